@@ -1,0 +1,260 @@
+"""Gin files and command-line overrides -> bindings that know their place.
+
+The grammar is gin's own (``gin.config_parser``); files, includes and places are ours, since
+gin looks for an include in the working directory only and forgets where a binding stood.
+"""
+
+import dataclasses
+import importlib
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gin import config_parser
+
+from bmojo.validation import ConfigError, nearest
+
+__all__ = ["Binding", "Macro", "Place", "Reference", "config_folders", "find", "read", "values"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where something was written: a line of a file, or the command line (``file`` is None)."""
+
+    file: Path | None
+    line: int = 0
+    text: str = ""
+
+    def __str__(self) -> str:
+        if self.file is None:
+            return f"command line: {self.text}" if self.text else "command line"
+        return f"{display(self.file)}:{self.line}" if self.line else display(self.file)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """``@scope/Name()``, or ``@scope/Name`` where ``called`` is false."""
+
+    scope: str
+    name: str
+    called: bool
+
+    def __repr__(self) -> str:
+        return f"@{join(self.scope, self.name)}{'()' if self.called else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """``%NAME``."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """``scope/Name.parameter = value``; a macro has no parameter and its scope in its name.
+
+    Attributes:
+      order: counts the bindings as they were read; of two with one key the later wins.
+      root: whether it stands in the first file that the user named or on the command line,
+        and not in an included file or an overlay.
+    """
+
+    scope: str
+    name: str
+    parameter: str
+    value: Any
+    place: Place
+    order: int
+    root: bool
+
+    @property
+    def key(self) -> str:
+        """The left side."""
+        name = f"{self.name}.{self.parameter}" if self.parameter else self.name
+        return join(self.scope, name)
+
+
+def join(scope: str, name: str) -> str:
+    """``scope/name``."""
+    return f"{scope}/{name}" if scope else name
+
+
+def display(path: Path) -> str:
+    """The path as a user would write it here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def values(value: Any) -> Iterator[Reference | Macro]:
+    """References and macros inside a value."""
+    if isinstance(value, Reference | Macro):
+        yield value
+    elif isinstance(value, dict):
+        for pair in value.items():
+            yield from values(pair)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from values(entry)
+
+
+def config_folders() -> list[Path]:
+    """Where configs are looked for after the folder of the file that includes them."""
+    package = Path(__file__).resolve().parent.parent
+    folders = [Path.cwd() / "configs", package.parent / "configs", package / "configs"]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def find(name: str, first: Path, place: Place | None = None) -> Path:
+    """The file called ``name``.
+
+    It is looked for in ``first``, then in the folder ``configs`` that ``first`` lies in, if
+    there is one, then in the config folders.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    above = [folder for folder in first.resolve().parents if folder.name == "configs"]
+    folders = list(dict.fromkeys([first, *above[:1], *config_folders()]))
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    known = {str(p.relative_to(folder)) for folder in folders[1:] for p in folder.rglob("*.gin")}
+    near = nearest(name, known) or nearest(Path(name).name, known)
+    searched = ", ".join(display(folder) or "." for folder in folders)
+    hint = f"did you mean {near!r}?" if near else f"looked in {searched}"
+    raise ConfigError(f"{place or 'command line'}: no config file {name!r}; {hint}")
+
+
+def read(
+    configs: Sequence[str | Path], overrides: Sequence[str]
+) -> tuple[list[Binding], list[str]]:
+    """All bindings in the order in which they count, and the modules that were imported.
+
+    Args:
+      configs: files, each overriding those before.
+      overrides: 'KEY=VALUE' from the command line.
+
+    Raises:
+      ConfigError: syntax, a missing or circular include, a module that cannot be imported, a
+        key bound twice in one file, or a binding that a later include of its own file undoes.
+    """
+    reader = _Reader()
+    for index, config in enumerate(configs):
+        reader.file(find(str(config), Path.cwd()), (), root=index == 0)
+    for override in overrides:
+        reader.override(override)
+    return reader.bindings, list(dict.fromkeys(reader.imports))
+
+
+class _Delegate(config_parser.ParserDelegate):
+    """Keeps references and macros as data; nothing is looked up."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        scope, _, name = scoped_configurable_name.rpartition("/")
+        return Reference(scope, name, evaluate)
+
+    def macro(self, macro_name):
+        return Macro(macro_name)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.bindings: list[Binding] = []
+        self.imports: list[str] = []
+
+    def file(self, path: Path, including: tuple[Path, ...], root: bool) -> None:
+        own: dict[str, Place] = {}
+        for statement, place in _statements(path.read_text(encoding="utf8"), Place(path)):
+            if isinstance(statement, config_parser.IncludeStatement):
+                found = find(statement.filename, path.parent, place)
+                chain = [p.resolve() for p in (*including, path)]
+                if found.resolve() in chain:
+                    loop = [*chain[chain.index(found.resolve()) :], found.resolve()]
+                    shown = " -> ".join(p.name for p in loop)
+                    raise ConfigError(f"{place}: include cycle: {shown}; remove one include")
+                self.file(found, (*including, path), root=False)
+            elif isinstance(statement, config_parser.ImportStatement):
+                _import(statement.module, place)
+                self.imports.append(statement.module)
+            elif isinstance(statement, config_parser.BindingStatement):
+                binding = self.binding(statement, place, root)
+                if binding.key in own:
+                    raise ConfigError(
+                        f"{place}: {binding.key} is already bound in line "
+                        f"{own[binding.key].line} of this file; remove one of the two"
+                    )
+                own[binding.key] = place
+                self.undone(binding, including)
+                self.bindings.append(binding)
+
+    def override(self, text: str) -> None:
+        key, equals, value = text.partition("=")
+        place = Place(None, 0, text)
+        if not equals or not re.fullmatch(r"[\w./]+", key.strip()):
+            raise ConfigError(f"command line: {text!r} is not KEY=VALUE, as in Model.d_model=128")
+        value = value.strip()
+        if re.fullmatch(r"[A-Za-z][\w-]*", value) and value not in ("True", "False", "None"):
+            value = repr(value)  # a shell eats quotes: Model.dtype=bfloat16 means 'bfloat16'
+        for statement, _ in _statements(f"{key.strip()} = {value}", place):
+            self.bindings.append(self.binding(statement, place, root=True))
+
+    def binding(self, statement: Any, place: Place, root: bool) -> Binding:
+        scope, name, parameter = statement.scope, statement.selector, statement.arg_name
+        if not parameter:
+            scope, name = "", join(scope, name)
+        order = len(self.bindings)
+        return Binding(scope, name, parameter, statement.value, place, order, root)
+
+    def undone(self, binding: Binding, including: tuple[Path, ...]) -> None:
+        """Refuse a binding that overrides one of a file that includes its own."""
+        for old in self.bindings:
+            if old.key == binding.key and old.place.file in including:
+                raise ConfigError(
+                    f"{old.place}: {old.key} is undone by a later include of this file "
+                    f"({binding.place}); put includes first"
+                )
+
+
+def _statements(text: str, origin: Place) -> Iterator[tuple[Any, Place]]:
+    def place(line: int) -> Place:
+        return origin if origin.file is None else dataclasses.replace(origin, line=line)
+
+    try:
+        for statement in config_parser.ConfigParser(text, _Delegate()):
+            yield statement, place(statement.location.line_num)
+    except SyntaxError as error:
+        raise ConfigError(f"{place(error.lineno or 0)}: {_syntax(error)}") from None
+    except tokenize.TokenError as error:
+        line = min(error.args[1][0], len(text.splitlines()))
+        raise ConfigError(
+            f"{place(line)}: syntax error: the file ends inside a value; close its bracket or quote"
+        ) from None
+
+
+def _syntax(error: SyntaxError) -> str:
+    message = " ".join((error.msg or "").split())
+    word = re.search(r"Failed to parse token '(.*)'", message)
+    if word is not None:
+        name = word.group(1)
+        literal = {"true": "True", "false": "False", "none": "None", "null": "None"}
+        remedy = literal.get(name.lower())
+        remedy = f"write {remedy}" if remedy else f"write '{name}', @{name}() or %{name}"
+        return f"syntax error: {name} is not a value; {remedy}"
+    if message.startswith("Expected newline"):
+        return "syntax error: more follows the value; a value is one literal, without arithmetic"
+    return f"syntax error: {message.rstrip('.')}"
+
+
+def _import(module: str, place: Place) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"{place}: cannot import {module!r}: {error}") from None

@@ -1,0 +1,58 @@
+"""From examples to batches: a deterministic iterator whose position can be saved.
+
+The n-th batch is a function of the source, the batch size and the start alone. Examples are
+read in the order of their index; a source that wants another order has it in its indices.
+"""
+
+from typing import Any
+
+import grain
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches:
+    """Batches of examples start, start + 1, ..., without an end of their own.
+
+    Args:
+      source: random access to examples, dicts of arrays; fields are stacked.
+      batch_size: examples a batch; the remainder that fills no batch is dropped.
+      start: index of the first example.
+    """
+
+    def __init__(self, source: Any, batch_size: int, start: int = 0):
+        self._start, self._batch_size = start, batch_size
+        examples = grain.MapDataset.source(source)[start:].batch(batch_size, drop_remainder=True)
+        # The training loop fetches while the accelerator computes, so no thread reads ahead,
+        # and the position is exactly that of the last batch handed out.
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        self._iterator = iter(examples.to_iter_dataset(options))
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Batch:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last batch, as JSON values."""
+        return {
+            "start": self._start,
+            "batch_size": self._batch_size,
+            "grain": self._iterator.get_state(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a position that :meth:`get_state` told.
+
+        Raises:
+          ValueError: the position was taken with another start or batch size.
+        """
+        for field, value in (("start", self._start), ("batch_size", self._batch_size)):
+            if state[field] != value:
+                raise ValueError(
+                    f"data position: it was saved with {field} {state[field]}, not {value}; "
+                    "resume with the config that the run was started with"
+                )
+        self._iterator.set_state(state["grain"])

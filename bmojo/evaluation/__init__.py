@@ -1,0 +1,1 @@
+"""Evaluation of models, during training and of finished runs."""

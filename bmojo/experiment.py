@@ -1,0 +1,132 @@
+"""Configs meet code here: the names that gin files may use, and what they make."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from bmojo import config
+from bmojo.data.mqar import MQARConfig
+from bmojo.layers.attention import AttentionConfig
+from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.canonical import CanonicalSSMConfig
+from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.selective_ssm import SelectiveSSMConfig
+from bmojo.layers.ssd import SSDConfig
+from bmojo.model import ModelConfig, describe
+from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+
+__all__ = ["REGISTRY", "Experiment", "load", "register"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a training run is made from.
+
+    Attributes:
+      model: what is trained.
+      optimizer: how its parameters move.
+      trainer: how the run is kept.
+      curriculum: stages, one after the other.
+      evaluations: measurements during training and at its end.
+      max_steps: no stage takes more steps than this; None: as many as it says. For trying a
+        config out.
+      max_batches: the same for the batches of evaluations.
+    """
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    trainer: TrainerConfig
+    curriculum: tuple[Stage, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    max_steps: int | None = None
+    max_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "max_batches"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name}: must be at least 1, got {limit}")
+        if not self.curriculum:
+            raise ValueError("curriculum: needs at least one stage")
+        for field, parts in (("curriculum", self.curriculum), ("evaluations", self.evaluations)):
+            for part in parts:
+                if part.data.vocab_size > self.model.vocab_size:
+                    raise ValueError(
+                        f"{field}: its data have {part.data.vocab_size} tokens, the model only "
+                        f"{self.model.vocab_size}; raise Model.vocab_size"
+                    )
+        names = [evaluation.name for evaluation in self.evaluations]
+        if len(set(names)) < len(names):
+            raise ValueError(f"evaluations: names must differ, got {', '.join(names)}")
+        stages = tuple(_at_most(stage, "steps", self.max_steps) for stage in self.curriculum)
+        measured = tuple(_at_most(e, "batches", self.max_batches) for e in self.evaluations)
+        object.__setattr__(self, "curriculum", stages)
+        object.__setattr__(self, "evaluations", measured)
+
+
+def _at_most(part, field: str, limit: int | None):
+    if limit is None or getattr(part, field) <= limit:
+        return part
+    return dataclasses.replace(part, **{field: limit})
+
+
+REGISTRY = config.Registry("bmojo", shared_macros=("N_HEADS", "WINDOW"))
+"""The names that configs may use."""
+
+for _name, _cls in {
+    "Attention": AttentionConfig,
+    "BMojo": BMojoConfig,
+    "CanonicalSSM": CanonicalSSMConfig,
+    "Evaluation": Evaluation,
+    "Experiment": Experiment,
+    "MLP": MLPConfig,
+    "MQAR": MQARConfig,
+    "Model": ModelConfig,
+    "Optimizer": OptimizerConfig,
+    "SSD": SSDConfig,
+    "SelectiveSSM": SelectiveSSMConfig,
+    "Stage": Stage,
+    "Trainer": TrainerConfig,
+}.items():
+    REGISTRY.register(_name, _cls)
+
+
+def register(name: str, cls: type) -> None:
+    """Let configs name a dataclass of your own: a mixer, a task.
+
+    A gin file that needs it says ``import my_package.my_mixer`` in its first line, and that
+    module calls this function.
+
+    Args:
+      name: what configs call it.
+      cls: a frozen dataclass, such as a :class:`bmojo.layers.protocol.MixerConfig`.
+
+    Raises:
+      ValueError: the name is taken, or ``cls`` is not a dataclass.
+    """
+    REGISTRY.register(name, cls)
+
+
+def load(
+    path: str | Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = ()
+) -> tuple[Experiment, str]:
+    """Make an experiment from a gin file.
+
+    Args:
+      path: a gin file, or a name under ``configs/``.
+      overrides: 'KEY=VALUE', the last to count.
+      overlays: further gin files, each overriding those before.
+
+    Returns:
+      The experiment, and the text of every binding in force, defaults included, which loads
+      as an equal experiment.
+
+    Raises:
+      ConfigError: one line with file, line, and the nearest valid name.
+    """
+    loaded = config.load(REGISTRY, "Experiment", [path, *overlays], overrides)
+    try:
+        describe(loaded.value.model)
+    except (TypeError, ValueError) as error:
+        raise loaded.explain(error) from None
+    return loaded.value, loaded.text

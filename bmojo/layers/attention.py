@@ -1,0 +1,142 @@
+"""Attention as a mixer: over the whole past, or over a sliding window."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.layers.heads import Heads, KeyValues, check_heads
+from bmojo.ops.attention import causal_attention, memory_attention, rotate
+from bmojo.ops.clock import Clock, Span, advance
+from bmojo.ops.convolution import next_tail
+from bmojo.types import Array, DType, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """Attention over the past.
+
+    Attributes:
+      n_heads: query heads; d_model must be a multiple.
+      n_kv_heads: key-value heads, a divisor of n_heads; None: n_heads.
+      window: tokens that a query sees, its own included; None: the whole past.
+      rope: rotary position embedding.
+      rope_theta: its base.
+      max_length: tokens that the state of full attention holds where nobody asks for more.
+    """
+
+    n_heads: int = 4
+    n_kv_heads: int | None = None
+    window: int | None = None
+    rope: bool = False
+    rope_theta: float = 10000.0
+    max_length: int = 2048
+
+    def __post_init__(self) -> None:
+        check_heads(self.n_heads, self.n_kv_heads)
+        if self.window is not None and self.window < 1:
+            raise ValueError(
+                f"window: counts the query's own token, so it is at least 1, got {self.window}"
+            )
+        if self.max_length < 1:
+            raise ValueError(f"max_length: must be at least 1, got {self.max_length}")
+        if self.rope_theta <= 0:
+            raise ValueError(f"rope_theta: must be positive, got {self.rope_theta}")
+
+    def make(
+        self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+    ) -> "Attention":
+        """Make the mixer."""
+        return Attention(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AttentionState:
+    """Keys and values of the past.
+
+    Attributes:
+      clock: position of each row.
+      past: with a window, the last W - 1 tokens in order of time; without, ``capacity``
+        places of which the first ``clock.position`` are taken.
+    """
+
+    clock: Clock
+    past: KeyValues
+
+
+class Attention(nnx.Module):
+    """softmax(q k^T) v over the past or a window of it, without or with rotary positions."""
+
+    def __init__(
+        self,
+        d_model: int,
+        config: AttentionConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Make the projections of queries, keys, values and output."""
+        self.config, self.d_model = config, d_model
+        self.heads = Heads(
+            d_model, config.n_heads, config.n_kv_heads, rngs=rngs, dtype=dtype, param_dtype=param_dtype
+        )
+
+    def __call__(
+        self,
+        u: Float[Array, "B L D"],
+        state: AttentionState | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], AttentionState]:
+        """Attend; see :class:`bmojo.layers.protocol.Mixer`.
+
+        Outputs beyond the capacity of a full attention's state are NaN: the tokens no longer
+        fit, and a wrong number must not look right.
+        """
+        fresh = state is None
+        if state is None:
+            state = self.init_state(u.shape[0], max(u.shape[1], self.config.max_length))
+        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        q, new = self.heads.queries(u), self.heads.key_values(u)
+        if self.config.rope:
+            q = rotate(q, span.age, self.config.rope_theta)
+            new = KeyValues(rotate(new.k, span.age, self.config.rope_theta), new.v)
+        if self.config.window is not None:
+            mixed = memory_attention(
+                q, new.k, new.v, state.past.k, state.past.v, span.age, window=self.config.window
+            )
+            past = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), state.past, new)
+        else:
+            past = jax.tree.map(lambda old, x: _write(old, x, span), state.past, new)
+            if fresh:
+                mixed = causal_attention(q, new.k, new.v, span.age)
+            else:
+                mixed = causal_attention(q, past.k, past.v, span.age, span.position)
+                full = span.position >= past.k.shape[1]
+                mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
+        return self.heads.output(mixed), AttentionState(clock, past)
+
+    def init_state(self, batch_size: int, capacity: int | None = None) -> AttentionState:
+        """Nothing seen: W - 1 empty places, or ``capacity`` (default max_length) without window."""
+        if self.config.window is not None:
+            places = self.config.window - 1
+        else:
+            places = self.config.max_length if capacity is None else capacity
+        return AttentionState(Clock.zero(batch_size), self.heads.empty(batch_size, places))
+
+    def flops_per_token(self, length: int) -> float:
+        """Projections, and scores and mixing over the keys that an average query sees."""
+        seen = (length + 1) / 2
+        if self.config.window is not None:
+            seen = min(self.config.window, seen)
+        return self.heads.projection_flops() + 4.0 * self.d_model * seen
+
+
+def _write(past: Array, new: Array, span: Span) -> Array:
+    """Put valid tokens at their positions; what has no place is dropped."""
+    where = span.position if span.valid is None else jnp.where(span.valid, span.position, 2**30)
+    rows = jnp.arange(past.shape[0])[:, None]
+    return past.at[rows, where].set(new.astype(past.dtype), mode="drop")

@@ -1,0 +1,498 @@
+"""B'MOJO: eidetic memory, fading memory and a sliding window under one softmax."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.layers.heads import Heads, KeyValues, check_heads
+from bmojo.layers.protocol import Mixer, MixerConfig, State
+from bmojo.layers.selective_ssm import SelectiveSSMConfig
+from bmojo.ops.attention import NEVER, Slots, attend, memory_attention, visible
+from bmojo.ops.clock import Clock, Span, advance
+from bmojo.ops.convolution import causal_convolution, next_tail
+from bmojo.ops.eidetic import EMPTY, Ranked, running_sets
+from bmojo.ops.innovation import innovation, predictor, residual
+from bmojo.types import Array, DType, Float, Int, at_least_float32
+
+TOKEN_TAPS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class BMojoConfig:
+    """The layer of arXiv 2407.06324, section 3, and its relatives.
+
+    Attributes:
+      window: W, tokens that a query sees verbatim, its own included, and the length of a
+        chunk. 0: no attention at all, the layer is its fading cell.
+      num_fading: m_f, fading slots: the last SSM outputs before the chunk.
+      num_eidetic: m_e, eidetic slots: the most surprising tokens before the chunk. 0 is
+        B'MOJO-F.
+      n_heads: query heads.
+      n_kv_heads: key-value heads, a divisor of n_heads; None: n_heads.
+      fading: config of the fading cell, any mixer; None: none, for a plain window.
+      form: 'chunked' refreshes slots at chunk edges; 'sliding' lets query i see the SSM
+        outputs at [i-2W+1, i-W] (no eidetic slots); 'token' refreshes at every token
+        (Algorithm 1 to the letter; slow).
+      tokens: what keys, values and eidetic slots are made from: 'ssm' is the input plus the
+        SSM's output there, 'conv' the input plus a short causal convolution of it, 'input'
+        the bare input.
+      read_fading: add the SSM's output to the layer's output.
+      tie_projections: fading slots share the key and value projections of tokens.
+      span: k, SSM outputs that the predictor of the innovation averages.
+      normalize_innovation: scale each channel's residual by its running variance.
+    """
+
+    window: int = 64
+    num_fading: int = 8
+    num_eidetic: int = 32
+    n_heads: int = 4
+    n_kv_heads: int | None = None
+    fading: MixerConfig | None = dataclasses.field(
+        default_factory=lambda: SelectiveSSMConfig(expand=1)
+    )
+    form: Literal["chunked", "sliding", "token"] = "chunked"
+    tokens: Literal["ssm", "conv", "input"] = "ssm"
+    read_fading: bool = True
+    tie_projections: bool = True
+    span: int = 4
+    normalize_innovation: bool = False
+
+    def __post_init__(self) -> None:
+        check_heads(self.n_heads, self.n_kv_heads)
+        for name in ("window", "num_fading", "num_eidetic"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must not be negative, got {getattr(self, name)}")
+        for name, known in (
+            ("form", ("chunked", "sliding", "token")),
+            ("tokens", ("ssm", "conv", "input")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: must be one of {known}, got {getattr(self, name)!r}")
+        if self.span < 1:
+            raise ValueError(f"span: the predictor needs at least one output, got {self.span}")
+        slots = self.num_fading + self.num_eidetic
+        if self.window == 0 and slots:
+            raise ValueError("window: slots need a window of at least 1; or set them to 0")
+        if self.form == "chunked" and self.num_fading > self.window:
+            raise ValueError(
+                f"num_fading: at most window = {self.window} SSM outputs, got {self.num_fading}"
+            )
+        if self.form == "sliding" and self.num_eidetic:
+            raise ValueError("num_eidetic: the sliding form has no eidetic slots; set it to 0")
+        if self.form == "token" and self.num_fading > 1:
+            raise ValueError("num_fading: the token form sees one SSM output; set it to 0 or 1")
+        if self.fading is None:
+            needs = [
+                name
+                for name, needed in (
+                    ("num_fading", self.num_fading or self.form == "sliding"),
+                    ("num_eidetic", self.num_eidetic),
+                    ("tokens='ssm'", self.tokens == "ssm"),
+                    ("read_fading", self.read_fading),
+                    ("window=0", self.window == 0),
+                )
+                if needed
+            ]
+            if needs:
+                raise ValueError(f"fading: a cell is needed for {', '.join(needs)}")
+
+    def make(self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType) -> "BMojo":
+        """Make the mixer."""
+        return BMojo(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EideticSlots:
+    """The most surprising tokens of the current document so far, best first.
+
+    Attributes:
+      kept: their keys and values.
+      score: their innovation, ``EMPTY`` where the slot is vacant.
+      position: where they stood in the row.
+    """
+
+    kept: KeyValues
+    score: Float[Array, "B M"]
+    position: Int[Array, "B M"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BMojoState:
+    """All that the layer remembers; parts that a config does not use have size zero.
+
+    Attributes:
+      clock: position of each row.
+      fading: state of the fading cell.
+      inputs: the last inputs, for ``tokens='conv'``.
+      outputs: the last SSM outputs, for the predictor and for fading slots to come.
+      power: running sums of squared residuals, for ``normalize_innovation``.
+      window: keys and values of the last W - 1 tokens.
+      faded: keys and values of the last SSM outputs (sliding and token forms).
+      slots: the frozen memory that the current chunk sees.
+      eidetic: the running set that the next chunks will see.
+    """
+
+    clock: Clock
+    fading: State
+    inputs: Float[Array, "B inputs D"]
+    outputs: Float[Array, "B outputs D"]
+    power: Float[Array, "B channels"]
+    window: KeyValues
+    faded: KeyValues
+    slots: Slots
+    eidetic: EideticSlots
+
+
+class BMojo(nnx.Module):
+    """out_t = y_t + W_o Attn(q_t; window, fading and eidetic slots), y = SSM(u)."""
+
+    def __init__(
+        self,
+        d_model: int,
+        config: BMojoConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Make the fading cell and the projections."""
+        self.config, self.d_model, self.dtype = config, d_model, dtype
+        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        cell = None if config.fading is None else config.fading.make(d_model, **options)
+        self.fading: Mixer | None = nnx.data(cell)
+        if config.window == 0:
+            return
+        self.heads = Heads(d_model, config.n_heads, config.n_kv_heads, **options)
+        if config.num_fading and not config.tie_projections:
+            d_kv = self.heads.n_kv_heads * self.heads.d_head
+            self.fading_k_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
+            self.fading_v_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
+        if config.tokens == "conv":
+            draw = jax.random.uniform(
+                rngs.params(), (TOKEN_TAPS, d_model), param_dtype, minval=-1.0, maxval=1.0
+            )
+            self.conv_kernel = nnx.Param(draw * TOKEN_TAPS**-0.5)
+
+    def __call__(
+        self,
+        u: Float[Array, "B L D"],
+        state: BMojoState | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], BMojoState]:
+        """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        config, fresh = self.config, state is None
+        if state is None:
+            state = self.init_state(u.shape[0])
+        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        y, fading = None, state.fading
+        if self.fading is not None:
+            past = None if fresh else state.fading
+            y, fading = self.fading(u, past, segment_ids, lengths)
+        changes: dict = {"clock": clock, "fading": fading}
+        if y is not None:
+            changes["outputs"] = next_tail(state.outputs, y, lengths)
+        if config.window == 0:
+            return y, dataclasses.replace(state, **changes)
+
+        q, new = self.heads.queries(u), self.heads.key_values(self._tokens(u, y, state, span))
+        form = {"chunked": self._chunked, "sliding": self._sliding, "token": self._token}
+        mixed, memory = form[config.form](q, new, y, state, span, fresh, lengths)
+        out = self.heads.output(mixed)
+        if config.read_fading:
+            out = out + y
+        changes["inputs"] = next_tail(state.inputs, u, lengths)
+        changes["window"] = _tails(state.window, new, lengths)
+        return out, dataclasses.replace(state, **changes, **memory)
+
+    def init_state(self, batch_size: int, capacity: int | None = None) -> BMojoState:
+        """Nothing seen: zero fading state, empty window, vacant slots."""
+        config, rows = self.config, batch_size
+        attends = config.window > 0
+        number = at_least_float32(self.dtype)
+        eidetic = config.num_eidetic
+        chunked = config.form == "chunked"
+        slots = config.num_fading + eidetic if chunked else 0
+        outputs = max(config.span if eidetic else 0, config.num_fading if chunked else 0)
+        faded = {"chunked": 0, "token": config.window * config.num_fading}.get(
+            config.form, 2 * config.window - 1
+        )
+        normalized = eidetic and config.normalize_innovation
+
+        def key_values(places: int) -> KeyValues:
+            if attends:
+                return self.heads.empty(rows, places)
+            nothing = jnp.zeros((rows, 0, 1, 1), self.dtype)
+            return KeyValues(nothing, nothing)
+
+        frozen = key_values(slots)
+        return BMojoState(
+            clock=Clock.zero(rows),
+            fading=() if self.fading is None else self.fading.init_state(rows, capacity),
+            inputs=jnp.zeros(
+                (rows, TOKEN_TAPS - 1 if config.tokens == "conv" and attends else 0, self.d_model),
+                self.dtype,
+            ),
+            outputs=jnp.zeros((rows, outputs, self.d_model), self.dtype),
+            power=jnp.zeros((rows, self.d_model if normalized else 0), number),
+            window=key_values(max(config.window - 1, 0)),
+            faded=key_values(faded if attends else 0),
+            slots=Slots(frozen.k, frozen.v, jnp.full((rows, slots), NEVER, jnp.int32)),
+            eidetic=EideticSlots(
+                kept=key_values(eidetic),
+                score=jnp.full((rows, eidetic), EMPTY, number),
+                position=jnp.zeros((rows, eidetic), jnp.int32),
+            ),
+        )
+
+    def flops_per_token(self, length: int) -> float:
+        """The cell, the projections, and attention to W + m_f + m_e keys at most."""
+        config = self.config
+        flops = 0.0 if self.fading is None else self.fading.flops_per_token(length)
+        if config.window == 0:
+            return flops
+        seen = min(config.window, (length + 1) / 2)
+        fading, d_kv = config.num_fading, self.heads.n_kv_heads * self.heads.d_head
+        projected = fading / config.window
+        if config.form != "chunked":
+            projected = 1.0 if fading or config.form == "sliding" else 0.0
+        if config.form == "sliding":
+            fading = max(0.0, min(config.window, (length + 1) / 2 - config.window))
+        seen += fading + min(config.num_eidetic, length)
+        return (
+            flops
+            + self.heads.projection_flops()
+            + 4.0 * self.d_model * d_kv * projected
+            + 4.0 * self.d_model * seen
+        )
+
+    def innovation(
+        self,
+        y: Float[Array, "B L D"],
+        state: BMojoState,
+        span: Span,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L"], Float[Array, "B channels"]]:
+        """How much each token surprised the fixed predictor, and the channels' power after."""
+        y = jax.lax.stop_gradient(y)
+        tail = jax.lax.stop_gradient(state.outputs)
+        residuals = residual(y, tail, predictor(self.config.span), span.age)
+        if not self.config.normalize_innovation:
+            return innovation(residuals)[0], state.power
+        score, power = innovation(residuals, state.power, span.age, lengths)
+        assert power is not None
+        return score, power
+
+    def _tokens(self, u: Array, y: Array | None, state: BMojoState, span: Span) -> Array:
+        """The contextualised tokens that keys and values are made from."""
+        if self.config.tokens == "ssm":
+            return u + y
+        if self.config.tokens == "conv":
+            kernel = self.conv_kernel[...].astype(u.dtype)
+            return u + causal_convolution(u, kernel, state.inputs, span.age)
+        return u
+
+    def _fading_key_values(self, y: Array) -> KeyValues:
+        """Keys and values of SSM outputs."""
+        if self.config.tie_projections:
+            return self.heads.key_values(y)
+        shape = (*y.shape[:-1], self.heads.n_kv_heads, self.heads.d_head)
+        return KeyValues(
+            self.fading_k_proj(y).reshape(shape), self.fading_v_proj(y).reshape(shape)
+        )
+
+    def _chunked(
+        self,
+        q: Array,
+        new: KeyValues,
+        y: Array | None,
+        state: BMojoState,
+        span: Span,
+        fresh: bool,
+        lengths: Array | None,
+    ) -> tuple[Array, dict]:
+        """Slots frozen at the edges of the grid (section 3.2 of the paper)."""
+        window, length = self.config.window, q.shape[1]
+        offset = None if fresh else state.clock.position % window
+        parts, memory = [], {}
+        if self.config.num_fading:
+            parts.append(self._fading_slots(y, state, offset))
+        if self.config.num_eidetic:
+            slots, memory = self._eidetic_slots(new, y, state, span, offset, lengths)
+            parts.append(slots)
+        past = (state.window.k, state.window.v)
+        if not parts:
+            return memory_attention(q, new.k, new.v, *past, span.age, window=window), memory
+        edges = (jnp.concatenate(x, axis=2) for x in zip(*parts, strict=True))
+        frozen = Slots(
+            *(
+                jnp.concatenate([old[:, None], x], axis=1)
+                for old, x in zip(state.slots, edges, strict=True)
+            )
+        )
+        chunks = -(-length // window)
+        touched = chunks if offset is None or length == 1 else chunks + 1
+        mixed = memory_attention(
+            q,
+            new.k,
+            new.v,
+            *past,
+            span.age,
+            window=window,
+            slots=Slots(*(x[:, :touched] for x in frozen)),
+            offset=offset,
+        )
+        reached = (span.lengths if offset is None else span.lengths + offset) // window
+        memory["slots"] = Slots(*(_pick(x, reached[:, None])[:, 0] for x in frozen))
+        return mixed, memory
+
+    def _fading_slots(
+        self, y: Float[Array, "B L D"], state: BMojoState, offset: Int[Array, "B"] | None
+    ) -> Slots:
+        """The last m_f SSM outputs at each edge that the call may reach."""
+        window, count = self.config.window, self.config.num_fading
+        rows, length, width = y.shape
+        chunks = -(-length // window)
+        if offset is None:
+            y = jnp.pad(y, [(0, 0), (0, chunks * window - length), (0, 0)])
+            held = y.reshape(rows, chunks, window, width)[:, :, window - count :]
+        else:
+            past = jnp.concatenate([state.outputs[:, state.outputs.shape[1] - count :], y], axis=1)
+            edge = jnp.arange(1, chunks + 1) * window - offset[:, None]
+            index = (edge[..., None] + jnp.arange(count)).reshape(rows, chunks * count)
+            held = _pick(past, jnp.minimum(index, past.shape[1] - 1))
+            held = held.reshape(rows, chunks, count, width)
+        made = self._fading_key_values(held)
+        distance = jnp.arange(count, 0, -1, dtype=jnp.int32)
+        return Slots(made.k, made.v, jnp.broadcast_to(distance, (rows, chunks, count)))
+
+    def _eidetic_slots(
+        self,
+        new: KeyValues,
+        y: Array,
+        state: BMojoState,
+        span: Span,
+        offset: Int[Array, "B"] | None,
+        lengths: Array | None,
+    ) -> tuple[Slots, dict]:
+        """The m_e most surprising tokens at each edge, and the running set after the call."""
+        window = self.config.window
+        score, power = self.innovation(y, state, span, lengths)
+        old = state.eidetic
+        edges, final = running_sets(score, old.score, window, offset, span.start, span.valid)
+        kept, position = self._recall(edges, new, old, span)
+        first = state.clock.position // window
+        edge = (first[:, None] + jnp.arange(1, position.shape[1] + 1)) * window
+        distance = jnp.where(edges.score == EMPTY, NEVER, edge[..., None] - position)
+        return Slots(kept.k, kept.v, distance), self._remember(final, new, old, span, power)
+
+    def _recall(
+        self, sets: Ranked, new: KeyValues, old: EideticSlots, span: Span
+    ) -> tuple[KeyValues, Array]:
+        """Keys, values and positions of the tokens in some sets; zeros in vacant slots."""
+        rows = sets.source.shape[0]
+        flat = sets.source.reshape(rows, -1)
+
+        def gather(before: Array, now: Array) -> Array:
+            both = jnp.concatenate([before, now.astype(before.dtype)], axis=1)
+            held = _pick(both, flat).reshape(*sets.source.shape, *both.shape[2:])
+            taken = (sets.score != EMPTY).reshape(*sets.score.shape, *(1,) * (both.ndim - 2))
+            return jnp.where(taken, held, 0)
+
+        return jax.tree.map(gather, old.kept, new), gather(old.position, span.position)
+
+    def _remember(
+        self, final: Ranked, new: KeyValues, old: EideticSlots, span: Span, power: Array
+    ) -> dict:
+        """What the state keeps of the set after the call."""
+        kept, position = self._recall(final, new, old, span)
+        return {"eidetic": EideticSlots(kept, final.score, position), "power": power}
+
+    def _sliding(
+        self,
+        q: Array,
+        new: KeyValues,
+        y: Array,
+        state: BMojoState,
+        span: Span,
+        fresh: bool,
+        lengths: Array | None,
+    ) -> tuple[Array, dict]:
+        """Query i sees tokens [i-W+1, i] and SSM outputs [i-2W+1, i-W] (the authors' code)."""
+        window, (rows, length) = self.config.window, q.shape[:2]
+        faded = self._fading_key_values(y)
+        chunks = -(-length // window)
+
+        def two_chunks_back(tail: Array, x: Array) -> Array:
+            past = jnp.pad(jnp.concatenate([tail, x], axis=1), [(0, 0), (1, 0), (0, 0), (0, 0)])
+            past = past[:, : (chunks + 1) * window].reshape(rows, chunks + 1, window, *x.shape[2:])
+            return jnp.concatenate([past[:, :-1], past[:, 1:]], axis=2)
+
+        held = jax.tree.map(two_chunks_back, state.faded, faded)
+        distance = jnp.arange(2 * window, 0, -1, dtype=jnp.int32)
+        slots = Slots(held.k, held.v, jnp.broadcast_to(distance, (rows, chunks, 2 * window)))
+        mixed = memory_attention(
+            q,
+            new.k,
+            new.v,
+            state.window.k,
+            state.window.v,
+            span.age,
+            window=window,
+            slots=slots,
+            slot_range=(window, 2 * window),
+        )
+        return mixed, {"faded": _tails(state.faded, faded, lengths)}
+
+    def _token(
+        self,
+        q: Array,
+        new: KeyValues,
+        y: Array | None,
+        state: BMojoState,
+        span: Span,
+        fresh: bool,
+        lengths: Array | None,
+    ) -> tuple[Array, dict]:
+        """Algorithm 1: query t sees the set M_t, the SSM output y_{t-W} and its window."""
+        window, (rows, length) = self.config.window, q.shape[:2]
+        index = jnp.arange(length)[:, None] + jnp.arange(window)
+        past = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), state.window, new)
+        parts = [jax.tree.map(lambda x: x[:, index], past)]
+        back = jnp.arange(window - 1, -1, -1, dtype=jnp.int32)
+        distances = [jnp.broadcast_to(back, (rows, length, window))]
+        memory: dict = {}
+        if self.config.num_fading:
+            faded = self._fading_key_values(y)
+            both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), state.faded, faded)
+            parts.append(jax.tree.map(lambda x: x[:, :length, None], both))
+            distances.append(jnp.full((rows, length, 1), window, jnp.int32))
+            memory["faded"] = _tails(state.faded, faded, lengths)
+        if self.config.num_eidetic:
+            score, power = self.innovation(y, state, span, lengths)
+            old = state.eidetic
+            sets, final = running_sets(score, old.score, 1, None, span.start, span.valid)
+            kept, position = self._recall(sets, new, old, span)
+            parts.append(kept)
+            distance = span.position[..., None] - position
+            distances.append(jnp.where(sets.score == EMPTY, NEVER, distance))
+            memory |= self._remember(final, new, old, span, power)
+        held = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *parts)
+        mask = visible(jnp.concatenate(distances, axis=2), span.age[..., None])
+        return attend(q[:, :, None], held.k, held.v, mask[:, :, None])[:, :, 0], memory
+
+
+def _tails(tail: KeyValues, new: KeyValues, lengths: Array | None) -> KeyValues:
+    """Keys and values of the last tokens after a call."""
+    return jax.tree.map(lambda old, x: next_tail(old, x, lengths), tail, new)
+
+
+def _pick(values: Array, index: Int[Array, "B n"]) -> Array:
+    """values[b, index[b, i]] for arrays of any rank."""
+    extra = (1,) * (values.ndim - 2)
+    return jnp.take_along_axis(values, index.reshape(*index.shape, *extra), axis=1)

@@ -1,0 +1,262 @@
+"""A fading memory in controllable canonical form: one that can oscillate."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.layers.selective_ssm import init_dt_bias
+from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.ops.clock import Clock, advance
+from bmojo.ops.companion import companion_scan, expand_polynomial
+from bmojo.ops.convolution import next_tail
+from bmojo.ops.recurrence import Implementation, check_implementation
+from bmojo.types import Array, DType, Float, Int, at_least_float32
+
+
+@dataclasses.dataclass(frozen=True)
+class CanonicalSSMConfig:
+    """Mamba's block around a companion recurrence of small order.
+
+    Attributes:
+      order: R, states per channel: 2 (a pair of conjugate poles), 3 (a pair and a real pole)
+        or 4 (two pairs).
+      d_conv: taps of the short convolution, the present token's included.
+      expand: inner width as a multiple of d_model.
+      d_inner: inner width, in place of ``expand``.
+      dt_min: the smallest step size at initialization.
+      dt_max: the largest step size at initialization.
+      implementation: of the recurrence; see :func:`bmojo.ops.companion.companion_scan`.
+    """
+
+    order: int = 2
+    d_conv: int = 4
+    expand: int = 2
+    d_inner: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    implementation: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        if self.order not in (2, 3, 4):
+            raise ValueError(f"order: must be 2, 3 or 4, got {self.order}")
+        for field in ("d_conv", "expand", "d_inner"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field}: must be at least 1, got {value}")
+        if not 0 < self.dt_min <= self.dt_max:
+            raise ValueError(
+                f"dt_min: must be positive and at most dt_max = {self.dt_max}, got {self.dt_min}"
+            )
+        check_implementation(self.implementation)
+
+    def make(
+        self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+    ) -> "CanonicalSSM":
+        """Make the mixer."""
+        return CanonicalSSM(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CanonicalSSMState:
+    """What a :class:`CanonicalSSM` carries over time.
+
+    Attributes:
+      clock: where the rows stand.
+      tail: the last d_conv - 1 inputs of the convolution, in the compute dtype.
+      cell: the last R values of the recurrence, the oldest first, at least float32.
+      radius: the radii of the last R - 1 tokens, on which coefficients of later ones depend.
+    """
+
+    clock: Clock
+    tail: Float[Array, "B T E"]
+    cell: Float[Array, "B E R"]
+    radius: Float[Array, "B T2 E"]
+
+
+class CanonicalSSM(nnx.Module):
+    """Mamba's block with an input-varying companion form of order R in every channel.
+
+    z_t = sum_i a_{t,i} z_{t-i} + g_t b_t x_t and y_t = sum_j c_{t,j} z_{t-j+1} + D x_t, where
+    b, c and the step size dt are projected from x, and
+    out = W_out (y * silu(gate)). The poles share the radius r_t = exp(-dt_t exp(A_log)), in
+    (0, 1), and stand at fixed angles ``theta`` per channel: with alpha the coefficients of
+    poles at these angles on the unit circle,
+        a_{t,i} = alpha_i r_t r_{t-1} ... r_{t-i+1};
+    for constant r and order 2, a_1 = 2 r cos(theta) and a_2 = -r^2. Then z_t is the output of
+    a fixed oscillator times r_1 ... r_t, whatever the inputs: stable at every sequence of
+    steps, which poles inside the circle at each single step do not guarantee when angles or
+    coefficients vary freely (docs/math/realization.md). g_t makes the gain 1 at the strongest
+    resonance. Coefficients and recurrence are in float32 at least.
+    See :class:`bmojo.layers.protocol.Mixer`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        config: CanonicalSSMConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Initialize as Mamba does, and each pair at an angle uniform in a band of its own."""
+        self.config = config
+        self.dtype = dtype
+        self.d_model = d_model
+        self.d_inner = config.d_inner or config.expand * d_model
+        self.dt_rank = math.ceil(d_model / 16)
+        pairs = config.order // 2
+
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options = {"use_bias": False, **types}
+        self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, **options)
+        self.conv = ShortConvolution(self.d_inner, config.d_conv, **types)
+        self.x_proj = nnx.Linear(self.d_inner, self.dt_rank + 1 + config.order, **options)
+        uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        self.dt_proj = nnx.Linear(self.dt_rank, self.d_inner, kernel_init=uniform, **options)
+        self.dt_bias = nnx.Param(
+            init_dt_bias(rngs.params(), self.d_inner, config.dt_min, config.dt_max, param_dtype)
+        )
+        self.A_log = nnx.Param(jnp.zeros((self.d_inner,), param_dtype))
+        place = jax.random.uniform(
+            rngs.params(), (self.d_inner, pairs), at_least_float32(param_dtype), 0.05, 0.95
+        )
+        # A real pole takes the arc within pi / R of angle 0.
+        lowest = config.order % 2 / config.order
+        place = lowest + (1 - lowest) * (place + jnp.arange(pairs)) / pairs
+        angles = jnp.pi * place
+        self.theta = nnx.Param(angles.astype(param_dtype))
+        self.D = nnx.Param(jnp.ones((self.d_inner,), param_dtype))
+        self.out_proj = nnx.Linear(self.d_inner, d_model, **options)
+
+    def __call__(
+        self,
+        u: Float[Array, "B L D"],
+        state: CanonicalSSMState | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], CanonicalSSMState]:
+        """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        fresh = state is None
+        if state is None:
+            state = self.init_state(u.shape[0])
+        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        wide = at_least_float32(self.dtype)
+        rank, order = self.dt_rank, self.config.order
+
+        x, gate = jnp.split(self.in_proj(u), 2, axis=-1)
+        tail = next_tail(state.tail, x, lengths)
+        # Before the first token of all, the tail holds the zeros that age would put there.
+        age = None if fresh and span.start is None else span.age
+        x = jax.nn.silu(self.conv(x, state.tail, age))
+
+        dt, b, c = jnp.split(self.x_proj(x), [rank, rank + 1], axis=-1)
+        dt = jax.nn.softplus(self.dt_proj(dt).astype(wide) + self.dt_bias[...].astype(wide))
+        exponent = -dt * jnp.exp(self.A_log[...].astype(wide))
+        radius = jnp.exp(exponent)
+        theta = self.theta[...].astype(wide)
+
+        forcing = peak_gain(theta, order, exponent) * b.astype(wide) * x.astype(wide)
+        a = varying_coefficients(unit_coefficients(theta, order), radius, state.radius)
+        z, cell = companion_scan(
+            forcing,
+            a,
+            state.cell,
+            span.start,
+            span.valid,
+            self.config.implementation,
+        )
+        by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
+        y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
+        y = (y + self.D[...].astype(x.dtype) * x) * jax.nn.silu(gate)
+        out = self.out_proj(y).astype(u.dtype)
+        after = next_tail(state.radius, radius, lengths)
+        return out, CanonicalSSMState(clock=clock, tail=tail, cell=cell, radius=after)
+
+    def init_state(self, batch_size: int, capacity: int | None = None) -> CanonicalSSMState:
+        """The state of rows that have seen nothing; ``capacity`` changes nothing."""
+        del capacity
+        wide, order = at_least_float32(self.dtype), self.config.order
+        return CanonicalSSMState(
+            clock=Clock.zero(batch_size),
+            tail=self.conv.init_tail(batch_size),
+            cell=jnp.zeros((batch_size, self.d_inner, order), wide),
+            radius=jnp.ones((batch_size, order - 1, self.d_inner), wide),
+        )
+
+    def flops_per_token(self, length: int) -> float:
+        """Projections, convolution and recurrence; the same at every length.
+
+        The recurrence takes 6 operations per channel and order (coefficient, autoregression,
+        read-out), 5 for each distance between poles in the gain, and 7 per channel (radius,
+        input map, skip).
+        """
+        del length
+        width, rank, order = self.d_inner, self.dt_rank, self.config.order
+        projections = 2 * width * (3 * self.d_model + 2 * rank + 1 + order)
+        convolution = 2 * self.config.d_conv * width
+        distances = (order + 1) // 2 * (order - 1)
+        return float(projections + convolution + width * (6 * order + 5 * distances + 7))
+
+
+def unit_coefficients(theta: Float[Array, "E pairs"], order: int) -> Float[Array, "E R"]:
+    """Coefficients by lag of poles at angles +-theta on the unit circle, and 1 if R is odd."""
+    one = jnp.ones_like(theta[:, 0])
+    factors = [jnp.stack([one, -2 * jnp.cos(angle), one], -1) for angle in theta.T]
+    if order % 2:
+        factors.append(jnp.stack([one, -one], -1))
+    return -expand_polynomial(*factors)[:, 1:]
+
+
+def varying_coefficients(
+    unit: Float[Array, "E R"],
+    radius: Float[Array, "B L E"],
+    past: Float[Array, "B T E"],
+) -> Float[Array, "B L E R"]:
+    """a_{t,i} = unit_i r_t r_{t-1} ... r_{t-i+1}.
+
+    Args:
+      unit: coefficients at radius one, by lag.
+      radius: r of each token.
+      past: r of the R - 1 tokens before the call, in order of time.
+    """
+    length, before = radius.shape[1], past.shape[1]
+    history = jnp.concatenate([past, radius], axis=1)
+    product, products = radius, [radius]
+    for lag in range(1, unit.shape[1]):
+        product = product * history[:, before - lag : before - lag + length]
+        products.append(product)
+    return unit * jnp.stack(products, axis=-1)
+
+
+def peak_gain(
+    theta: Float[Array, "E pairs"], order: int, exponent: Float[Array, "B L E"]
+) -> Float[Array, "B L E"]:
+    """The inverse of the recurrence's gain at its strongest resonance, at constant radius.
+
+    At the angle of pole k the gain is 1 / prod_j |1 - r e^{i (theta_j - theta_k)}|, and
+    |1 - r e^{i phi}|^2 = (1 - r)^2 + 4 r sin^2(phi / 2), where nothing cancels.
+
+    Args:
+      theta: angles of the pairs of poles; an odd order adds a real pole, at angle 0.
+      order: number of poles.
+      exponent: log r.
+    """
+    angles = list(theta.T) + ([jnp.zeros_like(theta[:, 0])] if order % 2 else [])
+    poles = [(k, angle) for k, angle in enumerate(angles)]
+    poles += [(None, -angle) for angle in theta.T]
+    gap, radius = -jnp.expm1(exponent), jnp.exp(exponent)
+    gains = []
+    for k, angle in enumerate(angles):
+        gain = gap
+        for other, position in poles:
+            if other != k:
+                chord = 4 * jnp.sin((position - angle) / 2) ** 2
+                # The last term bounds the derivative where r rounds to 1 and poles meet.
+                gain = gain * jnp.sqrt(gap**2 + radius * chord + 1e-24)
+        gains.append(gain)
+    return jnp.min(jnp.stack(gains), axis=0)

@@ -1,0 +1,188 @@
+"""Mamba's block: a selective diagonal state-space model, the default fading memory."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.ops.clock import Clock, advance
+from bmojo.ops.convolution import next_tail
+from bmojo.ops.recurrence import Implementation, check_implementation, selective_scan
+from bmojo.types import Array, DType, Float, Int, at_least_float32
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectiveSSMConfig:
+    """The block of Mamba (arXiv 2312.00752, section 3.4).
+
+    Attributes:
+      d_state: N, states per channel.
+      d_conv: taps of the short convolution, the present token's included.
+      expand: inner width as a multiple of d_model.
+      dt_rank: rank of the step-size projection. None: d_model / 16, rounded up.
+      dt_min: the smallest step size at initialization.
+      dt_max: the largest step size at initialization.
+      implementation: of the recurrence; see :func:`bmojo.ops.recurrence.selective_scan`.
+      d_inner: inner width, in place of ``expand``.
+    """
+
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    dt_rank: int | None = None
+    dt_min: float = 1e-3
+    dt_max: float = 0.1
+    implementation: Implementation = "auto"
+    d_inner: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("d_state", "d_conv", "expand", "dt_rank", "d_inner"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field}: must be at least 1, got {value}")
+        if not 0 < self.dt_min <= self.dt_max:
+            raise ValueError(
+                f"dt_min: must be positive and at most dt_max = {self.dt_max}, got {self.dt_min}"
+            )
+        check_implementation(self.implementation)
+
+    def make(
+        self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+    ) -> "SelectiveSSM":
+        """Make the mixer."""
+        return SelectiveSSM(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SelectiveSSMState:
+    """What a :class:`SelectiveSSM` carries over time.
+
+    Attributes:
+      clock: where the rows stand.
+      tail: the last d_conv - 1 inputs of the convolution, in the compute dtype.
+      hidden: state of the recurrence, at least float32.
+    """
+
+    clock: Clock
+    tail: Float[Array, "B T E"]
+    hidden: Float[Array, "B E N"]
+
+
+class SelectiveSSM(nnx.Module):
+    """Mamba (arXiv 2312.00752, section 3.4), a mixer with a fading memory.
+
+    x and a gate z are projected from u; x passes a short convolution and silu; the step size
+    dt, B and C are projected from x; out = W_out ((scan(x) + D x) * silu(z)). The recurrence
+    and dt are computed in float32 at least. See :class:`bmojo.layers.protocol.Mixer`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        config: SelectiveSSMConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Initialize as Mamba does: A = -(1..N), D = 1, steps log-uniform in [dt_min, dt_max]."""
+        self.config = config
+        self.dtype = dtype
+        self.d_model = d_model
+        self.d_inner = config.d_inner or config.expand * d_model
+        self.dt_rank = config.dt_rank or math.ceil(d_model / 16)
+        d_state = config.d_state
+
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options = {"use_bias": False, **types}
+        bound = self.dt_rank**-0.5
+        self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, **options)
+        self.conv = ShortConvolution(self.d_inner, config.d_conv, **types)
+        self.x_proj = nnx.Linear(self.d_inner, self.dt_rank + 2 * d_state, **options)
+        self.dt_proj = nnx.Linear(
+            self.dt_rank, self.d_inner, kernel_init=_symmetric_uniform(bound), **options
+        )
+        self.dt_bias = nnx.Param(
+            init_dt_bias(rngs.params(), self.d_inner, config.dt_min, config.dt_max, param_dtype)
+        )
+        poles = jnp.arange(1, d_state + 1, dtype=param_dtype)
+        self.A_log = nnx.Param(jnp.tile(jnp.log(poles), (self.d_inner, 1)))
+        self.D = nnx.Param(jnp.ones((self.d_inner,), param_dtype))
+        self.out_proj = nnx.Linear(self.d_inner, d_model, **options)
+
+    def __call__(
+        self,
+        u: Float[Array, "B L D"],
+        state: SelectiveSSMState | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], SelectiveSSMState]:
+        """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        fresh = state is None
+        if state is None:
+            state = self.init_state(u.shape[0])
+        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        wide = at_least_float32(self.dtype)
+
+        x, z = jnp.split(self.in_proj(u), 2, axis=-1)
+        tail = next_tail(state.tail, x, lengths)
+        # Before the first token of all, the tail holds the zeros that age would put there.
+        age = None if fresh and span.start is None else span.age
+        x = jax.nn.silu(self.conv(x, state.tail, age))
+
+        dt, B, C = jnp.split(
+            self.x_proj(x), [self.dt_rank, self.dt_rank + self.config.d_state], axis=-1
+        )
+        dt = jax.nn.softplus(self.dt_proj(dt).astype(wide) + self.dt_bias[...].astype(wide))
+        if span.valid is not None:
+            dt = jnp.where(span.valid[..., None], dt, 0)
+        A = -jnp.exp(self.A_log[...].astype(wide))
+        y, hidden = selective_scan(
+            x, dt, A, B, C, state.hidden, span.start, self.config.implementation
+        )
+        y = (y + self.D[...].astype(x.dtype) * x) * jax.nn.silu(z)
+        out = self.out_proj(y).astype(u.dtype)
+        return out, SelectiveSSMState(clock=clock, tail=tail, hidden=hidden)
+
+    def init_state(self, batch_size: int, capacity: int | None = None) -> SelectiveSSMState:
+        """The state of rows that have seen nothing; ``capacity`` changes nothing."""
+        del capacity
+        shape = (batch_size, self.d_inner, self.config.d_state)
+        return SelectiveSSMState(
+            clock=Clock.zero(batch_size),
+            tail=self.conv.init_tail(batch_size),
+            hidden=jnp.zeros(shape, at_least_float32(self.dtype)),
+        )
+
+    def flops_per_token(self, length: int) -> float:
+        """Projections, convolution and recurrence; the same at every length.
+
+        The recurrence takes 7 operations per channel and state (dt A, its exponential, decay
+        times state, input map, sum, and a multiply-add of the output map) and 3 per channel
+        (dt x, and the skip).
+        """
+        del length
+        width, rank, d_state = self.d_inner, self.dt_rank, self.config.d_state
+        projections = 2 * width * (3 * self.d_model + 2 * rank + 2 * d_state)
+        convolution = 2 * self.config.d_conv * width
+        return float(projections + convolution + 7 * width * d_state + 3 * width)
+
+
+def init_dt_bias(
+    key: Array, width: int, dt_min: float, dt_max: float, param_dtype: DType
+) -> Float[Array, "E"]:
+    """A bias whose softplus is log-uniform in [dt_min, dt_max]."""
+    low, high = math.log(dt_min), math.log(dt_max)
+    dt = jnp.exp(jax.random.uniform(key, (width,), at_least_float32(param_dtype), low, high))
+    return (dt + jnp.log(-jnp.expm1(-dt))).astype(param_dtype)
+
+
+def _symmetric_uniform(bound: float):
+    def init(key, shape, dtype, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
+
+    return init

@@ -1,0 +1,168 @@
+"""Mamba-2's block: a state-space model with one decay per head, the fast fading memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.layers.selective_ssm import init_dt_bias
+from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.ops.clock import Clock, advance
+from bmojo.ops.convolution import next_tail
+from bmojo.ops.ssd import ssd
+from bmojo.types import Array, DType, Float, Int, at_least_float32
+
+DT_MIN, DT_MAX = 1e-3, 0.1
+DECAY_MIN, DECAY_MAX = 1.0, 16.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SSDConfig:
+    """The block of Mamba-2 (arXiv 2405.21060, section 7), with one group of B and C.
+
+    Attributes:
+      d_state: N, states per channel.
+      d_conv: taps of the short convolution, the present token's included.
+      expand: inner width as a multiple of d_model.
+      n_heads: heads, a divisor of the inner width; each has one decay.
+      chunk_size: the most tokens of a chunk of the recurrence.
+      d_inner: inner width, in place of ``expand``.
+    """
+
+    d_state: int = 64
+    d_conv: int = 4
+    expand: int = 2
+    n_heads: int = 4
+    chunk_size: int = 64
+    d_inner: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("d_state", "d_conv", "expand", "n_heads", "chunk_size", "d_inner"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field}: must be at least 1, got {value}")
+        if self.d_inner is not None and self.d_inner % self.n_heads:
+            raise ValueError(f"n_heads: must divide d_inner = {self.d_inner}, got {self.n_heads}")
+
+    def make(self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType) -> "SSD":
+        """Make the mixer."""
+        return SSD(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SSDState:
+    """What an :class:`SSD` carries over time.
+
+    Attributes:
+      clock: where the rows stand.
+      tail: the last d_conv - 1 inputs of the convolution, in the compute dtype; their
+        channels are those of x, B and C.
+      hidden: state of the recurrence, at least float32.
+    """
+
+    clock: Clock
+    tail: Float[Array, "B T F"]
+    hidden: Float[Array, "B H P N"]
+
+
+class SSD(nnx.Module):
+    """Mamba-2 (arXiv 2405.21060, section 7.1), a mixer with a fading memory.
+
+    A gate z, x, B, C and the step size dt of each head are projected from u; x, B and C pass
+    a short convolution and silu; out = W_out norm((ssd(x) + D x) * silu(z)). The recurrence
+    and dt are computed in float32 at least. See :class:`bmojo.layers.protocol.Mixer`.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        config: SSDConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Initialize as Mamba-2 does: -A uniform in [1, 16], D = 1, steps as in Mamba.
+
+        Raises:
+          ValueError: n_heads does not divide the inner width.
+        """
+        self.config = config
+        self.dtype = dtype
+        self.d_model = d_model
+        self.d_inner = config.d_inner or config.expand * d_model
+        heads, d_state = config.n_heads, config.d_state
+        if self.d_inner % heads:
+            raise ValueError(f"n_heads: must divide the inner width {self.d_inner}, got {heads}")
+
+        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options = {"use_bias": False, **types}
+        convolved = self.d_inner + 2 * d_state
+        self.in_proj = nnx.Linear(d_model, self.d_inner + convolved + heads, **options)
+        self.conv = ShortConvolution(convolved, config.d_conv, **types)
+        self.dt_bias = nnx.Param(init_dt_bias(rngs.params(), heads, DT_MIN, DT_MAX, param_dtype))
+        decay = jax.random.uniform(rngs.params(), (heads,), param_dtype, DECAY_MIN, DECAY_MAX)
+        self.A_log = nnx.Param(jnp.log(decay))
+        self.D = nnx.Param(jnp.ones((heads,), param_dtype))
+        self.norm = nnx.RMSNorm(self.d_inner, **types)
+        self.out_proj = nnx.Linear(self.d_inner, d_model, **options)
+
+    def __call__(
+        self,
+        u: Float[Array, "B L D"],
+        state: SSDState | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], SSDState]:
+        """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        fresh = state is None
+        if state is None:
+            state = self.init_state(u.shape[0])
+        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        wide = at_least_float32(self.dtype)
+        width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
+
+        z, convolved, dt = jnp.split(self.in_proj(u), [width, 2 * (width + d_state)], axis=-1)
+        tail = next_tail(state.tail, convolved, lengths)
+        # Before the first token of all, the tail holds the zeros that age would put there.
+        age = None if fresh and span.start is None else span.age
+        convolved = jax.nn.silu(self.conv(convolved, state.tail, age))
+        x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
+        x = x.reshape(*x.shape[:2], heads, width // heads)
+
+        dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
+        if span.valid is not None:
+            dt = jnp.where(span.valid[..., None], dt, 0)
+        A = -jnp.exp(self.A_log[...].astype(wide))
+        y, hidden = ssd(x, dt, A, B, C, state.hidden, span.start, self.config.chunk_size)
+        y = y + self.D[...].astype(x.dtype)[:, None] * x
+        y = self.norm(y.reshape(z.shape) * jax.nn.silu(z))
+        out = self.out_proj(y).astype(u.dtype)
+        return out, SSDState(clock=clock, tail=tail, hidden=hidden)
+
+    def init_state(self, batch_size: int, capacity: int | None = None) -> SSDState:
+        """The state of rows that have seen nothing; ``capacity`` changes nothing."""
+        del capacity
+        heads = self.config.n_heads
+        shape = (batch_size, heads, self.d_inner // heads, self.config.d_state)
+        return SSDState(
+            clock=Clock.zero(batch_size),
+            tail=self.conv.init_tail(batch_size),
+            hidden=jnp.zeros(shape, at_least_float32(self.dtype)),
+        )
+
+    def flops_per_token(self, length: int) -> float:
+        """Projections, convolution and recurrence.
+
+        The recurrence is counted as its matmuls in chunks of ``chunk_size``, or of ``length``
+        if that is shorter: scores C B^T, their product with x, and what goes into the state
+        and comes out of it.
+        """
+        width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
+        chunk = min(length, self.config.chunk_size)
+        projections = 2 * self.d_model * (3 * width + 2 * d_state + heads)
+        convolution = 2 * self.config.d_conv * (width + 2 * d_state)
+        recurrence = 2 * chunk * (d_state + width) + 4 * d_state * width
+        return float(projections + convolution + recurrence)

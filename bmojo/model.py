@@ -1,0 +1,313 @@
+"""Language models: an embedding, a repeated pattern of sublayers, a head.
+
+A sublayer is a norm, a mixer and a residual connection; the MLP is a mixer without state.
+So a Transformer is the pattern (attention, MLP), Mamba is (SSM, SSM), a hybrid is (SSM, MLP,
+windowed attention, MLP), and B'MOJO is (B'MOJO, MLP).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.protocol import MixerConfig, State
+from bmojo.types import Array, DType, Float, Int
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A whole model.
+
+    Attributes:
+      vocab_size: V, token ids are 0 .. V - 1.
+      d_model: D, width of the residual stream.
+      n_layers: pairs of sublayers, as the field counts: one mixer and one MLP, or two SSMs.
+      pattern: configs of one period of sublayers, repeated 2 n_layers / len(pattern) times.
+      tie_embeddings: the head is the embedding's transpose over sqrt(D).
+      dtype: of the computation. Norms, softmax, states and logits are float32 at least.
+      param_dtype: of the parameters.
+      parameters: parameters outside embedding and head to reach as nearly as possible; the
+        free width is solved for: ``d_ff`` of the MLPs, or ``d_inner`` of the SSMs in a
+        pattern without MLP. None: widths are as configured.
+      remat: recompute each period in the backward pass instead of storing its inside.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    pattern: tuple[MixerConfig, ...]
+    tie_embeddings: bool = True
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    parameters: int | None = None
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "d_model", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not self.pattern:
+            raise ValueError("pattern: needs at least one mixer")
+        if (2 * self.n_layers) % len(self.pattern):
+            raise ValueError(
+                f"pattern: its {len(self.pattern)} sublayers must divide the 2 x n_layers = "
+                f"{2 * self.n_layers} of the model"
+            )
+        for name in ("dtype", "param_dtype"):
+            if getattr(self, name) not in DTYPES:
+                raise ValueError(f"{name}: must be one of {DTYPES}, got {getattr(self, name)!r}")
+        if self.parameters is not None and self.parameters < 1:
+            raise ValueError(f"parameters: must be positive, got {self.parameters}")
+
+    @property
+    def periods(self) -> int:
+        """How often the pattern is repeated."""
+        return 2 * self.n_layers // len(self.pattern)
+
+    def make(self, rngs: nnx.Rngs) -> "Model":
+        """Make the model with freshly drawn parameters."""
+        return Model(self, rngs=rngs)
+
+
+class Sublayer(nnx.Module):
+    """x + mixer(norm(x))."""
+
+    def __init__(
+        self,
+        d_model: int,
+        config: MixerConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Make the norm and the mixer."""
+        self.norm = nnx.RMSNorm(d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.mixer = config.make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+
+    def __call__(
+        self, x: Array, state: State, segment_ids: Array | None, lengths: Array | None
+    ) -> tuple[Array, State]:
+        """Add the mixer's output to the residual stream."""
+        out, state = self.mixer(self.norm(x), state, segment_ids, lengths)
+        return x + out, state
+
+
+class Period(nnx.Module):
+    """One period of the pattern."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        """Make its sublayers."""
+        dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+        self.sublayers = nnx.List(
+            [
+                Sublayer(config.d_model, mixer, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+                for mixer in config.pattern
+            ]
+        )
+
+    def __call__(
+        self,
+        x: Array,
+        states: Sequence[State],
+        segment_ids: Array | None,
+        lengths: Array | None,
+    ) -> tuple[Array, tuple[State, ...]]:
+        """Run the sublayers one after the other."""
+        after = []
+        for sublayer, state in zip(self.sublayers, states, strict=True):
+            x, state = sublayer(x, state, segment_ids, lengths)
+            after.append(state)
+        return x, tuple(after)
+
+
+class Model(nnx.Module):
+    """Next-token logits, with a state that carries everything the model remembers."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+        """Draw the parameters.
+
+        Raises:
+          ValueError: ``config.parameters`` cannot be reached.
+        """
+        self.config = config = solve_widths(config)
+        dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.embedding = nnx.Embed(
+            config.vocab_size,
+            config.d_model,
+            embedding_init=nnx.initializers.normal(1.0),
+            **options,
+        )
+        make = nnx.vmap(lambda keys: Period(config, rngs=keys), in_axes=0, out_axes=0)
+        self.periods = make(rngs.fork(split=config.periods))
+        self.norm = nnx.RMSNorm(config.d_model, **options)
+        if not config.tie_embeddings:
+            self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B L"],
+        state: State | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L V"], State]:
+        """Predict the token after each of L new tokens.
+
+        Args:
+          tokens: ids in 0 .. V - 1.
+          state: from the call before, or from :meth:`init_state`; None: these are the first
+            tokens.
+          segment_ids: document of each token; a change resets every kind of memory.
+          lengths: valid tokens of each row, the rest is padding on the right.
+
+        Returns:
+          Logits, float32 or wider, and the state after the valid tokens.
+        """
+        x = self.embedding(tokens)
+        graph, parameters = nnx.split(self.periods)
+
+        def period(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, State]:
+            part, states = inputs
+            if states is None:
+                states = (None,) * len(self.config.pattern)
+            return nnx.merge(graph, part)(x, states, segment_ids, lengths)
+
+        body = jax.checkpoint(period) if self.config.remat else period
+        x, state = jax.lax.scan(body, x, (parameters, state))
+        return self._logits(self.norm(x)), state
+
+    def init_state(self, batch_size: int, capacity: int | None = None) -> State:
+        """The state before the first token: one per sublayer of the pattern, periods stacked.
+
+        Args:
+          batch_size: rows.
+          capacity: tokens that full attention must be able to hold.
+        """
+        graph, parameters = nnx.split(self.periods)
+
+        def period(part: nnx.State) -> State:
+            sublayers = nnx.merge(graph, part).sublayers
+            return tuple(s.mixer.init_state(batch_size, capacity) for s in sublayers)
+
+        return jax.vmap(period)(parameters)
+
+    def _logits(self, x: Array) -> Array:
+        """The head, in float32 or wider."""
+        dtype = jnp.result_type(jnp.float32, x.dtype)
+        if self.config.tie_embeddings:
+            table = self.embedding.embedding[...].astype(x.dtype)
+            scaled = x * self.config.d_model**-0.5
+            return jnp.einsum("bld,vd->blv", scaled, table, preferred_element_type=dtype)
+        return self.head(x).astype(dtype)
+
+
+def solve_widths(config: ModelConfig) -> ModelConfig:
+    """The config with its free widths set so that ``parameters`` is met as nearly as can be.
+
+    Raises:
+      ValueError: no width is free, or even the narrowest model has too many parameters.
+    """
+    if config.parameters is None:
+        return config
+    field = "d_ff" if any(isinstance(m, MLPConfig) for m in config.pattern) else "d_inner"
+    free = [m for m in config.pattern if getattr(m, field, 0) is None]
+    if not free:
+        raise ValueError(
+            f"parameters: nothing is free to reach {config.parameters}; leave {field} unset"
+        )
+    step = math.lcm(
+        2 if config.d_model < 256 else 8,
+        *(getattr(m, "n_heads", 1) for m in free if field == "d_inner"),
+    )
+
+    def at(width: int) -> ModelConfig:
+        pattern = tuple(
+            dataclasses.replace(m, **{field: width}) if getattr(m, field, 0) is None else m
+            for m in config.pattern
+        )
+        return dataclasses.replace(config, pattern=pattern, parameters=None)
+
+    base, slope = _inner_parameters(at(step)), 0
+    slope = _inner_parameters(at(2 * step)) - base
+    steps = 1 + round((config.parameters - base) / slope)
+    if steps < 1:
+        raise ValueError(
+            f"parameters: {config.parameters} is below the {base} of the narrowest such model"
+        )
+    return at(steps * step)
+
+
+def count_parameters(tree: nnx.Module) -> int:
+    """Numbers in a module's parameters."""
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(tree, nnx.Param)))
+
+
+def _inner_parameters(config: ModelConfig) -> int:
+    """Parameters of all periods, without allocating them."""
+    period = nnx.eval_shape(lambda: Period(config, rngs=nnx.Rngs(0)))
+    return config.periods * count_parameters(period)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a model costs, known before it is made.
+
+    Attributes:
+      parts: parameters by part of the model, repeated sublayers summed.
+      parameters: all of them.
+      embedding_parameters: those of the embedding and, if untied, the head.
+      widths: solved or given inner widths of the sublayers, by name of the part.
+      config: the config with solved widths.
+    """
+
+    parts: list[tuple[str, int]]
+    parameters: int
+    embedding_parameters: int
+    widths: dict[str, dict[str, int]]
+    config: ModelConfig
+
+    def memory(self, length: int) -> tuple[int, int]:
+        """Bytes of one row's state after ``length`` tokens: (recurrent state, keys and values)."""
+        model = nnx.eval_shape(lambda: Model(self.config, rngs=nnx.Rngs(0)))
+        state = jax.eval_shape(lambda: model.init_state(1, length))
+        sizes = [0, 0]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            is_key_value = getattr(path[-1], "name", None) in ("k", "v")
+            sizes[is_key_value] += math.prod(leaf.shape) * leaf.dtype.itemsize
+        return sizes[0], sizes[1]
+
+    def flops_per_token(self, length: int) -> float:
+        """Forward operations per token at that length, an average over the positions."""
+        config = self.config
+        period = nnx.eval_shape(lambda: Period(config, rngs=nnx.Rngs(0)))
+        inner = sum(s.mixer.flops_per_token(length) for s in period.sublayers)
+        return config.periods * inner + 2.0 * config.d_model * config.vocab_size
+
+
+def describe(config: ModelConfig) -> Description:
+    """Count a model's parameters without making it."""
+    config = solve_widths(config)
+    model = nnx.eval_shape(lambda: Model(config, rngs=nnx.Rngs(0)))
+    embedding = count_parameters(model.embedding)
+    parts = [("embedding", embedding)]
+    widths = {}
+    for index, (mixer, sublayer) in enumerate(
+        zip(config.pattern, model.periods.sublayers, strict=True)
+    ):
+        name = f"{config.periods} x {type(sublayer.mixer).__name__} ({index + 1})"
+        parts.append((name, count_parameters(sublayer)))
+        found = {f: getattr(sublayer.mixer, f, None) for f in ("d_ff", "d_inner")}
+        widths[name] = {f: w for f, w in found.items() if w is not None}
+    parts.append(("norm", count_parameters(model.norm)))
+    if not config.tie_embeddings:
+        head = count_parameters(model.head)
+        embedding += head
+        parts.append(("head", head))
+    return Description(parts, sum(n for _, n in parts), embedding, widths, config)

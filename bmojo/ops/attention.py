@@ -1,0 +1,252 @@
+"""Attention over what a query may see: a window, memory slots, or the whole past.
+
+Every mask here is made by :func:`visible` from one quantity, the distance in time between
+query and key. A slot has a distance too: that of the token it holds.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.types import Array, Bool, Float, Int, at_least_float32
+
+NEVER = 2**30
+"""Distance of an empty slot: further back than any document reaches."""
+
+SCORES_AT_ONCE = 2**22
+"""Attention scores that may exist at the same time; beyond it blocks go one after another."""
+
+
+class Slots(NamedTuple):
+    """Memory slots of C chunks, M each.
+
+    Attributes:
+      k: keys.
+      v: values.
+      distance: from the first token of the chunk back to the slot's token, >= 1;
+        ``NEVER`` where the slot is empty.
+    """
+
+    k: Float[Array, "B C M G P"]
+    v: Float[Array, "B C M G P"]
+    distance: Int[Array, "B C M"]
+
+
+def visible(
+    distance: Int[Array, "..."],
+    age: Int[Array, "..."],
+    window: int | None = None,
+    beyond: int = 0,
+) -> Bool[Array, "..."]:
+    """Which keys a query may attend to.
+
+    Args:
+      distance: tokens from the key forward to the query; 0 is the query's own token and a
+        negative number marks a key that is not there for this query.
+      age: tokens of the query's document before the query.
+      window: keys at this distance or further are out of sight; None: no such limit.
+      beyond: keys nearer than this are out of sight.
+    """
+    seen = (distance >= beyond) & (distance <= age)
+    return seen if window is None else seen & (distance < window)
+
+
+def attend(
+    q: Float[Array, "*rest L H P"],
+    k: Float[Array, "*rest S G P"],
+    v: Float[Array, "*rest S G P"],
+    mask: Bool[Array, "*rest L S"],
+) -> Float[Array, "*rest L H P"]:
+    """softmax(q k^T / sqrt(P)) v under one softmax, H / G query heads to a key-value head.
+
+    Scores and softmax are float32 or wider, the output has the dtype of ``v``. Every query
+    must see at least one key; its own token's always qualifies.
+    """
+    *rest, length, heads, width = q.shape
+    groups = k.shape[-2]
+    grouped = (q * width**-0.5).reshape(*rest, length, groups, heads // groups, width)
+    dtype = at_least_float32(q.dtype)
+    scores = jnp.einsum("...lghp,...sgp->...ghls", grouped, k, preferred_element_type=dtype)
+    scores = jnp.where(mask[..., None, None, :, :], scores, jnp.finfo(dtype).min)
+    peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    weights = jnp.exp(scores - peak)
+    mixed = jnp.einsum(
+        "...ghls,...sgp->...lghp", weights.astype(v.dtype), v, preferred_element_type=dtype
+    )
+    inverse = jnp.moveaxis(1 / weights.sum(axis=-1), -1, -3)
+    return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
+
+
+def memory_attention(
+    q: Float[Array, "B L H P"],
+    k: Float[Array, "B L G P"],
+    v: Float[Array, "B L G P"],
+    tail_k: Float[Array, "B T G P"],
+    tail_v: Float[Array, "B T G P"],
+    age: Int[Array, "B L"],
+    *,
+    window: int,
+    slots: Slots | None = None,
+    slot_range: tuple[int, int | None] = (0, None),
+    offset: Int[Array, "B"] | None = None,
+) -> Float[Array, "B L H P"]:
+    """One softmax over a true sliding window and the memory slots of the query's chunk.
+
+    A query at t attends to the tokens t - W + 1 .. t of its document and to the slots of its
+    chunk. Cost is O(L (W + M)) in time; the scores of at most ``SCORES_AT_ONCE`` pairs exist
+    at once, and the gradient recomputes them where that is less than all.
+
+    Args:
+      q: queries.
+      k: keys of the same tokens.
+      v: values of the same tokens.
+      tail_k: keys of the W - 1 tokens before the call, in order of time.
+      tail_v: their values.
+      age: tokens of the same document before each token.
+      window: W, the query's own token included.
+      slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
+      slot_range: nearest distance at which a slot is seen, and the first that is too far.
+      offset: tokens of the current chunk that precede the call, per row; None: zero.
+
+    Returns:
+      The attention's output for each query.
+    """
+    length, block = q.shape[1], min(window, q.shape[1])
+    blocks = -(-length // block)
+    padding = blocks * block - length
+
+    def own(x: Array) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        return x.reshape(x.shape[0], blocks, block, *x.shape[2:])
+
+    def with_previous(tail: Array, x: Array) -> Array:
+        first = jnp.pad(tail, [(0, 0), (1, 0), (0, 0), (0, 0)])[:, None]
+        now = own(x)
+        before = first if blocks == 1 else jnp.concatenate([first, now[:, :-1]], axis=1)
+        return jnp.concatenate([before, now], axis=2)
+
+    keys, values = with_previous(tail_k, k), with_previous(tail_v, v)
+    distance = window + jnp.arange(block)[:, None] - jnp.arange(window + block)
+    mask = visible(distance, own(age)[..., None], window)
+    if slots is not None and slots.k.shape[2]:
+        step = jnp.arange(blocks * block, dtype=jnp.int32).reshape(1, blocks, block)
+        since = step if offset is None else step + offset[:, None, None]
+        held, reach = _slots_of_blocks(slots, since, window)
+        keys = jnp.concatenate([keys, held.k], axis=2)
+        values = jnp.concatenate([values, held.v], axis=2)
+        seen = visible(reach, own(age)[..., None], window=slot_range[1], beyond=slot_range[0])
+        mask = jnp.concatenate([mask, seen], axis=3)
+    out = _over_blocks(own(q), keys, values, mask)
+    return out.reshape(out.shape[0], blocks * block, *q.shape[2:])[:, :length]
+
+
+def _slots_of_blocks(
+    slots: Slots, since: Int[Array, "rows n b"], window: int
+) -> tuple[Slots, Int[Array, "B n b M"]]:
+    """Slots that each block of queries may need, and their distance from every query.
+
+    ``since`` counts tokens from the first edge of the grid, for each row or for all. Off the grid a block of queries
+    touches two chunks, and gets the slots of both.
+    """
+    blocks = since.shape[1]
+    extra = slots.k.shape[1] - blocks
+    parts, reaches = [], []
+    for ahead in range(extra + 1):
+        part = Slots(*(x[:, ahead : ahead + blocks] for x in slots))
+        number = jnp.arange(blocks)[:, None] + ahead
+        reach = (since % window)[..., None] + part.distance[:, :, None]
+        reaches.append(jnp.where((since // window == number)[..., None], reach, -1))
+        parts.append(part)
+    joined = Slots(*(jnp.concatenate(x, axis=2) for x in zip(*parts, strict=True)))
+    return joined, jnp.concatenate(reaches, axis=-1)
+
+
+def _over_blocks(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """``attend`` for each block of axis 1, as many at a time as ``SCORES_AT_ONCE`` allows."""
+    batch, blocks, block, heads, _ = q.shape
+    each = batch * heads * block * k.shape[2]
+    together = max(1, min(blocks, SCORES_AT_ONCE // each))
+    if together == blocks:
+        return attend(q, k, v, mask)
+    steps = -(-blocks // together)
+
+    def grouped(x: Array) -> Array:
+        padding = steps * together - blocks
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(x.shape[0], steps, together, *x.shape[2:]), 1, 0)
+
+    some = jax.checkpoint(lambda xs: attend(*xs))
+    out = jax.lax.map(some, tuple(grouped(x) for x in (q, k, v, mask)))
+    out = jnp.moveaxis(out, 0, 1)
+    return out.reshape(batch, steps * together, *out.shape[3:])[:, :blocks]
+
+
+def causal_attention(
+    q: Float[Array, "B L H P"],
+    k: Float[Array, "B S G P"],
+    v: Float[Array, "B S G P"],
+    age: Int[Array, "B L"],
+    position: Int[Array, "B L"] | None = None,
+) -> Float[Array, "B L H P"]:
+    """Attention over the whole past of the query's document, in blocks of queries.
+
+    At most ``SCORES_AT_ONCE`` scores exist at a time and the gradient recomputes them, so
+    that memory is O(L) beyond the inputs.
+
+    Args:
+      q: queries.
+      k: keys; key s stands at position s of its row.
+      v: values.
+      age: tokens of the same document before each query.
+      position: of each query in its row; None: S = L and query i stands at i, so that keys
+        after a stretch of queries are not even looked at.
+    """
+    length = q.shape[1]
+    if position is not None:
+        return _over_queries(q, k, v, age, position)
+    position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), age.shape)
+    stretch = max(128, -(-length // 16))
+    outs = []
+    for low in range(0, length, stretch):
+        high = min(low + stretch, length)
+        part = slice(low, high)
+        args = (q[:, part], k[:, :high], v[:, :high], age[:, part], position[:, part])
+        outs.append(_over_queries(*args))
+    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
+
+
+def _over_queries(q: Array, k: Array, v: Array, age: Array, position: Array) -> Array:
+    """``attend`` to all of k and v, for as many queries at a time as ``SCORES_AT_ONCE`` allows."""
+    (batch, length, heads, _), keys = q.shape, k.shape[1]
+    index = jnp.arange(keys, dtype=jnp.int32)
+
+    @jax.checkpoint
+    def some(q: Array, age: Array, position: Array) -> Array:
+        return attend(q, k, v, visible(position[..., None] - index, age[..., None]))
+
+    block = min(length, max(1, SCORES_AT_ONCE // (batch * heads * keys)))
+    if block == length:
+        return some(q, age, position)
+    steps = -(-length // block)
+
+    def cut(x: Array) -> Array:
+        x = jnp.pad(x, [(0, 0), (0, steps * block - length)] + [(0, 0)] * (x.ndim - 2))
+        return jnp.moveaxis(x.reshape(batch, steps, block, *x.shape[2:]), 1, 0)
+
+    out = jax.lax.map(lambda xs: some(*xs), (cut(q), cut(age), cut(position)))
+    return jnp.moveaxis(out, 0, 1).reshape(batch, steps * block, *out.shape[3:])[:, :length]
+
+
+def rotate(x: Float[Array, "B L H P"], age: Int[Array, "B L"], theta: float) -> Array:
+    """Rotary position embedding (arXiv 2104.09864) by the token's place in its document."""
+    half = x.shape[-1] // 2
+    dtype = at_least_float32(x.dtype)
+    rate = theta ** (-jnp.arange(half, dtype=dtype) / half)
+    angle = (age.astype(dtype)[..., None] * rate)[:, :, None]
+    first, second = x[..., :half].astype(dtype), x[..., half:].astype(dtype)
+    turned = [
+        first * jnp.cos(angle) - second * jnp.sin(angle),
+        second * jnp.cos(angle) + first * jnp.sin(angle),
+    ]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)

@@ -1,0 +1,62 @@
+"""Causal short depthwise convolution, and the tails that carry it across calls."""
+
+import jax.numpy as jnp
+
+from bmojo.types import Array, Float, Int
+
+
+def causal_convolution(
+    x: Float[Array, "B L D"],
+    kernel: Float[Array, "K D"],
+    tail: Float[Array, "B T D"],
+    age: Int[Array, "B L"] | None = None,
+) -> Float[Array, "B L D"]:
+    """Depthwise convolution over the present token and the K - 1 before it.
+
+    out_t = sum_{i=0..K-1} kernel_i * x_{t-i}, where x before the call is ``tail`` (its last
+    entry is the latest token) and x before the token's document is zero.
+
+    Args:
+      x: inputs.
+      kernel: taps, the present token's first. One tap per channel and lag.
+      tail: at least K - 1 inputs before the call, in order of time.
+      age: tokens of the same document before each token; None if no document ends within
+        reach.
+
+    Returns:
+      The convolved inputs, in the dtype that ``x`` and ``kernel`` promote to.
+    """
+    length, taps = x.shape[1], kernel.shape[0]
+    history = tail.shape[1]
+    if history < taps - 1:
+        raise ValueError(f"a kernel of {taps} taps needs a tail of {taps - 1}, got {history}")
+    past = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
+    out = kernel[0] * x
+    for lag in range(1, taps):
+        delayed = past[:, history - lag : history - lag + length]
+        if age is not None:
+            delayed = jnp.where((age >= lag)[..., None], delayed, 0)
+        out = out + kernel[lag] * delayed
+    return out
+
+
+def next_tail(
+    tail: Float[Array, "B T *rest"],
+    x: Float[Array, "B L *rest"],
+    lengths: Int[Array, "B"] | None = None,
+) -> Float[Array, "B T *rest"]:
+    """The tail after a call: the last T entries of the rows' history.
+
+    Args:
+      tail: the T entries before the call.
+      x: the new entries.
+      lengths: how many of them count in each row; None: all.
+    """
+    size, length = tail.shape[1], x.shape[1]
+    if lengths is None and length >= size:
+        return x[:, length - size :].astype(tail.dtype)
+    past = jnp.concatenate([tail, x.astype(tail.dtype)], axis=1)
+    if lengths is None:
+        return past[:, length:]
+    index = lengths[:, None] + jnp.arange(size)
+    return jnp.take_along_axis(past, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

@@ -1,0 +1,85 @@
+"""Innovation: what the fading memory could not predict about its own next output."""
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.ops.convolution import causal_convolution, next_tail
+from bmojo.types import Array, Float, Int, at_least_float32
+
+
+def predictor(span: int) -> Float[Array, "K"]:
+    """Weights c_1..c_k of the fixed predictor: a plain average of the last ``span`` outputs."""
+    if span < 1:
+        raise ValueError(f"the predictor needs a span of at least 1, got {span}")
+    return jnp.full((span,), 1.0 / span, jnp.float32)
+
+
+def residual(
+    y: Float[Array, "B L D"],
+    tail: Float[Array, "B T D"],
+    weights: Float[Array, "K"],
+    age: Int[Array, "B L"] | None = None,
+) -> Float[Array, "B L D"]:
+    """y_t - sum_{i=1..k} c_i y_{t-i}, with y zero before the token's document.
+
+    Args:
+      y: outputs of the fading memory.
+      tail: at least k outputs before the call, in order of time.
+      weights: c_1..c_k, nonnegative, summing to one.
+      age: tokens of the same document before each token; None: no document ends in reach.
+
+    Returns:
+      The residual, float32 or wider.
+    """
+    dtype = at_least_float32(y.dtype)
+    taps = jnp.concatenate([jnp.ones((1,), dtype), -weights.astype(dtype)])
+    kernel = jnp.broadcast_to(taps[:, None], (taps.shape[0], y.shape[-1]))
+    return causal_convolution(y.astype(dtype), kernel, tail.astype(dtype), age)
+
+
+def innovation(
+    residuals: Float[Array, "B L D"],
+    power: Float[Array, "B D"] | None = None,
+    age: Int[Array, "B L"] | None = None,
+    lengths: Int[Array, "B"] | None = None,
+) -> tuple[Float[Array, "B L"], Float[Array, "B D"] | None]:
+    """How much each token surprised: the mean over channels of its squared residual.
+
+    With ``power`` each channel is first divided by the running mean of its own squared
+    residuals in the document, the present one included, so that loud channels do not drown
+    the rest. No gradient flows through the result.
+
+    Args:
+      residuals: from :func:`residual`.
+      power: sum of squared residuals of the current document before the call, per channel;
+        None: plain innovation.
+      age: tokens of the same document before each token; needed with ``power``.
+      lengths: valid tokens of each row; None: all.
+
+    Returns:
+      The innovation, nonnegative, and ``power`` after the last valid token.
+    """
+    squares = jnp.square(jax.lax.stop_gradient(residuals))
+    if power is None:
+        return jnp.mean(squares, axis=-1), None
+    if age is None:
+        raise ValueError("normalized innovation needs the age of every token")
+    first = age == 0
+    sums = _document_sums(squares, first, jax.lax.stop_gradient(power))
+    mean = sums / (age + 1).astype(sums.dtype)[..., None]
+    tiny = jnp.finfo(squares.dtype).tiny
+    after = next_tail(power[:, None], sums, lengths)[:, 0]
+    return jnp.mean(squares / jnp.maximum(mean, tiny), axis=-1), after
+
+
+def _document_sums(
+    x: Float[Array, "B L D"], first: Array, carried: Float[Array, "B D"]
+) -> Float[Array, "B L D"]:
+    """Running sums that begin anew at the first token of each document."""
+
+    def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        (reset_l, sum_l), (reset_r, sum_r) = left, right
+        return reset_l | reset_r, jnp.where(reset_r[..., None], sum_r, sum_l + sum_r)
+
+    resets, sums = jax.lax.associative_scan(combine, (first, x), axis=1)
+    return jnp.where(resets[..., None], sums, sums + carried[:, None])

@@ -1,0 +1,106 @@
+"""The selective scan: Mamba's diagonal, input-dependent recurrence, and who computes it.
+
+One public function, several implementations that agree. Derivatives of all of them need
+O(L * channels) memory: only the states at chunk boundaries are kept, the others are computed
+again in the backward pass.
+"""
+
+import functools
+import logging
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.ops import scan_associative, scan_sequential
+from bmojo.types import Array, Bool, Float, at_least_float32
+
+Implementation = Literal["auto", "associative", "sequential"]
+
+IMPLEMENTATIONS = {
+    "associative": scan_associative.scan,
+    "sequential": scan_sequential.scan,
+}
+
+logger = logging.getLogger(__name__)
+
+
+def check_implementation(name: str) -> None:
+    """Raise ValueError unless there is an implementation of that name."""
+    names = get_args(Implementation)
+    if name not in names:
+        raise ValueError(f"implementation: must be one of {', '.join(names)}, got {name!r}")
+
+
+def resolve(name: str) -> str:
+    """The implementation that a name stands for: ``auto`` asks JAX for its backend.
+
+    ``auto`` is ``sequential`` on a CPU and ``associative`` elsewhere.
+
+    Raises:
+      ValueError: there is no implementation of that name.
+    """
+    check_implementation(name)
+    return _automatic(jax.default_backend()) if name == "auto" else name
+
+
+@functools.cache
+def _automatic(backend: str) -> str:
+    choice = "sequential" if backend == "cpu" else "associative"
+    logger.info("selective scan on %s: %s", backend, choice)
+    return choice
+
+
+def selective_scan(
+    x: Float[Array, "B L E"],
+    dt: Float[Array, "B L E"],
+    A: Float[Array, "E N"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B E N"],
+    start: Bool[Array, "B L"] | None = None,
+    implementation: str = "auto",
+    chunk_size: int | None = None,
+) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+    """y_t = C_t . h_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, for every channel.
+
+    Equations 2 and 3 of Mamba (arXiv 2312.00752), the transition discretized by zero-order
+    hold and the input by Euler's rule. Decays are never divided by, so that a decay may
+    vanish. A token with dt = 0 leaves the state as it is.
+
+    Args:
+      x: inputs.
+      dt: step sizes, not negative.
+      A: continuous-time transition, negative.
+      B: input map, shared by all channels.
+      C: output map, shared by all channels.
+      state: h before the first token.
+      start: true where a document starts: h_{t-1} counts as zero there. None: nowhere.
+      implementation: ``auto``, ``sequential`` (loops in time; no forward-mode derivatives)
+        or ``associative`` (parallel in time within a chunk).
+      chunk_size: the most tokens between two states that the backward pass keeps. None: a
+        good one for the implementation.
+
+    Returns:
+      y in the dtype of ``x``, and h after the last token. Computation and h are in float32,
+      or wider if an operand is wider.
+
+    Raises:
+      ValueError: there is no such implementation, or ``chunk_size`` is less than 1.
+    """
+    run = IMPLEMENTATIONS[resolve(implementation)]
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size: must be at least 1, got {chunk_size}")
+    out_dtype, length = x.dtype, x.shape[1]
+    wide = at_least_float32(*(v.dtype for v in (x, dt, A, B, C, state)))
+    x, dt, A, B, C, state = (v.astype(wide) for v in (x, dt, A, B, C, state))
+
+    if length == 1:
+        decay = jnp.exp(dt[:, 0, :, None] * A)
+        if start is not None:
+            decay = jnp.where(start[:, :, None], 0, decay)
+        state = decay * state + (dt * x)[:, 0, :, None] * B
+        y = jnp.sum(state * C, axis=-1)[:, None]
+    else:
+        y, state = run(x, dt, A, B, C, state, start, chunk_size)
+    return y.astype(out_dtype), state

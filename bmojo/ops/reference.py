@@ -1,0 +1,168 @@
+"""Slow oracles: every operation as a loop over time, written straight from its equation.
+
+They compute in the dtype of their operands, float64 included, are differentiable, and hold
+everything in memory. For tests and for readers.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.types import Array, Bool, Float
+
+
+def selective_scan(
+    x: Float[Array, "B L E"],
+    dt: Float[Array, "B L E"],
+    A: Float[Array, "E N"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B E N"],
+    start: Bool[Array, "B L"] | None = None,
+) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+    """h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, y_t = C_t . h_t (arXiv 2312.00752, eq. 2)."""
+
+    def step(h, t):
+        if start is not None:
+            h = jnp.where(start[:, t, None, None], 0, h)
+        h = jnp.exp(jnp.einsum("be,en->ben", dt[:, t], A)) * h
+        h = h + jnp.einsum("be,bn,be->ben", dt[:, t], B[:, t], x[:, t])
+        return h, jnp.einsum("bn,ben->be", C[:, t], h)
+
+    state, y = jax.lax.scan(step, state, jnp.arange(x.shape[1]))
+    return jnp.swapaxes(y, 0, 1), state
+
+
+def ssd(
+    x: Float[Array, "B L H P"],
+    dt: Float[Array, "B L H"],
+    A: Float[Array, "H"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B H P N"],
+    start: Bool[Array, "B L"] | None = None,
+) -> tuple[Float[Array, "B L H P"], Float[Array, "B H P N"]]:
+    """h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t (arXiv 2405.21060, eq. 2)."""
+
+    def step(h, t):
+        if start is not None:
+            h = jnp.where(start[:, t, None, None, None], 0, h)
+        h = jnp.exp(dt[:, t] * A)[:, :, None, None] * h
+        h = h + jnp.einsum("bh,bhp,bn->bhpn", dt[:, t], x[:, t], B[:, t])
+        return h, jnp.einsum("bhpn,bn->bhp", h, C[:, t])
+
+    state, y = jax.lax.scan(step, state, jnp.arange(x.shape[1]))
+    return jnp.swapaxes(y, 0, 1), state
+
+
+def memory_attention(
+    q: Float[Array, "L H P"],
+    k: Float[Array, "L G P"],
+    v: Float[Array, "L G P"],
+    faded_k: Float[Array, "L G P"],
+    faded_v: Float[Array, "L G P"],
+    score: Sequence[float],
+    document: Sequence[int],
+    *,
+    window: int,
+    num_fading: int,
+    num_eidetic: int,
+    form: str = "chunked",
+    offset: int = 0,
+) -> Float[Array, "L H P"]:
+    """B'MOJO's attention over one row, token by token (design: Algorithm 1 and its forms).
+
+    Eidetic memory is a list that sequential insertion keeps: the least surprising entry
+    gives way to a token that surprises more, among equals the latest.
+
+    Args:
+      q: queries.
+      k: keys of tokens.
+      v: values of tokens.
+      faded_k: keys of the SSM's outputs.
+      faded_v: their values.
+      score: innovation of each token.
+      document: id of each token's document.
+      window: W.
+      num_fading: m_f.
+      num_eidetic: m_e.
+      form: 'chunked', 'sliding' or 'token'.
+      offset: position of the first token on the refresh grid.
+    """
+    remembered: list[int] = []
+    frozen: list[int] = []
+    first, edge, outs = 0, -offset, []
+    for t in range(q.shape[0]):
+        if (t + offset) % window == 0:
+            frozen, edge = list(remembered), t
+        if t and document[t] != document[t - 1]:
+            first, remembered, frozen = t, [], []
+        if len(remembered) < num_eidetic:
+            remembered.append(t)
+        elif num_eidetic:
+            least = min(remembered, key=lambda p: (score[p], -p))
+            if score[t] > score[least]:
+                remembered[remembered.index(least)] = t
+        tokens = list(range(max(first, t - window + 1), t + 1))
+        if form == "chunked":
+            tokens, faded = tokens + frozen, range(edge - num_fading, edge)
+        elif form == "sliding":
+            faded = range(t - 2 * window + 1, t - window + 1)
+        else:
+            tokens, faded = tokens + remembered, range(t - window, t - window + num_fading)
+        faded = [p for p in faded if p >= first]
+        keys = jnp.stack([k[p] for p in tokens] + [faded_k[p] for p in faded])
+        values = jnp.stack([v[p] for p in tokens] + [faded_v[p] for p in faded])
+        group = q.shape[1] // k.shape[1]
+        heads = []
+        for h in range(q.shape[1]):
+            logits = keys[:, h // group] @ q[t, h] / q.shape[2] ** 0.5
+            heads.append(jax.nn.softmax(logits) @ values[:, h // group])
+        outs.append(jnp.stack(heads))
+    return jnp.stack(outs)
+
+
+def innovation(
+    y: Float[Array, "L D"], span: int, document: Sequence[int], normalize: bool = False
+) -> list[float]:
+    """mean_d (y_t - (1/k) sum_{i=1..k} y_{t-i})^2, one row, token by token.
+
+    With ``normalize`` each channel's square is divided by the mean of its squares in the
+    document so far.
+    """
+    scores, squares = [], []
+    first = 0
+    for t in range(y.shape[0]):
+        if t and document[t] != document[t - 1]:
+            first, squares = t, []
+        past = [y[p] for p in range(t - span, t) if p >= first]
+        predicted = sum(past, jnp.zeros_like(y[t])) / span
+        squares.append((y[t] - predicted) ** 2)
+        scale = sum(squares) / len(squares) if normalize else 1.0
+        scores.append(float(jnp.mean(squares[-1] / scale)))
+    return scores
+
+
+def companion_scan(
+    x: Float[Array, "B L E"],
+    a: Float[Array, "B L E R"],
+    state: Float[Array, "B E R"],
+    start: Bool[Array, "B L"] | None = None,
+    valid: Bool[Array, "B L"] | None = None,
+) -> tuple[Float[Array, "B L E R"], Float[Array, "B E R"]]:
+    """s_t = A_t s_{t-1} + e_R x_t, A_t a shift with last row a_{t,R}..a_{t,1} (2407.06324)."""
+    order = a.shape[-1]
+    shift = jnp.eye(order, k=1, dtype=a.dtype)
+    newest = jnp.eye(order, dtype=a.dtype)[-1]
+
+    def step(s, t):
+        past = s if start is None else jnp.where(start[:, t, None, None], 0, s)
+        transition = shift + jnp.einsum("i,bej->beij", newest, a[:, t, :, ::-1])
+        after = jnp.einsum("beij,bej->bei", transition, past)
+        after = after + jnp.einsum("i,be->bei", newest, x[:, t])
+        s = after if valid is None else jnp.where(valid[:, t, None, None], after, s)
+        return s, s
+
+    state, states = jax.lax.scan(step, state, jnp.arange(x.shape[1]))
+    return jnp.swapaxes(states, 0, 1), state

@@ -1,0 +1,53 @@
+"""The selective scan, parallel in time within chunks, for accelerators."""
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.ops import chunks
+from bmojo.types import Array, Bool, Float
+
+CHUNK_SIZE = 64
+
+
+def scan(
+    x: Float[Array, "B L E"],
+    dt: Float[Array, "B L E"],
+    A: Float[Array, "E N"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B E N"],
+    start: Bool[Array, "B L"] | None,
+    chunk_size: int | None = None,
+) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+    """The scan of :func:`bmojo.ops.recurrence.selective_scan`.
+
+    An associative scan over the pairs (decay, input) of a chunk, whose backward pass computes
+    it again; chunks follow one another.
+    """
+    length = x.shape[1]
+    count, size = chunks.plan(length, chunk_size or CHUNK_SIZE)
+    inputs = {"x": x, "dt": dt, "B": B, "C": C}
+    if start is not None:
+        inputs["start"] = start
+
+    @jax.checkpoint
+    def chunk(h, now):
+        decay = jnp.exp(now["dt"][..., None] * A)
+        if start is not None:
+            decay = jnp.where(now["start"][..., None, None], 0, decay)
+        update = (now["dt"] * now["x"])[..., None] * now["B"][:, :, None, :]
+        update = update.at[:, 0].add(decay[:, 0] * h)
+        _, states = jax.lax.associative_scan(_compose, (decay, update), axis=1)
+        return states[:, -1], jnp.einsum("blen,bln->ble", states, now["C"])
+
+    state, y = jax.lax.scan(
+        chunk, state, {k: chunks.split(v, count, size) for k, v in inputs.items()}
+    )
+    return chunks.join(y, length), state
+
+
+def _compose(first, second):
+    """The map h -> a h + b that applies ``first``, then ``second``."""
+    a, b = first
+    c, d = second
+    return c * a, c * b + d

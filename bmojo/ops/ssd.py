@@ -1,0 +1,117 @@
+"""State-space duality: Mamba-2's recurrence, one decay per head, as chunkwise matmuls."""
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.ops import chunks
+from bmojo.types import Array, Bool, Float, at_least_float32
+
+CHUNK_SIZE = 64
+FORGOTTEN = -1000.0
+"""The smallest log-decay that matters: its exponential is 0 in float64 too."""
+GRID = 64.0
+"""Log-decays are summed as multiples of 1 / GRID, which is exact, plus remainders."""
+
+
+def ssd(
+    x: Float[Array, "B L H P"],
+    dt: Float[Array, "B L H"],
+    A: Float[Array, "H"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B H P N"],
+    start: Bool[Array, "B L"] | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> tuple[Float[Array, "B L H P"], Float[Array, "B H P N"]]:
+    """y_t = h_t C_t with h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T, for every head.
+
+    The block decomposition of Mamba-2 (arXiv 2405.21060, section 6): within a chunk the map
+    from inputs to outputs is a masked matrix, between chunks a state is carried. Its
+    derivatives keep the states at chunk boundaries only. Decays are never divided by. A token
+    with dt = 0 leaves the state as it is.
+
+    Args:
+      x: inputs.
+      dt: step sizes, not negative.
+      A: continuous-time transition of each head, negative.
+      B: input map, shared by all heads.
+      C: output map, shared by all heads.
+      state: h before the first token.
+      start: true where a document starts: h_{t-1} counts as zero there. None: nowhere.
+      chunk_size: the most tokens of a chunk.
+
+    Returns:
+      y in the dtype of ``x``, and h after the last token. Computation and h are in float32,
+      or wider if an operand is wider.
+
+    Raises:
+      ValueError: ``chunk_size`` is less than 1.
+    """
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size: must be at least 1, got {chunk_size}")
+    out_dtype, length = x.dtype, x.shape[1]
+    wide = at_least_float32(*(v.dtype for v in (x, dt, A, B, C, state)))
+    x, dt, A, B, C, state = (v.astype(wide) for v in (x, dt, A, B, C, state))
+    if length == 1:
+        y, state = _step(x, dt, A, B, C, state, start)
+        return y.astype(out_dtype), state
+
+    count, size = chunks.plan(length, chunk_size)
+    inputs = {"x": x, "dt": dt, "B": B, "C": C}
+    if start is not None:
+        inputs["start"] = start
+
+    @jax.checkpoint
+    def chunk(h, now):
+        return _chunk(h, A, **now)
+
+    cut = {name: chunks.split(v, count, size) for name, v in inputs.items()}
+    state, y = jax.lax.scan(chunk, state, cut)
+    return chunks.join(y, length).astype(out_dtype), state
+
+
+def _step(x, dt, A, B, C, state, start):
+    """One token."""
+    decay = jnp.exp(dt[:, 0] * A)
+    if start is not None:
+        decay = jnp.where(start, 0, decay)
+    update = (dt[..., None] * x)[:, 0, :, :, None] * B[:, :, None, :]
+    state = decay[..., None, None] * state + update
+    return jnp.einsum("bhpn,bn->bhp", state, C[:, 0])[:, None], state
+
+
+def _chunk(h, A, x, dt, B, C, start=None):
+    """All tokens of one chunk, from the state before it."""
+    size = x.shape[1]
+    log_decay = jnp.swapaxes(jnp.maximum(dt * A, FORGOTTEN), 1, 2)  # (B, H, L)
+    # Differences of long sums lose digits: after a large log-decay, nearby tokens would get a
+    # wrong one. The sum of multiples of 1 / GRID has no rounding, that of the rest stays small.
+    coarse = jax.lax.stop_gradient(jnp.round(log_decay * GRID) / GRID)
+    coarse_sum = jnp.cumsum(coarse, axis=-1)
+    fine_sum = jnp.cumsum(log_decay - coarse, axis=-1)
+    since_start = coarse_sum + fine_sum
+
+    # decays[b, h, t, s]: what is left at t of what came in at s; nothing before s, nor
+    # across the start of a document.
+    between = (coarse_sum[..., :, None] - coarse_sum[..., None, :]) + (
+        fine_sum[..., :, None] - fine_sum[..., None, :]
+    )
+    linked = jnp.tril(jnp.ones((size, size), bool), -1)
+    first = True
+    if start is not None:
+        document = jnp.cumsum(start, axis=1)
+        linked = linked & (document[:, None, :, None] == document[:, None, None, :])
+        first = (document == 0)[:, None]
+    # The diagonal is a constant: its derivatives would cancel, but for their rounding.
+    alone = jnp.log(jnp.eye(size, dtype=between.dtype))
+    decays = jnp.exp(jnp.where(linked, between, alone))
+    from_state = jnp.exp(jnp.where(first, since_start, -jnp.inf))
+
+    inner = x * dt[..., None]
+    scores = jnp.einsum("btn,bsn->bts", C, B)
+    y = jnp.einsum("bhts,bshp->bthp", scores[:, None] * decays, inner)
+    y = y + jnp.einsum("bhpn,btn,bht->bthp", h, C, from_state)
+    h = from_state[:, :, -1, None, None] * h + jnp.einsum(
+        "bhs,bshp,bsn->bhpn", decays[:, :, -1], inner, B
+    )
+    return h, y

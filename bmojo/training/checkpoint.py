@@ -1,0 +1,201 @@
+"""Checkpoints: saved in the background, kept in number, read back to the bit."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+from bmojo.training.optimizer import flat_state, unflatten_state
+from bmojo.training.parameters import Parameters
+from bmojo.training.rundir import RunError
+
+# Orbax tells of every save and restore through absl.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on as if it had never stopped.
+
+    Attributes:
+      step: steps done.
+      parameters: of the model.
+      optimizer_state: of the optimizer.
+      meta: JSON values: position in the data, metrics not yet written, config.
+    """
+
+    step: int
+    parameters: Parameters
+    optimizer_state: optax.OptState
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    Args:
+      directory: where they lie, one folder for each, named by its step.
+      keep: how many of the newest are kept; None: all.
+    """
+
+    def __init__(self, directory: Path, keep: int | None = None):
+        self.directory = Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self.latest = self._manager.latest_step()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Start saving; the arrays may be donated as soon as this returns."""
+        # Copies of our own, because the arrays are donated while these are being written.
+        host = [
+            {name: np.array(value) for name, value in tree.items()}
+            for tree in (checkpoint.parameters, flat_state(checkpoint.optimizer_state))
+        ]
+        self._manager.save(
+            checkpoint.step,
+            args=ocp.args.Composite(
+                parameters=ocp.args.StandardSave(host[0]),
+                optimizer=ocp.args.StandardSave(host[1]),
+                meta=ocp.args.JsonSave(checkpoint.meta),
+                shapes=ocp.args.JsonSave({name: list(x.shape) for name, x in host[0].items()}),
+            ),
+            force=True,
+        )
+        self.latest = checkpoint.step
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk."""
+        self._manager.wait_until_finished()
+
+    def restore(
+        self, parameters: Parameters, optimizer_state: optax.OptState
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that can be read.
+
+        Checkpoints that cannot be read are moved aside, if an older one can be.
+
+        Args:
+          parameters: shapes and dtypes to expect.
+          optimizer_state: the same of the optimizer.
+
+        Returns:
+          The checkpoint, None if there is none, and a line about each one moved aside.
+
+        Raises:
+          RunError: there are checkpoints, and none can be read.
+        """
+        failures: list[tuple[int, str]] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                _check_shapes(self._manager, step, parameters)
+                restored = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        parameters=ocp.args.StandardRestore(_targets(parameters)),
+                        optimizer=ocp.args.StandardRestore(_targets(flat_state(optimizer_state))),
+                        meta=ocp.args.JsonRestore(),
+                    ),
+                )
+            except Exception as error:  # Orbax and TensorStore raise whatever they met.
+                failures.append((step, _first_line(error)))
+                continue
+            lines = [self._move_aside(*failure) for failure in failures]
+            self.latest = step
+            state = unflatten_state(optimizer_state, restored["optimizer"])
+            return Checkpoint(step, restored["parameters"], state, restored["meta"]), lines
+        if failures:
+            step, reason = failures[0]
+            raise RunError(
+                f"{self.directory}: no checkpoint can be read; the newest, of step {step}: "
+                f"{reason}; start over with --fresh, or use the code version of summary.json"
+            )
+        return None, []
+
+    def _move_aside(self, step: int, reason: str) -> str:
+        aside = self.directory.parent / f"unreadable-checkpoint-{step}"
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = aside.with_name(f"unreadable-checkpoint-{step}-{number}")
+        (self.directory / str(step)).rename(aside)
+        self._manager.reload()
+        return f"the checkpoint of step {step} cannot be read ({reason}); moved to {aside}"
+
+
+def restore_parameters(directory: Path, expected: Parameters) -> tuple[int, Parameters]:
+    """Step and parameters of the newest checkpoint, optimizer left unread, nothing changed.
+
+    Raises:
+      RunError: there is no checkpoint, or it is not of this model.
+    """
+    directory = Path(directory).absolute()
+    if not directory.is_dir():
+        raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
+    with ocp.CheckpointManager(
+        directory, options=ocp.CheckpointManagerOptions(read_only=True)
+    ) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise RunError(f"{directory}: there is no checkpoint yet; train on with bmojo train")
+        try:
+            _check_shapes(manager, step, expected)
+            restored = manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    parameters=ocp.args.StandardRestore(_targets(expected)),
+                ),
+            )
+        except Exception as error:  # Orbax and TensorStore raise whatever they met.
+            raise RunError(
+                f"{directory}: the checkpoint of step {step} does not fit the model: "
+                f"{_first_line(error)}; use the config.gin and the code of that run"
+            ) from error
+    return step, restored["parameters"]
+
+
+def _check_shapes(manager: ocp.CheckpointManager, step: int, expected: Parameters) -> None:
+    """Refuse the parameters of another model before any of them is read.
+
+    Raises:
+      ValueError: a parameter is missing, new, or of another shape.
+    """
+    saved = manager.restore(step, args=ocp.args.Composite(shapes=ocp.args.JsonRestore()))["shapes"]
+    wanted = {name: list(value.shape) for name, value in expected.items()}
+    for name in sorted(saved.keys() | wanted.keys()):
+        there, here = saved.get(name), wanted.get(name)
+        if there != here:
+            raise ValueError(
+                f"parameter {name} is {there or 'absent'} in the checkpoint, "
+                f"{here or 'absent'} in the model"
+            )
+
+
+def _targets(arrays: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+        for name, value in arrays.items()
+    }
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,70 @@
+"""A model as a function of a flat dict of named parameters.
+
+Names are paths, such as ``periods.sublayers.0.mixer.in_proj.kernel``. Optimizer groups, weight
+decay and checkpoints go by them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from bmojo.types import Array
+
+Parameters = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """All of a model but its parameters' values.
+
+    Attributes:
+      graph: the model's graph definition.
+      tree: how parameters hang on the graph.
+      names: of the parameters, in the order of the tree's leaves.
+    """
+
+    graph: Any
+    tree: Any
+    names: tuple[str, ...]
+
+    def merge(self, parameters: Parameters) -> Any:
+        """The model with these parameters."""
+        leaves = [parameters[name] for name in self.names]
+        return nnx.merge(self.graph, jax.tree.unflatten(self.tree, leaves))
+
+
+def split(model: Any) -> tuple[Structure, Parameters]:
+    """Take a model apart.
+
+    Raises:
+      ValueError: the model holds variables that are not parameters.
+    """
+    graph, state = nnx.split(model, nnx.Param)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(state)
+    names = tuple(_name(path) for path, _ in leaves)
+    return Structure(graph, tree, names), {
+        name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)
+    }
+
+
+def outline(make: Callable[[], Any]) -> tuple[Structure, Parameters]:
+    """:func:`split` of the model that ``make`` would make, shapes in place of arrays."""
+    return split(nnx.eval_shape(make))
+
+
+def initialize(make: Callable[[], Any]) -> Parameters:
+    """The parameters of a new model, drawn in one compiled program."""
+    return jax.jit(lambda: split(make())[1])()
+
+
+def count(parameters: Parameters) -> int:
+    """Numbers in all parameters together."""
+    return sum(math.prod(value.shape) for value in parameters.values())
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")

@@ -1,0 +1,131 @@
+"""What a run says at its start and its end: costs, versions, tables."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from bmojo.model import ModelConfig, describe
+from bmojo.ops.recurrence import resolve
+from bmojo.training.config import Evaluation, Stage
+from bmojo.training.measure import Row
+from bmojo.training.parameters import Parameters, count
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def costs(model_config: Any, parameters: Parameters, curriculum: Sequence[Stage]) -> dict[str, Any]:
+    """Parameters, and, where the model tells, bytes of state and floating-point operations.
+
+    ``state_bytes`` is one row's recurrent state after the longest training sequence,
+    ``key_value_bytes`` what attention keeps of it. ``flops_per_token`` is forward, by length;
+    ``training_flops`` takes a backward pass for two forward ones.
+    """
+    facts: dict[str, Any] = {"parameters": count(parameters)}
+    if not isinstance(model_config, ModelConfig):
+        return facts
+    description = describe(model_config)
+    lengths = sorted({stage.data.length for stage in curriculum})
+    per_token = {length: description.flops_per_token(length) for length in lengths}
+    facts["embedding_parameters"] = description.embedding_parameters
+    facts["state_bytes"], facts["key_value_bytes"] = description.memory(lengths[-1])
+    facts["flops_per_token"] = {str(length): flops for length, flops in per_token.items()}
+    facts["training_flops"] = 3.0 * sum(
+        stage.steps * stage.batch_size * stage.data.length * per_token[stage.data.length]
+        for stage in curriculum
+    )
+    return facts
+
+
+def implementations(model_config: Any) -> dict[str, str]:
+    """What each kind of cell with a choice of implementation will run on this machine."""
+    chosen: dict[str, str] = {}
+
+    def visit(config: Any) -> None:
+        named = getattr(config, "implementation", None)
+        if isinstance(named, str):
+            picked = resolve(named)
+            chosen[type(config).__name__.removesuffix("Config")] = (
+                f"{picked} (auto on {jax.default_backend()})" if named == "auto" else picked
+            )
+        if dataclasses.is_dataclass(config):
+            for field in dataclasses.fields(config):
+                value = getattr(config, field.name)
+                for part in value if isinstance(value, tuple) else (value,):
+                    if dataclasses.is_dataclass(part):
+                        visit(part)
+
+    visit(model_config)
+    return chosen
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """Where a result comes from: command, code, versions, machine, seed."""
+    versions = {name: _version(name) for name in PACKAGES}
+    device = jax.devices()[0]
+    return {
+        "seed": seed,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git_revision": git_revision(),
+        "versions": {"bmojo": _version("bmojo"), "python": platform.python_version(), **versions},
+        "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
+    }
+
+
+def git_revision() -> str | None:
+    """Revision of the source tree, with a + if it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = _git(here, "rev-parse", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", ".")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + ("+" if changed else "")
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def slice_name(evaluation: Evaluation) -> str:
+    """What an evaluation's groups count."""
+    return getattr(evaluation.data, "slices", "group")
+
+
+def chance(evaluation: Evaluation) -> float | None:
+    """Accuracy of guessing, if the task tells."""
+    return getattr(evaluation.data, "chance", None)
+
+
+def accuracy_table(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Table:
+    """Accuracy by evaluation and group beside the level of chance."""
+    groups = sorted({row["group"] for row in rows if row["group"] is not None})
+    names = " / ".join(dict.fromkeys(slice_name(evaluation) for evaluation in evaluations))
+    table = Table(title=f"accuracy by {names}")
+    table.add_column("evaluation")
+    for group in [*groups, "all", "chance"]:
+        table.add_column(str(group), justify="right")
+    for evaluation in evaluations:
+        found = {row["group"]: row for row in rows if row["evaluation"] == evaluation.name}
+        cells = [f"{found[g]['accuracy']:.3f}" if g in found else "" for g in [*groups, None]]
+        level = chance(evaluation)
+        table.add_row(evaluation.name, *cells, "" if level is None else f"{level:.3f}")
+    return table

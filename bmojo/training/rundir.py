@@ -1,0 +1,151 @@
+"""The run directory: who may write there, what it holds, and how its files change.
+
+Files appear whole or not at all: each is written beside its place and moved there.
+"""
+
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bmojo.validation import UserError
+
+LOCK = ".lock"
+
+
+class RunError(UserError):
+    """A run directory is not fit for what was asked; the message says what to do."""
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file in one step; a reader sees the old content or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    data = content.encode() if isinstance(content, str) else content
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+class RunDir:
+    """Paths and rules of one run directory.
+
+    Args:
+      path: the directory; made when it is locked.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path).expanduser().absolute()
+        self.config = self.path / "config.gin"
+        self.metrics = self.path / "metrics.jsonl"
+        self.speed = self.path / "speed.jsonl"
+        self.summary = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.curve = self.path / "curve.png"
+        self.accuracy = self.path / "accuracy.png"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process out of the directory.
+
+        Raises:
+          RunError: another process trains in it, or it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = open(self.path / LOCK, "a+")  # noqa: SIM115
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: the run directory cannot be written ({error.strerror}); "
+                "choose another with --run-dir"
+            ) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                raise RunError(
+                    f"{self.path}: process {handle.read().strip() or '?'} is training here; "
+                    "wait for it, stop it, or choose another directory with --run-dir"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"{os.getpid()}\n")
+            handle.flush()
+            yield
+
+    def move_aside(self) -> Path | None:
+        """Move what the directory holds to a new sibling; None if it holds nothing."""
+        entries = [entry for entry in self.path.iterdir() if entry.name != LOCK]
+        if not entries:
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
+            number += 1
+        aside.mkdir()
+        for entry in entries:
+            entry.rename(aside / entry.name)
+        return aside
+
+    def claim(self, config_text: str) -> None:
+        """Write the config, or see that the one there is the same.
+
+        Raises:
+          RunError: the directory belongs to another config.
+        """
+        if not self.config.exists():
+            if self.checkpoints.exists() or self.metrics.exists():
+                raise RunError(
+                    f"{self.path}: there is a run but no config.gin to tell which; choose "
+                    "another directory with --run-dir, or start over with --fresh"
+                )
+            write_atomically(self.config, config_text)
+            return
+        there = self.config.read_text()
+        if there != config_text:
+            line, was, now = _first_difference(there, config_text)
+            raise RunError(
+                f"{self.config}:{line}: the run there has {was}, this config has {now}; "
+                "choose another directory with --run-dir, or start over with --fresh"
+            )
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of the run, if it has come to its end."""
+        if not self.summary.exists():
+            return None
+        try:
+            return json.loads(self.summary.read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(
+                f"{self.summary}: not readable as JSON ({error}); delete it, and the run goes "
+                "on from its last checkpoint"
+            ) from error
+
+
+def _first_difference(there: str, given: str) -> tuple[int, str, str]:
+    """Number of the first line that differs, and what stands there in both."""
+    old, new = there.splitlines(), given.splitlines()
+    for number, (was, now) in enumerate(zip(old, new, strict=False), start=1):
+        if was != now:
+            return number, *_only_in(old, new, was, now)
+    number = min(len(old), len(new))
+    rest = [repr(lines[number]) if len(lines) > number else "no such line" for lines in (old, new)]
+    return number + 1, rest[0], rest[1]
+
+
+def _only_in(old: list[str], new: list[str], was: str, now: str) -> tuple[str, str]:
+    """A line that was added or taken away is told as such, not as its neighbour's change."""
+    closest = difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes()
+    for kind, first_old, _, first_new, _ in closest:
+        if kind == "insert":
+            return "no such line", repr(new[first_new])
+        if kind == "delete":
+            return repr(old[first_old]), "no such line"
+        if kind == "replace":
+            return repr(old[first_old]), repr(new[first_new])
+    return repr(was), repr(now)

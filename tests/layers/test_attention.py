@@ -1,0 +1,47 @@
+"""Attention as a mixer."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bmojo.layers.attention import AttentionConfig
+from tests.layers import law
+
+CASES = {
+    "full": AttentionConfig(rope=True),
+    "window": AttentionConfig(window=6, n_kv_heads=2),
+    "window-rope": AttentionConfig(window=5, rope=True),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+@every_case
+def test_parallel_is_recurrent_is_segments(case, dtype):
+    law.check_forms(CASES[case], dtype)
+
+
+@every_case
+def test_gradients_of_all_forms_agree(case, dtype):
+    law.check_gradients(CASES[case], dtype)
+
+
+@every_case
+def test_ragged_rows_are_rows_alone(case, dtype):
+    law.check_ragged(CASES[case], dtype)
+
+
+@every_case
+def test_a_packed_document_is_the_document_alone(case, dtype):
+    law.check_packed(CASES[case], dtype)
+
+
+@every_case
+def test_neither_future_nor_other_documents_leak(case):
+    law.check_isolation(CASES[case], jnp.dtype("float32"))
+
+
+def test_tokens_beyond_the_capacity_give_nan_not_nonsense():
+    mixer = law.make(AttentionConfig(), jnp.dtype("float32"))
+    out, _ = law.run(mixer, law.draw(jnp.dtype("float32"), 1, 12), mixer.init_state(1, 10))
+    assert np.isfinite(out[:, :10]).all()
+    assert np.isnan(out[:, 10:]).all()

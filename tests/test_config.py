@@ -1,0 +1,280 @@
+"""Configs that are right: what gin files say is what comes out, and the shipped ones load."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmojo import config
+from bmojo.config.parse import config_folders
+from bmojo.experiment import REGISTRY, load
+from bmojo.model import describe
+from bmojo.validation import ConfigError, type_problem
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+EXPERIMENTS = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob("experiments/**/*.gin"))
+MODELS = sorted(path.stem for path in CONFIGS.glob("models/*.gin"))
+SIZES = sorted(path.stem for path in CONFIGS.glob("sizes/*.gin"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    width: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    cell: Any = dataclasses.field(default_factory=Cell)
+    rate: float = 0.5
+    name: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Root:
+    layers: tuple[Any, ...]
+    other: Any = None
+
+
+PRIVATE = config.Registry("test_config", shared_macros=("SHARED",))
+for cls in (Cell, Layer, Root):
+    PRIVATE.register(cls.__name__, cls)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, text):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return name
+
+    return write
+
+
+def made(*paths, overrides=()):
+    """The root, after seeing that its text makes an equal one and the same text."""
+    loaded = config.load(PRIVATE, "Root", paths, overrides)
+    Path("again.gin").write_text(loaded.text)
+    again = config.load(PRIVATE, "Root", ["again.gin"])
+    assert again.value == loaded.value
+    assert again.text == loaded.text
+    return loaded
+
+
+def test_scopes_reach_what_is_made_inside_them(write):
+    write(
+        "a.gin",
+        "Root.layers = (@x/Layer(), @y/Layer(), @Layer())\nLayer.cell = @Cell()\n"
+        "Layer.rate = 1\nx/Cell.width = 8\ny/Layer.rate = 2.5\n",
+    )
+    x, y, plain = made("a.gin").value.layers
+    assert (x, y) == (Layer(Cell(8), 1), Layer(Cell(4), 2.5))
+    assert plain == Layer(Cell(4), 1)
+
+
+def test_text_holds_defaults_and_keeps_scopes(write):
+    write("a.gin", "Root.layers = (@x/Layer(), @Layer())\nx/Layer.name = 'x'\n")
+    assert made("a.gin").text == (
+        "# Every binding in force, defaults included.\n\n"
+        "Cell.width = 4\n\n"
+        "x/Cell.width = 4\n\n"
+        "Layer.cell = @Cell()\nLayer.name = None\nLayer.rate = 0.5\n\n"
+        "x/Layer.cell = @x/Cell()\nx/Layer.name = 'x'\nx/Layer.rate = 0.5\n\n"
+        "Root.layers = (@x/Layer(), @Layer())\nRoot.other = None\n"
+    )
+
+
+def test_a_bound_and_a_default_object_stay_apart(write):
+    write("a.gin", "Root.layers = (@Layer(),)\nRoot.other = @Cell()\nCell.width = 9\n")
+    value = made("a.gin").value
+    assert (value.layers[0].cell, value.other) == (Cell(4), Cell(9))
+
+
+def test_macros_hold_references_and_may_be_overridden(write):
+    write(
+        "a.gin",
+        "Root.layers = %LAYERS\nLAYERS = (@Layer(), @Layer())\nLayer.rate = %RATE\nRATE = 1\n",
+    )
+    assert made("a.gin", overrides=["RATE=3"]).value.layers == (Layer(rate=3),) * 2
+
+
+def test_block_syntax(write):
+    write("a.gin", "Root.layers = (@Layer(),)\nLayer:\n  rate = 2\n  name = 'block'\n")
+    assert made("a.gin").value.layers == (Layer(rate=2, name="block"),)
+
+
+def test_later_files_and_the_command_line_win(write):
+    write("a.gin", "Root.layers = (@Layer(),)\nLayer.rate = 1\nLayer.name = 'a'\n")
+    write("b.gin", "Layer.rate = 2\nLayer.name = 'b'\n")
+    value = made("a.gin", "b.gin", overrides=["Layer.rate=3"]).value
+    assert value.layers == (Layer(rate=3, name="b"),)
+
+
+def test_a_bare_word_on_the_command_line_is_a_string(write):
+    write("a.gin", "Root.layers = (@Layer(),)\n")
+    assert made("a.gin", overrides=["Layer.name=bfloat16"]).value.layers[0].name == "bfloat16"
+
+
+def test_bindings_of_what_was_replaced_are_excused(write):
+    write(
+        "a.gin",
+        "Root.layers = (@x/Layer(),)\nx/Layer.rate = 1\nCell.width = 8\nLayer.cell = @Cell()\n",
+    )
+    write("b.gin", "include 'a.gin'\nRoot.layers = ()\n")
+    assert made("b.gin").value == Root(())
+
+
+def test_but_not_those_that_come_after(write):
+    write("a.gin", "Root.layers = (@x/Layer(),)\nx/Layer.rate = 1\n")
+    write("b.gin", "include 'a.gin'\nRoot.layers = ()\nx/Layer.rate = 2\n")
+    with pytest.raises(ConfigError, match=r"b.gin:3: x/Layer.rate: .* never entered"):
+        made("b.gin")
+
+
+def test_shared_macros_need_no_reader_in_included_files_and_overlays(write):
+    write("shared.gin", "SHARED = 1\n")
+    write("a.gin", "include 'shared.gin'\nRoot.layers = ()\n")
+    made("a.gin", "shared.gin")
+    with pytest.raises(ConfigError, match="command line: SHARED=2: SHARED: nobody"):
+        made("a.gin", overrides=["SHARED=2"])
+
+
+def test_includes_are_found_beside_the_file_then_in_its_tree(write):
+    write("lab/configs/exp/deep/a.gin", "include 'near.gin'\ninclude 'models/far.gin'\n")
+    write("lab/configs/exp/deep/near.gin", "Root.layers = (@Layer(),)\n")
+    write("lab/configs/models/far.gin", "Layer.rate = 7\n")
+    write("configs/models/far.gin", "Layer.rate = 8\n")
+    assert made("lab/configs/exp/deep/a.gin").value.layers[0].rate == 7
+
+
+def test_import_registers_a_class_of_the_users_own(write, monkeypatch):
+    write(
+        "my_layers.py",
+        "import dataclasses, sys\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Mine:\n    size: int = 1\n"
+        "sys.modules['__test_config__'].PRIVATE.register('Mine', Mine)\n",
+    )
+    monkeypatch.setitem(sys.modules, "__test_config__", sys.modules[__name__])
+    monkeypatch.syspath_prepend(Path.cwd())
+    write("a.gin", "import my_layers\nRoot.layers = (@Mine(),)\nMine.size = 3\n")
+    Path("again.gin").write_text("")
+    loaded = config.load(PRIVATE, "Root", ["a.gin"])
+    assert loaded.value.layers[0].size == 3
+    assert loaded.text.startswith(
+        "# Every binding in force, defaults included.\n\nimport my_layers\n"
+    )
+
+
+def test_a_name_means_one_class():
+    with pytest.raises(ValueError, match="already means"):
+        PRIVATE.register("Cell", Layer)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        (1, float),
+        (None, int | None),
+        ((), tuple[int, ...]),
+        ((1, "a"), tuple[int, str]),
+        (Cell(), Cell),
+        ("x", Any),
+    ],
+)
+def test_types_that_fit(value, annotation):
+    assert type_problem(value, annotation) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        (True, float),
+        (True, int),
+        (0, bool),
+        (None, int),
+        ((1,), tuple[int, str]),
+        (Cell, Cell),
+        (Layer(), Cell),
+        ("x", int | None),
+    ],
+)
+def test_types_that_do_not(value, annotation):
+    assert type_problem(value, annotation)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS)
+def test_experiments_load_and_their_text_loads_the_same(path, tmp_path):
+    for overlays in ([], ["runs/smoke.gin"]):
+        experiment, text = load(CONFIGS / path, overlays=overlays)
+        (tmp_path / "again.gin").write_text(text)
+        assert load(tmp_path / "again.gin") == (experiment, text)
+
+
+def test_smoke_makes_an_experiment_tiny():
+    experiment, _ = load("experiments/quickstart.gin", overlays=["runs/smoke.gin"])
+    assert [stage.steps for stage in experiment.curriculum] == [2, 2]
+    assert [evaluation.batches for evaluation in experiment.evaluations] == [1]
+    assert describe(experiment.model).parameters < 30_000
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("model", MODELS)
+def test_models_of_one_size_have_equal_parameters(size, model):
+    overlays = [f"models/{model}.gin", f"sizes/{size}.gin"]
+    experiment, text = load("experiments/mqar/mamba.gin", overlays=overlays)
+    target = experiment.model.parameters
+    assert target is not None
+    found = describe(experiment.model)
+    assert found.parameters - found.embedding_parameters == pytest.approx(target, rel=0.02)
+
+
+def test_sizes_and_models_are_all_there():
+    assert set(SIZES) >= {"tiny", "small", "130m", "370m", "790m", "1b4"}
+    assert len(MODELS) == 9
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.gin"), key=str), ids=lambda p: p.stem)
+def test_files_open_with_a_header_and_fit_on_a_screen(path):
+    lines = path.read_text().splitlines()
+    header = " ".join(line for line in lines if line.startswith("#"))
+    assert lines[0].startswith("# ")
+    assert "ust be set" in header or "Dimensions only" in header
+    assert "sually overridden" in header
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+
+
+def test_configs_of_the_checkout_are_among_the_folders():
+    assert CONFIGS in config_folders()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXPERIMENTS)
+def test_experiments_train(path, tmp_path):
+    from rich.console import Console
+
+    from bmojo.training.loop import train
+
+    overlays = ["runs/smoke.gin"]
+    experiment, text = load(CONFIGS / path, ["Trainer.compilation_cache=False"], overlays)
+    outcome = train(
+        experiment.model,
+        experiment.optimizer,
+        experiment.trainer,
+        experiment.curriculum,
+        experiment.evaluations,
+        str(tmp_path / "run"),
+        text,
+        console=Console(quiet=True),
+    )
+    assert outcome.exit_code == 0
+    assert outcome.step == sum(stage.steps for stage in experiment.curriculum) >= 2
+
+
+def test_every_name_is_a_frozen_dataclass():
+    for name in REGISTRY.names():
+        assert REGISTRY[name].__dataclass_params__.frozen, name
