@@ -7,6 +7,7 @@ from bmojo.ops import chunks
 from bmojo.types import Array, Bool, Float
 
 CHUNK_SIZE = 64
+"""Tokens of a chunk, or N where N is larger: the states kept are no larger than the inputs."""
 
 
 def scan(
@@ -25,7 +26,7 @@ def scan(
     it again; chunks follow one another.
     """
     length = x.shape[1]
-    count, size = chunks.plan(length, chunk_size or CHUNK_SIZE)
+    count, size = chunks.plan(length, chunk_size or max(CHUNK_SIZE, A.shape[1]))
     inputs = {"x": x, "dt": dt, "B": B, "C": C}
     if start is not None:
         inputs["start"] = start

@@ -7,6 +7,7 @@ from bmojo.ops import chunks
 from bmojo.types import Array, Bool, Float
 
 CHUNK_SIZE = 32
+"""Tokens of a chunk, or N where N is larger: the states kept are no larger than the inputs."""
 
 
 def scan(
@@ -26,7 +27,7 @@ def scan(
     states of the chunk again from the one before it.
     """
     length = x.shape[1]
-    count, size = chunks.plan(length, chunk_size or CHUNK_SIZE)
+    count, size = chunks.plan(length, chunk_size or max(CHUNK_SIZE, A.shape[1]))
 
     # XLA's CPU compiler does not vectorize loops over arrays with a batch axis of one.
     lone = x.shape[0] == 1

@@ -13,36 +13,41 @@ from tests.numerics import assert_close, relative_rms
 
 CASES = {
     "order-2": CanonicalSSMConfig(),
-    "order-3": CanonicalSSMConfig(order=3, implementation="associative"),
+    "order-3": CanonicalSSMConfig(order=3, d_inner=10, implementation="associative"),
     "order-4": CanonicalSSMConfig(order=4, d_conv=3, d_inner=10),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 every_order = pytest.mark.parametrize("order", [2, 3, 4])
+# What float32 could add here, the tests in both dtypes show.
+in_float64 = pytest.mark.parametrize("dtype", ["float64"], indirect=True)
 
 
 @every_case
 def test_parallel_is_recurrent_is_segments(case, dtype):
-    law.check_forms(CASES[case], dtype)
+    law.check_forms(CASES[case], dtype, length=17, cuts=(5, 6))
 
 
+@in_float64
 @every_case
 def test_gradients_of_all_forms_agree(case, dtype):
-    law.check_gradients(CASES[case], dtype)
+    law.check_gradients(CASES[case], dtype, length=13, cuts=(5,))
 
 
+@in_float64
 @every_case
 def test_ragged_rows_are_rows_alone(case, dtype):
-    law.check_ragged(CASES[case], dtype)
+    law.check_ragged(CASES[case], dtype, length=12)
 
 
+@in_float64
 @every_case
 def test_a_packed_document_is_the_document_alone(case, dtype):
-    law.check_packed(CASES[case], dtype)
+    law.check_packed(CASES[case], dtype, grid=3)
 
 
-@every_case
+@pytest.mark.parametrize("case", ["order-2", "order-3"])
 def test_neither_future_nor_other_documents_leak(case):
-    law.check_isolation(CASES[case], jnp.dtype("float32"))
+    law.check_isolation(CASES[case], jnp.dtype("float32"), length=20)
 
 
 def poles(theta, radius, order):

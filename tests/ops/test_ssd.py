@@ -1,0 +1,142 @@
+"""State-space duality against its oracle: outputs, state, gradients, memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bmojo.ops import reference
+from bmojo.ops.ssd import ssd
+from tests.numerics import assert_close, relative_rms
+
+CHUNK = 4
+NAMES = ("x", "dt", "A", "B", "C", "state")
+DECAYS = {"near 0": 40.0, "middle": 1.0, "near 1": 1e-4, "mixed": None}
+
+
+def draw(dtype, length, decay="middle", zero=False, batch=2, heads=3, width=2, d_state=4, seed=0):
+    """Operands whose log-decays are around ``DECAYS[decay]``; "mixed": from 1e-4 to 50."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(batch, length, heads, width))
+    dt = rng.uniform(0.5, 1.5, size=(batch, length, heads))
+    if DECAYS[decay] is None:
+        dt = np.exp(rng.uniform(np.log(1e-4), np.log(50), size=dt.shape))
+    else:
+        dt = dt * DECAYS[decay]
+    A = -rng.uniform(0.5, 1.5, size=heads)
+    B, C = rng.normal(size=(2, batch, length, d_state))
+    state = rng.normal(size=(batch, heads, width, d_state)) * (not zero)
+    return tuple(jnp.asarray(v, dtype) for v in (x, dt, A, B, C, state))
+
+
+def draw_start(batch, length, seed=1):
+    """Documents that start here and there; the first row's first token is one."""
+    start = np.random.default_rng(seed).random((batch, length)) < 0.15
+    start[0, 0] = True
+    return jnp.asarray(start)
+
+
+def everything(function):
+    """Compiled: outputs, final state, and gradients of a random functional of both."""
+
+    def loss(operands, start):
+        y, state = function(*operands, start)
+        total = sum(
+            jnp.sum(v * jnp.cos(1.7 * jnp.arange(v.size, dtype=v.dtype)).reshape(v.shape))
+            for v in (y, state)
+        )
+        return total, (y, state)
+
+    def run(operands, start):
+        gradients, out = jax.grad(loss, has_aux=True)(operands, start)
+        return out, dict(zip(NAMES, gradients, strict=True))
+
+    return jax.jit(run)
+
+
+chunkwise = functools.partial(ssd, chunk_size=CHUNK)
+compiled, oracle = everything(chunkwise), everything(reference.ssd)
+
+
+@pytest.mark.parametrize(
+    "length, documents, batch",
+    [
+        (1, False, 2),
+        (1, True, 1),
+        (CHUNK - 1, False, 2),
+        (CHUNK, False, 1),
+        (CHUNK + 1, True, 2),
+        (13, False, 2),
+        (13, True, 2),
+    ],
+)
+def test_outputs_state_and_gradients_are_the_oracles(length, documents, batch, dtype):
+    start = draw_start(batch, length) if documents else None
+    for decay in DECAYS:
+        for zero in (False, True):
+            operands = draw(dtype, length, decay, zero, batch)
+            got, want = compiled(operands, start), oracle(operands, start)
+            assert_close(got, want, dtype, f"decay {decay}, zero state {zero}: ")
+
+
+def test_small_decays_are_exact_beside_large_ones():
+    # Strong decays first: their sum is near -3000, where float32 has steps of 2e-4.
+    x, dt, A, B, C, state = draw(jnp.float32, 64, "near 1", zero=True, heads=1)
+    dt = dt.at[:, :60].set(50.0)
+    y, _ = ssd(x, dt, A, B, C, state, chunk_size=64)
+    want, _ = reference.ssd(x, dt, A, B, C, state)
+    assert relative_rms(y[:, 61:], want[:, 61:]) <= 1e-6
+
+
+def test_bfloat16_inputs_keep_a_float32_state():
+    operands = draw(jnp.bfloat16, 13)
+    operands = (*operands[:-1], operands[-1].astype(jnp.float32))
+    y, state = chunkwise(*operands)
+    assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
+    want_y, want_state = reference.ssd(*(v.astype(jnp.float32) for v in operands))
+    assert relative_rms(state, want_state) <= 1e-5
+    # y is rounded to the 8 bits of bfloat16.
+    assert relative_rms(y.astype(jnp.float32), want_y) <= 1e-2
+
+
+@pytest.mark.parametrize("length", [1, 13])
+def test_a_zero_step_is_neutral(length):
+    x, dt, A, B, C, state = draw(jnp.float32, length)
+    _, after = chunkwise(x, 0 * dt, A, B, C, state)
+    assert np.array_equal(after, state)
+
+
+def test_nothing_crosses_the_start_of_a_document():
+    operands = draw(jnp.float32, 21)
+    start = jnp.zeros((2, 21), bool).at[:, 10].set(True)
+
+    def tail(x, state):
+        _, *rest, _ = operands
+        y, last = chunkwise(x, *rest, state, start)
+        return jnp.sum(jnp.sin(y[:, 10:])) + jnp.sum(last**2)
+
+    dx, dstate = jax.jit(jax.grad(tail, (0, 1)))(operands[0], operands[-1])
+    assert not np.any(dx[:, :10]) and not np.any(dstate)
+    assert np.all(dx[:, 10:])
+
+
+def test_backward_memory_does_not_grow_with_the_number_of_states():
+    heads, width, d_state = 4, 8, 64
+
+    def temporary(length):
+        operands = draw(jnp.float32, length, batch=1, heads=heads, width=width, d_state=d_state)
+        gradient = jax.grad(lambda *v: jnp.sum(jnp.sin(ssd(*v)[0])), argnums=range(6))
+        lowered = jax.jit(gradient).lower(*operands)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    short, long = 512, 2048
+    growth = (temporary(long) - temporary(short)) / (4 * (long - short))
+    # Floats a token: a few arrays of the inputs' size, and not one of heads * width * d_state.
+    assert growth <= 8 * heads * width + 6 * d_state
+
+
+def test_a_chunk_has_at_least_one_token():
+    with pytest.raises(ValueError, match="chunk_size: must be at least 1, got 0"):
+        ssd(*draw(jnp.float32, 3), chunk_size=0)
