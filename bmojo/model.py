@@ -146,7 +146,7 @@ class Model(nnx.Module):
             **options,
         )
         make = nnx.vmap(lambda keys: Period(config, rngs=keys), in_axes=0, out_axes=0)
-        self.periods = make(rngs.fork(split=config.periods))
+        self.periods = make(rngs.split(config.periods))
         self.norm = nnx.RMSNorm(config.d_model, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
@@ -229,7 +229,9 @@ def solve_widths(config: ModelConfig) -> ModelConfig:
 
     def at(width: int) -> ModelConfig:
         pattern = tuple(
-            dataclasses.replace(m, **{field: width}) if getattr(m, field, 0) is None else m
+            dataclasses.replace(m, **{field: width})  # type: ignore[type-var]
+            if getattr(m, field, 0) is None
+            else m
             for m in config.pattern
         )
         return dataclasses.replace(config, pattern=pattern, parameters=None)
@@ -298,9 +300,7 @@ def describe(config: ModelConfig) -> Description:
     embedding = count_parameters(model.embedding)
     parts = [("embedding", embedding)]
     widths = {}
-    for index, (mixer, sublayer) in enumerate(
-        zip(config.pattern, model.periods.sublayers, strict=True)
-    ):
+    for index, sublayer in enumerate(model.periods.sublayers):
         name = f"{config.periods} x {type(sublayer.mixer).__name__} ({index + 1})"
         parts.append((name, count_parameters(sublayer)))
         found = {f: getattr(sublayer.mixer, f, None) for f in ("d_ff", "d_inner")}

@@ -80,9 +80,8 @@ class Attention(nnx.Module):
     ) -> None:
         """Make the projections of queries, keys, values and output."""
         self.config, self.d_model = config, d_model
-        self.heads = Heads(
-            d_model, config.n_heads, config.n_kv_heads, rngs=rngs, dtype=dtype, param_dtype=param_dtype
-        )
+        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.heads = Heads(d_model, config.n_heads, config.n_kv_heads, **options)
 
     def __call__(
         self,

@@ -1,19 +1,27 @@
 """B'MOJO: eidetic memory, fading memory and a sliding window under one softmax."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
-from bmojo.layers.protocol import Mixer, MixerConfig, State
+from bmojo.layers.memory import (
+    BMojoState,
+    EideticSlots,
+    next_tails,
+    pick,
+    recall,
+    remember,
+)
+from bmojo.layers.protocol import Mixer, MixerConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.ops.attention import NEVER, Slots, attend, memory_attention, visible
 from bmojo.ops.clock import Clock, Span, advance
 from bmojo.ops.convolution import causal_convolution, next_tail
-from bmojo.ops.eidetic import EMPTY, Ranked, running_sets
+from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
@@ -104,50 +112,6 @@ class BMojoConfig:
         return BMojo(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class EideticSlots:
-    """The most surprising tokens of the current document so far, best first.
-
-    Attributes:
-      kept: their keys and values.
-      score: their innovation, ``EMPTY`` where the slot is vacant.
-      position: where they stood in the row.
-    """
-
-    kept: KeyValues
-    score: Float[Array, "B M"]
-    position: Int[Array, "B M"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class BMojoState:
-    """All that the layer remembers; parts that a config does not use have size zero.
-
-    Attributes:
-      clock: position of each row.
-      fading: state of the fading cell.
-      inputs: the last inputs, for ``tokens='conv'``.
-      outputs: the last SSM outputs, for the predictor and for fading slots to come.
-      power: running sums of squared residuals, for ``normalize_innovation``.
-      window: keys and values of the last W - 1 tokens.
-      faded: keys and values of the last SSM outputs (sliding and token forms).
-      slots: the frozen memory that the current chunk sees.
-      eidetic: the running set that the next chunks will see.
-    """
-
-    clock: Clock
-    fading: State
-    inputs: Float[Array, "B inputs D"]
-    outputs: Float[Array, "B outputs D"]
-    power: Float[Array, "B channels"]
-    window: KeyValues
-    faded: KeyValues
-    slots: Slots
-    eidetic: EideticSlots
-
-
 class BMojo(nnx.Module):
     """out_t = y_t + W_o Attn(q_t; window, fading and eidetic slots), y = SSM(u)."""
 
@@ -190,13 +154,14 @@ class BMojo(nnx.Module):
         if state is None:
             state = self.init_state(u.shape[0])
         span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
-        y, fading = None, state.fading
+        y, fading = jnp.zeros_like(u), state.fading
         if self.fading is not None:
-            past = None if fresh else state.fading
-            y, fading = self.fading(u, past, segment_ids, lengths)
-        changes: dict = {"clock": clock, "fading": fading}
-        if y is not None:
-            changes["outputs"] = next_tail(state.outputs, y, lengths)
+            y, fading = self.fading(u, None if fresh else state.fading, segment_ids, lengths)
+        changes = {
+            "clock": clock,
+            "fading": fading,
+            "outputs": next_tail(state.outputs, y, lengths),
+        }
         if config.window == 0:
             return y, dataclasses.replace(state, **changes)
 
@@ -207,7 +172,7 @@ class BMojo(nnx.Module):
         if config.read_fading:
             out = out + y
         changes["inputs"] = next_tail(state.inputs, u, lengths)
-        changes["window"] = _tails(state.window, new, lengths)
+        changes["window"] = next_tails(state.window, new, lengths)
         return out, dataclasses.replace(state, **changes, **memory)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> BMojoState:
@@ -257,7 +222,7 @@ class BMojo(nnx.Module):
         if config.window == 0:
             return flops
         seen = min(config.window, (length + 1) / 2)
-        fading, d_kv = config.num_fading, self.heads.n_kv_heads * self.heads.d_head
+        fading, d_kv = float(config.num_fading), self.heads.n_kv_heads * self.heads.d_head
         projected = fading / config.window
         if config.form != "chunked":
             projected = 1.0 if fading or config.form == "sliding" else 0.0
@@ -288,7 +253,7 @@ class BMojo(nnx.Module):
         assert power is not None
         return score, power
 
-    def _tokens(self, u: Array, y: Array | None, state: BMojoState, span: Span) -> Array:
+    def _tokens(self, u: Array, y: Array, state: BMojoState, span: Span) -> Array:
         """The contextualised tokens that keys and values are made from."""
         if self.config.tokens == "ssm":
             return u + y
@@ -302,24 +267,23 @@ class BMojo(nnx.Module):
         if self.config.tie_projections:
             return self.heads.key_values(y)
         shape = (*y.shape[:-1], self.heads.n_kv_heads, self.heads.d_head)
-        return KeyValues(
-            self.fading_k_proj(y).reshape(shape), self.fading_v_proj(y).reshape(shape)
-        )
+        return KeyValues(self.fading_k_proj(y).reshape(shape), self.fading_v_proj(y).reshape(shape))
 
     def _chunked(
         self,
         q: Array,
         new: KeyValues,
-        y: Array | None,
+        y: Array,
         state: BMojoState,
         span: Span,
         fresh: bool,
         lengths: Array | None,
-    ) -> tuple[Array, dict]:
+    ) -> tuple[Array, dict[str, Any]]:
         """Slots frozen at the edges of the grid (section 3.2 of the paper)."""
         window, length = self.config.window, q.shape[1]
         offset = None if fresh else state.clock.position % window
-        parts, memory = [], {}
+        parts: list[Slots] = []
+        memory: dict[str, Any] = {}
         if self.config.num_fading:
             parts.append(self._fading_slots(y, state, offset))
         if self.config.num_eidetic:
@@ -348,7 +312,7 @@ class BMojo(nnx.Module):
             offset=offset,
         )
         reached = (span.lengths if offset is None else span.lengths + offset) // window
-        memory["slots"] = Slots(*(_pick(x, reached[:, None])[:, 0] for x in frozen))
+        memory["slots"] = Slots(*(pick(x, reached[:, None])[:, 0] for x in frozen))
         return mixed, memory
 
     def _fading_slots(
@@ -363,9 +327,9 @@ class BMojo(nnx.Module):
             held = y.reshape(rows, chunks, window, width)[:, :, window - count :]
         else:
             past = jnp.concatenate([state.outputs[:, state.outputs.shape[1] - count :], y], axis=1)
-            edge = jnp.arange(1, chunks + 1) * window - offset[:, None]
-            index = (edge[..., None] + jnp.arange(count)).reshape(rows, chunks * count)
-            held = _pick(past, jnp.minimum(index, past.shape[1] - 1))
+            edge = jnp.arange(1, chunks + 1, dtype=jnp.int32) * window - offset[:, None]
+            index = (edge[..., None] + jnp.arange(count, dtype=jnp.int32)).reshape(rows, chunks * count)
+            held = pick(past, jnp.minimum(index, past.shape[1] - 1))
             held = held.reshape(rows, chunks, count, width)
         made = self._fading_key_values(held)
         distance = jnp.arange(count, 0, -1, dtype=jnp.int32)
@@ -379,39 +343,20 @@ class BMojo(nnx.Module):
         span: Span,
         offset: Int[Array, "B"] | None,
         lengths: Array | None,
-    ) -> tuple[Slots, dict]:
+    ) -> tuple[Slots, dict[str, Any]]:
         """The m_e most surprising tokens at each edge, and the running set after the call."""
         window = self.config.window
         score, power = self.innovation(y, state, span, lengths)
         old = state.eidetic
         edges, final = running_sets(score, old.score, window, offset, span.start, span.valid)
-        kept, position = self._recall(edges, new, old, span)
+        kept, position = recall(edges, new, old, span.position)
         first = state.clock.position // window
-        edge = (first[:, None] + jnp.arange(1, position.shape[1] + 1)) * window
+        edge = (first[:, None] + jnp.arange(1, position.shape[1] + 1, dtype=jnp.int32)) * window
         distance = jnp.where(edges.score == EMPTY, NEVER, edge[..., None] - position)
-        return Slots(kept.k, kept.v, distance), self._remember(final, new, old, span, power)
-
-    def _recall(
-        self, sets: Ranked, new: KeyValues, old: EideticSlots, span: Span
-    ) -> tuple[KeyValues, Array]:
-        """Keys, values and positions of the tokens in some sets; zeros in vacant slots."""
-        rows = sets.source.shape[0]
-        flat = sets.source.reshape(rows, -1)
-
-        def gather(before: Array, now: Array) -> Array:
-            both = jnp.concatenate([before, now.astype(before.dtype)], axis=1)
-            held = _pick(both, flat).reshape(*sets.source.shape, *both.shape[2:])
-            taken = (sets.score != EMPTY).reshape(*sets.score.shape, *(1,) * (both.ndim - 2))
-            return jnp.where(taken, held, 0)
-
-        return jax.tree.map(gather, old.kept, new), gather(old.position, span.position)
-
-    def _remember(
-        self, final: Ranked, new: KeyValues, old: EideticSlots, span: Span, power: Array
-    ) -> dict:
-        """What the state keeps of the set after the call."""
-        kept, position = self._recall(final, new, old, span)
-        return {"eidetic": EideticSlots(kept, final.score, position), "power": power}
+        return Slots(kept.k, kept.v, distance), {
+            "eidetic": remember(final, new, old, span.position),
+            "power": power,
+        }
 
     def _sliding(
         self,
@@ -422,7 +367,7 @@ class BMojo(nnx.Module):
         span: Span,
         fresh: bool,
         lengths: Array | None,
-    ) -> tuple[Array, dict]:
+    ) -> tuple[Array, dict[str, Any]]:
         """Query i sees tokens [i-W+1, i] and SSM outputs [i-2W+1, i-W] (the authors' code)."""
         window, (rows, length) = self.config.window, q.shape[:2]
         faded = self._fading_key_values(y)
@@ -447,18 +392,18 @@ class BMojo(nnx.Module):
             slots=slots,
             slot_range=(window, 2 * window),
         )
-        return mixed, {"faded": _tails(state.faded, faded, lengths)}
+        return mixed, {"faded": next_tails(state.faded, faded, lengths)}
 
     def _token(
         self,
         q: Array,
         new: KeyValues,
-        y: Array | None,
+        y: Array,
         state: BMojoState,
         span: Span,
         fresh: bool,
         lengths: Array | None,
-    ) -> tuple[Array, dict]:
+    ) -> tuple[Array, dict[str, Any]]:
         """Algorithm 1: query t sees the set M_t, the SSM output y_{t-W} and its window."""
         window, (rows, length) = self.config.window, q.shape[:2]
         index = jnp.arange(length)[:, None] + jnp.arange(window)
@@ -466,33 +411,22 @@ class BMojo(nnx.Module):
         parts = [jax.tree.map(lambda x: x[:, index], past)]
         back = jnp.arange(window - 1, -1, -1, dtype=jnp.int32)
         distances = [jnp.broadcast_to(back, (rows, length, window))]
-        memory: dict = {}
+        memory: dict[str, Any] = {}
         if self.config.num_fading:
             faded = self._fading_key_values(y)
             both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), state.faded, faded)
             parts.append(jax.tree.map(lambda x: x[:, :length, None], both))
             distances.append(jnp.full((rows, length, 1), window, jnp.int32))
-            memory["faded"] = _tails(state.faded, faded, lengths)
+            memory["faded"] = next_tails(state.faded, faded, lengths)
         if self.config.num_eidetic:
             score, power = self.innovation(y, state, span, lengths)
             old = state.eidetic
             sets, final = running_sets(score, old.score, 1, None, span.start, span.valid)
-            kept, position = self._recall(sets, new, old, span)
+            kept, position = recall(sets, new, old, span.position)
             parts.append(kept)
             distance = span.position[..., None] - position
             distances.append(jnp.where(sets.score == EMPTY, NEVER, distance))
-            memory |= self._remember(final, new, old, span, power)
+            memory |= {"eidetic": remember(final, new, old, span.position), "power": power}
         held = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *parts)
         mask = visible(jnp.concatenate(distances, axis=2), span.age[..., None])
         return attend(q[:, :, None], held.k, held.v, mask[:, :, None])[:, :, 0], memory
-
-
-def _tails(tail: KeyValues, new: KeyValues, lengths: Array | None) -> KeyValues:
-    """Keys and values of the last tokens after a call."""
-    return jax.tree.map(lambda old, x: next_tail(old, x, lengths), tail, new)
-
-
-def _pick(values: Array, index: Int[Array, "B n"]) -> Array:
-    """values[b, index[b, i]] for arrays of any rank."""
-    extra = (1,) * (values.ndim - 2)
-    return jnp.take_along_axis(values, index.reshape(*index.shape, *extra), axis=1)

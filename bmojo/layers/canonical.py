@@ -247,7 +247,7 @@ def peak_gain(
       exponent: log r.
     """
     angles = list(theta.T) + ([jnp.zeros_like(theta[:, 0])] if order % 2 else [])
-    poles = [(k, angle) for k, angle in enumerate(angles)]
+    poles: list[tuple[int | None, Array]] = list(enumerate(angles))
     poles += [(None, -angle) for angle in theta.T]
     gap, radius = -jnp.expm1(exponent), jnp.exp(exponent)
     gains = []

@@ -1,0 +1,1 @@
+"""Pure functions on arrays: recurrences, innovation, selection, attention, and oracles."""

@@ -146,8 +146,8 @@ def _slots_of_blocks(
 ) -> tuple[Slots, Int[Array, "B n b M"]]:
     """Slots that each block of queries may need, and their distance from every query.
 
-    ``since`` counts tokens from the first edge of the grid, for each row or for all. Off the grid a block of queries
-    touches two chunks, and gets the slots of both.
+    ``since`` counts tokens from the first edge of the grid, for each row or for all. Off the
+    grid a block of queries touches two chunks, and gets the slots of both.
     """
     blocks = since.shape[1]
     extra = slots.k.shape[1] - blocks

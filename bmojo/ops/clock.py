@@ -26,9 +26,9 @@ class Clock:
       segment: id of the current document, -1 where none was ever named.
     """
 
-    position: Int[Array, "B"]
-    age: Int[Array, "B"]
-    segment: Int[Array, "B"]
+    position: Int[Array, "... B"]
+    age: Int[Array, "... B"]
+    segment: Int[Array, "... B"]
 
     @classmethod
     def zero(cls, batch_size: int) -> "Clock":

@@ -87,9 +87,7 @@ def running_sets(
         resets = to_grid(start, False).any(axis=-1)
     own = _best(grid, index.reshape(batch, chunks, chunk) + size, size)
 
-    def combine(
-        left: tuple[Ranked, Array], right: tuple[Ranked, Array]
-    ) -> tuple[Ranked, Array]:
+    def combine(left: tuple[Ranked, Array], right: tuple[Ranked, Array]) -> tuple[Ranked, Array]:
         (set_l, reset_l), (set_r, reset_r) = left, right
         kept = Ranked(jnp.where(reset_r[..., None], EMPTY, set_l.score), set_l.source)
         return merge(kept, set_r, size), reset_l | reset_r

@@ -106,12 +106,12 @@ def memory_attention(
                 remembered[remembered.index(least)] = t
         tokens = list(range(max(first, t - window + 1), t + 1))
         if form == "chunked":
-            tokens, faded = tokens + frozen, range(edge - num_fading, edge)
+            tokens, outputs = tokens + frozen, range(edge - num_fading, edge)
         elif form == "sliding":
-            faded = range(t - 2 * window + 1, t - window + 1)
+            outputs = range(t - 2 * window + 1, t - window + 1)
         else:
-            tokens, faded = tokens + remembered, range(t - window, t - window + num_fading)
-        faded = [p for p in faded if p >= first]
+            tokens, outputs = tokens + remembered, range(t - window, t - window + num_fading)
+        faded = [p for p in outputs if p >= first]
         keys = jnp.stack([k[p] for p in tokens] + [faded_k[p] for p in faded])
         values = jnp.stack([v[p] for p in tokens] + [faded_v[p] for p in faded])
         group = q.shape[1] // k.shape[1]
@@ -131,7 +131,8 @@ def innovation(
     With ``normalize`` each channel's square is divided by the mean of its squares in the
     document so far.
     """
-    scores, squares = [], []
+    scores: list[float] = []
+    squares: list[Array] = []
     first = 0
     for t in range(y.shape[0]):
         if t and document[t] != document[t - 1]:

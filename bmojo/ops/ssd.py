@@ -7,10 +7,6 @@ from bmojo.ops import chunks
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 CHUNK_SIZE = 64
-FORGOTTEN = -1000.0
-"""The smallest log-decay that matters: its exponential is 0 in float64 too."""
-GRID = 64.0
-"""Log-decays are summed as multiples of 1 / GRID, which is exact, plus remainders."""
 
 
 def ssd(
@@ -82,29 +78,23 @@ def _step(x, dt, A, B, C, state, start):
 
 def _chunk(h, A, x, dt, B, C, start=None):
     """All tokens of one chunk, from the state before it."""
-    size = x.shape[1]
-    log_decay = jnp.swapaxes(jnp.maximum(dt * A, FORGOTTEN), 1, 2)  # (B, H, L)
-    # Differences of long sums lose digits: after a large log-decay, nearby tokens would get a
-    # wrong one. The sum of multiples of 1 / GRID has no rounding, that of the rest stays small.
-    coarse = jax.lax.stop_gradient(jnp.round(log_decay * GRID) / GRID)
-    coarse_sum = jnp.cumsum(coarse, axis=-1)
-    fine_sum = jnp.cumsum(log_decay - coarse, axis=-1)
-    since_start = coarse_sum + fine_sum
+    log_decay = jnp.swapaxes(dt * A, 1, 2)
+    since_start = jnp.cumsum(log_decay, axis=-1)
 
     # decays[b, h, t, s]: what is left at t of what came in at s; nothing before s, nor
-    # across the start of a document.
-    between = (coarse_sum[..., :, None] - coarse_sum[..., None, :]) + (
-        fine_sum[..., :, None] - fine_sum[..., None, :]
-    )
-    linked = jnp.tril(jnp.ones((size, size), bool), -1)
+    # across the start of a document. Each exponent is a sum of its own over s < r <= t: as
+    # differences of one running sum, and in the derivatives, small ones beside large ones
+    # would drown in rounding.
+    causal = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), log_decay.dtype))
+    after = jnp.tril(causal, -1) * log_decay[..., :, None]
+    between = jnp.einsum("tr,bhrs->bhts", causal, after, precision="highest")
+    linked = causal > 0
     first = True
     if start is not None:
         document = jnp.cumsum(start, axis=1)
         linked = linked & (document[:, None, :, None] == document[:, None, None, :])
         first = (document == 0)[:, None]
-    # The diagonal is a constant: its derivatives would cancel, but for their rounding.
-    alone = jnp.log(jnp.eye(size, dtype=between.dtype))
-    decays = jnp.exp(jnp.where(linked, between, alone))
+    decays = jnp.exp(jnp.where(linked, between, -jnp.inf))
     from_state = jnp.exp(jnp.where(first, since_start, -jnp.inf))
 
     inner = x * dt[..., None]

@@ -129,7 +129,9 @@ def from_poles(
     feedthrough: Inexact[Array, ""] | None = None,
 ) -> StateSpace:
     """The companion form with these poles; see :func:`companion` for the read-out."""
-    return companion(characteristic_polynomial(poles), readout, feedthrough)
+    system = companion(characteristic_polynomial(poles), readout, feedthrough)
+    assert isinstance(system, StateSpace)
+    return system
 
 
 def similar(system: StateSpace, transform: Inexact[Array, "n n"]) -> StateSpace:

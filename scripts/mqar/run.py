@@ -15,6 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
+MODELS = ("bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer")
 EXPERIMENTS = "configs/experiments/mqar"
 RANDOM = ["MQAR.filler='random'"]
 EQUAL_MEMORY = ["WINDOW=72"]
@@ -23,7 +24,7 @@ EQUAL_MEMORY = ["WINDOW=72"]
 
 def cells() -> dict[str, dict[str, tuple[str, list[str]]]]:
     """Groups of cells: name -> (model, overrides)."""
-    main = {m: (m, []) for m in ("bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer")}
+    main = {m: (m, []) for m in MODELS}
     slots = {f"bmojo-slots{n}": ("bmojo", [f"BMojo.num_eidetic={n}"]) for n in (8, 16, 64)}
     tokens = {
         f"bmojo-{t}{'' if read else '-unread'}": (
@@ -37,9 +38,16 @@ def cells() -> dict[str, dict[str, tuple[str, list[str]]]]:
     random = {f"{m}-random": (m, RANDOM) for m in ("bmojo", "bmojo_f", "hybrid")}
     rates = {
         f"{m}-lr{rate}": (m, [f"Optimizer.learning_rate={rate}"])
-        for m, rate in itertools.product(("bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer"), (2e-3, 1e-2))
+        for m, rate in itertools.product(
+            ("bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer"), (2e-3, 1e-2)
+        )
     }
-    paragon = {"transformer-long": ("transformer", ["short/Stage.steps=6000", "Optimizer.learning_rate=2e-3"])}
+    paragon = {
+        "transformer-long": (
+            "transformer",
+            ["short/Stage.steps=6000", "Optimizer.learning_rate=2e-3"],
+        )
+    }
     return {
         "main": main,
         "slots": slots,
@@ -89,7 +97,10 @@ def main() -> None:
             with open(args.out / f"{run_dir.name}.log", "a") as log:
                 pin = ["taskset", "-c", str(core)] if args.workers > 1 else []
                 code = subprocess.run([*pin, *line], stdout=log, stderr=log).returncode
-            print(f"{run_dir.name}: {'done' if code == 0 else f'exit {code}, see its log'}", flush=True)
+            print(
+                f"{run_dir.name}: {'done' if code == 0 else f'exit {code}, see its log'}",
+                flush=True,
+            )
 
     threads = [threading.Thread(target=worker, args=(n,)) for n in range(args.workers)]
     for thread in threads:

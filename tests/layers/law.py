@@ -74,9 +74,7 @@ def warm(mixer, dtype, batch=2, length=21, capacity=64, seed=5):
 def floats(state):
     """The leaves that gradients are defined for, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {
-        jax.tree_util.keystr(p): x for p, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)
-    }
+    return {jax.tree_util.keystr(p): x for p, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
 def gradients(mixer, u, state, way):

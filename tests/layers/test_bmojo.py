@@ -29,28 +29,35 @@ CASES = {
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-@every_case
+def cases_and_dtypes(single, double=tuple(CASES)):
+    """Every case in both precisions; those not named here only among the slow tests."""
+    return pytest.mark.parametrize(
+        ("case", "dtype"),
+        [
+            pytest.param(c, d, marks=() if c in named else pytest.mark.slow)
+            for d, named in (("float32", single), ("float64", double))
+            for c in CASES
+        ],
+        indirect=["dtype"],
+    )
+
+
+@cases_and_dtypes(["bmojo"], ["bmojo", "conv", "normalized", "sliding", "token"])
 def test_parallel_is_recurrent_is_segments(case, dtype):
     law.check_forms(CASES[case], dtype)
 
 
-@every_case
-def test_gradients_of_all_forms_agree(case):
-    with jax.enable_x64(True):
-        law.check_gradients(CASES[case], jnp.dtype("float64"))
+@cases_and_dtypes([], ["bmojo", "conv", "sliding"])
+def test_gradients_of_all_forms_agree(case, dtype):
+    law.check_gradients(CASES[case], dtype)
 
 
-@pytest.mark.parametrize("case", ["bmojo"])
-def test_gradients_agree_in_single_precision(case):
-    law.check_gradients(CASES[case], jnp.dtype("float32"))
-
-
-@every_case
+@cases_and_dtypes(["bmojo"], ["bmojo", "normalized", "token"])
 def test_ragged_rows_are_rows_alone(case, dtype):
     law.check_ragged(CASES[case], dtype)
 
 
-@every_case
+@cases_and_dtypes(["bmojo"], ["bmojo", "conv", "sliding", "token"])
 def test_a_packed_document_is_the_document_alone(case, dtype):
     law.check_packed(CASES[case], dtype, grid=CASES[case].window)
 
@@ -91,7 +98,7 @@ def oracle(mixer, u, ids, offset=0):
     return jnp.stack(rows)
 
 
-@every_case
+@cases_and_dtypes(["bmojo"])
 def test_the_layer_is_its_oracle(case, dtype):
     mixer = law.make(CASES[case], dtype)
     u = law.draw(dtype, 2, 27)

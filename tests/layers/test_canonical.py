@@ -16,38 +16,38 @@ CASES = {
     "order-3": CanonicalSSMConfig(order=3, d_inner=10, implementation="associative"),
     "order-4": CanonicalSSMConfig(order=4, d_conv=3, d_inner=10),
 }
-every_case = pytest.mark.parametrize("case", CASES)
 every_order = pytest.mark.parametrize("order", [2, 3, 4])
-# What float32 could add here, the tests in both dtypes show.
+# Compiling dominates, so each law is held against some of the cases in some of the dtypes.
 in_float64 = pytest.mark.parametrize("dtype", ["float64"], indirect=True)
 
 
-@every_case
+@pytest.mark.parametrize(
+    "case, dtype", [("order-4", "float32"), ("order-3", "float64")], indirect=["dtype"]
+)
 def test_parallel_is_recurrent_is_segments(case, dtype):
     law.check_forms(CASES[case], dtype, length=17, cuts=(5, 6))
 
 
 @in_float64
-@every_case
+@pytest.mark.parametrize("case", ["order-2", "order-3"])
 def test_gradients_of_all_forms_agree(case, dtype):
     law.check_gradients(CASES[case], dtype, length=13, cuts=(5,))
 
 
 @in_float64
-@every_case
+@pytest.mark.parametrize("case", ["order-2", "order-4"])
 def test_ragged_rows_are_rows_alone(case, dtype):
     law.check_ragged(CASES[case], dtype, length=12)
 
 
 @in_float64
-@every_case
+@pytest.mark.parametrize("case", ["order-3", "order-4"])
 def test_a_packed_document_is_the_document_alone(case, dtype):
     law.check_packed(CASES[case], dtype, grid=3)
 
 
-@pytest.mark.parametrize("case", ["order-2", "order-3"])
-def test_neither_future_nor_other_documents_leak(case):
-    law.check_isolation(CASES[case], jnp.dtype("float32"), length=20)
+def test_neither_future_nor_other_documents_leak():
+    law.check_isolation(CASES["order-3"], jnp.dtype("float32"), length=20)
 
 
 def poles(theta, radius, order):
@@ -124,14 +124,14 @@ def test_bfloat16_keeps_the_recurrence_in_float32():
     out, state = law.run(half, u.astype("bfloat16"), None)
     assert out.dtype == jnp.bfloat16 and state.tail.dtype == jnp.bfloat16
     assert state.cell.dtype == state.radius.dtype == jnp.float32
+    assert np.any(state.radius != state.radius.astype(jnp.bfloat16)), "radii were rounded"
     expected, _ = law.run(mixer, u, None)
     assert relative_rms(out, expected) < 3e-2  # one rounding of 4e-3 in each of four projections
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"order": 5}, {"order": 1}, {"d_conv": 0}, {"d_inner": 0}, {"dt_min": 0.0}]
-    + [{"implementation": "quick"}],
+    [{"order": 5}, {"order": 1}, {"d_conv": 0}, {"d_inner": 0}, {"dt_min": 0.0}],
 )
 def test_wrong_fields_are_named(wrong):
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))}:"):

@@ -76,7 +76,6 @@ compiled = {
         (CHUNK - 1, False, 2),
         (CHUNK, False, 1),
         (CHUNK + 1, False, 2),
-        (13, False, 2),
         (13, True, 1),
         (13, True, 2),
     ],
@@ -96,7 +95,8 @@ def test_outputs_state_and_gradients_are_the_oracles(
 def test_bfloat16_inputs_keep_a_float32_state(implementation):
     operands = draw(jnp.bfloat16, 37)
     operands = (*operands[:-1], operands[-1].astype(jnp.float32))
-    y, state = scan(*operands, implementation=implementation)
+    run = jax.jit(functools.partial(scan, implementation=implementation))
+    y, state = run(*operands)
     assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
     want_y, want_state = reference.selective_scan(*(v.astype(jnp.float32) for v in operands))
     assert relative_rms(state, want_state) <= 1e-5
@@ -122,7 +122,7 @@ def test_nothing_crosses_the_start_of_a_document(implementation):
         y, last = scan(x, *rest, state, start, implementation=implementation)
         return jnp.sum(jnp.sin(y[:, 10:])) + jnp.sum(last**2)
 
-    dx, dstate = jax.grad(tail, (0, 1))(operands[0], operands[-1])
+    dx, dstate = jax.jit(jax.grad(tail, (0, 1)))(operands[0], operands[-1])
     assert not np.any(dx[:, :10]) and not np.any(dstate)
     assert np.all(dx[:, 10:])
 
@@ -138,7 +138,7 @@ def test_backward_memory_does_not_grow_with_the_number_of_states(implementation)
         lowered = jax.jit(gradient).lower(*operands)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    short, long = 512, 2048
+    short, long = 256, 1024
     growth = (temporary(long) - temporary(short)) / (4 * (long - short))
     # Floats a token: a dozen arrays of the inputs' size, and not one of width * d_state.
     assert growth <= 8 * width + 6 * d_state

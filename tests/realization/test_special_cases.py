@@ -47,7 +47,7 @@ def test_simulation_is_the_loop_over_time(length, varying):
 
 
 def test_simulating_nothing_gives_nothing():
-    outputs, states = simulate(shift_register(3, 2), jnp.zeros((0, 2)))
+    outputs, states = simulate(shift_register(3, 2), jnp.zeros((0, 2)), jnp.ones(6))
     assert outputs.shape == (0, 6) and states.shape == (0, 6)
 
 

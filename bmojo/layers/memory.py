@@ -1,0 +1,101 @@
+"""What a B'MOJO layer remembers between two calls."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.layers.heads import KeyValues
+from bmojo.layers.protocol import State
+from bmojo.ops.attention import Slots
+from bmojo.ops.clock import Clock
+from bmojo.ops.convolution import next_tail
+from bmojo.ops.eidetic import EMPTY, Ranked
+from bmojo.types import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EideticSlots:
+    """The most surprising tokens of the current document so far, best first.
+
+    Attributes:
+      kept: their keys and values.
+      score: their innovation, ``EMPTY`` where the slot is vacant.
+      position: where they stood in the row.
+    """
+
+    kept: KeyValues
+    score: Float[Array, "... B M"]
+    position: Int[Array, "... B M"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BMojoState:
+    """All that the layer remembers; parts that a config does not use have size zero.
+
+    Attributes:
+      clock: position of each row.
+      fading: state of the fading cell.
+      inputs: the last inputs, for ``tokens='conv'``.
+      outputs: the last SSM outputs, for the predictor and for fading slots to come.
+      power: running sums of squared residuals, for ``normalize_innovation``.
+      window: keys and values of the last W - 1 tokens.
+      faded: keys and values of the last SSM outputs (sliding and token forms).
+      slots: the frozen memory that the current chunk sees.
+      eidetic: the running set that the next chunks will see.
+    """
+
+    clock: Clock
+    fading: State
+    inputs: Float[Array, "... B inputs D"]
+    outputs: Float[Array, "... B outputs D"]
+    power: Float[Array, "... B channels"]
+    window: KeyValues
+    faded: KeyValues
+    slots: Slots
+    eidetic: EideticSlots
+
+
+def recall(
+    sets: Ranked, new: KeyValues, old: EideticSlots, position: Int[Array, "B L"]
+) -> tuple[KeyValues, Array]:
+    """Keys, values and positions of the tokens in some sets; zeros in vacant slots.
+
+    Args:
+      sets: slots of any number of sets per row, their sources counted over the slots of
+        ``old``, then the tokens of the call.
+      new: keys and values of the call's tokens.
+      old: the slots before the call.
+      position: of the call's tokens.
+    """
+    rows = sets.source.shape[0]
+    flat = sets.source.reshape(rows, -1)
+
+    def gather(before: Array, now: Array) -> Array:
+        both = jnp.concatenate([before, now.astype(before.dtype)], axis=1)
+        held = pick(both, flat).reshape(*sets.source.shape, *both.shape[2:])
+        taken = (sets.score != EMPTY).reshape(*sets.score.shape, *(1,) * (both.ndim - 2))
+        return jnp.where(taken, held, 0)
+
+    return jax.tree.map(gather, old.kept, new), gather(old.position, position)
+
+
+def remember(
+    final: Ranked, new: KeyValues, old: EideticSlots, position: Int[Array, "B L"]
+) -> EideticSlots:
+    """The slots after a call that leaves the set ``final``."""
+    kept, where = recall(final, new, old, position)
+    return EideticSlots(kept, final.score, where)
+
+
+def next_tails(tail: KeyValues, new: KeyValues, lengths: Array | None) -> KeyValues:
+    """Keys and values of the last tokens after a call."""
+    return jax.tree.map(lambda old, x: next_tail(old, x, lengths), tail, new)
+
+
+def pick(values: Array, index: Int[Array, "B n"]) -> Array:
+    """values[b, index[b, i]] for arrays of any rank."""
+    extra = (1,) * (values.ndim - 2)
+    return jnp.take_along_axis(values, index.reshape(*index.shape, *extra), axis=1)
