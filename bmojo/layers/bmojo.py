@@ -328,8 +328,9 @@ class BMojo(nnx.Module):
         else:
             past = jnp.concatenate([state.outputs[:, state.outputs.shape[1] - count :], y], axis=1)
             edge = jnp.arange(1, chunks + 1, dtype=jnp.int32) * window - offset[:, None]
-            index = (edge[..., None] + jnp.arange(count, dtype=jnp.int32)).reshape(rows, chunks * count)
-            held = pick(past, jnp.minimum(index, past.shape[1] - 1))
+            index = edge[..., None] + jnp.arange(count, dtype=jnp.int32)
+            index = jnp.minimum(index, past.shape[1] - 1).reshape(rows, chunks * count)
+            held = pick(past, index)
             held = held.reshape(rows, chunks, count, width)
         made = self._fading_key_values(held)
         distance = jnp.arange(count, 0, -1, dtype=jnp.int32)

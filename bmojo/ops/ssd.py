@@ -89,7 +89,7 @@ def _chunk(h, A, x, dt, B, C, start=None):
     after = jnp.tril(causal, -1) * log_decay[..., :, None]
     between = jnp.einsum("tr,bhrs->bhts", causal, after, precision="highest")
     linked = causal > 0
-    first = True
+    first: Array | bool = True
     if start is not None:
         document = jnp.cumsum(start, axis=1)
         linked = linked & (document[:, None, :, None] == document[:, None, None, :])

@@ -107,8 +107,8 @@ class OptimizerConfig:
       learning_rate: the highest learning rate.
       ssm_learning_rate: the same for parameters of SSMs; None: ``learning_rate``.
       attention_learning_rate: the same for attention projections; None: ``learning_rate``.
-      weight_decay: decoupled decay. Norm scales, biases, ``A_log``, ``D`` and ``dt_bias``
-        are never decayed.
+      weight_decay: decoupled decay. Norm scales, biases, ``A_log``, ``D``, ``dt_bias`` and
+        ``theta`` are never decayed.
       decay_embeddings: whether embedding tables are decayed too.
       b1: decay of the first moment.
       b2: decay of the second moment.

@@ -11,8 +11,8 @@ from bmojo.training.config import OptimizerConfig
 GROUPS = ("ssm", "attention", "other")
 
 _ATTENTION = re.compile(r"(.*_)?[qkvo]_proj")
-_SSM = re.compile(r"in_proj|x_proj|dt_proj|out_proj|A_log|D|dt_bias|conv.*|fading")
-_UNDECAYED = frozenset({"scale", "bias", "A_log", "D", "dt_bias"})
+_SSM = re.compile(r"in_proj|x_proj|dt_proj|out_proj|A_log|D|dt_bias|conv.*|theta|fading")
+_UNDECAYED = frozenset({"scale", "bias", "A_log", "D", "dt_bias", "theta"})
 
 
 def group(name: str) -> str:
@@ -32,7 +32,7 @@ def decays(name: str, embeddings: bool = False) -> bool:
     """Whether weight decay acts on a parameter.
 
     It does on matrices and convolution kernels; never on norm scales, biases, ``A_log``,
-    ``D`` and ``dt_bias``; on embedding tables if ``embeddings``.
+    ``D``, ``dt_bias`` and ``theta``; on embedding tables if ``embeddings``.
     """
     last = name.rsplit(".", 1)[-1]
     if last == "embedding":

@@ -1,6 +1,7 @@
 """State-space duality against its oracle: outputs, state, gradients, memory."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -61,20 +62,22 @@ compiled, oracle = everything(chunkwise), everything(reference.ssd)
 
 
 @pytest.mark.parametrize(
-    "length, documents, batch",
+    "dtype, length, documents, batch",
     [
-        (1, False, 2),
-        (1, True, 1),
-        (CHUNK - 1, False, 2),
-        (CHUNK, False, 1),
-        (CHUNK + 1, False, 2),
-        (13, True, 2),
+        ("float64", 1, True, 2),
+        ("float64", CHUNK - 1, False, 2),
+        ("float64", CHUNK, False, 1),
+        ("float64", CHUNK + 1, False, 2),
+        ("float64", 13, True, 2),
+        ("float32", 1, False, 2),
+        ("float32", 13, True, 1),
+        ("float32", 13, False, 2),
     ],
 )
 def test_outputs_state_and_gradients_are_the_oracles(length, documents, batch, dtype):
     start = draw_start(batch, length) if documents else None
-    for decay in DECAYS:
-        for zero in (False, True):
+    with jax.enable_x64(dtype == "float64"):
+        for decay, zero in itertools.product(DECAYS, (False, True)):
             operands = draw(dtype, length, decay, zero, batch)
             got, want = compiled(operands, start), oracle(operands, start)
             assert_close(got, want, dtype, f"decay {decay}, zero state {zero}: ")

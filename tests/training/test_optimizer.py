@@ -44,7 +44,7 @@ def test_groups_go_by_names(name, expected):
 
 
 def test_decay_spares_norms_biases_and_what_drives_the_state():
-    for last in ("norm.scale", "conv.bias", "A_log", "D", "dt_bias", "skip_bias"):
+    for last in ("norm.scale", "conv.bias", "A_log", "D", "dt_bias", "theta", "skip_bias"):
         assert not decays(f"{MIXER}.{last}"), last
     for last in ("in_proj.kernel", "conv.kernel", "dt_proj.kernel", "heads.q_proj.kernel"):
         assert decays(f"{MIXER}.{last}"), last

@@ -1,0 +1,116 @@
+"""Tables and figures of the recall study, from the runs that are there.
+
+    python scripts/mqar/report.py [--runs runs/mqar] [--out docs/results]
+
+Prints Markdown tables (mean over seeds, lowest and highest in brackets) and draws
+mqar.png (accuracy by number of pairs) and mqar_slots.png (accuracy by eidetic slots).
+"""
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+MAIN = ("bmojo-slots64", "bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer")
+
+
+def collect(runs: Path) -> dict[str, list[dict]]:
+    """Summaries of finished runs by cell, seeds in order."""
+    found = defaultdict(list)
+    for path in sorted(runs.glob("*-seed*/summary.json")):
+        summary = json.loads(path.read_text())
+        if summary["status"] == "finished":
+            cell = re.fullmatch(r"(.*)-seed\d+", path.parent.name)[1]
+            found[cell].append(summary)
+    return dict(found)
+
+
+def accuracies(summaries: list[dict]) -> dict[int, np.ndarray]:
+    """Accuracy of each seed by number of pairs."""
+    rows = defaultdict(list)
+    for summary in summaries:
+        for row in summary["evaluations"]:
+            if row["group"] is not None:
+                rows[row["group"]].append(row["accuracy"])
+    return {pairs: np.array(values) for pairs, values in sorted(rows.items())}
+
+
+def table(cells: dict[str, list[dict]], names: list[str]) -> str:
+    """A Markdown table of some cells."""
+    pairs = sorted({p for name in names for p in accuracies(cells[name])})
+    head = ["cell", "seeds", "parameters", "memory, bytes", *(f"{p} pairs" for p in pairs)]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name in names:
+        first = cells[name][0]
+        memory = first["state_bytes"] + first["key_value_bytes"]
+        row = [name, len(cells[name]), f"{first['parameters']:,}", f"{memory:,}"]
+        for values in accuracies(cells[name]).values():
+            spread = f" ({values.min():.2f}–{values.max():.2f})" if len(values) > 1 else ""
+            row.append(f"{values.mean():.2f}{spread}")
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return "\n".join(lines)
+
+
+def draw_pairs(cells: dict[str, list[dict]], out: Path) -> None:
+    """Accuracy by number of pairs, mean and range over seeds."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for name in [n for n in MAIN if n in cells]:
+        by_pairs = accuracies(cells[name])
+        x = list(by_pairs)
+        (line,) = axes.plot(x, [v.mean() for v in by_pairs.values()], marker="o", label=name)
+        low, high = ([f(v) for v in by_pairs.values()] for f in (np.min, np.max))
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
+    axes.axhline(1 / 128, color="grey", linestyle=":", label="chance")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(x, [str(p) for p in x])
+    axes.set(xlabel="key-value pairs", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set_title("Recall over 256 tokens, window 32")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(out / "mqar.png", dpi=130)
+
+
+def draw_slots(cells: dict[str, list[dict]], out: Path) -> None:
+    """Accuracy by number of eidetic slots."""
+    slots = {0: "bmojo_f", 32: "bmojo"}
+    slots |= {n: f"bmojo-slots{n}" for n in (8, 16, 64)}
+    have = {n: accuracies(cells[c]) for n, c in sorted(slots.items()) if c in cells}
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for pairs in next(iter(have.values())):
+        values = [by_pairs[pairs] for by_pairs in have.values()]
+        (line,) = axes.plot(list(have), [v.mean() for v in values], marker="o", label=f"{pairs}")
+        low, high = ([f(v) for v in values] for f in (np.min, np.max))
+        axes.fill_between(list(have), low, high, color=line.get_color(), alpha=0.2)
+    axes.set(xlabel="eidetic slots (0 is B'MOJO-F)", ylabel="accuracy", ylim=(0, 1.02))
+    axes.set_xticks(list(have))
+    axes.legend(title="pairs", frameon=False)
+    axes.set_title("Recall over 256 tokens by eidetic slots")
+    figure.savefig(out / "mqar_slots.png", dpi=130)
+
+
+def main() -> None:
+    """Print the tables and draw the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs/mqar"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    args = parser.parse_args()
+    cells = collect(args.runs)
+    if not cells:
+        raise SystemExit(f"no finished runs in {args.runs}; python scripts/mqar/run.py makes them")
+    args.out.mkdir(parents=True, exist_ok=True)
+    print(table(cells, [n for n in MAIN if n in cells]), "\n")
+    rest = sorted(set(cells) - set(MAIN))
+    if rest:
+        print(table(cells, rest))
+    draw_pairs(cells, args.out)
+    draw_slots(cells, args.out)
+
+
+if __name__ == "__main__":
+    main()
