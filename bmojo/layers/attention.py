@@ -78,8 +78,17 @@ class Attention(nnx.Module):
         dtype: DType,
         param_dtype: DType,
     ) -> None:
-        """Make the projections of queries, keys, values and output."""
+        """Make the projections of queries, keys, values and output.
+
+        Raises:
+          ValueError: n_heads does not divide d_model, or leaves heads of odd width to rotate.
+        """
         self.config, self.d_model = config, d_model
+        if config.rope and d_model // config.n_heads % 2:
+            raise ValueError(
+                f"rope: heads must have an even width, got {d_model} / {config.n_heads}; "
+                "change n_heads, or set it to False"
+            )
         options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.heads = Heads(d_model, config.n_heads, config.n_kv_heads, **options)
 

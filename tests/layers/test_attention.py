@@ -8,9 +8,9 @@ from bmojo.layers.attention import AttentionConfig
 from tests.layers import law
 
 CASES = {
-    "full": AttentionConfig(rope=True),
+    "full": AttentionConfig(n_heads=2, rope=True),
     "window": AttentionConfig(window=6, n_kv_heads=2),
-    "window-rope": AttentionConfig(window=5, rope=True),
+    "window-rope": AttentionConfig(n_heads=2, window=5, rope=True),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 

@@ -116,7 +116,7 @@ def test_gradients_are_those_of_the_oracle(case):
         ids = jnp.asarray([[1] * 5 + [2] * 14], jnp.int32)
         scores = []
         real = reference.innovation
-        score = real(mixer.fading(u, None, ids)[0][0], mixer.config.span, np.asarray(ids[0]))
+        score = real(mixer.fading(u, None, ids)[0][0], mixer.config.span, ids[0].tolist())
         scores.append(score)
 
         def total(parameters, u, way):

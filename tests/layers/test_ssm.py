@@ -1,5 +1,7 @@
 """The state-space mixers obey the law of the house, and start as their papers say."""
 
+import dataclasses
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -11,6 +13,7 @@ from flax import nnx
 from bmojo.layers.protocol import Mixer
 from bmojo.layers.selective_ssm import SelectiveSSMConfig, init_dt_bias
 from bmojo.layers.ssd import SSDConfig
+from bmojo.ops import reference
 from tests.layers import law
 from tests.numerics import assert_close, relative_rms
 
@@ -37,6 +40,60 @@ def test_other_variants_split_too(case):
     mixer = law.make(CASES[case], jnp.float32)
     u = law.draw(jnp.float32, 2, 18)
     assert_close(law.run(mixer, u, None, cuts=(9,)), law.run(mixer, u, None), jnp.float32)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def convolved(conv, x):
+    """The short convolution of one sequence, as a sum over lags."""
+    kernel = np.asarray(conv.kernel[...])
+    past = np.concatenate([np.zeros((len(kernel) - 1, x.shape[1])), x])
+    lags = [w * past[len(kernel) - 1 - i :][: len(x)] for i, w in enumerate(kernel)]
+    return np.sum(lags, axis=0) + np.asarray(conv.bias[...])
+
+
+def selective_from_the_paper(mixer, u):
+    """Mamba's block on one sequence."""
+    E, R, N = mixer.d_inner, mixer.dt_rank, mixer.config.d_state
+    x, z = np.split(u @ np.asarray(mixer.in_proj.kernel), [E], axis=1)
+    x = silu(convolved(mixer.conv, x))
+    dt, B, C = np.split(x @ np.asarray(mixer.x_proj.kernel), [R, R + N], axis=1)
+    dt = np.log1p(np.exp(dt @ np.asarray(mixer.dt_proj.kernel) + np.asarray(mixer.dt_bias[...])))
+    x_, dt_, B_, C_ = (jnp.asarray(v[None]) for v in (x, dt, B, C))
+    A = -jnp.exp(mixer.A_log[...])
+    y, _ = reference.selective_scan(x_, dt_, A, B_, C_, jnp.zeros((1, E, N)))
+    y = (np.asarray(y)[0] + np.asarray(mixer.D[...]) * x) * silu(z)
+    return y @ np.asarray(mixer.out_proj.kernel)
+
+
+def ssd_from_the_paper(mixer, u):
+    """Mamba-2's block on one sequence."""
+    E, H, N = mixer.d_inner, mixer.config.n_heads, mixer.config.d_state
+    z, xBC, dt = np.split(u @ np.asarray(mixer.in_proj.kernel), [E, 2 * E + 2 * N], axis=1)
+    x, B, C = np.split(silu(convolved(mixer.conv, xBC)), [E, E + N], axis=1)
+    x = x.reshape(-1, H, E // H)
+    dt = np.log1p(np.exp(dt + np.asarray(mixer.dt_bias[...])))
+    x_, dt_, B_, C_ = (jnp.asarray(v[None]) for v in (x, dt, B, C))
+    A = -jnp.exp(mixer.A_log[...])
+    y, _ = reference.ssd(x_, dt_, A, B_, C_, jnp.zeros((1, H, E // H, N)))
+    y = np.asarray(y)[0] + np.asarray(mixer.D[...])[:, None] * x
+    y = y.reshape(-1, E) * silu(z)
+    y = y / np.sqrt(np.mean(y**2, axis=1, keepdims=True) + 1e-6)
+    return (y * np.asarray(mixer.norm.scale[...])) @ np.asarray(mixer.out_proj.kernel)
+
+
+@each_kind
+def test_the_block_is_that_of_its_paper(case):
+    from_the_paper = {"selective": selective_from_the_paper, "ssd": ssd_from_the_paper}[case]
+    with jax.enable_x64(True):
+        mixer = law.make(CASES[case], jnp.float64)
+        rng = np.random.default_rng(2)
+        mixer.D[...] = jnp.asarray(rng.normal(size=mixer.D.shape))
+        u = law.draw(jnp.float64, 1, 14)
+        out, _ = law.run(mixer, u, None)
+        assert_close(out[0], from_the_paper(mixer, np.asarray(u[0])), jnp.float64)
 
 
 @each_kind
@@ -97,6 +154,21 @@ def test_bfloat16_computes_close_to_float32(case):
     assert relative_rms(out.astype(jnp.float32), want) <= 2e-2
 
 
+@each_kind
+def test_bfloat16_forgets_as_slowly_as_float32(case):
+    mixer = CASES[case].make(12, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, param_dtype=jnp.float32)
+    mixer.conv.bias[...] = jnp.zeros_like(mixer.conv.bias[...])
+    state = mixer.init_state(1)
+    assert state.hidden.dtype == jnp.float32
+    state = dataclasses.replace(state, hidden=jnp.ones_like(state.hidden))
+    # Nothing comes in and the step is that of the bias: the state only decays.
+    _, after = law.run(mixer, jnp.zeros((1, 40, 12), jnp.bfloat16), state)
+    A, dt = -jnp.exp(mixer.A_log[...]), jax.nn.softplus(mixer.dt_bias[...])
+    left = jnp.exp(40 * dt[:, None] * A if A.ndim == 2 else 40 * dt * A)
+    left = left if A.ndim == 2 else left[:, None, None]
+    assert relative_rms(after.hidden, jnp.broadcast_to(left, after.hidden.shape)) <= 1e-5
+
+
 def test_steps_start_log_uniform():
     bias = init_dt_bias(jax.random.key(0), 2000, 1e-3, 0.1, jnp.float32)
     dt = np.log10(jax.nn.softplus(bias))
@@ -115,6 +187,7 @@ def test_parameters_have_the_names_of_the_field():
     assert set(ssd) == names | {"norm"}
     assert np.allclose(np.exp(selective["A_log"]), np.arange(1, 17))
     assert set(selective["conv"]) == {"kernel", "bias"} and np.all(selective["D"] == 1)
+    assert np.all(ssd["D"] == 1)
     assert 1 <= np.exp(ssd["A_log"]).min() and np.exp(ssd["A_log"]).max() <= 16
 
 
