@@ -2,8 +2,9 @@
 
     python scripts/mqar/report.py [--runs runs/mqar] [--out docs/results]
 
-Prints Markdown tables (mean over seeds, lowest and highest in brackets) and draws
-mqar.png (accuracy by number of pairs) and mqar_slots.png (accuracy by eidetic slots).
+Records the summaries of finished runs in mqar.json, beside those recorded before; prints
+Markdown tables of all (mean over seeds, lowest and highest in brackets); and draws mqar.png
+(accuracy by number of pairs) and mqar_slots.png (accuracy by eidetic slots).
 """
 
 import argparse
@@ -18,18 +19,41 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+KEPT = (
+    "command",
+    "git_revision",
+    "versions",
+    "device",
+    "step",
+    "tokens",
+    "parameters",
+    "state_bytes",
+    "key_value_bytes",
+    "training_flops",
+    "wall_seconds",
+    "evaluations",
+)
 MAIN = ("bmojo-slots64", "bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer")
 
 
-def collect(runs: Path) -> dict[str, list[dict]]:
-    """Summaries of finished runs by cell, seeds in order."""
-    found = defaultdict(list)
-    for path in sorted(runs.glob("*-seed*/summary.json")):
-        summary = json.loads(path.read_text())
+def record(runs: Path, path: Path) -> dict[str, dict]:
+    """Summaries by run, those in ``path`` and the finished ones in ``runs``; kept in ``path``."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for file in sorted(runs.glob("*-seed*/summary.json")):
+        summary = json.loads(file.read_text())
         if summary["status"] == "finished":
-            cell = re.fullmatch(r"(.*)-seed\d+", path.parent.name)[1]
-            found[cell].append(summary)
-    return dict(found)
+            known[file.parent.name] = {name: summary[name] for name in KEPT}
+    known = dict(sorted(known.items()))
+    path.write_text(json.dumps(known, indent=1) + "\n")
+    return known
+
+
+def by_cell(runs: dict[str, dict]) -> dict[str, list[dict]]:
+    """Summaries of all seeds of each cell."""
+    cells = defaultdict(list)
+    for name, summary in runs.items():
+        cells[re.fullmatch(r"(.*)-seed\d+", name)[1]].append(summary)
+    return dict(cells)
 
 
 def accuracies(summaries: list[dict]) -> dict[int, np.ndarray]:
@@ -100,10 +124,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/mqar"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     args = parser.parse_args()
-    cells = collect(args.runs)
+    args.out.mkdir(parents=True, exist_ok=True)
+    cells = by_cell(record(args.runs, args.out / "mqar.json"))
     if not cells:
         raise SystemExit(f"no finished runs in {args.runs}; python scripts/mqar/run.py makes them")
-    args.out.mkdir(parents=True, exist_ok=True)
     print(table(cells, [n for n in MAIN if n in cells]), "\n")
     rest = sorted(set(cells) - set(MAIN))
     if rest:

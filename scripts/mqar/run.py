@@ -1,13 +1,15 @@
 """Train every cell of the recall study, as many at a time as there are cores.
 
-    python scripts/mqar/run.py [--group main] [--workers 2] [--list]
+    python scripts/mqar/run.py [--group main] [--cell bmojo-slots64] [--workers 2] [--list]
 
 Each cell is one `bmojo train` command into runs/mqar/<cell>-seed<K>. Interrupt it at will:
-the same command goes on, and finished cells are left alone.
+the same command goes on. Finished cells are left alone, and so are those whose results are
+recorded in docs/results/mqar.json (see report.py), unless --again is given.
 """
 
 import argparse
 import itertools
+import json
 import os
 import queue
 import subprocess
@@ -16,6 +18,7 @@ import threading
 from pathlib import Path
 
 MODELS = ("bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer")
+RECORD = Path("docs/results/mqar.json")
 EXPERIMENTS = "configs/experiments/mqar"
 RANDOM = ["MQAR.filler='random'"]
 EQUAL_MEMORY = ["WINDOW=72"]
@@ -72,22 +75,28 @@ def main() -> None:
     """Parse arguments and run the cells."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--group", action="append", choices=list(cells()), help="default: all")
+    parser.add_argument("--cell", action="append", help="default: all of the groups")
+    parser.add_argument("--again", action="store_true", help="run recorded cells too")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("runs/mqar"))
     parser.add_argument("--list", action="store_true", help="print the commands only")
     args = parser.parse_args()
+    known = RECORD.exists() and not args.again
+    recorded = json.loads(RECORD.read_text()) if known else {}
     work: queue.SimpleQueue = queue.SimpleQueue()
     for group in args.group or list(cells()):
         for seed, (name, (model, overrides)) in itertools.product(
             range(args.first_seed, args.first_seed + args.seeds), cells()[group].items()
         ):
+            if args.cell and name not in args.cell:
+                continue
             run_dir = args.out / f"{name}-seed{seed}"
             line = command(model, overrides, seed, run_dir)
             if args.list:
                 print(" ".join(line))
-            elif not (run_dir / "summary.json").exists():
+            elif run_dir.name not in recorded and not (run_dir / "summary.json").exists():
                 work.put((run_dir, line))
     args.out.mkdir(parents=True, exist_ok=True)
 
