@@ -119,7 +119,7 @@ def test_train_passes_everything_on_and_exits_with_its_code(monkeypatch, status,
     ((model, _, trainer, curriculum, evaluations, directory, text), options), *more = calls
     assert not more
     assert (model.d_model, trainer.seed, directory, options) == (16, 7, "here", {"fresh": True})
-    assert [stage.steps for stage in curriculum] == [2, 2]
+    assert [stage.steps for stage in curriculum] == [2]
     assert [evaluation.name for evaluation in evaluations] == ["recall"]
     assert "Trainer.seed = 7\n" in text
 

@@ -215,7 +215,7 @@ def test_experiments_load_and_their_text_loads_the_same(path, tmp_path):
 
 
 def test_smoke_makes_an_experiment_tiny():
-    experiment, _ = load("experiments/quickstart.gin", overlays=["runs/smoke.gin"])
+    experiment, _ = load("experiments/mqar/bmojo.gin", overlays=["runs/smoke.gin"])
     assert [stage.steps for stage in experiment.curriculum] == [2, 2]
     assert [evaluation.batches for evaluation in experiment.evaluations] == [1]
     assert describe(experiment.model).parameters < 30_000

@@ -72,9 +72,9 @@ class CanonicalSSMState:
     """
 
     clock: Clock
-    tail: Float[Array, "B T E"]
-    cell: Float[Array, "B E R"]
-    radius: Float[Array, "B T2 E"]
+    tail: Float[Array, "... B T E"]
+    cell: Float[Array, "... B E R"]
+    radius: Float[Array, "... B T2 E"]
 
 
 class CanonicalSSM(nnx.Module):

@@ -68,8 +68,8 @@ class SelectiveSSMState:
     """
 
     clock: Clock
-    tail: Float[Array, "B T E"]
-    hidden: Float[Array, "B E N"]
+    tail: Float[Array, "... B T E"]
+    hidden: Float[Array, "... B E N"]
 
 
 class SelectiveSSM(nnx.Module):

@@ -63,8 +63,8 @@ class SSDState:
     """
 
     clock: Clock
-    tail: Float[Array, "B T F"]
-    hidden: Float[Array, "B H P N"]
+    tail: Float[Array, "... B T F"]
+    hidden: Float[Array, "... B H P N"]
 
 
 class SSD(nnx.Module):

@@ -27,7 +27,7 @@ def positions(ranked, size):
     return [p - size for s, p in zip(score, source, strict=True) if s != EMPTY]
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(
     scores=st.lists(st.integers(0, 4), min_size=1, max_size=40),
     starts=st.sets(st.integers(0, 39), max_size=3),
