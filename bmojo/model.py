@@ -278,10 +278,16 @@ class Description:
     def memory(self, length: int) -> tuple[int, int]:
         """Bytes of one row's state after ``length`` tokens: (recurrent state, keys and values)."""
         model = nnx.eval_shape(lambda: Model(self.config, rngs=nnx.Rngs(0)))
-        state = jax.eval_shape(lambda: model.init_state(1, length))
+        kinds: list[bool] = []
+
+        def leaves() -> list[Array]:
+            found = jax.tree_util.tree_leaves_with_path(model.init_state(1, length))
+            kinds.extend(getattr(path[-1], "name", None) in ("k", "v") for path, _ in found)
+            return [leaf for _, leaf in found]
+
+        shapes = jax.eval_shape(leaves)
         sizes = [0, 0]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-            is_key_value = getattr(path[-1], "name", None) in ("k", "v")
+        for is_key_value, leaf in zip(kinds, shapes, strict=True):
             sizes[is_key_value] += math.prod(leaf.shape) * leaf.dtype.itemsize
         return sizes[0], sizes[1]
 
