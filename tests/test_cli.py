@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 import bmojo
-from bmojo.cli import app, default_run_dir
+from bmojo.cli import app
+from bmojo.cli.train import default_run_dir
 from bmojo.training.loop import Outcome
 
 SMOKE = ["experiments/quickstart.gin", "runs/smoke.gin", "Trainer.compilation_cache=False"]

@@ -1,0 +1,43 @@
+"""The command line: one module for each command of `bmojo`.
+
+Commands import what they need when they run, so that help comes at once.
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+import bmojo
+from bmojo.cli.common import EXIT_CODES
+from bmojo.cli.evaluate import evaluate_run
+from bmojo.cli.inspect import inspect
+from bmojo.cli.train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Train and study B'MOJO and its relatives: sequence models with exact and fading memory.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"\b\nExample:\n  bmojo train configs/experiments/quickstart.gin\n\n{EXIT_CODES}",
+)
+app.command(epilog=EXIT_CODES)(train)
+app.command(name="eval", epilog=EXIT_CODES)(evaluate_run)
+app.command(epilog=EXIT_CODES)(inspect)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"bmojo {bmojo.__version__}")
+        raise typer.Exit
+
+
+def main() -> Any:
+    """Entry point of the console script."""
+    return app()

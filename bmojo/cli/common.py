@@ -1,0 +1,75 @@
+"""What commands share: arguments, exit codes, and how a user's error is told."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bmojo.validation import UserError
+
+if TYPE_CHECKING:
+    from bmojo.experiment import Experiment
+
+USER_ERROR = 2
+
+EXIT_CODES = """\b
+Exit codes:
+  0         done, or done before
+  2         something in the command or the config has to be mended; the error says what
+  3         the loss became infinite or not a number
+  130, 143  interrupted (Ctrl-C, SIGTERM); all is saved, the same command goes on"""
+
+Config = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A gin file, or its name under configs/.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A directory that bmojo train made.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE | OVERLAY.gin]...",
+        help="Bindings that override the config, such as Model.d_model=128 or "
+        "'short/MQAR.length=64', and further gin files.",
+    ),
+]
+
+
+def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Bindings and overlay files."""
+    bindings: list[str] = []
+    overlays: list[str] = []
+    for word in overrides or ():
+        is_file = word.endswith(".gin") and "=" not in word
+        (overlays if is_file else bindings).append(word)
+    return bindings, overlays
+
+
+def load(path: str | Path, overrides: Sequence[str] | None) -> "Experiment":
+    """The experiment of a config with overrides."""
+    from bmojo.experiment import load
+
+    bindings, overlays = split(overrides)
+    return load(path, bindings, overlays)[0]
+
+
+def run_config(run: Path) -> Path:
+    """The config of a run.
+
+    Raises:
+      UserError: there is no run.
+    """
+    path = run / "config.gin"
+    if not path.is_file():
+        raise UserError(f"{run}: no run is here (no config.gin); train one with bmojo train")
+    return path
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Tell a user's error in one line and exit with 2."""
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(USER_ERROR) from None

@@ -1,0 +1,79 @@
+"""`bmojo train`."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bmojo.cli.common import Config, Overrides, split, told
+
+
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to keep the run. Default: runs/NAME, the config's name, and a short "
+            "hash if anything is overridden.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for Trainer.seed=N.", metavar="N")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Move a run that is there aside and start over.")
+    ] = False,
+) -> None:
+    """Train a model, or go on where an interrupted run stopped.
+
+    The run directory gets the whole config, metrics, checkpoints and plots. Interrupting is
+    safe: the same command resumes the run.
+
+    \b
+    Examples:
+      bmojo train configs/experiments/quickstart.gin
+      bmojo train experiments/mqar/mamba.gin Optimizer.learning_rate=1e-3 --seed 1
+      bmojo train experiments/quickstart.gin runs/smoke.gin    (a tiny trial of any config)
+      bmojo train runs/quickstart/config.gin                   (resume that run)
+    """
+    with told():
+        bindings, overlays = split(overrides)
+        if seed is not None:
+            bindings.append(f"Trainer.seed={seed}")
+        directory = run_dir or default_run_dir(config, [*overlays, *bindings])
+        from bmojo.experiment import load
+        from bmojo.training.loop import train as run
+        from bmojo.training.pages import keep_pages
+
+        keep_pages()
+        experiment, text = load(config, bindings, overlays)
+        outcome = run(
+            experiment.model,
+            experiment.optimizer,
+            experiment.trainer,
+            experiment.curriculum,
+            experiment.evaluations,
+            str(directory),
+            text,
+            fresh=fresh,
+        )
+    raise typer.Exit(outcome.exit_code)
+
+
+def default_run_dir(config: str, overrides: Sequence[str]) -> Path:
+    """runs/NAME for a config of that name, with a short hash of what is overridden.
+
+    A run's own config.gin stands for the run: without overrides its directory, with some a
+    new one named after it.
+    """
+    path = Path(config)
+    name = path.stem
+    if path.name == "config.gin":
+        if not overrides:
+            return path.parent
+        name = path.resolve().parent.name
+    if overrides:
+        name += "-" + hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6]
+    return Path("runs") / name
