@@ -12,8 +12,34 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["bmojo.ops", "bmojo.layers"], "beartype.beartype")
 
+import dataclasses  # noqa: E402
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+register_dataclass = jax.tree_util.register_dataclass
+
+
+def _register_dataclass(cls, *fields, **options):
+    """Let JAX rebuild states with placeholders, which no array annotation would accept."""
+    if fields or options or not cls.__module__.startswith("bmojo"):
+        return register_dataclass(cls, *fields, **options)
+    names = [field.name for field in dataclasses.fields(cls)]
+
+    def children(state):
+        return [(jax.tree_util.GetAttrKey(name), getattr(state, name)) for name in names], None
+
+    def rebuild(_, values):
+        state = object.__new__(cls)
+        for name, value in zip(names, values, strict=True):
+            object.__setattr__(state, name, value)
+        return state
+
+    jax.tree_util.register_pytree_with_keys(cls, children, rebuild)
+    return cls
+
+
+jax.tree_util.register_dataclass = _register_dataclass
 
 
 @pytest.fixture(params=["float32", "float64"])

@@ -23,10 +23,12 @@ def evaluate_run(run: Run, overrides: Overrides = None) -> None:
             )
         from flax import nnx
 
-        from bmojo.evaluation.recall import accuracy_table, evaluate, load_run
+        from bmojo.evaluation.recall import evaluate, load_run
+        from bmojo.training.report import result_tables
 
         loaded = load_run(run, nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0))))
         rows = evaluate(loaded.model, experiment.evaluations)
         console = Console()
         console.print(f"{run}, step {loaded.step}", highlight=False, soft_wrap=True)
-        console.print(accuracy_table(rows, experiment.evaluations))
+        for table in result_tables(rows, experiment.evaluations):
+            console.print(table)

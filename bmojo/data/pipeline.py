@@ -56,3 +56,58 @@ class Batches:
                     "resume with the config that the run was started with"
                 )
         self._iterator.set_state(state["grain"])
+
+
+class Segments:
+    """Batches cut along time: each comes as ``count`` parts of equal length, one after another.
+
+    Fields with a time axis, shape (B, L), are cut; the others come whole with every part. A
+    position between two parts is that before the batch and the number of the next part.
+
+    Args:
+      batches: of sequences whose length ``count`` divides.
+      count: parts a batch; 1: batches as they are.
+    """
+
+    def __init__(self, batches: Batches, count: int = 1):
+        self._batches, self._count = batches, count
+        self._before = batches.get_state()
+        self._batch: Batch = {}
+        self._part = 0
+
+    def __iter__(self) -> "Segments":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._part == 0:
+            self._before = self._batches.get_state()
+            self._batch = next(self._batches)
+        elif not self._batch:
+            self._batch = next(self._batches)
+        part, self._part = self._part, (self._part + 1) % self._count
+        return {name: self._cut(value, part) for name, value in self._batch.items()}
+
+    @property
+    def within(self) -> bool:
+        """Whether the next part goes on with the sequences of the one before."""
+        return self._part > 0
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last part, as JSON values."""
+        batches = self._before if self.within else self._batches.get_state()
+        return {"batches": batches, "part": self._part}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a position that :meth:`get_state` told.
+
+        Raises:
+          ValueError: the position was taken with other batches.
+        """
+        self._batches.set_state(state["batches"])
+        self._before, self._batch, self._part = state["batches"], {}, state["part"]
+
+    def _cut(self, value: np.ndarray, part: int) -> np.ndarray:
+        if value.ndim < 2:
+            return value
+        size = value.shape[1] // self._count
+        return value[:, part * size : (part + 1) * size]

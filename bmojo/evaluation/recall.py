@@ -7,13 +7,11 @@ from typing import Any
 
 from bmojo.training.checkpoint import restore_parameters
 from bmojo.training.config import Evaluation
-from bmojo.training.measure import Row, measure
+from bmojo.training.measure import Meter, Row
 from bmojo.training.parameters import split
-from bmojo.training.report import accuracy_table
 from bmojo.training.rundir import RunDir
-from bmojo.training.step import make_eval_step
 
-__all__ = ["LoadedRun", "accuracy_table", "evaluate", "load_run"]
+__all__ = ["LoadedRun", "evaluate", "load_run"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +45,9 @@ def load_run(run_dir: str | Path, model: Any) -> LoadedRun:
 def evaluate(model: Any, evaluations: Sequence[Evaluation]) -> list[Row]:
     """Take evaluations of a model: for each, a row by group in rising order and one over all.
 
-    A row has ``evaluation``, ``group`` (None over all), ``accuracy``, ``loss`` (nats a target)
-    and ``count`` (targets).
+    The rows are those of :meth:`bmojo.training.measure.Meter.measure`.
     """
     structure, parameters = split(model)
-    rows = measure(make_eval_step(structure), parameters, evaluations)
+    rows = Meter(structure).measure(parameters, evaluations)
     assert rows is not None  # nobody asked to stop
     return rows

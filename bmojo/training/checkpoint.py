@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,8 +12,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from bmojo.training.optimizer import flat_state, unflatten_state
-from bmojo.training.parameters import Parameters
+from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.rundir import RunError
 
 # Orbax tells of every save and restore through absl.
@@ -28,12 +28,15 @@ class Checkpoint:
       parameters: of the model.
       optimizer_state: of the optimizer.
       meta: JSON values: position in the data, metrics not yet written, config.
+      carried: the model's state between two segments of a sequence, flattened; None between
+        sequences.
     """
 
     step: int
     parameters: Parameters
     optimizer_state: optax.OptState
     meta: dict[str, Any]
+    carried: dict[str, Any] | None = None
 
 
 class Checkpoints:
@@ -65,20 +68,23 @@ class Checkpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Start saving; the arrays may be donated as soon as this returns."""
         # Copies of our own, because the arrays are donated while these are being written.
-        host = [
+        parameters, state, carried = (
             {name: np.array(value) for name, value in tree.items()}
-            for tree in (checkpoint.parameters, flat_state(checkpoint.optimizer_state))
-        ]
-        self._manager.save(
-            checkpoint.step,
-            args=ocp.args.Composite(
-                parameters=ocp.args.StandardSave(host[0]),
-                optimizer=ocp.args.StandardSave(host[1]),
-                meta=ocp.args.JsonSave(checkpoint.meta),
-                shapes=ocp.args.JsonSave({name: list(x.shape) for name, x in host[0].items()}),
-            ),
-            force=True,
+            for tree in (
+                checkpoint.parameters,
+                flatten(checkpoint.optimizer_state),
+                checkpoint.carried or {},
+            )
         )
+        items = {
+            "parameters": ocp.args.StandardSave(parameters),
+            "optimizer": ocp.args.StandardSave(state),
+            "meta": ocp.args.JsonSave(checkpoint.meta),
+            "shapes": ocp.args.JsonSave({name: list(x.shape) for name, x in parameters.items()}),
+        }
+        if carried:
+            items["carried"] = ocp.args.StandardSave(carried)
+        self._manager.save(checkpoint.step, args=ocp.args.Composite(**items), force=True)
         self.latest = checkpoint.step
 
     def wait(self) -> None:
@@ -86,7 +92,10 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(
-        self, parameters: Parameters, optimizer_state: optax.OptState
+        self,
+        parameters: Parameters,
+        optimizer_state: optax.OptState,
+        carried: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda meta: None,
     ) -> tuple[Checkpoint | None, list[str]]:
         """The newest checkpoint that can be read.
 
@@ -95,6 +104,7 @@ class Checkpoints:
         Args:
           parameters: shapes and dtypes to expect.
           optimizer_state: the same of the optimizer.
+          carried: from ``meta``, the same of the state that was carried, or None.
 
         Returns:
           The checkpoint, None if there is none, and a line about each one moved aside.
@@ -106,12 +116,19 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 _check_shapes(self._manager, step, parameters)
+                only_meta = ocp.args.Composite(meta=ocp.args.JsonRestore())
+                meta = self._manager.restore(step, args=only_meta)["meta"]
+                between = carried(meta)
+                items = {"parameters": parameters, "optimizer": flatten(optimizer_state)}
+                if between is not None:
+                    items["carried"] = between
                 restored = self._manager.restore(
                     step,
                     args=ocp.args.Composite(
-                        parameters=ocp.args.StandardRestore(_targets(parameters)),
-                        optimizer=ocp.args.StandardRestore(_targets(flat_state(optimizer_state))),
-                        meta=ocp.args.JsonRestore(),
+                        **{
+                            name: ocp.args.StandardRestore(_targets(shapes))
+                            for name, shapes in items.items()
+                        }
                     ),
                 )
             except Exception as error:  # Orbax and TensorStore raise whatever they met.
@@ -119,8 +136,9 @@ class Checkpoints:
                 continue
             lines = [self._move_aside(*failure) for failure in failures]
             self.latest = step
-            state = unflatten_state(optimizer_state, restored["optimizer"])
-            return Checkpoint(step, restored["parameters"], state, restored["meta"]), lines
+            state = unflatten(optimizer_state, restored["optimizer"])
+            between = None if between is None else restored["carried"]
+            return Checkpoint(step, restored["parameters"], state, meta, between), lines
         if failures:
             step, reason = failures[0]
             raise RunError(

@@ -79,6 +79,8 @@ class Evaluation:
       batches: batches of test examples.
       batch_size: examples a batch.
       seed: of the test examples.
+      segments_per_document: parts in which each example is read, the state carried from one to
+        the next; what is measured is the same, the memory it takes is that of a part.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Evaluation:
     batches: int = 4
     batch_size: int = 64
     seed: int = 0
+    segments_per_document: int = 1
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name:
@@ -97,6 +100,7 @@ class Evaluation:
         _integer("Evaluation", "batches", self.batches, 1)
         _integer("Evaluation", "batch_size", self.batch_size, 1)
         _integer("Evaluation", "seed", self.seed, 0)
+        check_segments("Evaluation", self.segments_per_document, self.data)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +162,10 @@ class TrainerConfig:
 
     Attributes:
       seed: of the initial parameters and of the training examples.
+      segments_per_document: truncated backpropagation through time: each training sequence is
+        cut into so many segments of equal length, one optimizer step each; the model's state
+        is carried from a segment to the next, without gradient. The memory of a step is that
+        of a segment.
       log_every: steps between two lines of ``metrics.jsonl``; a line holds means over them.
       eval_every: steps between two evaluations; there is always one at the end. 0: only that.
       checkpoint_every: steps between two checkpoints; there is always one at the end.
@@ -169,6 +177,7 @@ class TrainerConfig:
     """
 
     seed: int = 0
+    segments_per_document: int = 1
     log_every: int = 10
     eval_every: int = 100
     checkpoint_every: int = 200
@@ -180,6 +189,7 @@ class TrainerConfig:
     def __post_init__(self):
         name = "Trainer"
         _integer(name, "seed", self.seed, 0)
+        _integer(name, "segments_per_document", self.segments_per_document, 1)
         _integer(name, "log_every", self.log_every, 1)
         _integer(name, "eval_every", self.eval_every, 0)
         _integer(name, "checkpoint_every", self.checkpoint_every, 1)
@@ -187,6 +197,16 @@ class TrainerConfig:
         _boolean(name, "tensorboard", self.tensorboard)
         _boolean(name, "compilation_cache", self.compilation_cache)
         _boolean(name, "plots", self.plots)
+
+
+def check_segments(name: str, segments: Any, data: Any) -> None:
+    """Refuse a number of segments that does not divide the data's length."""
+    _integer(name, "segments_per_document", segments, 1)
+    if data.length % segments:
+        raise ValueError(
+            f"{name}.segments_per_document: {segments} does not divide the {data.length} tokens "
+            f"of {type(data).__name__}; give a divisor, or another length"
+        )
 
 
 def _task(name: str, value: Any) -> None:

@@ -10,7 +10,6 @@ again if they are due.
 """
 
 import collections
-import itertools
 import json
 import math
 import signal
@@ -19,34 +18,33 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from bmojo.data.pipeline import Batch, Batches
+from bmojo.data.pipeline import Batch, Batches, Segments
+from bmojo.layers.protocol import State
 from bmojo.training import records
 from bmojo.training.cache import use_compilation_cache
 from bmojo.training.checkpoint import Checkpoint, Checkpoints
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.measure import Row, measure
+from bmojo.training.journal import AVERAGED, Journal
+from bmojo.training.measure import Meter, Row
 from bmojo.training.optimizer import make_optimizer, schedule
-from bmojo.training.outcome import Outcome, already_finished, print_results
-from bmojo.training.parameters import initialize, outline
+from bmojo.training.outcome import (
+    NOT_FINITE,
+    NotFiniteError,
+    Outcome,
+    already_finished,
+    not_finite,
+    print_results,
+)
+from bmojo.training.parameters import Parameters, flatten, initialize, outline, unflatten
+from bmojo.training.plan import Plan, check
 from bmojo.training.progress import Status, clock
-from bmojo.training.report import costs, implementations, provenance
+from bmojo.training.report import costs, implementations, one_line, provenance
 from bmojo.training.rundir import RunDir, RunError, write_atomically
 from bmojo.training.signals import StopSignals
-from bmojo.training.step import device_fields, make_eval_step, make_train_step
-
-NOT_FINITE = 3
-
-
-class NotFiniteError(Exception):
-    """A loss or a gradient is not a finite number."""
-
-    def __init__(self, step: int, batch: Batch, metrics: dict[str, float]):
-        super().__init__(f"step {step}: {metrics}")
-        self.step, self.batch, self.metrics = step, batch, metrics
+from bmojo.training.step import device_fields, make_fresh_state, make_train_step
 
 
 def train(
@@ -81,7 +79,7 @@ def train(
         or the configs do not fit each other.
     """
     console = console or Console()
-    _check(model_config, curriculum, evaluations)
+    check(model_config, trainer_config, curriculum, evaluations)
     run = RunDir(run_dir)
     with run.lock():
         if fresh and (aside := run.move_aside()) is not None:
@@ -131,13 +129,14 @@ class _Loop:
         self.dir, self.config_text, self.console = run, config_text, console
         self.stop, self.checkpoints = stop, checkpoints
 
-        self.ends = list(itertools.accumulate(stage.steps for stage in curriculum))
-        self.total = self.ends[-1]
+        self.plan = Plan(curriculum, trainer.segments_per_document)
         self.make: Callable[[], Any] = lambda: model_config.make(nnx.Rngs(trainer.seed))
         self.structure, self.shapes = outline(self.make)
-        self.optimizer = make_optimizer(optimizer_config, self.total, self.structure.names)
-        self.learning_rate = schedule(optimizer_config, self.total)
-        self.eval_step = make_eval_step(self.structure)
+        self.optimizer = make_optimizer(optimizer_config, self.plan.total, self.structure.names)
+        self.learning_rate = schedule(optimizer_config, self.plan.total)
+
+        self.meter = Meter(self.structure)
+        self.fresh = make_fresh_state(self.structure)
 
         self.step = 0
         self.seconds_before = 0.0
@@ -145,11 +144,10 @@ class _Loop:
         self.data_state: dict[str, Any] | None = None
         self.data_stage = 0
         self.window: list[list[float]] = []
+        self.carried: State | None = None
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
         self.in_flight = collections.deque()
         self.rows: list[Row] = []
-        self.speed_mark: tuple[float, int] | None = None
-        self.tokens_per_second: float | None = None
 
     def run(self) -> Outcome:
         """Restore or begin, train to the end, report."""
@@ -157,12 +155,8 @@ class _Loop:
         self._print_head()
         try:
             with (
-                records.Lines(self.dir.metrics) as self.metrics,
-                records.Lines(self.dir.speed) as self.speed,
-                records.Events(
-                    self.dir.tensorboard, self.step, self.trainer.tensorboard
-                ) as self.events,
-                Status(self.console, self.total, self.step) as self.status,
+                Journal(self.dir, self.step, self.window, self.trainer.tensorboard) as self.journal,
+                Status(self.console, self.plan.total, self.step) as self.status,
             ):
                 finished = self._evaluate_if_due() and self._train()
         except NotFiniteError as error:
@@ -173,7 +167,9 @@ class _Loop:
 
     def _restore_or_begin(self) -> None:
         state_shapes = jax.eval_shape(self.optimizer.init, self.shapes)
-        checkpoint, warnings = self.checkpoints.restore(self.shapes, state_shapes)
+        checkpoint, warnings = self.checkpoints.restore(
+            self.shapes, state_shapes, self._carried_shapes
+        )
         for warning in warnings:
             self.console.print(warning, style="yellow", soft_wrap=True)
         if checkpoint is None:
@@ -188,13 +184,20 @@ class _Loop:
             self.window = checkpoint.meta["window"]
             self.seconds_before = checkpoint.meta["seconds"]
             self.compile_seconds = checkpoint.meta["compile_seconds"]
-        records.cut(self.dir.metrics, self._stays)
-        records.cut(self.dir.speed, self._stays)
+            if checkpoint.carried is not None:
+                fresh = self._fresh_state(self.parameters, self.curriculum[self.data_stage])
+                self.carried = unflatten(fresh, checkpoint.carried)
 
-    def _stays(self, record: records.Record) -> bool:
-        """Whether a line was written before the point to go on from."""
-        step = record["step"]
-        return step < self.step or (step == self.step and "evaluation" not in record)
+    def _carried_shapes(self, meta: dict[str, Any]) -> dict[str, Any] | None:
+        """Of the state that a checkpoint between two segments holds."""
+        if not meta["data"]["part"]:
+            return None
+        stage = self.curriculum[meta["stage"]]
+        return jax.eval_shape(lambda p: flatten(self._fresh_state(p, stage)), self.shapes)
+
+    def _fresh_state(self, parameters: Parameters, stage: Stage) -> State:
+        """Of the model before the first segment."""
+        return self.fresh(parameters, stage.batch_size, stage.data.length)
 
     def _print_head(self) -> None:
         facts = costs(self.model_config, self.shapes, self.curriculum)
@@ -211,7 +214,7 @@ class _Loop:
         for cell, implementation in implementations(self.model_config).items():
             print_line(f"{cell}: {implementation} scan")
         if self.step:
-            print_line(f"going on from step {self.step} of {self.total}")
+            print_line(f"going on from step {self.step} of {self.plan.total}")
         self.facts = facts
 
     # Training
@@ -219,21 +222,20 @@ class _Loop:
     def _train(self) -> bool:
         """Run the stages that are left; false if asked to stop."""
         programs: dict[Any, Any] = {}
-        first = examples = 0
-        for index, (stage, end) in enumerate(zip(self.curriculum, self.ends, strict=True)):
+        for index, end in enumerate(self.plan.ends):
             if self.step < end:
+                stage = self.curriculum[index]
                 source = stage.data.source(self.trainer.seed, "train")
-                batches = Batches(source, stage.batch_size, examples)
-                if self.step > first:
-                    self._resume_data(batches, index)
+                batches = Batches(source, stage.batch_size, self.plan.examples(index))
+                parts = Segments(batches, self.plan.segments)
+                if self.step > self.plan.begin(index):
+                    self._resume_data(parts, index)
                 self.data_stage = index
-                if not self._train_stage(index, end, batches, programs):
+                if not self._train_stage(index, end, parts, programs):
                     return False
-            first = end
-            examples += stage.steps * stage.batch_size
         return True
 
-    def _resume_data(self, batches: Batches, stage: int) -> None:
+    def _resume_data(self, batches: Segments, stage: int) -> None:
         if self.data_stage != stage or self.data_state is None:
             raise RunError(
                 f"{self.checkpoints.directory}: the checkpoint of step {self.step} has the data "
@@ -242,21 +244,26 @@ class _Loop:
         batches.set_state(self.data_state)
 
     def _train_stage(
-        self, index: int, end: int, batches: Batches, programs: dict[Any, Any]
+        self, index: int, end: int, batches: Segments, programs: dict[Any, Any]
     ) -> bool:
-        upcoming = (next(batches), batches.get_state())
-        program = self._program(upcoming[0], programs)
+        stage = self.curriculum[index]
+        within, batch, after = batches.within, next(batches), batches.get_state()
         name = f"stage {index + 1}/{len(self.curriculum)}"
-        self.speed_mark = None
+        self.journal.pause()
         while self.step < end:
-            batch, self.data_state = upcoming
-            self.parameters, self.optimizer_state, metrics = program(
-                self.parameters, self.optimizer_state, device_fields(batch)
+            if not within:
+                self.carried = (
+                    self._fresh_state(self.parameters, stage) if self.plan.segments > 1 else None
+                )
+            program = self._program(batch, programs)
+            self.parameters, self.optimizer_state, self.carried, metrics = program(
+                self.parameters, self.optimizer_state, self.carried, device_fields(batch)
             )
             self.step += 1
+            self.data_state = after
             self.in_flight.append((self.step, batch, metrics))
             if self.step < end:  # while the device computes
-                upcoming = (next(batches), batches.get_state())
+                within, batch, after = batches.within, next(batches), batches.get_state()
             self._settle(1, name)
 
             log = self._due(self.trainer.log_every)
@@ -278,7 +285,8 @@ class _Loop:
         if key not in programs:
             step = make_train_step(self.structure, self.optimizer)
             began = time.monotonic()
-            programs[key] = step.lower(self.parameters, self.optimizer_state, fields).compile()
+            arguments = (self.parameters, self.optimizer_state, self.carried, fields)
+            programs[key] = step.lower(*arguments).compile()
             seconds = time.monotonic() - began
             self.compile_seconds += seconds
             rows, length = batch["inputs"].shape
@@ -286,7 +294,7 @@ class _Loop:
         return programs[key]
 
     def _due(self, every: int) -> bool:
-        return self.step == self.total or (every > 0 and self.step % every == 0)
+        return self.step == self.plan.total or (every > 0 and self.step % every == 0)
 
     def _settle(self, in_flight: int, stage: str) -> None:
         """Look at the metrics of all steps but the newest few, waiting for them if need be."""
@@ -295,78 +303,52 @@ class _Loop:
             metrics = {name: float(value) for name, value in device_metrics.items()}
             if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
                 raise NotFiniteError(step, batch, metrics)
-            self.window.append([metrics[name] for name in ("loss", "accuracy", "grad_norm")])
-            self._mark_speed(step, batch["inputs"].size)
-            self.status.update(
-                step, stage, metrics["loss"], metrics["accuracy"], self.tokens_per_second
-            )
-
-    def _mark_speed(self, step: int, tokens: int) -> None:
-        """Keep the speed since the last pause: a compilation, a checkpoint, an evaluation."""
-        now = time.monotonic()
-        if self.speed_mark is None:
-            self.speed_mark = (now, step)
-        elif now > self.speed_mark[0]:
-            since, first = self.speed_mark
-            self.tokens_per_second = (step - first) * tokens / (now - since)
+            self.journal.step(step, metrics, batch["inputs"].size)
+            speed = self.journal.tokens_per_second
+            self.status.update(step, stage, metrics["loss"], metrics["accuracy"], speed)
 
     def _log(self, stage: int) -> None:
         """Write the means since the last line."""
-        means = np.asarray(self.window, np.float64).mean(axis=0).tolist()
-        self.window = []
-        record = {
-            "step": self.step,
-            "stage": stage + 1,
-            "tokens": self._tokens(),
-            "loss": means[0],
-            "accuracy": means[1],
-            "grad_norm": means[2],
-            "learning_rate": float(self.learning_rate(self.step - 1)),
-        }
-        self.metrics.write(record)
-        self.events.write(self.step, {f"train/{k}": v for k, v in record.items() if k != "step"})
-        speed = {
-            "step": self.step,
-            "tokens_per_second": self.tokens_per_second,
-            "seconds": self._seconds(),
-        }
-        self.speed.write(speed)
-        if self.tokens_per_second is not None:
-            self.events.write(self.step, {"speed/tokens_per_second": self.tokens_per_second})
+        rate = float(self.learning_rate(self.step - 1))
+        before = {"stage": stage + 1, "tokens": self.plan.tokens(self.step)}
+        self.journal.train(self.step, self._seconds(), before, {"learning_rate": rate})
 
     def _save(self) -> None:
-        self.metrics.sync()
+        self.journal.sync()
         meta = {
             "stage": self.data_stage,
             "data": self.data_state,
-            "window": self.window,
+            "window": self.journal.window,
             "seed": self.trainer.seed,
             "seconds": self._seconds(),
             "compile_seconds": self.compile_seconds,
             "config": self.config_text,
         }
-        self.checkpoints.save(Checkpoint(self.step, self.parameters, self.optimizer_state, meta))
-        self.speed_mark = None
+        within = self.data_state is not None and self.data_state["part"]
+        self.checkpoints.save(
+            Checkpoint(
+                self.step,
+                self.parameters,
+                self.optimizer_state,
+                meta,
+                flatten(self.carried) if within else None,
+            )
+        )
+        self.journal.pause()
 
     def _evaluate_if_due(self) -> bool:
         """Take and write the evaluations if it is time; false if asked to stop."""
         if self.step == 0 or not self.evaluations or not self._due(self.trainer.eval_every):
             return not self.stop.requested()
-        rows = measure(self.eval_step, self.parameters, self.evaluations, self.stop.requested)
-        self.speed_mark = None
+        rows = self.meter.measure(self.parameters, self.evaluations, self.stop.requested)
+        self.journal.pause()
         if rows is None:
             if self.checkpoints.latest != self.step:
                 self._save()
             return False
         self.rows = rows
-        for row in rows:
-            self.metrics.write({"step": self.step, **row})
-            group = "all" if row["group"] is None else row["group"]
-            self.events.write(self.step, {f"{row['evaluation']}/accuracy/{group}": row["accuracy"]})
-        shown = [
-            f"{row['evaluation']} {row['accuracy']:.3f}" for row in rows if row["group"] is None
-        ]
-        self._say(f"step {self.step}  accuracy  {'  '.join(shown)}")
+        self.journal.evaluation(self.step, rows)
+        self._say(f"step {self.step}  {one_line(rows)}")
         return True
 
     # Ending
@@ -378,8 +360,8 @@ class _Loop:
         summary = {
             "status": "finished",
             "step": self.step,
-            "tokens": self._tokens(),
-            "final": {name: last[name] for name in ("loss", "accuracy", "grad_norm")},
+            "tokens": self.plan.tokens(self.step),
+            "final": {name: last[name] for name in AVERAGED},
             "evaluations": self.rows,
             **self.facts,
             "wall_seconds": self._seconds(),
@@ -387,13 +369,11 @@ class _Loop:
             **provenance(self.trainer.seed),
         }
         if self.trainer.plots:
-            from bmojo.training.plots import plot_accuracy, plot_curve  # Matplotlib is slow
+            from bmojo.training.plots import plot_run  # Matplotlib is slow
 
-            plot_curve(self.dir.curve, history, self.curriculum)
-            if self.rows:
-                plot_accuracy(self.dir.accuracy, self.rows, self.evaluations)
+            plot_run(self.dir, history, self.rows, self.curriculum, self.evaluations)
         write_atomically(self.dir.summary, json.dumps(summary, indent=2) + "\n")
-        message = f"finished {self.total} steps in {clock(self._seconds())}"
+        message = f"finished {self.plan.total} steps in {clock(self._seconds())}"
         self._say(message)
         print_results(self.dir, summary, self.evaluations, self.console)
         return Outcome("finished", self.step, 0, message, summary)
@@ -402,38 +382,19 @@ class _Loop:
         self.checkpoints.wait()
         number = self.stop.number or signal.SIGINT
         message = (
-            f"stopped by {signal.Signals(number).name} at step {self.step} of {self.total}, all "
-            f"saved in {self.dir.path}; the same command goes on from here"
+            f"stopped by {signal.Signals(number).name} at step {self.step} of "
+            f"{self.plan.total}, all saved in {self.dir.path}; the same command goes on from here"
         )
         self._say(message)
         return Outcome("interrupted", self.step, 128 + number, message)
 
     def _give_up(self, error: NotFiniteError) -> Outcome:
         self.checkpoints.wait()
-        path = self.dir.path / f"bad_batch_step{error.step}.npz"
-        np.savez(path, **error.batch)  # type: ignore[arg-type]
-        good = self.checkpoints.latest
-        kept = (
-            "nothing was saved before" if good is None else f"the checkpoint of step {good} stays"
-        )
-        message = (
-            f"step {error.step}: loss {error.metrics['loss']}, gradient norm "
-            f"{error.metrics['grad_norm']}; the batch is in {path}, {kept}; lower "
-            "Optimizer.learning_rate or Optimizer.clip and start over with --fresh"
-        )
+        message = not_finite(self.dir, error, self.checkpoints.latest)
         self._say(message, style="red")
         return Outcome("not finite", error.step, NOT_FINITE, message)
 
     # Small things
-
-    def _tokens(self) -> int:
-        """Tokens seen in all steps so far."""
-        seen = first = 0
-        for stage, end in zip(self.curriculum, self.ends, strict=True):
-            steps = min(max(self.step - first, 0), stage.steps)
-            seen += steps * stage.batch_size * stage.data.length
-            first = end
-        return seen
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.began
@@ -444,22 +405,3 @@ class _Loop:
 
 def _notice(console: Console) -> Callable[[str], None]:
     return lambda name: console.print(f"{name}: saving after this step", highlight=False)
-
-
-def _check(
-    model_config: Any, curriculum: Sequence[Stage], evaluations: Sequence[Evaluation]
-) -> None:
-    """See that the configs fit each other."""
-    if not curriculum:
-        raise RunError("curriculum: it has no stages; give at least one Stage")
-    names = [evaluation.name for evaluation in evaluations]
-    for name in names:
-        if names.count(name) > 1:
-            raise RunError(f"evaluations: two are called {name!r}; give each its own name")
-    vocab_size = getattr(model_config, "vocab_size", None)
-    for data in [stage.data for stage in curriculum] + [e.data for e in evaluations]:
-        if vocab_size is not None and data.vocab_size > vocab_size:
-            raise RunError(
-                f"Model.vocab_size: {vocab_size} tokens do not hold the {data.vocab_size} of "
-                f"{type(data).__name__}; raise it to {data.vocab_size}"
-            )

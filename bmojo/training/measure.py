@@ -1,62 +1,89 @@
 """Loss and accuracy on test examples, exact for every group of examples."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from bmojo.data.pipeline import Batches
+from bmojo.data.pipeline import Batches, Segments
 from bmojo.training.config import Evaluation
-from bmojo.training.parameters import Parameters
-from bmojo.training.step import device_fields
+from bmojo.training.parameters import Parameters, Structure
+from bmojo.training.step import device_fields, make_eval_step, make_fresh_state
 
 Row = dict[str, Any]
 
 
-def measure(
-    eval_step: Callable[..., dict[str, Any]],
-    parameters: Parameters,
-    evaluations: Sequence[Evaluation],
-    stopped: Callable[[], bool] = lambda: False,
-) -> list[Row] | None:
-    """Take every evaluation.
+class Meter:
+    """Takes evaluations of models of one structure, compiling for each shape once."""
 
-    Args:
-      eval_step: from ``make_eval_step``.
-      parameters: of the model.
-      evaluations: what to measure.
-      stopped: asked before each batch; once true, the measurement is given up.
+    def __init__(self, structure: Structure):
+        self._step, self._fresh = make_eval_step(structure), make_fresh_state(structure)
 
-    Returns:
-      For each evaluation one row for each group in rising order, then one over all of them,
-      whose group is None. A row has ``evaluation``, ``group``, ``accuracy``, ``loss`` (nats
-      a target) and ``count`` (targets). None if given up.
-    """
-    rows: list[Row] = []
-    for evaluation in evaluations:
-        batches = Batches(evaluation.data.source(evaluation.seed, "test"), evaluation.batch_size)
-        groups, sums = [], []
-        for _ in range(evaluation.batches):
-            if stopped():
-                return None
-            batch = next(batches)
-            result = eval_step(parameters, device_fields(batch))
-            groups.append(batch["group"])
-            sums.append([result["right"], result["loss"], result["count"]])
-        table = np.concatenate([np.asarray(part, np.float64) for part in sums], axis=1)
-        rows.extend(_rows(evaluation.name, np.concatenate(groups), table))
-    return rows
+    def measure(
+        self,
+        parameters: Parameters,
+        evaluations: Sequence[Evaluation],
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> list[Row] | None:
+        """Take every evaluation.
+
+        Args:
+          parameters: of the model.
+          evaluations: what to measure.
+          stopped: asked before each batch; once true, the measurement is given up.
+
+        Returns:
+          For each evaluation one row for each group in rising order, if its data has groups,
+          then one over all of them, whose group is None. A row has ``evaluation``, ``group``,
+          ``accuracy``, ``loss`` (nats a target) and ``count`` (targets); of text, also
+          ``bits_per_byte``. None if given up.
+        """
+        rows: list[Row] = []
+        for evaluation in evaluations:
+            batches = Batches(
+                evaluation.data.source(evaluation.seed, "test"), evaluation.batch_size
+            )
+            parts = Segments(batches, evaluation.segments_per_document)
+            groups, tables = [], []
+            for _ in range(evaluation.batches):
+                if stopped():
+                    return None
+                group, table = self._sums(parameters, evaluation, parts)
+                groups.append(group)
+                tables.append(table)
+            table = np.concatenate(tables, axis=1)
+            rows.extend(_rows(evaluation, np.concatenate(groups), table))
+        return rows
+
+    def _sums(
+        self, parameters: Parameters, evaluation: Evaluation, parts: Segments
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Groups (B,) of a batch, and (3, B): right answers, loss and targets of each row."""
+        count, rows = evaluation.segments_per_document, evaluation.batch_size
+        carried = self._fresh(parameters, rows, evaluation.data.length) if count > 1 else None
+        table = np.zeros((3, rows))
+        for _ in range(count):
+            batch = next(parts)
+            sums, carried = self._step(parameters, carried, device_fields(batch))
+            table += np.asarray([sums["right"], sums["loss"], sums["count"]], np.float64)
+        return batch.get("group", np.zeros(rows, np.int32)), table
 
 
-def _rows(name: str, groups: np.ndarray, table: np.ndarray) -> Iterable[Row]:
+def _rows(evaluation: Evaluation, groups: np.ndarray, table: np.ndarray) -> Iterable[Row]:
     """Rows from the groups (B,) and the sums (3, B): right answers, loss, targets."""
-    for group in [*np.unique(groups).tolist(), None]:
+    bytes_per_token = getattr(evaluation.data, "bytes_per_token", None)
+    grouped = getattr(evaluation.data, "slices", None) is not None
+    for group in [*(np.unique(groups).tolist() if grouped else ()), None]:
         chosen = table if group is None else table[:, groups == group]
         right, loss, count = chosen.sum(axis=1).tolist()
-        yield {
-            "evaluation": name,
+        row = {
+            "evaluation": evaluation.name,
             "group": group,
             "accuracy": right / max(count, 1),
             "loss": loss / max(count, 1),
             "count": int(count),
         }
+        if bytes_per_token is not None:
+            row["bits_per_byte"] = row["loss"] / math.log(2) / bytes_per_token
+        yield row

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 
-import jax
 import optax
 
 from bmojo.training.config import OptimizerConfig
@@ -88,14 +87,3 @@ def make_optimizer(
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.partition(rates, labels),
     )
-
-
-def flat_state(state: optax.OptState) -> dict[str, jax.Array]:
-    """The optimizer's arrays by name."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-
-
-def unflatten_state(template: optax.OptState, flat: dict[str, jax.Array]) -> optax.OptState:
-    """The inverse of :func:`flat_state`; only the structure of ``template`` is read."""
-    return jax.tree.unflatten(jax.tree.structure(template), [flat[n] for n in flat_state(template)])

@@ -4,11 +4,24 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from bmojo.data.pipeline import Batch
 from bmojo.training.config import Evaluation
-from bmojo.training.report import accuracy_table
+from bmojo.training.report import result_tables
 from bmojo.training.rundir import RunDir
+
+NOT_FINITE = 3
+"""Exit code of a run whose loss or gradient is not a number."""
+
+
+class NotFiniteError(Exception):
+    """A loss or a gradient is not a finite number."""
+
+    def __init__(self, step: int, batch: Batch, metrics: dict[str, float]):
+        super().__init__(f"step {step}: {metrics}")
+        self.step, self.batch, self.metrics = step, batch, metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +56,24 @@ def already_finished(
     return Outcome("finished", summary["step"], 0, message, summary)
 
 
+def not_finite(run: RunDir, error: NotFiniteError, saved: int | None) -> str:
+    """Keep the batch, and say what happened and what to do.
+
+    Args:
+      run: where the batch is kept.
+      error: what was found.
+      saved: step of the newest checkpoint, if there is one.
+    """
+    path = run.path / f"bad_batch_step{error.step}.npz"
+    np.savez(path, **error.batch)  # type: ignore[arg-type]
+    kept = "nothing was saved before" if saved is None else f"the checkpoint of step {saved} stays"
+    return (
+        f"step {error.step}: loss {error.metrics['loss']}, gradient norm "
+        f"{error.metrics['grad_norm']}; the batch is in {path}, {kept}; lower "
+        "Optimizer.learning_rate or Optimizer.clip and start over with --fresh"
+    )
+
+
 def print_results(
     run: RunDir, summary: dict[str, Any], evaluations: Sequence[Evaluation], console: Console
 ) -> None:
@@ -51,8 +82,8 @@ def print_results(
     console.print(
         f"training loss {final['loss']:.4f}, accuracy {final['accuracy']:.4f}", highlight=False
     )
-    if summary["evaluations"]:
-        console.print(accuracy_table(summary["evaluations"], evaluations))
+    for table in result_tables(summary["evaluations"], evaluations):
+        console.print(table)
     for path in (run.curve, run.accuracy):
         if path.exists():
             console.print(str(path), highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.types import Array
@@ -66,5 +67,24 @@ def count(parameters: Parameters) -> int:
     return sum(math.prod(value.shape) for value in parameters.values())
 
 
+def flatten(tree: Any) -> dict[str, Array]:
+    """The arrays of any tree by name, but for those that hold nothing."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_key(path): leaf for path, leaf in leaves if leaf.size}
+
+
+def unflatten(template: Any, flat: dict[str, Array]) -> Any:
+    """The inverse of :func:`flatten`; ``template`` gives structure, shapes, dtypes."""
+
+    def pick(path: Any, leaf: Any) -> Array:
+        return flat[_key(path)] if leaf.size else jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(pick, template)
+
+
+def _key(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    return _key(path).removesuffix(".value")

@@ -11,7 +11,21 @@ from bmojo.training.config import Evaluation, Stage
 from bmojo.training.measure import Row
 from bmojo.training.records import Record
 from bmojo.training.report import chance, slice_name
-from bmojo.training.rundir import write_atomically
+from bmojo.training.rundir import RunDir, write_atomically
+
+
+def plot_run(
+    run: RunDir,
+    records: Sequence[Record],
+    rows: Sequence[Row],
+    curriculum: Sequence[Stage],
+    evaluations: Sequence[Evaluation],
+) -> None:
+    """Draw what a finished run has to show."""
+    plot_curve(run.curve, records, curriculum)
+    sliced = [evaluation for evaluation in evaluations if slice_name(evaluation)]
+    if rows and sliced:
+        plot_accuracy(run.accuracy, rows, sliced)
 
 
 def plot_curve(path: Path, records: Sequence[Record], curriculum: Sequence[Stage]) -> None:
@@ -56,7 +70,7 @@ def plot_accuracy(path: Path, rows: Sequence[Row], evaluations: Sequence[Evaluat
         axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(ticks), labels=[str(tick) for tick in sorted(ticks)])
     axis.minorticks_off()
-    names = dict.fromkeys(slice_name(evaluation) for evaluation in evaluations)
+    names = dict.fromkeys(str(slice_name(evaluation)) for evaluation in evaluations)
     axis.set_xlabel(" / ".join(names).replace("_", " "))
     axis.set_ylabel("accuracy")
     axis.set_ylim(-0.02, 1.02)

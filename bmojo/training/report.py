@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import platform
 import shlex
 import subprocess
@@ -105,9 +106,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def slice_name(evaluation: Evaluation) -> str:
-    """What an evaluation's groups count."""
-    return getattr(evaluation.data, "slices", "group")
+def slice_name(evaluation: Evaluation) -> str | None:
+    """What an evaluation's groups count; None if its data has no groups."""
+    return getattr(evaluation.data, "slices", None)
 
 
 def chance(evaluation: Evaluation) -> float | None:
@@ -115,10 +116,50 @@ def chance(evaluation: Evaluation) -> float | None:
     return getattr(evaluation.data, "chance", None)
 
 
+def one_line(rows: Sequence[Row]) -> str:
+    """What was measured over all groups, in a few words."""
+    overall = [row for row in rows if row["group"] is None]
+    text = [f"{row['evaluation']} {_loss(row)}" for row in overall if "bits_per_byte" in row]
+    tasks = [f"{r['evaluation']} {r['accuracy']:.3f}" for r in overall if "bits_per_byte" not in r]
+    return "  ".join([*text, *(["accuracy", *tasks] if tasks else [])])
+
+
+def _loss(row: Row) -> str:
+    return f"{row['bits_per_byte']:.3f} bits/byte"
+
+
+def result_tables(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> list[Table]:
+    """Accuracy by group of the tasks that have groups; loss and perplexity of the others."""
+    sliced = [evaluation for evaluation in evaluations if slice_name(evaluation)]
+    others = [evaluation for evaluation in evaluations if not slice_name(evaluation)]
+    tables = []
+    if sliced and rows:
+        tables.append(accuracy_table(rows, sliced))
+    if others and rows:
+        tables.append(loss_table(rows, others))
+    return tables
+
+
+def loss_table(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Table:
+    """Loss, perplexity, accuracy and, of text, bits per byte."""
+    table = Table(title="next-token prediction")
+    for name in ("evaluation", "targets", "loss (nats)", "perplexity", "bits/byte", "accuracy"):
+        table.add_column(name, justify="left" if name == "evaluation" else "right")
+    overall = {row["evaluation"]: row for row in rows if row["group"] is None}
+    for evaluation in evaluations:
+        row = overall[evaluation.name]
+        bits = f"{row['bits_per_byte']:.4f}" if "bits_per_byte" in row else ""
+        numbers = (f"{row['count']:,}", f"{row['loss']:.4f}", f"{math.exp(row['loss']):.3f}", bits)
+        table.add_row(evaluation.name, *numbers, f"{row['accuracy']:.3f}")
+    return table
+
+
 def accuracy_table(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Table:
     """Accuracy by evaluation and group beside the level of chance."""
+    shown = {evaluation.name for evaluation in evaluations}
+    rows = [row for row in rows if row["evaluation"] in shown]
     groups = sorted({row["group"] for row in rows if row["group"] is not None})
-    names = " / ".join(dict.fromkeys(slice_name(evaluation) for evaluation in evaluations))
+    names = " / ".join(dict.fromkeys(slice_name(e) or "group" for e in evaluations))
     table = Table(title=f"accuracy by {names}")
     table.add_column("evaluation")
     for group in [*groups, "all", "chance"]:

@@ -34,10 +34,20 @@ class StandIn(nnx.Module):
         self.norm = nnx.RMSNorm(width, rngs=rngs)
 
     def __call__(self, tokens, state=None, segment_ids=None, lengths=None):
+        if state is None:
+            state = self.init_state(tokens.shape[0])
         x = self.embedding(tokens)
-        mean = jnp.cumsum(x, axis=1) / (1 + jnp.arange(x.shape[1]))[:, None]
+        sums = state["sum"][:, None] + jnp.cumsum(x, axis=1)
+        seen = state["seen"][:, None] + 1 + jnp.arange(x.shape[1])
+        mean = sums / seen[..., None]
+        after = {"sum": sums[:, -1], "seen": seen[:, -1], "empty": state["empty"]}
         x = self.norm(x + self.in_proj(mean) * jnp.tanh(self.q_proj(x)))
-        return x @ self.embedding.embedding[...].T, ()
+        return x @ self.embedding.embedding[...].T, after
+
+    def init_state(self, batch_size, capacity=None):
+        zeros = jnp.zeros((batch_size, self.embedding.features))
+        seen = jnp.zeros((batch_size,), jnp.int32)
+        return {"sum": zeros, "seen": seen, "empty": zeros[:, :0]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from bmojo.data.mqar import MQARConfig
 from bmojo.evaluation.recall import evaluate, load_run
-from bmojo.training import loop
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.measure import Meter
 from bmojo.training.rundir import RunDir, RunError
 from tests.training.standin import CONFIG_TEXT, STEPS, StandInConfig, run, task
 
@@ -137,17 +137,17 @@ def test_a_signal_saves_and_the_same_command_goes_on(straight, tmp_path, number,
 def test_a_signal_during_an_evaluation_gives_it_up_and_takes_it_again(
     straight, tmp_path, monkeypatch
 ):
-    honest = loop.measure
+    honest = Meter.measure
 
-    def interrupted(eval_step, parameters, evaluations, stopped):
+    def interrupted(meter, parameters, evaluations, stopped):
         signal.raise_signal(signal.SIGTERM)
-        return honest(eval_step, parameters, evaluations, stopped)
+        return honest(meter, parameters, evaluations, stopped)
 
-    monkeypatch.setattr(loop, "measure", interrupted)
+    monkeypatch.setattr(Meter, "measure", interrupted)
     outcome = run(tmp_path)
     assert (outcome.step, outcome.exit_code) == (3, 143)
     assert checkpoints(tmp_path)[-1] == 3
-    monkeypatch.setattr(loop, "measure", honest)
+    monkeypatch.setattr(Meter, "measure", honest)
     assert run(tmp_path).exit_code == 0
     assert metrics(tmp_path) == metrics(straight)
 

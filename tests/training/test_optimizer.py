@@ -6,12 +6,11 @@ import pytest
 from bmojo.training.config import OptimizerConfig, TrainerConfig
 from bmojo.training.optimizer import (
     decays,
-    flat_state,
     group,
     make_optimizer,
     schedule,
-    unflatten_state,
 )
+from bmojo.training.parameters import flatten, unflatten
 
 MIXER = "periods.sublayers.0.mixer"
 
@@ -131,10 +130,10 @@ def test_updates_are_those_of_adamw_with_clipping_groups_and_decay():
 def test_optimizer_state_survives_flattening():
     optimizer = make_optimizer(OptimizerConfig(), 10, ("a.kernel", "norm.scale"))
     state = optimizer.init({"a.kernel": jnp.ones((2, 3)), "norm.scale": jnp.ones(3)})
-    flat = flat_state(state)
+    flat = flatten(state)
     assert len(flat) == len(jax.tree.leaves(state))
     changed = {name: leaf + 1 for name, leaf in flat.items()}
-    back = unflatten_state(state, changed)
+    back = unflatten(state, changed)
     assert jax.tree.structure(back) == jax.tree.structure(state)
     for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(back), strict=True):
         np.testing.assert_array_equal(before + 1, after)

@@ -56,7 +56,7 @@ def test_step_metrics_are_means_over_counted_targets():
     batch = next(Batches(TASK.source(0, "train"), 8))
     losses, right, counted = numpy_sums(make(), batch)
     step = make_train_step(structure, optimizer)
-    _, _, metrics = step(parameters, optimizer.init(parameters), device_fields(batch))
+    *_, metrics = step(parameters, optimizer.init(parameters), None, device_fields(batch))
     assert np.isclose(metrics["loss"], losses.sum() / counted.sum(), rtol=1e-5)
     assert np.isclose(metrics["accuracy"], right.sum() / counted.sum())
 
@@ -69,7 +69,7 @@ def test_gradient_norm_is_that_before_clipping():
         optimizer = make_optimizer(OptimizerConfig(clip=clip), 10, structure.names)
         own = jax.tree.map(lambda x: x.copy(), parameters)
         step = make_train_step(structure, optimizer)
-        _, state, metrics = step(own, optimizer.init(parameters), device_fields(batch))
+        _, state, _, metrics = step(own, optimizer.init(parameters), None, device_fields(batch))
         norms.append(float(metrics["grad_norm"]))
         sizes.append(float(np.sqrt(sum((np.asarray(m) ** 2).sum() for m in state[1].mu.values()))))
     assert norms[0] == norms[1] > 1e-2
@@ -89,7 +89,7 @@ def test_targets_without_loss_have_no_gradient():
     results = []
     for each in (batch, other):
         own = jax.tree.map(lambda x: x.copy(), parameters)
-        results.append(step(own, optimizer.init(parameters), device_fields(each))[2])
+        results.append(step(own, optimizer.init(parameters), None, device_fields(each))[3])
     assert results[0]["loss"] == results[1]["loss"]
     # The tied head gets no gradient from there; a sum over more zeros may round otherwise.
     assert np.isclose(results[0]["grad_norm"], results[1]["grad_norm"], rtol=1e-6)
