@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmojo import config
+from bmojo.data.compression import CompressionConfig
+from bmojo.data.fuzzy_mqar import FuzzyMQARConfig
+from bmojo.data.in_context_regression import InContextRegressionConfig
+from bmojo.data.induction_heads import InductionHeadsConfig
+from bmojo.data.memorization import MemorizationConfig
 from bmojo.data.mqar import MQARConfig
+from bmojo.data.noisy_mqar import NoisyMQARConfig
+from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
@@ -77,13 +84,20 @@ for _name, _cls in {
     "Attention": AttentionConfig,
     "BMojo": BMojoConfig,
     "CanonicalSSM": CanonicalSSMConfig,
+    "Compression": CompressionConfig,
     "Evaluation": Evaluation,
     "Experiment": Experiment,
+    "FuzzyMQAR": FuzzyMQARConfig,
+    "InContextRegression": InContextRegressionConfig,
+    "InductionHeads": InductionHeadsConfig,
     "MLP": MLPConfig,
     "MQAR": MQARConfig,
+    "Memorization": MemorizationConfig,
     "Model": ModelConfig,
+    "NoisyMQAR": NoisyMQARConfig,
     "Optimizer": OptimizerConfig,
     "SSD": SSDConfig,
+    "SelectiveCopying": SelectiveCopyingConfig,
     "SelectiveSSM": SelectiveSSMConfig,
     "Stage": Stage,
     "Trainer": TrainerConfig,

@@ -14,8 +14,13 @@ from bmojo.model import describe
 from bmojo.validation import ConfigError, type_problem
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-EXPERIMENTS = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.glob("experiments/**/*.gin"))
 MODELS = sorted(path.stem for path in CONFIGS.glob("models/*.gin"))
+TASKS = sorted({path.parent.name for path in CONFIGS.glob("experiments/*/*.gin")})
+EXPERIMENTS = [  # with every model, and with every task
+    "experiments/quickstart.gin",
+    *(f"experiments/mqar/{model}.gin" for model in MODELS),
+    *(f"experiments/{task}/bmojo.gin" for task in TASKS if task != "mqar"),
+]
 SIZES = sorted(path.stem for path in CONFIGS.glob("sizes/*.gin"))
 
 
@@ -211,7 +216,29 @@ def test_experiments_load_and_their_text_loads_the_same(path, tmp_path):
     for overlays in ([], ["runs/smoke.gin"]):
         experiment, text = load(CONFIGS / path, overlays=overlays)
         (tmp_path / "again.gin").write_text(text)
-        assert load(tmp_path / "again.gin") == (experiment, text)
+        again = config.load(REGISTRY, "Experiment", [tmp_path / "again.gin"], [])
+        assert (again.value, again.text) == (experiment, text)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_an_experiment_with_every_model(task):
+    """Of which the model is that of MQAR but for the vocabulary, and the task its own."""
+    found = sorted(path.stem for path in CONFIGS.glob(f"experiments/{task}/*.gin"))
+    assert found == MODELS
+    tasks = set()
+    for model in MODELS:
+        name = f"experiments/{task}/{model}.gin"
+        text = (CONFIGS / name).read_text()
+        assert f"bmojo train configs/{name}" in text
+        assert len(text.splitlines()) < 15
+        made = config.load(REGISTRY, "Experiment", [CONFIGS / name], []).value
+        alike = config.load(REGISTRY, "Experiment", [f"experiments/mqar/{model}.gin"], []).value
+        vocab_size = alike.model.vocab_size
+        assert dataclasses.replace(made.model, vocab_size=vocab_size) == alike.model
+        parts = (*made.curriculum, *made.evaluations)
+        assert {part.data.vocab_size for part in parts} == {made.model.vocab_size}
+        tasks.add((made.curriculum, made.evaluations))
+    assert len(tasks) == 1
 
 
 def test_smoke_makes_an_experiment_tiny():

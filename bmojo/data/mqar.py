@@ -1,20 +1,14 @@
 """Multi-query associative recall (MQAR): the recall task of Zoology (arXiv 2312.04927)."""
 
 import dataclasses
-import operator
-from typing import Any, SupportsIndex
 
 import numpy as np
 
+from bmojo.data.synthetic import Bindings, SyntheticSource, check_choices, check_integer, choose
+
 __all__ = ["MQARConfig", "MQARSource"]
 
-SPLITS = ("train", "test")
 FILLERS = ("zero", "random")
-EXAMPLES = 2**48
-"""Examples of a split: more than any run will ask for."""
-
-TEST_SHARE = 2
-"""One in this many of all possible sets of bindings belongs to the test split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,23 +50,8 @@ class MQARConfig:
 
     def __post_init__(self):
         for field, least in (("length", 1), ("vocab_size", 4), ("passes", 1)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"MQAR.{field}: {value!r} is not an integer; give one")
-            if value < least:
-                raise ValueError(f"MQAR.{field}: {value} is too small; give at least {least}")
-        pairs = self.num_pairs
-        if not isinstance(pairs, tuple | list) or not pairs:
-            raise TypeError(
-                f"MQAR.num_pairs: {pairs!r} is not a tuple of numbers; "
-                "write one, such as (8,) or (4, 8, 16)"
-            )
-        for number in pairs:
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"MQAR.num_pairs: {number!r} is not an integer; give integers")
-            if number < 1:
-                raise ValueError(f"MQAR.num_pairs: {number} is too small; give at least 1")
-        object.__setattr__(self, "num_pairs", tuple(pairs))
+            check_integer("MQAR", field, getattr(self, field), least)
+        object.__setattr__(self, "num_pairs", check_choices("MQAR", "num_pairs", self.num_pairs))
         if isinstance(self.power, bool) or not isinstance(self.power, int | float):
             raise TypeError(f"MQAR.power: {self.power!r} is not a number; give one, such as 0.01")
         if not 0 < self.power < float("inf"):
@@ -112,42 +91,23 @@ class MQARConfig:
         return MQARSource(self, seed, split)
 
 
-class MQARSource:
-    """Examples made on demand: number i is a function of config, seed, split and i alone.
-
-    An item holds ``inputs`` (L,) and ``targets`` (L,), int32, and ``group``, the number of
-    pairs.
+class MQARSource(SyntheticSource[MQARConfig]):
+    """Examples of MQAR; ``group`` is the number of pairs.
 
     Raises:
       ValueError: on an unknown split or a negative seed.
     """
 
     def __init__(self, config: MQARConfig, seed: int, split: str):
-        if split not in SPLITS:
-            raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
-        if seed < 0:
-            raise ValueError(f"seed: {seed} is negative; give one of at least 0")
-        self.config = config
-        self.seed = seed
-        self.split = split
-        mixed = _mix(np.arange(2 * config.vocab_size, dtype=np.uint64))
-        self._key_codes, self._value_codes = mixed[0::2], mixed[1::2] | np.uint64(1)
+        super().__init__(config, seed, split)
+        self._bindings = Bindings(config.vocab_size)
         self._race = {number: self._slot_scale(number) for number in config.num_pairs}
 
-    def __len__(self) -> int:
-        return EXAMPLES
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        index = operator.index(index)
-        if not 0 <= index < EXAMPLES:
-            raise IndexError(f"example {index} is not in 0 .. {EXAMPLES - 1}")
-        config = self.config
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        number = config.num_pairs[rng.integers(len(config.num_pairs))]
-        keys, values = self._bindings(rng, number)
+    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        """Inputs, targets and number of pairs of one example."""
+        config, bindings = self.config, self._bindings
+        number = choose(rng, config.num_pairs)
+        keys, values = self.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
 
         context = 2 * number * config.passes
         inputs = np.zeros(config.length, np.int32)
@@ -166,38 +126,9 @@ class MQARSource:
         if config.filler == "random":
             empty = inputs == 0
             inputs[empty] = rng.integers(config.vocab_size, size=np.count_nonzero(empty))
-        return {"inputs": inputs, "targets": targets, "group": np.int32(number)}
+        return inputs, targets, number
 
     def _slot_scale(self, number: int) -> np.ndarray:
         """Mean arrival time 1/p of each slot behind ``number`` pairs."""
         slots = (self.config.length - 2 * number * self.config.passes) // 2
         return np.arange(1, slots + 1, dtype=np.float64) ** (1 - self.config.power)
-
-    def _bindings(self, rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Keys and values of this split, drawn again until their checksum says so."""
-        half, wanted = self.config.vocab_size // 2, self.split == "test"
-        while True:
-            keys = 1 + _distinct(rng, half - 1, number)
-            values = half + _distinct(rng, self.config.vocab_size - half, number)
-            if self._in_test(keys, values) == wanted:
-                return keys, values
-
-    def _in_test(self, keys: np.ndarray, values: np.ndarray) -> bool:
-        """Whether a set of bindings belongs to the test split, in whatever order it comes."""
-        checksum = int((self._key_codes[keys] * self._value_codes[values]).sum())
-        return checksum < 2**64 // TEST_SHARE
-
-
-def _distinct(rng: np.random.Generator, size: int, number: int) -> np.ndarray:
-    """``number`` different integers below ``size`` in random order."""
-    if size <= 512:
-        return rng.permutation(size)[:number]
-    return rng.choice(size, number, replace=False)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The splitmix64 generator's output function: scatters integers over 64 bits."""
-    x = (x + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,113 @@
+"""Compression: a whole sequence in one state (MAD, arXiv 2403.17844)."""
+
+import dataclasses
+
+import numpy as np
+
+from bmojo.data.synthetic import (
+    SyntheticSource,
+    check_choices,
+    check_integer,
+    choose,
+    sequence_checksum,
+)
+
+__all__ = ["CompressionConfig", "CompressionSource"]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompressionConfig:
+    """Give every token of a random sequence after its end.
+
+    n data tokens, the compression token, ``gap`` zeros, then one query for each place
+    1 .. n, in order: the target at a query is the data token at its place. Every other
+    target is -1 and carries no loss.
+    ``CompressionConfig(length=12, num_tokens=(4,), vocab_size=12, data_vocab=6, gap=1)``,
+    seed 0, train, example 4::
+
+        inputs   3  7  6  4  1  0  8  9 10 11  0  0
+        targets -1 -1 -1 -1 -1 -1  3  7  6  4 -1 -1
+
+    Token 0 fills, 1 is the compression token, data tokens are 2 .. data_vocab + 1 and
+    queries follow them, so that a vocabulary has V - data_vocab - 2 of these.
+
+    MAD is an autoencoder: a further MLP decodes each token from one vector, the model's
+    output at the compression token, and the place. A language model has no such bottleneck,
+    so this task is weaker. What the queries are answered from is all that the model keeps: for
+    a recurrent model that is its state, as in MAD; attention that reaches back to the data
+    tokens can copy them instead. A gap of at least the window takes them out of a window's
+    reach (of each layer's: a stack of l windows reaches l times as far).
+
+    Train and test never share data tokens in one order, whatever the seed and the length.
+
+    Attributes:
+      length: L, tokens of a sequence; zeros fill what is left at its end.
+      num_tokens: numbers of data tokens; each example draws one of them uniformly.
+      vocab_size: V.
+      data_vocab: number of different data tokens.
+      gap: zeros between the compression token and the first query.
+    """
+
+    length: int
+    num_tokens: tuple[int, ...]
+    vocab_size: int = 64
+    data_vocab: int = 16
+    gap: int = 0
+
+    def __post_init__(self):
+        name = "Compression"
+        for field, least in (("length", 1), ("vocab_size", 4), ("data_vocab", 2), ("gap", 0)):
+            check_integer(name, field, getattr(self, field), least)
+        object.__setattr__(self, "num_tokens", check_choices(name, "num_tokens", self.num_tokens))
+        most = max(self.num_tokens)
+        needed = 2 * most + 1 + self.gap
+        if self.length < needed:
+            raise ValueError(
+                f"{name}.length: {most} tokens, a gap of {self.gap} and {most} queries need "
+                f"{needed} tokens, got {self.length}; raise length to {needed} or lower "
+                "num_tokens or gap"
+            )
+        needed = self.data_vocab + 2 + most
+        if self.vocab_size < needed:
+            raise ValueError(
+                f"{name}.vocab_size: {self.data_vocab} data tokens, {most} queries and two more "
+                f"need {needed} tokens, got {self.vocab_size}; raise vocab_size to {needed}, or "
+                "lower data_vocab or num_tokens"
+            )
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among all data tokens."""
+        return 1 / self.data_vocab
+
+    @property
+    def slices(self) -> str:
+        """What ``group`` counts."""
+        return "num_tokens"
+
+    def source(self, seed: int, split: str) -> "CompressionSource":
+        """All examples of a split: 'train' or 'test'."""
+        return CompressionSource(self, seed, split)
+
+
+class CompressionSource(SyntheticSource[CompressionConfig]):
+    """Examples of compression; ``group`` is the number of data tokens.
+
+    Raises:
+      ValueError: on an unknown split or a negative seed.
+    """
+
+    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        """Inputs, targets and number of data tokens of one example."""
+        config = self.config
+        number = choose(rng, config.num_tokens)
+        queries = config.data_vocab + 2
+        tokens = self.of_split(lambda: rng.integers(2, queries, size=number), sequence_checksum)
+        asked = slice(number + 1 + config.gap, 2 * number + 1 + config.gap)
+        inputs = np.zeros(config.length, np.int32)
+        inputs[:number] = tokens
+        inputs[number] = 1
+        inputs[asked] = np.arange(queries, queries + number)
+        targets = np.full(config.length, -1, np.int32)
+        targets[asked] = tokens
+        return inputs, targets, number

@@ -1,0 +1,130 @@
+"""Noisy recall: key-value pairs among noise (MAD, arXiv 2403.17844)."""
+
+import dataclasses
+
+import numpy as np
+
+from bmojo.data.synthetic import (
+    Bindings,
+    SyntheticSource,
+    check_choices,
+    check_integer,
+    check_share,
+    choose,
+)
+
+__all__ = ["NoisyMQARConfig", "NoisyMQARSource"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisyMQARConfig:
+    """Recall values by their keys, with tokens in between that mean nothing.
+
+    A sequence is made of slots of two tokens. A fixed share of them, at random places, holds
+    two noise tokens; every other one holds a key and its value. Whenever a key comes back,
+    the target at the key is its value; every other target is -1 and carries no loss.
+    ``NoisyMQARConfig(length=16, num_pairs=(2,), vocab_size=14, noise=0.4, noise_vocab=4)``,
+    seed 0, train, example 3::
+
+        inputs  13 12  3  6 12 12  2  9  3  6  2  9 13 10  2  9
+        targets -1 -1 -1 -1 -1 -1 -1 -1  6 -1  9 -1 -1 -1  9 -1
+
+    The vocabulary is that of MQAR with noise_vocab noise tokens behind it: keys come from
+    1 .. C//2 - 1 and values from C//2 .. C - 1 with C = V - noise_vocab, noise from
+    C .. V - 1. Every pair of an example is shown at least once; beyond that keys come at
+    random. MAD draws all of them at random, so that the number of pairs varies, and
+    independently makes each slot noise with a fixed probability.
+
+    Train and test never share a set of bindings, whatever the seed, the length and the noise.
+
+    Attributes:
+      length: L, tokens of a sequence; an odd one ends with a 0.
+      num_pairs: numbers of pairs; each example draws one of them uniformly.
+      vocab_size: V.
+      noise: share of the slots that hold noise.
+      noise_vocab: number of noise tokens.
+    """
+
+    length: int
+    num_pairs: tuple[int, ...]
+    vocab_size: int = 256
+    noise: float = 0.2
+    noise_vocab: int = 16
+
+    def __post_init__(self):
+        name = "NoisyMQAR"
+        for field, least in (("length", 1), ("vocab_size", 5), ("noise_vocab", 1)):
+            check_integer(name, field, getattr(self, field), least)
+        object.__setattr__(self, "num_pairs", check_choices(name, "num_pairs", self.num_pairs))
+        check_share(name, "noise", self.noise)
+        most = max(self.num_pairs)
+        if self.shown <= most:
+            raise ValueError(
+                f"{name}.length: {self.length} tokens with a share of {self.noise} noise have "
+                f"room for {self.shown} pairs, but {most} pairs and a query need {most + 1}; "
+                "raise length, or lower num_pairs or noise"
+            )
+        keys = (self.vocab_size - self.noise_vocab) // 2 - 1
+        if keys < most:
+            raise ValueError(
+                f"{name}.vocab_size: {self.vocab_size} tokens, {self.noise_vocab} of them noise, "
+                f"hold {max(keys, 0)} keys, fewer than the {most} pairs; raise vocab_size to "
+                f"{2 * most + 2 + self.noise_vocab} or lower num_pairs"
+            )
+
+    @property
+    def shown(self) -> int:
+        """Slots that hold a key and its value."""
+        slots = self.length // 2
+        return slots - round(self.noise * slots)
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing among all values."""
+        content = self.vocab_size - self.noise_vocab
+        return 1 / (content - content // 2)
+
+    @property
+    def slices(self) -> str:
+        """What ``group`` counts."""
+        return "num_pairs"
+
+    def source(self, seed: int, split: str) -> "NoisyMQARSource":
+        """All examples of a split: 'train' or 'test'."""
+        return NoisyMQARSource(self, seed, split)
+
+
+class NoisyMQARSource(SyntheticSource[NoisyMQARConfig]):
+    """Examples of noisy recall; ``group`` is the number of pairs.
+
+    Raises:
+      ValueError: on an unknown split or a negative seed.
+    """
+
+    def __init__(self, config: NoisyMQARConfig, seed: int, split: str):
+        super().__init__(config, seed, split)
+        self._bindings = Bindings(config.vocab_size - config.noise_vocab)
+
+    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        """Inputs, targets and number of pairs of one example."""
+        config, bindings = self.config, self._bindings
+        number = choose(rng, config.num_pairs)
+        keys, values = self.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
+
+        slots = config.length // 2
+        order = np.concatenate(
+            [np.arange(number), rng.integers(number, size=config.shown - number)]
+        )
+        rng.shuffle(order)
+        asked = np.ones(config.shown, bool)
+        asked[np.unique(order, return_index=True)[1]] = False
+
+        inputs = np.zeros(config.length, np.int32)
+        targets = np.full(config.length, -1, np.int32)
+        pairs = inputs[: 2 * slots].reshape(slots, 2)
+        pairs[:] = rng.integers(bindings.vocab_size, config.vocab_size, size=(slots, 2))
+        places = np.sort(rng.permutation(slots)[: config.shown])
+        pairs[places, 0] = keys[order]
+        pairs[places, 1] = values[order]
+        targets[2 * places[asked]] = values[order[asked]]
+        return inputs, targets, number
