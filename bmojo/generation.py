@@ -247,8 +247,7 @@ def decode(
       UserError: prompt and new tokens are longer than the memory, or logits are NaN.
     """
     sampling, stop = sampling or Sampling(temperature=0.0), stop or Stop()
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed: {seed} is out of range; give one in 0 .. 2^32 - 1")
+    _check_seed(seed)
     position = rows_seen(state)
     places = room(model, state)
     if places is not None:
@@ -321,6 +320,7 @@ def generate(
     needed = tokens.shape[1] + max_new_tokens - 1
     if capacity is None:
         capacity = -(-needed // chunk_size) * chunk_size
+    _check_seed(seed)
     _check_room(model, needed, capacity)
     check_tokens(tokens, model.config.vocab_size, "prompt")
 
@@ -345,6 +345,11 @@ def generate_all(model: Any, prompts: Sequence[Any], **options: Any) -> list[np.
     steps = list(generate(model, prompts, **options))
     table = np.asarray(steps, np.int32).reshape(-1, len(prompts))
     return [column[column != ENDED] for column in table.T]
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed: {seed} is out of range; give one in 0 .. 2^32 - 1")
 
 
 def _check_room(model: Any, needed: int, places: int) -> None:

@@ -21,6 +21,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmojo.types import Array, Bool, Float, Int
 
@@ -84,7 +85,7 @@ def kept(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
 @functools.partial(jax.jit, static_argnames="sampling")
 def sample(
     logits: Float[Array, "B V"],
-    seed: Int[Array, ""] | int,
+    seed: np.uint32,
     rows: Int[Array, "B"],
     positions: Int[Array, "B"],
     *,
@@ -114,6 +115,8 @@ def sample(
     return jnp.where(wrong, NOT_A_NUMBER, tokens).astype(jnp.int32)
 
 
-def _gumbel(seed: Array, row: Array, position: Array, size: int, dtype: jnp.dtype) -> Array:
+def _gumbel(
+    seed: np.uint32, row: Array, position: Array, size: int, dtype: jnp.dtype
+) -> Float[Array, "V"]:
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), position)
     return jax.random.gumbel(key, (size,), dtype)

@@ -136,8 +136,7 @@ def test_refused_before_any_work(monkeypatch):
     with pytest.raises(UserError, match="prompt: it is empty"):
         generate(made, [[3], []], max_new_tokens=1)
     with pytest.raises(UserError, match="seed: -1 is out of range"):
-        monkeypatch.undo()
-        generate_all(model("bmojo"), [[3]], max_new_tokens=1, seed=-1)
+        generate(made, [[3]], max_new_tokens=1, seed=-1)
 
 
 def test_full_memory_is_seen_in_a_given_state():

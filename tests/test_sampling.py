@@ -31,6 +31,10 @@ def oracle(logits, sampling):
     return result
 
 
+FIRST = (np.uint32(0), np.zeros(1, int), np.zeros(1, int))
+"""Seed, row and position of a row alone."""
+
+
 def draws(seed=0, rows=6):
     return np.random.default_rng(seed).normal(size=(rows, V)).astype(np.float32) * 2
 
@@ -80,7 +84,7 @@ def test_frequencies(sampling):
 def test_greedy_takes_the_lower_of_equals():
     logits = np.zeros((1, V), np.float32)
     logits[0, [4, 7]] = 1
-    tokens = sample(logits, 0, np.zeros(1, int), np.zeros(1, int), sampling=Sampling(0.0))
+    tokens = sample(logits, *FIRST, sampling=Sampling(0.0))
     assert tokens.tolist() == [4]
 
 
@@ -102,7 +106,7 @@ def test_nan_is_no_token():
     logits = np.zeros((2, V), np.float32)
     logits[1, 3] = np.nan
     for sampling in (Sampling(0.0), Sampling()):
-        tokens = sample(logits, 0, np.zeros(2, int), np.zeros(2, int), sampling=sampling)
+        tokens = sample(logits, np.uint32(0), np.zeros(2, int), np.zeros(2, int), sampling=sampling)
         assert tokens[0] != NOT_A_NUMBER
         assert tokens[1] == NOT_A_NUMBER
 

@@ -19,6 +19,7 @@ from bmojo.training.report import accuracy_table
 from bmojo.training.rundir import RunDir
 from bmojo.training.step import device_fields, make_eval_step, token_losses
 from bmojo.types import Array
+from bmojo.validation import UserError
 
 __all__ = [
     "LoadedRun",
@@ -112,6 +113,9 @@ def evaluate_recall(
       distances, with ``evaluation``, ``distance`` (the smallest of the bucket, a power of
       two; it reaches to the next one), ``accuracy``, ``loss`` and ``count``. Queries of which
       no pair was shown have no distance and are in the first rows only.
+
+    Raises:
+      UserError: a loss is not finite.
     """
     structure, parameters = split(model)
     groups_of: list[Row] = []
@@ -134,6 +138,11 @@ def evaluate_recall(
             found.append(np.stack([np.asarray(c, np.float64)[asked] for c in columns]))
             progress(1)
         group, distance, right, loss = np.concatenate(found, axis=1)
+        if not np.isfinite(loss).all():
+            raise UserError(
+                f"{evaluation.name}: a loss is not a number; the model's parameters are broken, "
+                "use another checkpoint"
+            )
         # frexp gives d = m 2^e with m in [1/2, 1): the bucket of d begins at 2^(e - 1).
         bucket = np.ldexp(1.0, np.frexp(distance)[1] - 1)
         for value in [*np.unique(group).tolist(), None]:

@@ -21,6 +21,7 @@ from bmojo.generation import check_tokens, memory_grows, start
 from bmojo.layers.protocol import State
 from bmojo.training.step import token_losses
 from bmojo.types import Array
+from bmojo.validation import UserError
 
 __all__ = ["BATCH_SIZE", "SEGMENT_LENGTH", "Scores", "score", "stream_losses"]
 
@@ -81,7 +82,7 @@ def score(
       One entry for each document, in order.
 
     Raises:
-      UserError: a document holds a token that the model has not.
+      UserError: a document holds a token that the model has not, or a loss is not finite.
     """
     for number, document in enumerate(documents):
         check_tokens(document, model.config.vocab_size, f"document {number}")
@@ -114,6 +115,11 @@ def score(
             if reader is None:
                 continue
             count = int(lengths[row])
+            if not np.isfinite(losses[row, :count]).all():
+                raise UserError(
+                    f"document {reader.index}: its loss is not a number; the model's parameters "
+                    "are broken, use another checkpoint"
+                )
             place = slice(reader.done, reader.done + count)
             results[reader.index].losses[place] = losses[row, :count]
             results[reader.index].right[place] = right[row, :count]
