@@ -1,15 +1,14 @@
 """`bmojo eval`."""
 
-import contextlib
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from bmojo.cli.common import Overrides, Run, load, run_config, told
+from bmojo.cli.common import Overrides, Run, load, progress_bar, run_config, told
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -215,18 +214,6 @@ def by_harness(
             table.add_row(task, metric, f"{value:,.4f}")
     console.print(table)
     _tell(console, save(run, "harness", {"step": loaded.step, "tasks": results}))
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error while something takes its time; give it what was done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _documents(experiment: "Experiment", folder: Path | None) -> Sequence[Any]:

@@ -1,5 +1,6 @@
 """`bmojo generate`."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import Run, load, run_config, told
+from bmojo.cli.common import Run, load, progress_bar, run_config, told
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -216,23 +217,29 @@ class Work:
         drawn: list[list[int]] = [[] for _ in rows]
         alone = len(prompts) == 1
         shown = ""
+        what = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
+        bar = contextlib.nullcontext(None) if alone else progress_bar(what, self._count)
+        steps = generation.decode(
+            self._model,
+            logits,
+            state,
+            max_new_tokens=self._count,
+            sampling=self._sampling,
+            stop=self._stop,
+            seed=self._seed,
+            rows=list(rows),
+        )
         try:
-            for step in generation.decode(
-                self._model,
-                logits,
-                state,
-                max_new_tokens=self._count,
-                sampling=self._sampling,
-                stop=self._stop,
-                seed=self._seed,
-                rows=list(rows),
-            ):
-                self._steps += 1
-                self._new_tokens += int(np.count_nonzero(step != generation.ENDED))
-                for row, token in zip(drawn, step.tolist(), strict=True):
-                    if token != generation.ENDED:
-                        row.append(token)
-                if alone:
+            with bar as done:
+                for step in steps:
+                    self._steps += 1
+                    self._new_tokens += int(np.count_nonzero(step != generation.ENDED))
+                    for row, token in zip(drawn, step.tolist(), strict=True):
+                        if token != generation.ENDED:
+                            row.append(token)
+                    if done is not None:
+                        done(1)
+                        continue
                     text = self._show(drawn[0], whole=False)
                     typer.echo(text[len(shown) :], nl=False)
                     shown = text
