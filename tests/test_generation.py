@@ -7,21 +7,19 @@ from flax import nnx
 
 from bmojo.generation import (
     ENDED,
-    Stop,
     _programs_of,
-    cut,
     generate,
     generate_all,
     memory_grows,
     pad,
     prefill,
-    readable,
     room,
     rows_seen,
     start,
     state_bytes,
 )
 from bmojo.sampling import Sampling
+from bmojo.stopping import Stop, cut
 from bmojo.validation import UserError
 from tests.numerics import relative_rms
 from tests.small_models import MODELS, VOCAB_SIZE, logits, model
@@ -159,19 +157,3 @@ def test_a_row_without_tokens_is_untouched():
     assert not read.any()
     for after, fresh in zip(*map(jax.tree.leaves, (state, start(made, 1))), strict=True):
         np.testing.assert_array_equal(after, fresh)
-
-
-@pytest.mark.parametrize(
-    ("text", "stops", "shown"),
-    [
-        ("abc", (), "abc"),
-        ("ab\ufffd", (), "ab"),
-        ("a\ufffdb\ufffd\ufffd", (), "a\ufffdb"),
-        ("abc", ("cd",), "ab"),
-        ("abcd", ("cd", "bx"), "ab"),
-        ("xaba", ("abab",), "x"),
-        ("\n", ("\n\n",), ""),
-    ],
-)
-def test_readable(text, stops, shown):
-    assert readable(text, stops) == shown

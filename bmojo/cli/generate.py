@@ -93,8 +93,9 @@ def generate(
         from flax import nnx
 
         from bmojo.evaluation.recall import load_run
-        from bmojo.generation import Stop, check_tokens
+        from bmojo.generation import check_tokens
         from bmojo.sampling import Sampling
+        from bmojo.stopping import Stop
         from bmojo.training.cache import use_compilation_cache
 
         try:
@@ -281,7 +282,7 @@ class Work:
         """What a reader sees of a continuation: all of it, or what will not change any more."""
         if self._tokenizer is None:
             return " ".join(map(str, ids))
-        from bmojo.generation import cut, readable
+        from bmojo.stopping import cut, readable
 
         text = self._tokenizer.decode(ids)
         return (cut if whole else readable)(text, self._stop.strings)

@@ -18,8 +18,9 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, score
-from bmojo.generation import Stop, cut, generate_all
+from bmojo.generation import generate_all
 from bmojo.sampling import Sampling
+from bmojo.stopping import Stop, cut
 from bmojo.validation import UserError
 
 __all__ = ["HarnessModel", "run_tasks"]

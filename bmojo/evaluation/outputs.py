@@ -131,7 +131,10 @@ def plot_recall(
             axis.plot([r[field] for r in found], [r["accuracy"] for r in found], "o-", label=name)
         for level in sorted(set(levels)):
             axis.axhline(level, color="grey", linestyle=":")
-        axis.set_xscale("log", base=2)
+        keys = {row[field] for row in rows if row[field] is not None}
+        if keys and min(keys) > 0:
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted(keys), labels=[str(key) for key in sorted(keys)])
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bmojo.evaluation.streaming import stream_losses
-from bmojo.generation import cut, generate_all
+from bmojo.generation import generate_all
+from bmojo.stopping import cut
 from bmojo.validation import UserError
 from tests.evaluation.byte_tokenizer import Bytes
 from tests.small_models import model
