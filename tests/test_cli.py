@@ -25,7 +25,7 @@ def run(*arguments):
     return CliRunner().invoke(app, list(arguments))
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "inspect"])
+@pytest.mark.parametrize("command", ["train", "eval", "generate", "inspect"])
 def test_help_has_examples_and_exit_codes(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -37,7 +37,7 @@ def test_help_has_examples_and_exit_codes(command):
 def test_help_lists_the_commands():
     result = run("--help")
     assert result.exit_code == 0
-    for command in ("train", "eval", "inspect"):
+    for command in ("train", "eval", "generate", "inspect"):
         assert f"\n  {command} " in result.stdout
     assert "bmojo train configs/experiments/quickstart.gin" in result.stdout
 
@@ -74,7 +74,7 @@ def test_config_error_is_one_line_and_exit_code_2():
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("command", ["eval", "inspect"])
+@pytest.mark.parametrize("command", ["eval", "generate", "inspect"])
 def test_no_run(command):
     Path("empty").mkdir()
     result = run(command, "empty")

@@ -10,6 +10,7 @@ import typer
 import bmojo
 from bmojo.cli.common import EXIT_CODES
 from bmojo.cli.evaluate import evaluate_run
+from bmojo.cli.generate import generate
 from bmojo.cli.inspect import inspect
 from bmojo.cli.train import train
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command(epilog=EXIT_CODES)(train)
 app.command(name="eval", epilog=EXIT_CODES)(evaluate_run)
+app.command(epilog=EXIT_CODES)(generate)
 app.command(epilog=EXIT_CODES)(inspect)
 
 

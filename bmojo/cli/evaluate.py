@@ -1,34 +1,233 @@
 """`bmojo eval`."""
 
+import enum
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 from rich.console import Console
 
-from bmojo.cli.common import Overrides, Run, load, run_config, told
+from bmojo.cli.common import Overrides, Run, load, progress_bar, run_config, told
 from bmojo.validation import UserError
 
+if TYPE_CHECKING:
+    from bmojo.evaluation.recall import LoadedRun
+    from bmojo.experiment import Experiment
 
-def evaluate_run(run: Run, overrides: Overrides = None) -> None:
-    """Measure the newest checkpoint of a run with the evaluations of its config.
+BATCH_SIZE = 8
+
+
+class Kind(enum.StrEnum):
+    """What can be measured of a run."""
+
+    PERPLEXITY = "perplexity"
+    LENGTH = "length"
+    RECALL = "recall"
+    HARNESS = "harness"
+
+
+def evaluate_run(
+    run: Run,
+    overrides: Overrides = None,
+    kinds: Annotated[
+        list[Kind] | None,
+        typer.Option("--eval", help="What to measure; repeat for more.", show_default=False),
+    ] = None,
+    contexts: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--context",
+            "--length",
+            min=1,
+            metavar="N",
+            help="Length of context, for perplexity and length; repeat for more. Default: the "
+            "powers of two from 512 to 65536.",
+        ),
+    ] = None,
+    documents: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of .txt, .jsonl (field text) or .npy (token ids) files, for perplexity "
+            "and length. Default: the test split of the run's data.",
+        ),
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of lm-evaluation-harness YAML files."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="B", help="Documents read at the same time.")
+    ] = BATCH_SIZE,
+) -> None:
+    """Measure the newest checkpoint of a run.
+
+    Without --eval: accuracy in the evaluations of its config. With it, results and figures are
+    also kept in RUN/evaluation:
+
+    \b
+      perplexity  loss, perplexity and bits per byte by length of context, loss by position
+      length      loss by position, and its change beyond the training length
+      recall      accuracy by number of pairs, and by distance from the pair to its query
+      harness     the tasks of --tasks, by lm-evaluation-harness (pip install 'bmojo[eval]')
+
+    Documents are read through the model's state in segments, so that memory does not grow
+    with their length (but for full attention) and nothing is cut off.
 
     \b
     Examples:
       bmojo eval runs/quickstart
       bmojo eval runs/quickstart recall/MQAR.length=512 Evaluation.batches=8
+      bmojo eval runs/quickstart --eval recall
+      bmojo eval runs/prose --eval perplexity --eval length --documents books --context 4096
+      bmojo eval runs/prose --eval harness --tasks my_tasks
     """
     with told():
         experiment = load(run_config(run), overrides)
-        if not experiment.evaluations:
+        wanted = list(dict.fromkeys(kinds or ()))
+        if not experiment.evaluations and (not wanted or Kind.RECALL in wanted):
             raise UserError(
                 f"{run}: its config has no evaluations; add one, such as "
                 "'Experiment.evaluations=(@Evaluation(),)'"
             )
+        if Kind.HARNESS in wanted and tasks is None:
+            raise UserError("--tasks: the harness needs tasks; name a folder of its YAML files")
+        texts = None
+        if Kind.PERPLEXITY in wanted or Kind.LENGTH in wanted:
+            texts = _documents(experiment, documents)
         from flax import nnx
 
         from bmojo.evaluation.recall import evaluate, load_run
+        from bmojo.training.cache import use_compilation_cache
         from bmojo.training.report import result_tables
 
+        if experiment.trainer.compilation_cache:
+            use_compilation_cache()
         loaded = load_run(run, nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0))))
-        rows = evaluate(loaded.model, experiment.evaluations)
         console = Console()
         console.print(f"{run}, step {loaded.step}", highlight=False, soft_wrap=True)
-        for table in result_tables(rows, experiment.evaluations):
-            console.print(table)
+        if not wanted:
+            rows = evaluate(loaded.model, experiment.evaluations)
+            for table in result_tables(rows, experiment.evaluations):
+                console.print(table)
+        if texts is not None:
+            by_documents(console, run, experiment, loaded, texts, wanted, contexts, batch_size)
+        if Kind.RECALL in wanted:
+            by_recall(console, run, experiment, loaded)
+        if Kind.HARNESS in wanted and tasks is not None:
+            by_harness(console, run, experiment, loaded, tasks, batch_size)
+
+
+def by_documents(
+    console: Console,
+    run: Path,
+    experiment: "Experiment",
+    loaded: "LoadedRun",
+    texts: Sequence[Any],
+    wanted: Sequence[Kind],
+    contexts: Sequence[int] | None,
+    batch_size: int,
+) -> None:
+    """Loss by context and by position, from one pass."""
+    from bmojo.evaluation.documents import run_tokenizer
+    from bmojo.evaluation.outputs import context_table, plot_positions, position_table, save
+    from bmojo.evaluation.perplexity import CONTEXTS, by_context, by_position, measure
+
+    contexts = sorted(set(contexts or CONTEXTS))
+    trained = max(stage.data.length for stage in experiment.curriculum)
+    decode = getattr(run_tokenizer(experiment), "decode_bytes", None)
+    with progress_bar("reading", sum(max(len(text) - 1, 0) for text in texts)) as done:
+        found = measure(
+            loaded.model,
+            texts,
+            contexts[-1],
+            batch_size=batch_size,
+            decode_bytes=decode,
+            progress=done,
+        )
+    facts = {
+        "step": loaded.step,
+        "documents": len(texts),
+        "longest_context": contexts[-1],
+        "training_length": trained,
+    }
+    if Kind.PERPLEXITY in wanted:
+        rows, positions = by_context(found, contexts), by_position(found)
+        console.print(context_table(rows))
+        results = {**facts, "contexts": rows, "positions": positions}
+        _tell(console, save(run, "perplexity", results, plot_positions(positions)))
+    if Kind.LENGTH in wanted:
+        positions = by_position(found, trained)
+        console.print(position_table(positions))
+        figure = plot_positions(positions, trained)
+        _tell(console, save(run, "length", {**facts, "positions": positions}, figure))
+
+
+def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "LoadedRun") -> None:
+    """Accuracy by group and by distance."""
+    from bmojo.evaluation.outputs import plot_recall, recall_table, save
+    from bmojo.evaluation.recall import evaluate_recall
+    from bmojo.training.report import accuracy_table, chance, slice_name
+
+    evaluations = experiment.evaluations
+    with progress_bar("recalling", sum(e.batches for e in evaluations)) as done:
+        groups, distances = evaluate_recall(loaded.model, evaluations, done)
+    console.print(accuracy_table(groups, evaluations))
+    title = "accuracy by tokens from the pair to its query, at least"
+    console.print(recall_table(distances, "distance", title))
+    levels = [level for level in map(chance, evaluations) if level is not None]
+    names = " / ".join(dict.fromkeys(slice_name(e) or "group" for e in evaluations))
+    results = {"step": loaded.step, "groups": groups, "distances": distances}
+    _tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
+
+
+def by_harness(
+    console: Console,
+    run: Path,
+    experiment: "Experiment",
+    loaded: "LoadedRun",
+    tasks: Path,
+    batch_size: int,
+) -> None:
+    """The tasks of a folder."""
+    from rich.table import Table
+
+    from bmojo.evaluation.documents import run_tokenizer
+    from bmojo.evaluation.outputs import save
+
+    tokenizer = run_tokenizer(experiment)
+    if tokenizer is None:
+        raise UserError(f"{run}: it was trained on a task without text; the harness needs a text")
+    try:
+        from bmojo.evaluation.harness import HarnessModel, run_tasks
+    except ImportError as error:
+        raise UserError(
+            f"--eval harness: lm-eval is not installed ({error}); pip install 'bmojo[eval]'"
+        ) from None
+    with progress_bar("harness", None) as done:
+        lm = HarnessModel(loaded.model, tokenizer, batch_size=batch_size, progress=done)
+        results = run_tasks(lm, tasks)
+    table = Table(title="lm-evaluation-harness")
+    for name in ("task", "metric", "value"):
+        table.add_column(name, justify="right" if name == "value" else "left")
+    for task, metrics in results.items():
+        for metric, value in metrics.items():
+            table.add_row(task, metric, f"{value:,.4f}")
+    console.print(table)
+    _tell(console, save(run, "harness", {"step": loaded.step, "tasks": results}))
+
+
+def _documents(experiment: "Experiment", folder: Path | None) -> Sequence[Any]:
+    from bmojo.evaluation.documents import read_documents, run_documents, run_tokenizer
+
+    if folder is None:
+        return list(run_documents(experiment))
+    return read_documents(folder, run_tokenizer(experiment))
+
+
+def _tell(console: Console, path: Path) -> None:
+    """Say where results are."""
+    for place in (path, path.with_suffix(".png")):
+        if place.exists():
+            console.print(str(place), highlight=False, soft_wrap=True)

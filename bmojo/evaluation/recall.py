@@ -1,17 +1,32 @@
-"""Accuracy by group of examples, such as the number of key-value pairs in recall tasks."""
+"""Accuracy by group of examples, such as the number of key-value pairs, and by distance."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmojo.data.pipeline import Batches
 from bmojo.training.checkpoint import restore_parameters
 from bmojo.training.config import Evaluation
 from bmojo.training.measure import Meter, Row
-from bmojo.training.parameters import split
+from bmojo.training.parameters import Parameters, Structure, split
 from bmojo.training.rundir import RunDir
+from bmojo.training.step import device_fields, token_losses
+from bmojo.types import Array
+from bmojo.validation import UserError
 
-__all__ = ["LoadedRun", "evaluate", "load_run"]
+__all__ = [
+    "LoadedRun",
+    "evaluate",
+    "evaluate_recall",
+    "load_run",
+    "query_distances",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,3 +66,111 @@ def evaluate(model: Any, evaluations: Sequence[Evaluation]) -> list[Row]:
     rows = Meter(structure).measure(parameters, evaluations)
     assert rows is not None  # nobody asked to stop
     return rows
+
+
+def query_distances(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """How far back a query's answer was last shown.
+
+    At a counted target, the key is the token there, and its pair is the last earlier place
+    where the same token is followed by the target. (A filler may hold the key too, but not
+    the pair.)
+
+    Args:
+      inputs: tokens (L,).
+      targets: answers (L,), -1 where none is asked for.
+
+    Returns:
+      Tokens from the key of the pair to the query, (L,); 0 where nothing is asked for or no
+      pair was shown.
+    """
+    asked = np.flatnonzero(targets >= 0)
+    same = inputs[None, :-1] == inputs[asked, None]
+    same &= inputs[None, 1:] == targets[asked, None]
+    same &= np.arange(len(inputs) - 1) < asked[:, None]
+    last = same.shape[1] - 1 - np.argmax(same[:, ::-1], axis=1)
+    distances = np.zeros(len(inputs), np.int64)
+    distances[asked] = np.where(same.any(axis=1), asked - last, 0)
+    return distances
+
+
+def evaluate_recall(
+    model: Any,
+    evaluations: Sequence[Evaluation],
+    progress: Callable[[int], None] = lambda batches: None,
+) -> tuple[list[Row], list[Row]]:
+    """Accuracy by group and by distance, from one pass.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      evaluations: what to measure.
+      progress: called with 1 after every batch.
+
+    Returns:
+      The rows of :func:`evaluate`; and for each evaluation a row for each bucket of
+      distances, with ``evaluation``, ``distance`` (the smallest of the bucket, a power of
+      two; it reaches to the next one), ``accuracy``, ``loss`` and ``count``. Queries of which
+      no pair was shown have no distance and are in the first rows only.
+
+    Raises:
+      UserError: a loss is not finite.
+    """
+    structure, parameters = split(model)
+    groups_of: list[Row] = []
+    distances_of: list[Row] = []
+    for evaluation in evaluations:
+        batches = Batches(evaluation.data.source(evaluation.seed, "test"), evaluation.batch_size)
+        found: list[np.ndarray] = []
+        for _ in range(evaluation.batches):
+            batch = next(batches)
+            losses, right = _answers(structure, parameters, device_fields(batch))
+            asked = batch["targets"] >= 0
+            distance = np.stack(
+                [
+                    query_distances(*row)
+                    for row in zip(batch["inputs"], batch["targets"], strict=True)
+                ]
+            )
+            group = np.broadcast_to(np.asarray(batch["group"])[:, None], asked.shape)
+            columns = (group, distance, np.asarray(right), np.asarray(losses))
+            found.append(np.stack([np.asarray(c, np.float64)[asked] for c in columns]))
+            progress(1)
+        group, distance, right, loss = np.concatenate(found, axis=1)
+        if not np.isfinite(loss).all():
+            raise UserError(
+                f"{evaluation.name}: a loss is not a number; the model's parameters are broken, "
+                "use another checkpoint"
+            )
+        # frexp gives d = m 2^e with m in [1/2, 1): the bucket of d begins at 2^(e - 1).
+        bucket = np.ldexp(1.0, np.frexp(distance)[1] - 1)
+        for value in [*np.unique(group).tolist(), None]:
+            chosen = np.ones(len(group), bool) if value is None else group == value
+            key = None if value is None else int(value)
+            groups_of.append(_row(evaluation.name, "group", key, right[chosen], loss[chosen]))
+        for value in np.unique(bucket[distance > 0]).tolist():
+            chosen = (bucket == value) & (distance > 0)
+            distances_of.append(
+                _row(evaluation.name, "distance", int(value), right[chosen], loss[chosen])
+            )
+    return groups_of, distances_of
+
+
+def _row(name: str, field: str, key: int | None, right: np.ndarray, loss: np.ndarray) -> Row:
+    count = max(len(right), 1)
+    return {
+        "evaluation": name,
+        field: key,
+        "accuracy": float(right.sum()) / count,
+        "loss": float(loss.sum()) / count,
+        "count": len(right),
+    }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _answers(
+    structure: Structure, parameters: Parameters, batch: dict[str, Array]
+) -> tuple[Array, Array]:
+    """Loss, and whether the answer is right, of every token."""
+    model = structure.merge(parameters)
+    logits, _ = model(batch["inputs"], segment_ids=batch.get("segment_ids"))
+    losses, right, _ = token_losses(logits, jnp.asarray(batch["targets"]))
+    return losses, right

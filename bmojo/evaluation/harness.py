@@ -1,0 +1,192 @@
+"""A model behind the interface of lm-evaluation-harness (the extra ``eval``).
+
+Texts of any length go through the state in segments: nothing is cut off, whatever the
+training length. As in training, a text follows the token that ends a document.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lm_eval import simple_evaluate
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.tasks import TaskManager
+
+from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, score
+from bmojo.generation import generate_all
+from bmojo.sampling import Sampling
+from bmojo.stopping import Stop, cut
+from bmojo.validation import UserError
+
+__all__ = ["HarnessModel", "run_tasks"]
+
+MAX_NEW_TOKENS = 256
+"""Tokens generated where a task does not say."""
+
+BOOTSTRAPS = 1000
+"""Draws for standard errors that have no closed form."""
+
+KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "min_p"}
+
+
+class HarnessModel(TemplateLM):
+    """What the harness asks of a language model.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      tokenizer: with ``eos``, ``encode`` and ``decode``.
+      segment_length: tokens of a text in one call of the model.
+      batch_size: texts read at the same time.
+      seed: of tasks that sample.
+      progress: called with numbers of tokens done.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        segment_length: int = SEGMENT_LENGTH,
+        batch_size: int = BATCH_SIZE,
+        seed: int = 0,
+        progress: Callable[[int], None] = lambda tokens: None,
+    ):
+        super().__init__()
+        self._model, self._tokenizer = model, tokenizer
+        self._segment_length, self._batch_size = segment_length, batch_size
+        self._seed, self._progress = seed, progress
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token between documents, which every text follows."""
+        return int(self._tokenizer.eos)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids of a text, without any added."""
+        return [int(token) for token in self._tokenizer.encode(string)]
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of continuations, and whether greedy decoding would give them."""
+        texts = [[*self._preceded(context), *after] for _, context, after in requests]
+        results = []
+        for scores, (_, _, after) in zip(self._score(texts), requests, strict=True):
+            first = len(scores.losses) - len(after)
+            loss = scores.losses[first:].sum(dtype=np.float64)
+            results.append((-float(loss), bool(scores.right[first:].all())))
+        return results
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        """Log-probability of whole texts, each token given all those before it."""
+        texts = [[self.eot_token_id, *self.tok_encode(request.args[0])] for request in requests]
+        return [-float(scores.losses.sum(dtype=np.float64)) for scores in self._score(texts)]
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """Continuations up to the first stop string, without it.
+
+        Raises:
+          UserError: a task asks for a kind of decoding that is not known here.
+        """
+        groups: dict[str, list[int]] = {}
+        prompts = []
+        for number, request in enumerate(requests):
+            context, options = request.args
+            prompts.append(self._preceded(self.tok_encode(context)))
+            groups.setdefault(json.dumps(options, sort_keys=True), []).append(number)
+        texts = [""] * len(prompts)
+        for options, members in groups.items():
+            until, count, sampling = _decoding(json.loads(options))
+            stop = Stop((self.eot_token_id,), tuple(until), self._tokenizer.decode)
+            members.sort(key=lambda number: -len(prompts[number]))
+            for first in range(0, len(members), self._batch_size):
+                rows = members[first : first + self._batch_size]
+                drawn = generate_all(
+                    self._model,
+                    [prompts[number] for number in rows],
+                    max_new_tokens=count,
+                    sampling=sampling,
+                    stop=stop,
+                    seed=self._seed,
+                    rows=rows,
+                )
+                for number, tokens in zip(rows, drawn, strict=True):
+                    texts[number] = cut(self._tokenizer.decode(tokens), until)
+                self._progress(sum(map(len, drawn)))
+        return texts
+
+    def _preceded(self, tokens: list[int]) -> list[int]:
+        """A text behind the end of a document, unless that is there."""
+        return tokens if tokens[:1] == [self.eot_token_id] else [self.eot_token_id, *tokens]
+
+    def _score(self, texts: Sequence[list[int]]) -> Any:
+        """Scores of texts, in segments no longer than the longest of them needs."""
+        longest = max(map(len, texts), default=1)
+        segment = min(self._segment_length, 1 << max(longest - 2, 0).bit_length())
+        return score(self._model, texts, segment, self._batch_size, self._progress)
+
+
+def run_tasks(lm: HarnessModel, folder: str | Path, limit: int | None = None) -> dict[str, Any]:
+    """Take every task of a folder.
+
+    Args:
+      lm: the model.
+      folder: of YAML files in the harness's format; relative names of data files in them are
+        looked for there.
+      limit: documents of each task; None: all.
+
+    Returns:
+      For each task its metrics.
+
+    Raises:
+      UserError: the folder holds no task.
+    """
+    path = Path(folder).expanduser().absolute()
+    # Forking after JAX has started its threads may hang.
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+    manager = TaskManager(include_path=str(path), include_defaults=False) if path.is_dir() else None
+    if manager is None or not manager.all_subtasks:
+        raise UserError(f"{folder}: no tasks are here; give a folder of the harness's YAML files")
+    with contextlib.chdir(path):
+        results = simple_evaluate(
+            lm,
+            tasks=list(manager.all_subtasks),
+            task_manager=manager,
+            limit=limit,
+            bootstrap_iters=BOOTSTRAPS,
+            log_samples=False,
+        )
+    assert results is not None  # this is the only process
+    return {
+        task: {
+            name.removesuffix(",none"): value
+            for name, value in metrics.items()
+            if isinstance(value, int | float)
+        }
+        for task, metrics in results["results"].items()
+    }
+
+
+def _decoding(options: dict[str, Any]) -> tuple[list[str], int, Sampling]:
+    """Stop strings, number of tokens and sampling of a task."""
+    wanted = dict(normalize_gen_kwargs(options, MAX_NEW_TOKENS))
+    unknown = sorted(name for name in wanted if name not in KNOWN)
+    if unknown:
+        raise UserError(
+            f"generation_kwargs: {', '.join(unknown)} cannot be followed; "
+            f"a task may say {', '.join(sorted(KNOWN))}"
+        )
+    until = [text for text in wanted.get("until", []) if text]
+    sampling = Sampling(
+        temperature=float(wanted.get("temperature", 0.0)),
+        top_k=wanted.get("top_k") or None,
+        top_p=float(wanted.get("top_p", 1.0)),
+        min_p=float(wanted.get("min_p", 0.0)),
+    )
+    return until, int(wanted["max_gen_toks"]), sampling

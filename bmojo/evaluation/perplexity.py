@@ -1,0 +1,215 @@
+"""Loss by length of the context, and by position in it, from one pass over the documents.
+
+The loss at a position does not depend on what follows, so one pass measures every length of
+context: documents are cut into windows of the longest context C, each read from a state that
+has seen nothing, and the first c positions of a window are a window of c tokens for every
+c <= C. The last window of a document may be shorter than C; it counts for the contexts and
+positions that it reaches. A context of c tokens is c predictions, the first from one token.
+
+Means over different contexts are means over different texts where documents differ in
+length. ``loss_same_windows`` is over the windows of the longest context that any reaches, and
+so compares contexts on the same texts.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, stream_losses
+from bmojo.validation import UserError
+
+__all__ = ["CONTEXTS", "Measured", "by_context", "by_position", "edges", "measure", "perplexity"]
+
+CONTEXTS = tuple(2**power for power in range(9, 17))
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The losses of windows.
+
+    Attributes:
+      losses: nats of each predicted token, an array for each window.
+      sizes: bytes of text of each predicted token, likewise; None: unknown.
+      documents: of which document each window is.
+      lengths: predictions of each document.
+    """
+
+    losses: list[np.ndarray]
+    sizes: list[np.ndarray] | None
+    documents: list[int]
+    lengths: list[int]
+
+
+def perplexity(
+    model: Any,
+    documents: Sequence[Any],
+    contexts: Sequence[int] = CONTEXTS,
+    segment_length: int = SEGMENT_LENGTH,
+    batch_size: int = BATCH_SIZE,
+    decode_bytes: Callable[[Iterable[int]], bytes] | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> tuple[list[Row], list[Row]]:
+    """:func:`measure`, :func:`by_context` and :func:`by_position` in one.
+
+    Returns:
+      Rows by context and rows by position.
+    """
+    found = measure(
+        model, documents, max(contexts), segment_length, batch_size, decode_bytes, progress
+    )
+    return by_context(found, contexts), by_position(found)
+
+
+def measure(
+    model: Any,
+    documents: Sequence[Any],
+    longest: int,
+    segment_length: int = SEGMENT_LENGTH,
+    batch_size: int = BATCH_SIZE,
+    decode_bytes: Callable[[Iterable[int]], bytes] | None = None,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Measured:
+    """Predict every token of every document but its first, from a context of bounded length.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      documents: token sequences.
+      longest: C, length of the windows.
+      segment_length: see :func:`bmojo.evaluation.streaming.score`, as for ``batch_size``.
+      batch_size: windows read at the same time.
+      decode_bytes: the bytes of token ids; None: bytes are unknown.
+      progress: called with numbers of tokens predicted.
+
+    Raises:
+      UserError: there is nothing to predict in the documents.
+    """
+    if longest < 1:
+        raise UserError(f"context: {longest} is too short; give at least 1")
+    windows: list[np.ndarray] = []
+    owners: list[int] = []
+    lengths: list[int] = []
+    for number, document in enumerate(documents):
+        tokens = np.asarray(document)
+        lengths.append(max(len(tokens) - 1, 0))
+        for first in range(0, lengths[-1], longest):
+            windows.append(tokens[first : first + longest + 1])
+            owners.append(number)
+    if not windows:
+        raise UserError("documents: none has two tokens, so that there is nothing to predict")
+    losses = stream_losses(model, windows, segment_length, batch_size, progress)
+    sizes = None
+    if decode_bytes is not None:
+        size_of = {
+            token: len(decode_bytes([token]))
+            for token in np.unique(np.concatenate([window[1:] for window in windows])).tolist()
+        }
+        sizes = [np.asarray([size_of[t] for t in window[1:].tolist()]) for window in windows]
+    return Measured(losses, sizes, owners, lengths)
+
+
+def by_context(found: Measured, contexts: Sequence[int]) -> list[Row]:
+    """A row for each length of context, in rising order.
+
+    A row has ``context``, ``loss`` (nats a token), ``stderr`` (of the loss, over windows),
+    ``perplexity``, ``bits_per_byte`` (None where bytes are unknown), ``loss_same_windows``,
+    and what it was taken from: ``windows``, ``tokens``, ``documents``, and
+    ``documents_too_short``, those which have no such window. Numbers are None where there
+    is no window.
+    """
+    wanted = sorted(set(contexts))
+    reached = [c for c in wanted if any(len(loss) >= c for loss in found.losses)]
+    rows: list[Row] = []
+    for context in wanted:
+        chosen = [i for i, loss in enumerate(found.losses) if len(loss) >= context]
+        means = np.asarray([found.losses[i][:context].mean(dtype=np.float64) for i in chosen])
+        loss = float(means.mean()) if chosen else None
+        bits = None
+        if chosen and found.sizes is not None:
+            size = sum(int(found.sizes[i][:context].sum()) for i in chosen)
+            bits = float(means.sum()) * context / math.log(2) / size if size else None
+        same = [i for i in chosen if len(found.losses[i]) >= reached[-1]]
+        used = {found.documents[i] for i in chosen}
+        rows.append(
+            {
+                "context": context,
+                "loss": loss,
+                "stderr": _stderr(means, np.ones(len(means))),
+                "perplexity": None if loss is None else _exp(loss),
+                "bits_per_byte": bits,
+                "loss_same_windows": float(
+                    np.mean([found.losses[i][:context].mean(dtype=np.float64) for i in same])
+                )
+                if same
+                else None,
+                "windows": len(chosen),
+                "tokens": context * len(chosen),
+                "documents": len(used),
+                "documents_too_short": len(found.lengths) - len(used),
+            }
+        )
+    return rows
+
+
+def edges(longest: int, also: int | None = None) -> list[int]:
+    """Where buckets of positions begin and end: two an octave, and at ``also``."""
+    steps = {round(2 ** (half / 2)) for half in range(2 * max(longest, 1).bit_length() + 2)}
+    inside = {edge for edge in steps if edge < longest}
+    if also is not None and 0 < also < longest:
+        inside.add(also)
+    return [0, *sorted(inside), longest]
+
+
+def by_position(found: Measured, training_length: int | None = None) -> list[Row]:
+    """A row for each bucket of positions.
+
+    A row has ``start`` and ``stop`` (positions start .. stop - 1), ``loss`` (nats a token),
+    ``stderr`` (windows being what varies, since tokens of one are not independent),
+    ``count`` (tokens) and ``windows``. With a training length T, and for positions from T
+    on, there is also ``change``: the loss relative to that at positions T/2 .. T - 1 of the
+    same windows, 0 if the model does as well beyond T as before; else None.
+    """
+    longest = max(len(loss) for loss in found.losses)
+    limits = edges(longest, training_length)
+    rows: list[Row] = []
+    for first, last in zip(limits, limits[1:], strict=False):
+        reaching = [loss for loss in found.losses if len(loss) > first]
+        parts = [loss[first:last] for loss in reaching]
+        counts = np.asarray([len(part) for part in parts], np.float64)
+        means = np.asarray([part.mean(dtype=np.float64) for part in parts])
+        loss = float((means * counts).sum() / counts.sum())
+        change = None
+        if training_length is not None and first >= training_length:
+            near = [part[training_length // 2 : training_length] for part in reaching]
+            before = np.asarray([part.mean(dtype=np.float64) for part in near])
+            change = loss / float((before * counts).sum() / counts.sum()) - 1
+        rows.append(
+            {
+                "start": first,
+                "stop": last,
+                "loss": loss,
+                "stderr": _stderr(means, counts),
+                "count": int(counts.sum()),
+                "windows": len(parts),
+                "change": change,
+            }
+        )
+    return rows
+
+
+def _stderr(means: np.ndarray, counts: np.ndarray) -> float | None:
+    """Standard error of the mean of tokens that come in clusters."""
+    number = len(means)
+    if number < 2:
+        return None
+    deviations = counts * (means - (means * counts).sum() / counts.sum())
+    return float(np.sqrt((deviations**2).sum() * number / (number - 1)) / counts.sum())
+
+
+def _exp(loss: float) -> float | None:
+    """A perplexity; None if no float can hold it, since JSON knows no infinity."""
+    return math.exp(loss) if loss < 700 else None

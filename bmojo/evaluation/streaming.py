@@ -1,0 +1,154 @@
+"""The loss of long documents, computed through the state in segments of fixed length.
+
+A row reads one document, segment by segment, and takes the next one when it is through. The
+next document begins from the state before the first token, not from a change of segment id:
+so its memory is refreshed where it is in the parallel form, and the numbers are the same.
+Memory does not depend on the documents' lengths, except for full attention, whose state is
+made to hold the longest of them.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bmojo.generation import check_tokens, memory_grows, start
+from bmojo.layers.protocol import State
+from bmojo.training.step import token_losses
+from bmojo.types import Array
+from bmojo.validation import UserError
+
+__all__ = ["BATCH_SIZE", "SEGMENT_LENGTH", "Scores", "score", "stream_losses"]
+
+SEGMENT_LENGTH = 256
+BATCH_SIZE = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What a model makes of a document of n tokens.
+
+    Attributes:
+      losses: nats of tokens 1 .. n - 1 given all those before each, float32 (n - 1,).
+      right: whether each of them was the most likely one, (n - 1,).
+    """
+
+    losses: np.ndarray
+    right: np.ndarray
+
+
+@dataclasses.dataclass
+class _Reader:
+    """Where a row is: ``done`` of the predictions of document ``index`` are made."""
+
+    index: int
+    done: int = 0
+
+
+def stream_losses(
+    model: Any,
+    documents: Sequence[Any],
+    segment_length: int = SEGMENT_LENGTH,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> list[np.ndarray]:
+    """The losses of :func:`score`: for each document of n tokens, n - 1 numbers in nats."""
+    scored = score(model, documents, segment_length, batch_size, progress)
+    return [scores.losses for scores in scored]
+
+
+def score(
+    model: Any,
+    documents: Sequence[Any],
+    segment_length: int = SEGMENT_LENGTH,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> list[Scores]:
+    """Predict every token of every document but the first from all those before it.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      documents: token sequences of any lengths; with fewer than two tokens nothing is predicted.
+      segment_length: tokens of a row in one call of the model.
+      batch_size: documents read at the same time.
+      progress: called after every segment with the number of tokens predicted in it.
+
+    Returns:
+      One entry for each document, in order.
+
+    Raises:
+      UserError: a document holds a token that the model has not, or a loss is not finite.
+    """
+    for number, document in enumerate(documents):
+        check_tokens(document, model.config.vocab_size, f"document {number}")
+    counts = [max(len(document) - 1, 0) for document in documents]
+    results = [Scores(np.zeros(n, np.float32), np.zeros(n, bool)) for n in counts]
+    # The longest first, so that at the end no row is left alone with a long one.
+    waiting = sorted((i for i, n in enumerate(counts) if n), key=lambda i: (counts[i], -i))
+    if not waiting:
+        return results
+    rows = min(batch_size, len(waiting))
+    longest = counts[waiting[-1]]
+    capacity = -(-longest // segment_length) * segment_length if memory_grows(model) else None
+    graph, parameters = nnx.split(model)
+    segment = _segment(graph, rows, capacity)
+    state = start(model, rows, capacity)
+    readers: list[_Reader | None] = [None] * rows
+    while waiting or any(readers):
+        tokens = np.zeros((rows, segment_length + 1), np.int32)
+        lengths, fresh = np.zeros(rows, np.int32), np.zeros(rows, bool)
+        for row in range(rows):
+            if readers[row] is None and waiting:
+                readers[row], fresh[row] = _Reader(waiting.pop()), True
+            if (reader := readers[row]) is not None:
+                part = documents[reader.index][reader.done : reader.done + segment_length + 1]
+                tokens[row, : len(part)] = part
+                lengths[row] = len(part) - 1
+        losses, right, state = segment(parameters, state, tokens, lengths, fresh)
+        losses, right = np.asarray(losses), np.asarray(right)
+        for row, reader in enumerate(readers):
+            if reader is None:
+                continue
+            count = int(lengths[row])
+            if not np.isfinite(losses[row, :count]).all():
+                raise UserError(
+                    f"document {reader.index}: its loss is not a number; the model's parameters "
+                    "are broken, use another checkpoint"
+                )
+            place = slice(reader.done, reader.done + count)
+            results[reader.index].losses[place] = losses[row, :count]
+            results[reader.index].right[place] = right[row, :count]
+            reader.done += count
+            if reader.done == counts[reader.index]:
+                readers[row] = None
+        progress(int(lengths.sum()))
+    return results
+
+
+@functools.lru_cache(maxsize=16)
+def _segment(graph: Any, rows: int, capacity: int | None) -> Callable[..., Any]:
+    """The program that predicts one segment of every row."""
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def segment(
+        parameters: Any, state: State, tokens: Array, lengths: Array, fresh: Array
+    ) -> tuple[Array, Array, State]:
+        model = nnx.merge(graph, parameters)
+
+        def begin(old: Array, new: Array) -> Array:
+            # Leaves are (periods, rows, ...).
+            return jnp.where(fresh.reshape(1, -1, *[1] * (old.ndim - 2)), new, old)
+
+        state = jax.tree.map(begin, state, model.init_state(rows, capacity))
+        logits, state = model(tokens[:, :-1], state, None, lengths)
+        valid = jnp.arange(tokens.shape[1] - 1) < lengths[:, None]
+        targets = jnp.where(valid, tokens[:, 1:], -1)
+        losses, right, _ = token_losses(logits, targets)
+        return losses, right > 0, state
+
+    return segment

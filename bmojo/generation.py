@@ -1,0 +1,367 @@
+"""Continuing sequences: prompts are read in chunks, then tokens are drawn one by one.
+
+Everything that a model remembers is in its state, so decoding costs the same time and memory
+at every position. Only full attention keeps all keys and values; its state is made with a
+capacity for prompt and continuation, and what would not fit is refused before any work.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bmojo.layers.protocol import State
+from bmojo.ops.clock import Clock
+from bmojo.sampling import NOT_A_NUMBER, Sampling, sample
+from bmojo.stopping import Stop
+from bmojo.types import Array, Float, Int
+from bmojo.validation import UserError
+
+__all__ = [
+    "CHUNK",
+    "ENDED",
+    "check_tokens",
+    "decode",
+    "generate",
+    "generate_all",
+    "memory_grows",
+    "pad",
+    "prefill",
+    "room",
+    "rows_seen",
+    "start",
+    "state_bytes",
+]
+
+CHUNK = 128
+"""Tokens of a prompt that are read at once."""
+
+ENDED = -1
+"""What stands in place of a token in rows that have ended."""
+
+
+def pad(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Token sequences as one right-padded array (B, L), and their lengths (B,)."""
+    arrays = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompts]
+    lengths = np.asarray([array.size for array in arrays], np.int32)
+    tokens = np.zeros((len(arrays), max(lengths, default=0)), np.int32)
+    for row, array in zip(tokens, arrays, strict=True):
+        row[: array.size] = array
+    return tokens, lengths
+
+
+def check_tokens(tokens: Any, vocab_size: int, what: str = "tokens") -> None:
+    """Raise UserError unless all ids are in 0 .. vocab_size - 1."""
+    ids = np.asarray(tokens)
+    wrong = ids[(ids < 0) | (ids >= vocab_size)]
+    if wrong.size:
+        raise UserError(
+            f"{what}: {int(wrong[0])} is not a token of this model; ids are 0 .. {vocab_size - 1}"
+        )
+
+
+def start(model: Any, batch_size: int, capacity: int | None = None) -> State:
+    """The state before the first token, made on the device in one program."""
+    programs, parameters = _programs_of(model)
+    return programs.start(parameters, batch_size, capacity if memory_grows(model) else None)
+
+
+def memory_grows(model: Any) -> bool:
+    """Whether the model keeps every token, as full attention does, and so needs a capacity."""
+    return _growing_leaf(model) is not None
+
+
+def room(model: Any, state: State) -> int | None:
+    """Tokens that a state can hold in all; None: any number."""
+    found = _growing_leaf(model)
+    if found is None:
+        return None
+    leaf, axis = found
+    return jax.tree.leaves(state)[leaf].shape[axis]
+
+
+def rows_seen(state: State) -> np.ndarray:
+    """How many tokens each row of a state has seen."""
+    leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Clock))
+    clocks = [part for part in leaves if isinstance(part, Clock)]
+    if not clocks:
+        raise ValueError("state: no clock in it; make it with init_state")
+    return np.asarray(clocks[0].position)[0]
+
+
+def state_bytes(state: State) -> int:
+    """Bytes of all arrays of a state."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
+def prefill(
+    model: Any,
+    tokens: Int[Any, "B L"],
+    lengths: Int[Any, "B"] | None = None,
+    state: State | None = None,
+    *,
+    chunk_size: int = CHUNK,
+    capacity: int | None = None,
+) -> tuple[Float[Array, "B V"], State]:
+    """Read prompts, ``chunk_size`` tokens of every row at once.
+
+    Every chunk has the same shape, whatever the prompts' lengths, so that one program serves
+    all of them.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      tokens: prompts, padded on the right.
+      lengths: tokens of each row; None: all L.
+      state: what the rows have seen before, from :func:`start` or an earlier call; it is used
+        up (its arrays are gone afterwards). None: nothing.
+      chunk_size: tokens of a row in one call of the model.
+      capacity: tokens that full attention must hold, where ``state`` is None. None: the
+        longest prompt.
+
+    Returns:
+      Logits of the token after each row's last one (zeros for a row without tokens), and the
+      state behind the prompts.
+
+    Raises:
+      UserError: a prompt is longer than the memory, or holds a wrong token.
+    """
+    tokens = np.asarray(tokens, np.int32)
+    rows, width = tokens.shape
+    counts = np.full(rows, width, np.int32) if lengths is None else np.asarray(lengths, np.int32)
+    valid = np.arange(width) < counts[:, None]
+    check_tokens(tokens[valid], model.config.vocab_size, "prompt")
+    longest = int(counts.max(initial=0))
+    if state is None:
+        places = longest if capacity is None else capacity
+        _check_room(model, longest, places)
+        state = start(model, rows, places)
+    elif (places_there := room(model, state)) is not None:
+        _check_room(model, int((rows_seen(state) + counts).max(initial=0)), places_there)
+    programs, parameters = _programs_of(model)
+    dtype = jnp.result_type(jnp.float32, model.config.dtype)
+    logits = jnp.zeros((rows, model.config.vocab_size), dtype)
+    for first in range(0, longest, chunk_size):
+        chunk = np.zeros((rows, chunk_size), np.int32)
+        part = np.where(valid, tokens, 0)[:, first : first + chunk_size]
+        chunk[:, : part.shape[1]] = part
+        inside = np.clip(counts - first, 0, chunk_size)
+        logits, state = programs.chunk(parameters, state, logits, chunk, inside)
+    return logits, state
+
+
+def decode(
+    model: Any,
+    logits: Float[Array, "B V"],
+    state: State,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    stop: Stop | None = None,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Iterator[np.ndarray]:
+    """Draw token after token behind what the rows have seen.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      logits: of the next token, from :func:`prefill`.
+      state: from :func:`prefill`; it is used up.
+      max_new_tokens: after so many tokens every row ends.
+      sampling: how tokens are drawn; None: the most likely one.
+      stop: what else ends a row.
+      seed: of the draws, below 2^32.
+      rows: number of each row. What a row gets depends on the seed and its number and not on
+        the rows beside it. None: 0, 1, ...
+
+    Yields:
+      As soon as they are drawn, the next token of each row (B,), ENDED for rows that have
+      ended. There is no step without any token.
+
+    Raises:
+      UserError: prompt and new tokens are longer than the memory, or logits are NaN.
+    """
+    sampling, stop = sampling or Sampling(temperature=0.0), stop or Stop()
+    _check_seed(seed)
+    position = rows_seen(state)
+    places = room(model, state)
+    if places is not None:
+        # The last token is not read again.
+        _check_room(model, int(position.max(initial=0)) + max_new_tokens - 1, places)
+    batch = len(position)
+    numbers = np.arange(batch, dtype=np.int32) if rows is None else np.asarray(rows, np.int32)
+    programs, parameters = _programs_of(model)
+    drawn: list[list[int]] = [[] for _ in range(batch)]
+    active = np.ones(batch, bool)
+    for step in range(max_new_tokens):
+        tokens = sample(logits, np.uint32(seed), numbers, position + step, sampling=sampling)
+        ids = np.array(tokens)
+        if (ids[active] == NOT_A_NUMBER).any():
+            raise UserError(
+                "generation: the model's logits are not numbers; its parameters are broken, "
+                "use another checkpoint"
+            )
+        active &= ~np.isin(ids, stop.ids)
+        if not active.any():
+            return
+        ids[~active] = ENDED
+        yield ids
+        if stop.strings:
+            for row in np.flatnonzero(active):
+                drawn[row].append(int(ids[row]))
+                active[row] = not stop.met(drawn[row])
+            if not active.any():
+                return
+        if step + 1 < max_new_tokens:
+            logits, state = programs.step(parameters, state, tokens)
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[Any],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+    stop: Stop | None = None,
+    seed: int = 0,
+    rows: Sequence[int] | None = None,
+    chunk_size: int = CHUNK,
+    capacity: int | None = None,
+) -> Iterator[np.ndarray]:
+    """:func:`prefill` prompts of any lengths, then :func:`decode`.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      prompts: token sequences, none empty.
+      max_new_tokens: see :func:`decode`, as for the arguments below.
+      sampling: how tokens are drawn.
+      stop: what ends a row early.
+      seed: of the draws.
+      rows: number of each row.
+      chunk_size: see :func:`prefill`.
+      capacity: tokens that full attention must hold; None: what the longest prompt and the
+        new tokens need, rounded up to whole chunks.
+
+    Yields:
+      As :func:`decode`.
+
+    Raises:
+      UserError: at once, if a prompt is empty, holds a wrong token, or, with its
+        continuation, does not fit into the capacity.
+    """
+    tokens, lengths = pad(prompts)
+    if not lengths.all():
+        raise UserError("prompt: it is empty; give at least one token")
+    needed = tokens.shape[1] + max_new_tokens - 1
+    if capacity is None:
+        capacity = -(-needed // chunk_size) * chunk_size
+    _check_seed(seed)
+    _check_room(model, needed, capacity)
+    check_tokens(tokens, model.config.vocab_size, "prompt")
+
+    def run() -> Iterator[np.ndarray]:
+        logits, state = prefill(model, tokens, lengths, chunk_size=chunk_size, capacity=capacity)
+        yield from decode(
+            model,
+            logits,
+            state,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            stop=stop,
+            seed=seed,
+            rows=rows,
+        )
+
+    return run()
+
+
+def generate_all(model: Any, prompts: Sequence[Any], **options: Any) -> list[np.ndarray]:
+    """The whole continuation of every prompt; the options are those of :func:`generate`."""
+    steps = list(generate(model, prompts, **options))
+    table = np.asarray(steps, np.int32).reshape(-1, len(prompts))
+    return [column[column != ENDED] for column in table.T]
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed: {seed} is out of range; give one in 0 .. 2^32 - 1")
+
+
+def _check_room(model: Any, needed: int, places: int) -> None:
+    if needed > places and memory_grows(model):
+        raise UserError(
+            f"prompt longer than memory: {needed} tokens, new ones included, do not fit into "
+            f"the {places} that full attention was given; raise the capacity or shorten the prompt"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """Compiled functions of the parameters of one kind of model."""
+
+    start: Callable[..., State]
+    chunk: Callable[..., tuple[Array, State]]
+    step: Callable[..., tuple[Array, State]]
+
+
+def _programs_of(model: Any) -> tuple[_Programs, Any]:
+    graph, parameters = nnx.split(model)
+    return _programs(graph), parameters
+
+
+@functools.lru_cache(maxsize=16)
+def _programs(graph: Any) -> _Programs:
+    """Made once for each kind of model, so that nothing is compiled twice."""
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def start(parameters: Any, batch_size: int, capacity: int | None) -> State:
+        return nnx.merge(graph, parameters).init_state(batch_size, capacity)
+
+    @functools.partial(jax.jit, donate_argnums=(1, 2))
+    def chunk(
+        parameters: Any, state: State, logits: Array, tokens: Array, counts: Array
+    ) -> tuple[Array, State]:
+        found, state = nnx.merge(graph, parameters)(tokens, state, None, counts)
+        last = jnp.maximum(counts - 1, 0)[:, None, None]
+        newest = jnp.take_along_axis(found, last, axis=1)[:, 0]
+        return jnp.where(counts[:, None] > 0, newest, logits), state
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def step(parameters: Any, state: State, tokens: Array) -> tuple[Array, State]:
+        logits, state = nnx.merge(graph, parameters)(tokens[:, None], state)
+        return logits[:, 0], state
+
+    return _Programs(start, chunk, step)
+
+
+def _growing_leaf(model: Any) -> tuple[int, int] | None:
+    """Leaf and axis of a state that grow with the capacity."""
+    return _growth(nnx.split(model)[0], _outline(model))
+
+
+def _outline(model: Any) -> Any:
+    """Shapes of the parameters, as something that can be looked up."""
+    leaves, tree = jax.tree.flatten(nnx.split(model)[1])
+    return tree, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+@functools.lru_cache(maxsize=16)
+def _growth(graph: Any, outline: Any) -> tuple[int, int] | None:
+    tree, leaves = outline
+    parameters = jax.tree.unflatten(tree, leaves)
+
+    def shapes(capacity: int) -> list[tuple[int, ...]]:
+        def leaves(parameters: Any) -> list[Array]:
+            return jax.tree.leaves(nnx.merge(graph, parameters).init_state(1, capacity))
+
+        return [leaf.shape for leaf in jax.eval_shape(leaves, parameters)]
+
+    for leaf, (small, large) in enumerate(zip(shapes(1), shapes(2), strict=True)):
+        for axis, sizes in enumerate(zip(small, large, strict=True)):
+            if sizes[0] != sizes[1]:
+                return leaf, axis
+    return None

@@ -1,0 +1,122 @@
+"""Drawing the next token from logits.
+
+The distribution is made in this order, each step on what the one before left:
+
+1. temperature T: p_i = softmax(z / T)_i. At T = 0 the token of the largest logit is taken,
+   the lower id where several are equally large, and nothing below plays a part.
+2. top-k: of the tokens in falling order of p (equal ones in rising order of id) the first k
+   are kept.
+3. top-p (arXiv 1904.09751): the shortest beginning of that order whose total, over what was
+   kept so far, reaches P: a token stays if those before it sum to less than P.
+4. min-p (arXiv 2407.01082): tokens with p_i >= m max_j p_j are kept.
+
+The token is argmax_i (log p_i + g_i) over what is kept, with standard Gumbel noise g, which is
+a draw from p. The noise of a row comes from a seed, the row's own number and the position of
+the token, never from the batch: a row gets the same tokens in whatever company it is.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmojo.types import Array, Bool, Float, Int
+
+__all__ = ["NOT_A_NUMBER", "Sampling", "kept", "sample"]
+
+NOT_A_NUMBER = -1
+"""The token of a row whose logits hold a NaN: none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; the module says what the numbers mean.
+
+    Attributes:
+      temperature: T, 0 for the most likely token.
+      top_k: k; None: all tokens.
+      top_p: P in (0, 1]; 1: all tokens.
+      min_p: m in [0, 1]; 0: all tokens.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(
+                f"temperature: {self.temperature} is out of range; give 0 (the most likely "
+                "token) or a positive number"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k: {self.top_k} keeps no token; give at least 1")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: {self.top_p} is out of range; give a number in (0, 1]")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p: {self.min_p} is out of range; give a number in [0, 1]")
+
+
+def kept(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
+    """Which tokens may be drawn at a positive temperature."""
+    scaled = logits / sampling.temperature
+    vocab_size = logits.shape[-1]
+    keep = jnp.ones(logits.shape, bool)
+    if (sampling.top_k or vocab_size) < vocab_size or sampling.top_p < 1:
+        order = jnp.argsort(-scaled, axis=-1, stable=True)
+        falling = jnp.take_along_axis(scaled, order, axis=-1)
+        first = jnp.arange(vocab_size) < (sampling.top_k or vocab_size)
+        first = jnp.broadcast_to(first, logits.shape)
+        p = jax.nn.softmax(jnp.where(first, falling, -jnp.inf), axis=-1)
+        before = jnp.cumsum(p, axis=-1) - p
+        if sampling.top_p < 1:
+            first &= before < sampling.top_p
+        rows = jnp.arange(logits.shape[0])[:, None]
+        keep = jnp.zeros_like(keep).at[rows, order].set(first)
+    if sampling.min_p > 0:
+        keep &= scaled >= scaled.max(axis=-1, keepdims=True) + math.log(sampling.min_p)
+    return keep
+
+
+@functools.partial(jax.jit, static_argnames="sampling")
+def sample(
+    logits: Float[Array, "B V"],
+    seed: np.uint32,
+    rows: Int[Array, "B"],
+    positions: Int[Array, "B"],
+    *,
+    sampling: Sampling,
+) -> Int[Array, "B"]:
+    """Draw one token a row.
+
+    Args:
+      logits: of the next token.
+      seed: of the noise.
+      rows: number of each row, its own for as long as it is decoded.
+      positions: of the token to draw in its row.
+      sampling: how.
+
+    Returns:
+      Token ids, NOT_A_NUMBER for rows with a NaN among their logits.
+    """
+    if sampling.temperature == 0:
+        tokens = jnp.argmax(logits, axis=-1)
+    else:
+        noise = jax.vmap(_gumbel, (None, 0, 0, None, None))(
+            seed, rows, positions, logits.shape[-1], logits.dtype
+        )
+        scores = logits / sampling.temperature + noise
+        tokens = jnp.argmax(jnp.where(kept(logits, sampling), scores, -jnp.inf), axis=-1)
+    wrong = jnp.isnan(logits).any(axis=-1)
+    return jnp.where(wrong, NOT_A_NUMBER, tokens).astype(jnp.int32)
+
+
+def _gumbel(
+    seed: np.uint32, row: Array, position: Array, size: int, dtype: jnp.dtype
+) -> Float[Array, "V"]:
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), row), position)
+    return jax.random.gumbel(key, (size,), dtype)

@@ -1,0 +1,48 @@
+"""Reading documents, and what is said of files that are none."""
+
+import numpy as np
+import pytest
+
+from bmojo.evaluation.documents import read_documents
+from bmojo.validation import UserError
+from tests.evaluation.byte_tokenizer import Bytes
+
+
+def test_a_text_stands_between_ends(tmp_path):
+    (tmp_path / "b.txt").write_text("AB")
+    (tmp_path / "a").mkdir()
+    np.save(tmp_path / "a" / "ids.npy", np.array([4, 5], np.uint16))
+    (tmp_path / "c.jsonl").write_text('{"text": "A\\nB"}\n\n{"text": ""}\n')
+    (tmp_path / "notes.md").write_text("left alone")
+    found = read_documents(tmp_path, Bytes())
+    a, b, newline = (ord(letter) % 23 for letter in "AB\n")
+    assert [ids.tolist() for ids in found] == [
+        [4, 5],
+        [23, a, b, 23],
+        [23, a, newline, b, 23],
+        [23, 23],
+    ]
+    assert all(ids.dtype == np.int32 for ids in found)
+    assert read_documents(tmp_path / "b.txt", Bytes())[0].tolist() == [23, a, b, 23]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("a.txt", b"\xff", "a.txt: cannot be read as UTF-8"),
+        ("a.jsonl", b'{"text": "x"}\n{"txt": "y"}\n', "a.jsonl:2: no JSON object with a text"),
+        ("a.jsonl", b"[1]\n", "a.jsonl:1: no JSON object with a text"),
+        ("a.npy", b"junk", "a.npy: cannot be read as an array"),
+        ("a.md", b"text", "no documents are here"),
+    ],
+)
+def test_what_cannot_be_read(tmp_path, name, content, problem):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=problem):
+        read_documents(tmp_path, Bytes())
+
+
+def test_pickled_arrays_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read as an array"):
+        read_documents(tmp_path, Bytes())

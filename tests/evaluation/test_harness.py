@@ -1,0 +1,113 @@
+"""Local tasks of lm-evaluation-harness, without a network."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from bmojo.evaluation.streaming import stream_losses
+from bmojo.generation import generate_all
+from bmojo.stopping import cut
+from bmojo.validation import UserError
+from tests.evaluation.byte_tokenizer import Bytes
+from tests.small_models import model
+
+pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'bmojo[eval]')")
+
+from bmojo.evaluation.harness import HarnessModel, run_tasks  # noqa: E402
+
+CHOICES = """
+task: colours
+dataset_path: json
+dataset_kwargs: {data_files: {test: colours.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+"""
+ROLLING = """
+task: prose
+dataset_path: json
+dataset_kwargs: {data_files: {test: prose.jsonl}}
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list:
+  - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
+"""
+QUESTIONS = [
+    {"question": "The sky is", "choices": [" blue", " green", " a"], "answer": 0},
+    {"question": "Grass is", "choices": [" blue", " green", " a"], "answer": 1},
+]
+TEXTS = ["A text that is longer than one segment of the state.", "Short."]
+
+
+@pytest.fixture
+def lm():
+    return HarnessModel(model("bmojo"), Bytes(), segment_length=16, batch_size=3)
+
+
+def request(*args):
+    return types.SimpleNamespace(args=args)
+
+
+def logprobs(context, continuation):
+    coder = Bytes()
+    ids = [coder.eos, *coder.encode(context + continuation)]
+    losses = stream_losses(model("bmojo"), [ids], segment_length=16, batch_size=3)[0]
+    return -losses[len(coder.encode(context)) :]
+
+
+def test_local_tasks(lm, tmp_path, monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "colours.yaml").write_text(CHOICES)
+    (folder / "prose.yaml").write_text(ROLLING)
+    for name, rows in (("colours", QUESTIONS), ("prose", [{"text": text} for text in TEXTS])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run_tasks(lm, folder)
+    nats = -sum(logprobs("", text).sum() for text in TEXTS)
+    expected = nats / np.log(2) / sum(len(text.encode()) for text in TEXTS)
+    assert found["prose"]["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+    picked = [
+        int(np.argmax([logprobs(row["question"], choice).sum() for choice in row["choices"]]))
+        for row in QUESTIONS
+    ]
+    right = np.mean([pick == row["answer"] for pick, row in zip(picked, QUESTIONS, strict=True)])
+    assert found["colours"]["acc"] == pytest.approx(right)
+
+
+def test_loglikelihood_of_continuations(lm):
+    requests = [request("The sky is", " blue and wide, as it always was"), request("", "a")]
+    for (total, greedy), asked in zip(lm.loglikelihood(requests, True), requests, strict=True):
+        assert total == pytest.approx(logprobs(*asked.args).sum(), rel=1e-5)
+        assert greedy is False
+
+
+def test_generate_until(lm):
+    coder = Bytes()
+    prompts = [[coder.eos, *coder.encode(text)] for text in ("ab", "hello there")]
+    free = generate_all(model("bmojo"), prompts, max_new_tokens=8)
+    free = [coder.decode(ids[: [*ids, coder.eos].index(coder.eos)]) for ids in free]
+    until = free[1][3:5]
+    options = {"until": [until], "max_gen_toks": 8}
+    texts = lm.generate_until([request(text, options) for text in ("ab", "hello there")], True)
+    assert texts == [cut(text, [until]) for text in free]
+
+
+def test_unknown_decoding_is_refused(lm):
+    with pytest.raises(UserError, match="num_beams cannot be followed"):
+        lm.generate_until([request("a", {"num_beams": 4})], True)
+
+
+def test_no_tasks(lm, tmp_path):
+    with pytest.raises(UserError, match="no tasks are here"):
+        run_tasks(lm, tmp_path)
