@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bmojo import config
 from bmojo.data.mqar import MQARConfig
+from bmojo.data.text.task import TextConfig
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
@@ -14,8 +15,9 @@ from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.validation import UserError
 
-__all__ = ["REGISTRY", "Experiment", "load", "register"]
+__all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,7 @@ for _name, _cls in {
     "SSD": SSDConfig,
     "SelectiveSSM": SelectiveSSMConfig,
     "Stage": Stage,
+    "Text": TextConfig,
     "Trainer": TrainerConfig,
 }.items():
     REGISTRY.register(_name, _cls)
@@ -130,3 +133,26 @@ def load(
     except (TypeError, ValueError) as error:
         raise loaded.explain(error) from None
     return loaded.value, loaded.text
+
+
+def prepare_data(experiment: Experiment) -> None:
+    """Prepare the data that need it, and see that evaluations have examples enough.
+
+    Data configs that need it have a method ``prepare``.
+
+    Raises:
+      UserError: data are missing or too short.
+    """
+    parts: tuple[Stage | Evaluation, ...] = (*experiment.curriculum, *experiment.evaluations)
+    for part in parts:
+        if hasattr(part.data, "prepare"):
+            part.data.prepare()
+    for evaluation in experiment.evaluations:
+        wanted = evaluation.batches * evaluation.batch_size
+        there = len(evaluation.data.source(evaluation.seed, "test"))
+        if wanted > there:
+            raise UserError(
+                f"Evaluation.batches: {evaluation.name!r} asks for {evaluation.batches} batches "
+                f"of {evaluation.batch_size}, its data have {there} examples; lower batches or "
+                "batch_size, or give more data"
+            )

@@ -24,7 +24,9 @@ def evaluate_run(run: Run, overrides: Overrides = None) -> None:
         from flax import nnx
 
         from bmojo.evaluation.recall import accuracy_table, evaluate, load_run
+        from bmojo.experiment import prepare_data
 
+        prepare_data(experiment)
         loaded = load_run(run, nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0))))
         rows = evaluate(loaded.model, experiment.evaluations)
         console = Console()
