@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +178,13 @@ def texts(parts: Iterable[Part], field: str, skipped: list[str] | None) -> Itera
                 skipped.append(str(document))
 
 
-def _files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _files(root: Path, suffixes: tuple[str, ...], left_out: Collection[str] = ()) -> list[Path]:
     """Files below a folder in a fixed order, without hidden ones; or the file itself."""
     if root.is_file():
         return [root]
     found = []
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        subfolders[:] = [n for n in subfolders if not n.startswith(".") and n not in left_out]
         found += [
             Path(folder, name)
             for name in names
@@ -233,11 +233,8 @@ def _standard_library() -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
     files = [
         path
-        for path in _files(root, (".py",))
-        if not any(
-            folder in NOT_PROSE or folder.startswith("config-")
-            for folder in path.relative_to(root).parts[:-1]
-        )
+        for path in _files(root, (".py",), NOT_PROSE)
+        if not path.parent.name.startswith("config-")
     ]
     parts = tuple(
         part for path in files for part in _parts_of_file(path, str(path.relative_to(root)))

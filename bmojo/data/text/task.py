@@ -93,14 +93,15 @@ class TextConfig:
                 )
         if self.align > 1 and self.packing != "documents":
             raise ValueError(
-                "Text.align: has no effect without documents; "
+                f"Text.align: {self.align} has no effect on packing {self.packing!r}; "
                 "set Text.packing = 'documents', or leave it at 1"
             )
         if self.vocab_size is None:
             try:
                 object.__setattr__(self, "vocab_size", self._tokenizers_vocab_size())
             except UserError as error:
-                raise ValueError(f"Text.path: {error}") from None
+                field = "path" if _is_prepared(self.path) else "tokenizer_spec"
+                raise ValueError(f"Text.{field}: {error}") from None
         elif isinstance(self.vocab_size, bool) or not isinstance(self.vocab_size, int):
             raise TypeError(f"Text.vocab_size: {self.vocab_size!r} is not an integer or None")
         elif self.vocab_size < 2:
