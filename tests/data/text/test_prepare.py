@@ -225,7 +225,10 @@ def test_windows_of_the_stream_are_read_across_records_and_shards(many, tmp_path
     whole = [token for text in texts for token in (256, *text.encode())] + [256]
     assert len(stream) == len(whole) - 1
     assert stream.read(0, len(whole)).tolist() == whole
-    for start, stop in [(0, 0), (5, 6), (3000, 17000), (len(whole) - 1, len(whole))]:
+    first = whole.index(256, whole.index(ord("~"))) - len(long) - 1  # of its shard, too
+    edges = [first + 4096 * record + step for record in range(4) for step in (-1, 0, 1)]
+    spans = [(start, stop) for start in edges for stop in edges if start <= stop]
+    for start, stop in [*spans, (0, 0), (5, 6), (len(whole) - 1, len(whole))]:
         assert stream.read(start, stop).tolist() == whole[start:stop]
     assert np.flatnonzero(np.array(whole) == 256)[:-1].tolist() == stream.starts().tolist()
     assert stream.documents()[-1].tolist() == [256, *texts[-1].encode(), 256]
