@@ -13,6 +13,7 @@ from bmojo.data.memorization import MemorizationConfig
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.noisy_mqar import NoisyMQARConfig
 from bmojo.data.selective_copying import SelectiveCopyingConfig
+from bmojo.data.text.task import TextConfig
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
@@ -21,8 +22,9 @@ from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.validation import UserError
 
-__all__ = ["REGISTRY", "Experiment", "load", "register"]
+__all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,7 @@ for _name, _cls in {
     "SelectiveCopying": SelectiveCopyingConfig,
     "SelectiveSSM": SelectiveSSMConfig,
     "Stage": Stage,
+    "Text": TextConfig,
     "Trainer": TrainerConfig,
 }.items():
     REGISTRY.register(_name, _cls)
@@ -144,3 +147,26 @@ def load(
     except (TypeError, ValueError) as error:
         raise loaded.explain(error) from None
     return loaded.value, loaded.text
+
+
+def prepare_data(experiment: Experiment) -> None:
+    """Prepare the data that need it, and see that evaluations have examples enough.
+
+    Data configs that need it have a method ``prepare``.
+
+    Raises:
+      UserError: data are missing or too short.
+    """
+    parts: tuple[Stage | Evaluation, ...] = (*experiment.curriculum, *experiment.evaluations)
+    for part in parts:
+        if hasattr(part.data, "prepare"):
+            part.data.prepare()
+    for evaluation in experiment.evaluations:
+        wanted = evaluation.batches * evaluation.batch_size
+        there = len(evaluation.data.source(evaluation.seed, "test"))
+        if wanted > there:
+            raise UserError(
+                f"Evaluation.batches: {evaluation.name!r} asks for {evaluation.batches} batches "
+                f"of {evaluation.batch_size}, its data have {there} examples; lower batches or "
+                "batch_size, or give more data"
+            )

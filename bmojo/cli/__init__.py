@@ -9,6 +9,7 @@ import typer
 
 import bmojo
 from bmojo.cli.common import EXIT_CODES
+from bmojo.cli.data import app as data
 from bmojo.cli.evaluate import evaluate_run
 from bmojo.cli.generate import generate
 from bmojo.cli.inspect import inspect
@@ -29,6 +30,7 @@ app.command(epilog=EXIT_CODES)(train)
 app.command(name="eval", epilog=EXIT_CODES)(evaluate_run)
 app.command(epilog=EXIT_CODES)(generate)
 app.command(epilog=EXIT_CODES)(inspect)
+app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)

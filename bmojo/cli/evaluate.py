@@ -99,9 +99,11 @@ def evaluate_run(
         from flax import nnx
 
         from bmojo.evaluation.recall import evaluate, load_run
+        from bmojo.experiment import prepare_data
         from bmojo.training.cache import use_compilation_cache
         from bmojo.training.report import result_tables
 
+        prepare_data(experiment)
         if experiment.trainer.compilation_cache:
             use_compilation_cache()
         loaded = load_run(run, nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0))))

@@ -43,12 +43,13 @@ def train(
         if seed is not None:
             bindings.append(f"Trainer.seed={seed}")
         directory = run_dir or default_run_dir(config, [*overlays, *bindings])
-        from bmojo.experiment import load
+        from bmojo.experiment import load, prepare_data
         from bmojo.training.loop import train as run
         from bmojo.training.pages import keep_pages
 
         keep_pages()
         experiment, text = load(config, bindings, overlays)
+        prepare_data(experiment)
         outcome = run(
             experiment.model,
             experiment.optimizer,

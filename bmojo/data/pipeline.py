@@ -9,11 +9,15 @@ from typing import Any
 import grain
 import numpy as np
 
+from bmojo.validation import UserError
+
 Batch = dict[str, np.ndarray]
 
 
 class Batches:
     """Batches of examples start, start + 1, ..., without an end of their own.
+
+    A source that has no more examples for a whole batch is an error, a ``UserError``.
 
     Args:
       source: random access to examples, dicts of arrays; fields are stacked.
@@ -22,7 +26,7 @@ class Batches:
     """
 
     def __init__(self, source: Any, batch_size: int, start: int = 0):
-        self._start, self._batch_size = start, batch_size
+        self._start, self._batch_size, self._examples = start, batch_size, len(source)
         examples = grain.MapDataset.source(source)[start:].batch(batch_size, drop_remainder=True)
         # The training loop fetches while the accelerator computes, so no thread reads ahead,
         # and the position is exactly that of the last batch handed out.
@@ -33,7 +37,13 @@ class Batches:
         return self
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            raise UserError(
+                f"data: the {self._examples:,} examples do not fill another batch of "
+                f"{self._batch_size}; ask for fewer, or give more data"
+            ) from None
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch, as JSON values."""

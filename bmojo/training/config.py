@@ -35,12 +35,12 @@ class Task(Protocol):
         """Tokens are below this number."""
 
     @property
-    def chance(self) -> float:
-        """Accuracy of guessing."""
+    def chance(self) -> float | None:
+        """Accuracy of guessing; None where tokens are not equally likely."""
 
     @property
-    def slices(self) -> str:
-        """What the field ``group`` of an example counts."""
+    def slices(self) -> str | None:
+        """What the field ``group`` of an example counts; None: there are no groups."""
 
     def source(self, seed: int, split: str) -> Source:
         """The examples of a split, 'train' or 'test'."""

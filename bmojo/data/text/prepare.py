@@ -1,0 +1,410 @@
+"""Preparing text: a corpus becomes shards of tokens, once.
+
+The corpus is cut into jobs by size alone. A job makes at most one shard of each split and
+ends by writing a file that says so; whatever has no such file is made again. So the work
+can be interrupted anywhere, and the result does not depend on who did which job.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
+from bmojo.data.text.store import (
+    BLOCK,
+    FORMAT,
+    MANIFEST,
+    Prepared,
+    ShardWriter,
+    file_facts,
+    json_bytes,
+    manifest_hash,
+    open_prepared,
+    token_dtype,
+    write_atomically,
+)
+from bmojo.data.text.tokenizers import Tokenizer, tokenizer
+from bmojo.validation import UserError
+
+__all__ = ["Request", "cores", "prepare"]
+
+PLAN = "plan.json"
+SKIPPED = "skipped.txt"
+JOB_BYTES = (4 * 2**20, 64 * 2**20)
+"""Smallest and largest size of a job; in between, a corpus is cut into 64."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be prepared, and how.
+
+    Attributes:
+      source: a file, a folder, 'stdlib', or 'hf:NAME[:CONFIG][:SPLIT]'.
+      tokenizer: its spec.
+      validation: fraction of the documents for the validation split.
+      test: the same for the test split. A document's split is decided by a checksum of its
+        text, so that equal documents are never in two splits.
+      by_folder: take subfolders train, validation and test as the splits; None: if they are
+        there.
+      field: of JSON objects, column of tables.
+      suffixes: of files in a folder; None: .txt, .jsonl, .parquet.
+      skip_corrupt: leave out what cannot be read, instead of stopping there.
+    """
+
+    source: str
+    tokenizer: str = "bytes"
+    validation: float = 0.01
+    test: float = 0.01
+    by_folder: bool | None = None
+    field: str = "text"
+    suffixes: tuple[str, ...] | None = None
+    skip_corrupt: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("validation", "test"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise UserError(f"--{name}: {value} is not a fraction; give one from 0 to below 1")
+        if self.validation + self.test >= 1:
+            raise UserError("--validation, --test: nothing is left to train on; lower them")
+
+
+def prepare(
+    request: Request,
+    out: str | Path,
+    workers: int = 1,
+    console: Console | None = None,
+    wait: bool = False,
+) -> Prepared:
+    """Prepare text, or go on preparing it, or find that all is done.
+
+    Args:
+      request: what to prepare.
+      out: the directory to make.
+      workers: processes; with one, no other is started.
+      console: where to show progress; None: nowhere.
+      wait: if another process prepares the same, wait for it instead of failing.
+
+    Raises:
+      UserError: something cannot be read or written, or ``out`` holds something else.
+    """
+    out = Path(out).expanduser()
+    console = console or Console(quiet=True)
+    coder = tokenizer(request.tokenizer)
+    corpus = open_corpus(request.source, request.suffixes, request.by_folder)
+    plan = _plan(request, corpus, coder)
+    with _lock(out, wait, console):
+        _claim(out, plan)
+        if (out / MANIFEST).exists():
+            prepared = open_prepared(out)
+            prepared.check()
+            _clear(out)
+            console.print(f"{out}: is prepared already", highlight=False, soft_wrap=True)
+            return prepared
+        for leftover in out.glob(".*.tmp"):
+            leftover.unlink()
+        jobs = [
+            _Job(number, split, parts, out, request)
+            for number, (split, parts) in enumerate(_jobs(corpus))
+        ]
+        todo = [job for job in jobs if not job.done()]
+        if len(todo) < len(jobs):
+            console.print(
+                f"{out}: going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done",
+                highlight=False,
+                soft_wrap=True,
+            )
+        _work(jobs, todo, workers, console)
+        _finish(out, request, corpus, coder, jobs)
+    return open_prepared(out)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _plan(request: Request, corpus: Corpus, coder: Tokenizer) -> dict[str, Any]:
+    """All that the result depends on.
+
+    Not whether corrupt documents are skipped: jobs that were done without it met none.
+    """
+    divided = "" in corpus.parts
+    return {
+        "format": FORMAT,
+        "source": _source_name(request, corpus),
+        "files": corpus.digest,
+        "tokenizer": coder.spec.partition(":")[0],
+        "tokenizer sha256": coder.fingerprint,
+        "field": request.field,
+        "validation": request.validation if divided else "by folder",
+        "test": request.test if divided else "by folder",
+    }
+
+
+def _source_name(request: Request, corpus: Corpus) -> str:
+    """The source without the way to it, which differs between machines."""
+    if request.source == "stdlib" or request.source.startswith("hf:"):
+        return corpus.source
+    return Path(request.source).expanduser().resolve().name
+
+
+@contextlib.contextmanager
+def _lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
+    """Keep every other process out of the directory."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = open(out / ".lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(
+            f"{out}: the directory cannot be written ({error.strerror}); choose another"
+        ) from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise UserError(
+                    f"{out}: another process prepares text here; wait for it, or choose another "
+                    "directory with --out"
+                ) from None
+            console.print(f"{out}: waiting for another process to prepare it", soft_wrap=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _claim(out: Path, plan: dict[str, Any]) -> None:
+    """Write the plan, or see that the one there is the same."""
+    file = out / PLAN
+    if not file.exists():
+        strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        if strangers:
+            raise UserError(
+                f"{out}: holds {strangers[0]!r} and no prepared text; choose a new directory "
+                "with --out"
+            )
+        write_atomically(file, json_bytes(plan))
+        return
+    try:
+        there = dict(json.loads(file.read_bytes()))
+    except (ValueError, TypeError):
+        raise UserError(f"{file}: not readable; delete {out} and prepare the text again") from None
+    for name in [*plan, *there]:
+        if there.get(name) != plan.get(name):
+            change = (
+                "its files have changed since"
+                if name == "files"
+                else f"{name} is {there.get(name)!r} there and {plan.get(name)!r} now"
+            )
+            raise UserError(
+                f"{out}: holds other text ({change}); choose another directory with --out, or "
+                "delete this one"
+            )
+
+
+def _jobs(corpus: Corpus) -> Iterator[tuple[str, tuple[Part, ...]]]:
+    """Neighbouring parts of one split, of about the same size together."""
+    total = sum(part.size for parts in corpus.parts.values() for part in parts)
+    wanted = min(max(total // 64, JOB_BYTES[0]), JOB_BYTES[1])
+    for split, parts in corpus.parts.items():
+        job: list[Part] = []
+        size = 0
+        for part in parts:
+            job.append(part)
+            size += part.size
+            if size >= wanted:
+                yield split, tuple(job)
+                job, size = [], 0
+        if job:
+            yield split, tuple(job)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """Parts that go into shards of one number."""
+
+    number: int
+    split: str
+    parts: tuple[Part, ...]
+    out: Path
+    request: Request
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts)
+
+    @property
+    def note(self) -> Path:
+        """The file that says that the job is done."""
+        return self.out / f"job-{self.number:05}.json"
+
+    def done(self) -> bool:
+        """Whether it was done before and its files are there."""
+        if not self.note.exists():
+            return False
+        shards = json.loads(self.note.read_bytes())["shards"].values()
+        return all(
+            (self.out / facts["file"]).is_file()
+            and (self.out / facts["file"]).stat().st_size == facts["size"]
+            for shard in shards
+            for facts in (shard, shard["index"])
+        )
+
+    def run(self) -> None:
+        """Write the shards, then the note."""
+        coder = _tokenizer(self.request.tokenizer)
+        writers: dict[str, ShardWriter] = {}
+        skipped: list[str] = []
+        kept = skipped if self.request.skip_corrupt else None
+        for document in texts(self.parts, self.request.field, kept):
+            split = self.split or _split_of(document, self.request)
+            if split not in writers:
+                writers[split] = ShardWriter(self.out / f"{split}-{self.number:05}", coder)
+            writers[split].add(document)
+        shards = {split: writers[split].close() for split in SPLITS if split in writers}
+        write_atomically(self.note, json_bytes({"shards": shards, "skipped": skipped}))
+
+
+_MADE: dict[str, Tokenizer] = {}
+
+
+def _tokenizer(spec: str) -> Tokenizer:
+    """A tokenizer, made once in each process that works on jobs."""
+    if spec not in _MADE:
+        _MADE[spec] = tokenizer(spec)
+    return _MADE[spec]
+
+
+def _split_of(text: str, request: Request) -> str:
+    checksum = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    if checksum < request.test:
+        return "test"
+    return "validation" if checksum < request.test + request.validation else "train"
+
+
+def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Console) -> None:
+    """Do the jobs, here or in other processes."""
+    total = sum(job.size for job in jobs)
+    progress = Progress(
+        TextColumn("preparing text"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.completed:,.1f} of {task.total:,.1f} MB"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    if not console.is_terminal:
+        console.print(f"preparing {total / 1e6:,.1f} MB of text", highlight=False)
+    with progress if console.is_terminal else contextlib.nullcontext():
+        task = progress.add_task("", total=total / 1e6)
+        progress.advance(task, (total - sum(job.size for job in todo)) / 1e6)
+        for job in _run_all(todo, workers):
+            progress.advance(task, job.size / 1e6)
+
+
+def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
+    """Run jobs, and give each when it is done; the first error ends it."""
+    if workers == 1:
+        _MADE.clear()  # its file may have changed since
+        for job in todo:
+            job.run()
+            yield job
+        return
+    # Forking a process in which JAX or Grain run threads can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
+    try:
+        waiting = {pool.submit(job.run): job for job in todo}
+        for future in concurrent.futures.as_completed(waiting):
+            future.result()
+            yield waiting[future]
+    except concurrent.futures.BrokenExecutor:
+        raise UserError(
+            "a worker was killed, perhaps for want of memory; the same command goes on, "
+            "with fewer --workers if need be"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _finish(
+    out: Path, request: Request, corpus: Corpus, coder: Tokenizer, jobs: Sequence[_Job]
+) -> None:
+    """Gather what the jobs noted into the manifest."""
+    notes = [json.loads(job.note.read_bytes()) for job in jobs]
+    splits: dict[str, Any] = {}
+    for split in SPLITS:
+        shards = [note["shards"][split] for note in notes if split in note["shards"]]
+        counts = {
+            name: sum(shard[name] for shard in shards) for name in ("documents", "tokens", "bytes")
+        }
+        splits[split] = {**counts, "shards": shards}
+    skipped = [line for note in notes for line in note["skipped"]]
+    if not splits["train"]["tokens"]:
+        reason = f"{len(skipped)} documents were skipped" if skipped else "its documents are empty"
+        for job in jobs:
+            job.note.unlink(missing_ok=True)
+        raise UserError(
+            f"{request.source}: no text to train on ({reason}); give more text, or lower "
+            "--validation and --test"
+        )
+    if skipped:
+        write_atomically(out / SKIPPED, "".join(f"{line}\n" for line in skipped).encode())
+    kind, colon, file = coder.spec.partition(":")
+    if colon:
+        copy = out / f"tokenizer{Path(file).suffix}"
+        write_atomically(copy, Path(file).read_bytes())
+        if file_facts(copy)["sha256"] != coder.fingerprint:
+            raise UserError(f"{file}: changed meanwhile; delete {out} and prepare the text again")
+        kind = f"{kind}:{copy.name}"
+    manifest = {
+        "format": FORMAT,
+        "source": _source_name(request, corpus),
+        "tokenizer": {
+            "spec": kind,
+            "fingerprint": coder.fingerprint,
+            "vocab_size": coder.vocab_size,
+            "eos": coder.eos,
+        },
+        "tokens": token_dtype(coder.vocab_size),
+        "block": BLOCK,
+        "skipped": len(skipped),
+        "splits": splits,
+    }
+    manifest["sha256"] = manifest_hash(manifest)
+    write_atomically(out / MANIFEST, json_bytes(manifest))
+    _clear(out)
+
+
+def _clear(out: Path) -> None:
+    """Take away the notes that the manifest has replaced."""
+    for note in out.glob("job-*.json"):
+        note.unlink()

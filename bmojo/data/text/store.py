@@ -1,0 +1,366 @@
+"""A prepared directory: how tokens lie on disk, and how any part of them is read.
+
+    plan.json       what was asked for; another request is refused
+    manifest.json   counts, the tokenizer, and size and SHA-256 of every file
+    SPLIT-00000.array_record    records of 4096 tokens (uint16 or uint32), the last one shorter
+    SPLIT-00000.documents.npy   where each document of the shard starts, in tokens (int64)
+    tokenizer.*     a copy of the tokenizer's file, if it has one
+    skipped.txt     documents left out, if any
+
+The stream of a split is that of its shards joined. In it a document is its end-of-document
+token followed by its text.
+"""
+
+import bisect
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, SupportsIndex, overload
+
+import numpy as np
+from array_record.python import array_record_module
+
+from bmojo.data.text.tokenizers import Tokenizer, tokenizer
+from bmojo.validation import UserError
+
+__all__ = ["Documents", "Prepared", "ShardWriter", "Stream", "open_prepared", "write_atomically"]
+
+FORMAT = 1
+BLOCK = 4096
+"""Tokens of a record."""
+
+MANIFEST = "manifest.json"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step; a reader sees the old content or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON as it lies on disk."""
+    return json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Name, size and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file": path.name, "size": path.stat().st_size, "sha256": digest}
+
+
+class ShardWriter:
+    """Writes a shard; it is there once :meth:`close` has returned, or not at all.
+
+    Args:
+      stem: path of the shard without its ending.
+      coder: its ids are written.
+    """
+
+    def __init__(self, stem: Path, coder: Tokenizer):
+        self._tokens_path = stem.with_name(stem.name + ".array_record")
+        self._index_path = stem.with_name(stem.name + ".documents.npy")
+        self._temporary = stem.with_name(f".{stem.name}.array_record.tmp")
+        self._coder = coder
+        self._dtype = np.dtype(token_dtype(coder.vocab_size))
+        self._writer = array_record_module.ArrayRecordWriter(str(self._temporary), "group_size:1")
+        self._pending: list[np.ndarray] = []
+        self._pending_tokens = 0
+        self._starts: list[int] = []
+        self._tokens = self._bytes = 0
+
+    def add(self, text: str) -> None:
+        """Write a document."""
+        ids = np.concatenate([[self._coder.eos], self._coder.encode(text)])
+        self._starts.append(self._tokens)
+        self._tokens += len(ids)
+        self._bytes += len(text.encode())
+        self._pending.append(ids.astype(self._dtype))
+        self._pending_tokens += len(ids)
+        if self._pending_tokens >= BLOCK:
+            self._flush(whole=True)
+
+    def _flush(self, whole: bool) -> None:
+        joined = np.concatenate([np.zeros(0, self._dtype), *self._pending])
+        end = len(joined) // BLOCK * BLOCK if whole else len(joined)
+        for start in range(0, end, BLOCK):
+            self._writer.write(joined[start : min(start + BLOCK, end)].tobytes())
+        self._pending, self._pending_tokens = [joined[end:]], len(joined) - end
+
+    def close(self) -> dict[str, Any]:
+        """Put the shard into its place.
+
+        Returns:
+          Its entry in the manifest.
+        """
+        if self._pending_tokens:
+            self._flush(whole=False)
+        self._writer.close()
+        with open(self._temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self._temporary, self._tokens_path)
+        temporary = self._index_path.with_name(f".{self._index_path.name}.tmp")
+        with open(temporary, "wb") as file:
+            np.save(file, np.array(self._starts, np.int64), allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._index_path)
+        return {
+            "tokens": self._tokens,
+            "documents": len(self._starts),
+            "bytes": self._bytes,
+            **file_facts(self._tokens_path),
+            "index": file_facts(self._index_path),
+        }
+
+
+def token_dtype(vocab_size: int) -> str:
+    """How ids are stored."""
+    return "<u2" if vocab_size <= 2**16 else "<u4"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A prepared directory.
+
+    Attributes:
+      path: of the directory.
+      manifest: what ``manifest.json`` says.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the manifest, and so of all there is."""
+        return self.manifest["sha256"]
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this number."""
+        return self.manifest["tokenizer"]["vocab_size"]
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the directory.
+
+        Raises:
+          UserError: it cannot be made, or is not the one that the text was prepared with.
+        """
+        facts = self.manifest["tokenizer"]
+        kind, colon, name = facts["spec"].partition(":")
+        made = tokenizer(f"{kind}:{self.path / name}" if colon else kind)
+        if made.fingerprint != facts["fingerprint"]:
+            raise UserError(
+                f"{self.path / (name or MANIFEST)}: not the tokenizer that the text was prepared "
+                "with; put the old file back, or prepare the text again"
+            )
+        return made
+
+    def facts(self, split: str) -> dict[str, Any]:
+        """The manifest's entry of a split.
+
+        Raises:
+          UserError: there is nothing in it.
+        """
+        splits = self.manifest["splits"]
+        if not splits.get(split, {}).get("tokens"):
+            filled = [name for name in splits if splits[name]["tokens"]]
+            raise UserError(
+                f"{self.path}: its split {split!r} is empty; choose one of {', '.join(filled)}, or "
+                f"prepare the text again with a larger --{split}"
+            )
+        return splits[split]
+
+    def stream(self, split: str) -> "Stream":
+        """All tokens of a split.
+
+        Raises:
+          UserError: there are none.
+        """
+        return Stream(self.path, self.facts(split), self.manifest["tokenizer"])
+
+    def check(self, whole: bool = False) -> None:
+        """See that every file has its size or, if ``whole``, its SHA-256.
+
+        Raises:
+          UserError: the first file that is missing or changed.
+        """
+        shards = [s for split in self.manifest["splits"].values() for s in split["shards"]]
+        files = [facts for shard in shards for facts in (shard, shard["index"])]
+        for facts in files:
+            path = self.path / facts["file"]
+            if not path.is_file():
+                raise UserError(
+                    f"{path}: the shard is missing; put it back, or prepare the text again"
+                )
+            size = path.stat().st_size
+            problem = f"{size} bytes instead of {facts['size']}" if size != facts["size"] else ""
+            if not problem and whole and file_facts(path)["sha256"] != facts["sha256"]:
+                problem = "its SHA-256 is another"
+            if problem:
+                raise UserError(
+                    f"{path}: not what the manifest says ({problem}); put the old file back, or "
+                    "prepare the text again"
+                )
+        if whole:
+            self.tokenizer()
+
+
+def open_prepared(path: str | Path) -> Prepared:
+    """Read and check the manifest of a prepared directory.
+
+    Raises:
+      UserError: there is none, preparation is not finished, or it was changed.
+    """
+    path = Path(path).expanduser()
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes())
+        told = manifest["sha256"]
+    except FileNotFoundError:
+        begun = (path / "plan.json").exists()
+        problem = "its preparation was interrupted" if begun else "no prepared text is here"
+        remedy = "the same command goes on" if begun else f"bmojo data prepare SOURCE --out {path}"
+        raise UserError(f"{path}: {problem}; {remedy}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{file}: not readable ({type(error).__name__}); prepare the text again"
+        ) from None
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            f"{file}: has format {manifest.get('format')}, this version reads {FORMAT}; prepare "
+            "the text again"
+        )
+    if told != manifest_hash(manifest):
+        raise UserError(f"{file}: was changed by hand; put it back, or prepare the text again")
+    return Prepared(path, manifest)
+
+
+def manifest_hash(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without its own entry ``sha256``."""
+    rest = {name: value for name, value in manifest.items() if name != "sha256"}
+    return hashlib.sha256(json_bytes(rest)).hexdigest()
+
+
+class Stream:
+    """The tokens of a split, read where they lie.
+
+    One more token than are stored can be read: the end of the last document.
+    """
+
+    def __init__(self, path: Path, facts: dict[str, Any], coder: dict[str, Any]):
+        self._path = path
+        self._shards = facts["shards"]
+        self._ends = list(itertools.accumulate(shard["tokens"] for shard in self._shards))
+        self._dtype = np.dtype(token_dtype(coder["vocab_size"]))
+        self._readers: dict[int, Any] = {}
+        self.eos: int = coder["eos"]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": {}}
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Tokens start .. stop - 1, int32; ``stop`` is at most the length + 1.
+
+        Raises:
+          UserError: a shard cannot be read.
+        """
+        if not 0 <= start <= stop <= len(self) + 1:
+            raise IndexError(f"tokens {start} .. {stop - 1} are not in 0 .. {len(self)}")
+        pieces = [np.zeros(0, np.int32)]
+        shard = bisect.bisect_right(self._ends, start)
+        position = start
+        while position < min(stop, len(self)):
+            first = self._ends[shard - 1] if shard else 0
+            end = min(stop, self._ends[shard])
+            pieces.append(self._read_shard(shard, position - first, end - first))
+            position, shard = end, shard + 1
+        if stop == len(self) + 1 and start < stop:
+            pieces.append(np.array([self.eos], np.int32))
+        return np.concatenate(pieces)
+
+    def _read_shard(self, shard: int, start: int, stop: int) -> np.ndarray:
+        first, last = start // BLOCK, (stop - 1) // BLOCK
+        path = self._path / self._shards[shard]["file"]
+        try:
+            if shard not in self._readers:
+                self._readers[shard] = array_record_module.ArrayRecordReader(str(path))
+            records = self._readers[shard].read(list(range(first, last + 1)))
+        except (RuntimeError, IndexError, ValueError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path}: the shard cannot be read ({line}); put it back, or prepare the text again"
+            ) from None
+        tokens = np.frombuffer(b"".join(records), self._dtype).astype(np.int32)
+        return tokens[start - first * BLOCK : stop - first * BLOCK]
+
+    def starts(self) -> np.ndarray:
+        """Where each document starts, int64, rising; 8 bytes a document.
+
+        Raises:
+          UserError: an index is missing or damaged.
+        """
+        parts = []
+        for shard, end in zip(self._shards, self._ends, strict=True):
+            path = self._path / shard["index"]["file"]
+            try:
+                starts = np.load(path, allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{path}: the index cannot be read ({error}); prepare the text again"
+                ) from None
+            if len(starts) != shard["documents"]:
+                raise UserError(
+                    f"{path}: has {len(starts)} documents instead of {shard['documents']}; "
+                    "prepare the text again"
+                )
+            parts.append(starts + (end - shard["tokens"]))
+        return np.concatenate(parts)
+
+    def documents(self) -> "Documents":
+        """Whole documents, in order."""
+        return Documents(self)
+
+
+class Documents(Sequence[np.ndarray]):
+    """Documents of a stream, each read when asked for.
+
+    A document is ``[eos, its n tokens, eos]``, int32: the inputs ``d[:-1]`` and the targets
+    ``d[1:]`` predict every token of it, and its end.
+    """
+
+    def __init__(self, stream: Stream):
+        self._stream = stream
+        self._starts = np.append(stream.starts(), len(stream))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> np.ndarray | list[np.ndarray]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        number = range(len(self))[index]
+        return self._stream.read(int(self._starts[number]), int(self._starts[number + 1]) + 1)
+
+    def lengths(self) -> np.ndarray:
+        """Targets of each document: its tokens and its end."""
+        return np.diff(self._starts)

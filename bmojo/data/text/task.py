@@ -1,0 +1,338 @@
+"""Text as a task: windows of the token stream, in a different order in every epoch."""
+
+import dataclasses
+import functools
+import hashlib
+import operator
+import os
+import re
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import grain
+import numpy as np
+from rich.console import Console
+
+from bmojo.data.text.corpus import SPLITS, open_corpus
+from bmojo.data.text.prepare import PLAN, Request, prepare
+from bmojo.data.text.store import MANIFEST, Documents, Prepared, Stream, open_prepared
+from bmojo.data.text.tokenizers import Tokenizer, tokenizer
+from bmojo.validation import UserError
+
+__all__ = ["TextConfig", "TextSource", "documents"]
+
+PACKINGS = ("windows", "documents")
+HELD_OUT = ("validation", "test")
+EXAMPLES = 2**48
+"""Examples of the training split: more than any run will ask for."""
+
+FRACTION = 0.05
+"""Of documents, for each held-out split of text that is prepared on the way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Predict the next token of text.
+
+    The stream of a split is cut into windows of L inputs; targets are the same stream one
+    token later. In it a document is its end-of-document token (here ``.``) followed by its
+    text. ``TextConfig(path, length=6)``, documents "abc", "de" and "f"::
+
+        inputs   . a b c . d    (what fills no window is left out: e . f)
+        targets  a b c . d e
+
+    With ``packing='documents'`` there are ``segment_ids``, 0, 1, ... in each window, so that
+    nothing is remembered across documents. The end-of-document token belongs to the document
+    that it begins; as the target it closes the one before. With ``align=4`` documents start
+    at multiples of 4 in the stream, and so in windows whose length is one, too::
+
+        inputs       . a b c . d    e . . f . .
+        targets      a b c . d e    . - f . - -    (-: -1, no loss)
+        segment_ids  0 0 0 0 1 1    0 0 1 1 1 1
+
+    The training split has no end: every epoch shows each window once, in an order that
+    depends on the seed and the epoch alone. The held-out split is read in order, whatever
+    the seed, and ends.
+
+    Attributes:
+      path: a directory made by ``bmojo data prepare``; or a file or folder of text, 'stdlib'
+        (the source code of Python's standard library) or 'hf:NAME[:CONFIG][:SPLIT]', which are
+        prepared when they are first needed and kept under ``~/.cache/bmojo``, or where the
+        environment variable BMOJO_CACHE_DIR says.
+      length: L, tokens of a window.
+      packing: 'windows', or 'documents': with ``segment_ids``.
+      align: with packing 'documents', documents start at multiples of this; 1: anywhere.
+      vocab_size: V, at least that of the tokenizer; None: that of the tokenizer.
+      held_out: the split that evaluations read, 'validation' or 'test'.
+      tokenizer_spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE', for text that is
+        prepared on the way; None: bytes, or what the directory was prepared with.
+    """
+
+    path: str
+    length: int
+    packing: str = "windows"
+    align: int = 1
+    vocab_size: int | None = None
+    held_out: str = "validation"
+    tokenizer_spec: str | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.path, str) or not self.path:
+            raise TypeError(f"Text.path: {self.path!r} is not a path; give one, such as 'stdlib'")
+        for field in ("length", "align"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"Text.{field}: {value!r} is not an integer; give one")
+            if value < 1:
+                raise ValueError(f"Text.{field}: {value} is too small; give at least 1")
+        for field, choices in (("packing", PACKINGS), ("held_out", HELD_OUT)):
+            value = getattr(self, field)
+            if value not in choices:
+                raise ValueError(
+                    f"Text.{field}: {value!r} is unknown; choose {' or '.join(map(repr, choices))}"
+                )
+        if self.align > 1 and self.packing != "documents":
+            raise ValueError(
+                f"Text.align: {self.align} has no effect on packing {self.packing!r}; "
+                "set Text.packing = 'documents', or leave it at 1"
+            )
+        if self.vocab_size is None:
+            try:
+                object.__setattr__(self, "vocab_size", self._tokenizers_vocab_size())
+            except UserError as error:
+                field = "path" if _is_prepared(self.path) else "tokenizer_spec"
+                raise ValueError(f"Text.{field}: {error}") from None
+        elif isinstance(self.vocab_size, bool) or not isinstance(self.vocab_size, int):
+            raise TypeError(f"Text.vocab_size: {self.vocab_size!r} is not an integer or None")
+        elif self.vocab_size < 2:
+            raise ValueError(f"Text.vocab_size: {self.vocab_size} is too small; give at least 2")
+
+    def _tokenizers_vocab_size(self) -> int:
+        if _is_prepared(self.path):
+            return open_prepared(self.path).vocab_size
+        return tokenizer(self.tokenizer_spec or "bytes").vocab_size
+
+    @property
+    def chance(self) -> None:
+        """Accuracy of guessing; tokens of text are not equally likely, so there is none."""
+        return None
+
+    @property
+    def slices(self) -> None:
+        """What the field ``group`` counts; text has no groups."""
+        return None
+
+    def prepare(self, console: Console | None = None) -> Prepared:
+        """The prepared text, made first if need be.
+
+        Args:
+          console: where to show progress; None: standard error.
+
+        Raises:
+          UserError: there is no such text, it is damaged, or it does not fit this config.
+        """
+        if "_prepared" not in self.__dict__:
+            prepared = prepared_text(self.path, self.tokenizer_spec, console)
+            self._check(prepared)
+            object.__setattr__(self, "_prepared", prepared)
+        return self.__dict__["_prepared"]
+
+    def _check(self, prepared: Prepared) -> None:
+        prepared.check()
+        assert self.vocab_size is not None
+        if prepared.vocab_size > self.vocab_size:
+            raise UserError(
+                f"Text.vocab_size: {self.vocab_size} tokens do not hold the {prepared.vocab_size} "
+                f"of the tokenizer of {prepared.path}; raise it to {prepared.vocab_size}"
+            )
+
+    def check(self) -> None:
+        """See that the text is there, whole, and fits this config; only sizes are compared.
+
+        Raises:
+          UserError: it does not.
+        """
+        self._check(self.prepare())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the text."""
+        return self.prepare().tokenizer()
+
+    @property
+    def bytes_per_token(self) -> float:
+        """UTF-8 bytes of the held-out split over its tokens, ends of documents included.
+
+        Nats a token over this and ln 2 are bits a byte.
+        """
+        facts = self.prepare().facts(self.held_out)
+        return facts["bytes"] / facts["tokens"]
+
+    def source(self, seed: int, split: str) -> "TextSource":
+        """The windows of the training split ('train') or of the held-out one ('test')."""
+        return TextSource(self, seed, split)
+
+    def documents(self, split: str | None = None) -> Documents:
+        """Whole documents of a split, by default the held-out one, in order."""
+        return self.prepare().stream(split or self.held_out).documents()
+
+
+class TextSource:
+    """Windows of a split: number n is a function of text, config, seed and n alone.
+
+    An item holds ``inputs`` (L,) and ``targets`` (L,), int32, with -1 in padding, ``group``,
+    and with packing 'documents' ``segment_ids`` (L,), int32.
+
+    Attributes:
+      windows: how many different ones there are, and so the length of an epoch.
+
+    Raises:
+      ValueError: on an unknown split or a negative seed.
+      UserError: the split holds no whole window.
+    """
+
+    def __init__(self, config: TextConfig, seed: int, split: str):
+        if split not in ("train", "test"):
+            raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
+        if seed < 0:
+            raise ValueError(f"seed: {seed} is negative; give one of at least 0")
+        self.config, self.seed, self.split = config, seed, split
+        name = "train" if split == "train" else config.held_out
+        prepared = config.prepare()
+        self._stream = prepared.stream(name)
+        self._layout: _Layout | None = None
+        tokens = len(self._stream)
+        if config.packing == "documents":
+            self._layout = _Layout(self._stream, config.align)
+            tokens = self._layout.size
+        self.windows = tokens // config.length
+        if not self.windows:
+            raise UserError(
+                f"Text.length: the split {name!r} of {prepared.path} has {tokens} tokens, fewer "
+                f"than a window of {config.length}; lower Text.length, or prepare more text"
+            )
+
+    def __len__(self) -> int:
+        return EXAMPLES if self.split == "train" else self.windows
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
+
+    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+        index = operator.index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} is not in 0 .. {len(self) - 1}")
+        start = self.window(index) * self.config.length
+        stop = start + self.config.length
+        if self._layout is not None:
+            return {**self._layout.read(start, stop), "group": np.int32(0)}
+        tokens = self._stream.read(start, stop + 1)
+        return {"inputs": tokens[:-1], "targets": tokens[1:], "group": np.int32(0)}
+
+    def window(self, index: int) -> int:
+        """Which window of the stream an example is."""
+        if self.split == "test":
+            return index
+        epoch, place = divmod(index, self.windows)
+        seed = _epoch_seed(self.seed, epoch)
+        return grain.experimental.index_shuffle(
+            place, max_index=self.windows - 1, seed=seed, rounds=4
+        )
+
+
+class _Layout:
+    """The stream with each document's start moved up to a multiple of ``align``."""
+
+    def __init__(self, stream: Stream, align: int):
+        self._stream = stream
+        self._starts = np.append(stream.starts(), len(stream))
+        lengths = np.diff(self._starts)
+        padded = (lengths + align - 1) // align * align
+        self._places = np.concatenate([np.zeros(1, np.int64), np.cumsum(padded)])
+        self.size = int(self._places[-1])
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Inputs, targets and segments of places start .. stop - 1."""
+        places = np.arange(start, stop)
+        documents = np.searchsorted(self._places, places, side="right") - 1
+        positions = places - self._places[documents] + self._starts[documents]
+        ends = self._starts[documents + 1]
+        padding = positions >= ends
+        positions = np.minimum(positions, ends - 1)
+        first = int(positions[0])
+        tokens = self._stream.read(first, int(positions[-1]) + 2)
+        inputs, targets = tokens[positions - first], tokens[positions - first + 1]
+        inputs[padding], targets[padding] = self._stream.eos, -1
+        segments = (documents - documents[0]).astype(np.int32)
+        return {"inputs": inputs, "targets": targets, "segment_ids": segments}
+
+
+@functools.lru_cache(maxsize=8)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def documents(path: str, split: str) -> Documents:
+    """Whole documents of a split, in order, each read when asked for.
+
+    Args:
+      path: what ``Text.path`` may be.
+      split: 'train', 'validation' or 'test'.
+
+    Raises:
+      UserError: there is no such text, or the split is empty.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split: {split!r} is unknown; choose one of {', '.join(SPLITS)}")
+    return prepared_text(path).stream(split).documents()
+
+
+def prepared_text(
+    path: str, tokenizer_spec: str | None = None, console: Console | None = None
+) -> Prepared:
+    """A prepared directory, or the one in the cache for text that is not prepared.
+
+    Raises:
+      UserError: there is no such text, or it was prepared with another tokenizer.
+    """
+    if not _is_prepared(path):
+        return _prepare_in_cache(path, tokenizer_spec or "bytes", console)
+    prepared = open_prepared(path)
+    if tokenizer_spec is not None:
+        given, there = tokenizer(tokenizer_spec), prepared.manifest["tokenizer"]
+        if given.fingerprint != there["fingerprint"]:
+            raise UserError(
+                f"Text.tokenizer_spec: {path} was prepared with {there['spec']}, which is not "
+                f"{tokenizer_spec}; leave it at None, or prepare the text again"
+            )
+    return prepared
+
+
+def _is_prepared(path: str) -> bool:
+    folder = Path(path).expanduser()
+    return (folder / MANIFEST).is_file() or (folder / PLAN).is_file()
+
+
+def _prepare_in_cache(source: str, spec: str, console: Console | None) -> Prepared:
+    if not (source == "stdlib" or source.startswith("hf:") or Path(source).expanduser().exists()):
+        raise UserError(
+            f"Text.path: {source}: there is nothing here; prepare it with "
+            f"bmojo data prepare SOURCE --out {source}"
+        )
+    request = Request(source, spec, validation=FRACTION, test=FRACTION)
+    digest = open_corpus(source).digest
+    key = "\n".join([digest, tokenizer(spec).fingerprint, str(FRACTION)])
+    name = re.sub(r"[^\w.-]+", "-", source if ":" in source else Path(source).name)
+    out = cache_directory() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if (out / MANIFEST).is_file():
+        return open_prepared(out)
+    console = console or Console(stderr=True)
+    console.print(f"text of {source} is prepared in {out}", highlight=False, soft_wrap=True)
+    return prepare(request, out, console=console, wait=True)
+
+
+def cache_directory() -> Path:
+    """Where text is kept: under BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""
+    given = os.environ.get("BMOJO_CACHE_DIR")
+    base = Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "bmojo"
+    return base / "text"

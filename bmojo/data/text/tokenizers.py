@@ -1,0 +1,284 @@
+"""Tokenizers by their spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE'.
+
+Ids become bytes one at a time: ``decode_bytes`` of a sequence is that of its parts, joined.
+Whoever prints tokens as they come feeds these bytes to an incremental UTF-8 decoder and never
+shows half a character.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bmojo.validation import UserError, suggestion
+
+__all__ = ["ByteTokenizer", "Tokenizer", "tokenizer", "train_tokenizer"]
+
+END = "<|endoftext|>"
+"""The end-of-document token of tokenizers that are trained here."""
+
+END_NAMES = (END, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
+"""Tokens that end a document in tokenizers from elsewhere, the first found counts."""
+
+KINDS = ("bytes", "sentencepiece", "tokenizers")
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back.
+
+    Attributes:
+      spec: what :func:`tokenizer` makes it from.
+      vocab_size: ids are below this number.
+      eos: the id that stands between documents; never the result of encoding text.
+      fingerprint: SHA-256 of what defines it, in hexadecimal.
+    """
+
+    spec: str
+    vocab_size: int
+    eos: int
+    fingerprint: str
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of a text, int32; no special tokens are added or recognized."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD, ``eos`` becomes nothing."""
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of each id, joined; ids without a text have none."""
+
+
+class ByteTokenizer:
+    """UTF-8 bytes as ids 0 .. 255; 256 ends a document."""
+
+    spec = "bytes"
+    vocab_size = 257
+    eos = 256
+    fingerprint = hashlib.sha256(b"bytes, 256 ends a document").hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        """The bytes of a text; those that Python could not decode are given back."""
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes among ids."""
+        return bytes(number for number in _integers(ids) if 0 <= number < 256)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+
+class _FileTokenizer:
+    """What tokenizers from a file share.
+
+    Raises:
+      UserError: the file or the package is missing, or the file is not usable.
+    """
+
+    kind: str
+
+    def __init__(self, path: Path):
+        self.spec = f"{self.kind}:{path}"
+        self.path = path
+        try:
+            self.content = path.read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"{path}: the tokenizer cannot be read ({error.strerror}); give an existing file "
+                f"in {self.kind}:FILE"
+            ) from None
+        self.fingerprint = hashlib.sha256(self.content).hexdigest()
+
+    def unusable(self, why: Any) -> UserError:
+        line = " ".join(str(why).split())
+        return UserError(f"{self.path}: no usable {self.kind} file ({line}); give another one")
+
+
+class SentencePieceTokenizer(_FileTokenizer):
+    """A SentencePiece model; its ``</s>`` ends documents."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        package = _package("sentencepiece")
+        try:
+            self._model = package.SentencePieceProcessor(model_proto=self.content)
+        except RuntimeError as error:
+            raise self.unusable(error) from None
+        self.vocab_size: int = self._model.vocab_size()
+        self.eos: int = self._model.eos_id()
+        if self.eos < 0:
+            raise UserError(
+                f"{path}: the model has no end-of-document token; train it with an eos_id"
+            )
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of a text."""
+        return np.array(self._model.encode(text), np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        known = [number for number in _integers(ids) if 0 <= number < self.vocab_size]
+        return self._model.decode([number for number in known if number != self.eos])
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of each id, joined; the blank before the first word is among them."""
+        return b"".join(map(self._bytes, _integers(ids)))
+
+    def _bytes(self, number: int) -> bytes:
+        if not 0 <= number < self.vocab_size or self._model.is_control(number):
+            return b""
+        piece = self._model.id_to_piece(number)
+        if self._model.is_byte(number):
+            return bytes([int(piece[3:-1], 16)])
+        return b"\xef\xbf\xbd" if self._model.is_unknown(number) else _piece_bytes(piece)
+
+
+class JSONTokenizer(_FileTokenizer):
+    """A JSON file of Hugging Face's ``tokenizers``."""
+
+    kind = "tokenizers"
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        package = _package("tokenizers")
+        try:
+            self._model = package.Tokenizer.from_str(self.content.decode())
+        except Exception as error:  # the package raises nothing narrower
+            raise self.unusable(error) from None
+        self._model.no_truncation()
+        self._model.no_padding()
+        self._model.encode_special_tokens = True  # a document may talk about them
+        vocabulary: dict[str, int] = self._model.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        found = [vocabulary[name] for name in END_NAMES if name in vocabulary]
+        if not found:
+            raise UserError(
+                f"{path}: the tokenizer has no end-of-document token (none of "
+                f"{', '.join(END_NAMES)}); add one, or train a tokenizer with "
+                "bmojo data train-tokenizer"
+            )
+        self.eos = found[0]
+        self._tokens = {number: token for token, number in vocabulary.items()}
+        self._added = set(self._model.get_added_tokens_decoder())
+        decoder = json.loads(self.content).get("decoder") or {}
+        parts = [decoder, *decoder.get("decoders", ())]
+        self._alphabet = (
+            _byte_alphabet() if any(part.get("type") == "ByteLevel" for part in parts) else None
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        """Ids of a text."""
+        return np.array(self._model.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+        if self._alphabet is not None:
+            return self.decode_bytes(ids).decode("utf-8", "replace")
+        known = [number for number in _integers(ids) if number in self._tokens]
+        return self._model.decode([n for n in known if n != self.eos], skip_special_tokens=False)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of each id, joined."""
+        return b"".join(map(self._bytes, _integers(ids)))
+
+    def _bytes(self, number: int) -> bytes:
+        token = self._tokens.get(number, "")
+        if number == self.eos or not token:
+            return b""
+        if number in self._added:
+            return token.encode()
+        if self._alphabet is not None:
+            return bytes(self._alphabet[character] for character in token)
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes([int(token[3:-1], 16)])
+        return _piece_bytes(token)
+
+
+def tokenizer(spec: str) -> Tokenizer:
+    """Make a tokenizer.
+
+    Args:
+      spec: 'bytes', 'sentencepiece:PATH.model' or 'tokenizers:PATH.json'.
+
+    Raises:
+      UserError: the spec is unknown, a file or a package is missing, or the tokenizer has no
+        token to end documents with.
+    """
+    kind, colon, path = spec.partition(":")
+    if kind == "bytes" and not colon:
+        return ByteTokenizer()
+    if kind not in KINDS:
+        raise UserError(f"tokenizer: {spec!r} is unknown; {suggestion(kind, KINDS)}")
+    if kind == "bytes" or not path:
+        example = "bytes" if kind == "bytes" else f"{kind}:FILE"
+        raise UserError(f"tokenizer: {spec!r} is not complete or too long; write {example!r}")
+    made = SentencePieceTokenizer if kind == "sentencepiece" else JSONTokenizer
+    return made(Path(path).expanduser())
+
+
+def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
+    """Train a byte-level BPE tokenizer; any text comes back from it unchanged.
+
+    Args:
+      texts: what to learn from.
+      vocab_size: ids, the 256 bytes and the end of a document among them.
+
+    Returns:
+      The content of a JSON file for 'tokenizers:FILE'.
+
+    Raises:
+      UserError: the package is missing or ``vocab_size`` is too small.
+    """
+    if vocab_size < 257:
+        raise UserError(
+            f"--vocab-size: {vocab_size} does not hold the 256 bytes and the end of a document; "
+            "give at least 257"
+        )
+    package = _package("tokenizers")
+    model = package.Tokenizer(package.models.BPE())
+    model.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = package.decoders.ByteLevel()
+    trainer = package.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=package.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    model.train_from_iterator(texts, trainer)
+    return model.to_str(pretty=True).encode()
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"tokenizer: the package {name} is not installed; pip install 'bmojo[text]'"
+        ) from None
+
+
+def _integers(ids: Iterable[int]) -> Iterator[int]:
+    """Plain integers from a list or an array."""
+    return (int(number) for number in ids)
+
+
+def _piece_bytes(piece: str) -> bytes:
+    return piece.replace("\u2581", " ").encode()
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The character that byte-level BPE writes for each byte, and the byte.
+
+    Bytes that print stand for themselves; the others follow from U+0100 on, in order.
+    """
+    printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (byte for byte in range(256) if byte not in printed)
+    alphabet = {chr(byte): byte for byte in printed}
+    return alphabet | {chr(0x100 + place): byte for place, byte in enumerate(others)}
