@@ -11,6 +11,7 @@ import bmojo
 from bmojo.cli.common import EXIT_CODES
 from bmojo.cli.evaluate import evaluate_run
 from bmojo.cli.inspect import inspect
+from bmojo.cli.report import REPORT_EXIT_CODES, report
 from bmojo.cli.sweep import SWEEP_EXIT_CODES, sweep
 from bmojo.cli.train import train
 
@@ -29,6 +30,7 @@ app.command(epilog=EXIT_CODES)(train)
 app.command(name="eval", epilog=EXIT_CODES)(evaluate_run)
 app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=SWEEP_EXIT_CODES)(sweep)
+app.command(epilog=REPORT_EXIT_CODES)(report)
 
 
 @app.callback(invoke_without_command=True)

@@ -111,13 +111,16 @@ def chosen(plan: "Plan", patterns: Sequence[str]) -> "Plan":
     Raises:
       UserError: a pattern fits none.
     """
+
     def names(cell) -> list[str]:
         return [cell.name, cell.name.removesuffix(f"-seed{cell.seed}")]
 
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for cell in plan.cells for name in names(cell)):
             every = [names(cell)[1] for cell in plan.cells]
-            raise UserError(f"--only {pattern}: no cell has such a name; {suggestion(pattern, every)}")
+            raise UserError(
+                f"--only {pattern}: no cell has such a name; {suggestion(pattern, every)}"
+            )
     cells = tuple(
         cell
         for cell in plan.cells

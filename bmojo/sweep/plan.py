@@ -66,7 +66,9 @@ class Sweep:
                 )
         for key, label in self.labels.items():
             if key not in self.grid:
-                raise ValueError(f"labels: {key!r} is not in the grid; {suggestion(key, self.grid)}")
+                raise ValueError(
+                    f"labels: {key!r} is not in the grid; {suggestion(key, self.grid)}"
+                )
             if not isinstance(label, str):
                 raise TypeError(f"labels: {label!r} is not a string; quote it")
         words = [*self.overrides, *itertools.chain(*(cell[1:] for cell in self.cells)), *self.grid]

@@ -85,9 +85,7 @@ def submit(jobs: Sequence[Job], out: Path, words: Sequence[str]) -> Iterator[tup
     try:
         import submitit
     except ImportError:
-        raise UserError(
-            "--slurm: submitit is not installed; pip install 'bmojo[slurm]'"
-        ) from None
+        raise UserError("--slurm: submitit is not installed; pip install 'bmojo[slurm]'") from None
     given = parameters(words)
     try:
         executor = submitit.AutoExecutor(folder=out / "slurm", cluster="slurm")

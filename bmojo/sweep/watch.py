@@ -21,12 +21,14 @@ class Progress:
       step: steps done, as far as they are logged.
       loss: of the newest line, or None.
       accuracy: of the newest line, or None.
+      pace: seconds a step since the first line, so without compilation; None: not known.
       seconds: the run has taken so far.
     """
 
     step: int = 0
     loss: float | None = None
     accuracy: float | None = None
+    pace: float | None = None
     seconds: float = 0.0
 
 
@@ -35,10 +37,20 @@ def progress(run: Path) -> Progress:
     line = _last(run / "metrics.jsonl")
     if line is None:
         return Progress()
-    speed = _last(run / "speed.jsonl") or {}
-    return Progress(
-        line["step"], line.get("loss"), line.get("accuracy"), speed.get("seconds") or 0.0
-    )
+    speed = [record for record in _ends(run / "speed.jsonl") if record.get("seconds")]
+    seconds = speed[-1]["seconds"] if speed else 0.0
+    return Progress(line["step"], line.get("loss"), line.get("accuracy"), _pace(speed), seconds)
+
+
+def _pace(speed: Sequence[dict[str, Any]]) -> float | None:
+    """Seconds a step between the first and the last line, or up to the only one."""
+    if not speed:
+        return None
+    step, seconds = speed[-1]["step"], speed[-1]["seconds"]
+    first = speed[0]
+    if first["step"] < step and first["seconds"] < seconds:
+        step, seconds = step - first["step"], seconds - first["seconds"]
+    return seconds / step
 
 
 def eta(jobs: Sequence[Job], seen: Mapping[str, Progress], workers: int) -> float | None:
@@ -52,11 +64,7 @@ def eta(jobs: Sequence[Job], seen: Mapping[str, Progress], workers: int) -> floa
       seen: progress by name; a job without is taken not to have begun.
       workers: runs at a time.
     """
-    paces = {
-        job.cell.name: seen[job.cell.name].seconds / seen[job.cell.name].step
-        for job in jobs
-        if job.cell.name in seen and seen[job.cell.name].step and seen[job.cell.name].seconds
-    }
+    paces = {name: known.pace for name, known in seen.items() if known.pace is not None}
     if not paces:
         return None
     by_cell = {_stem(job): paces[job.cell.name] for job in jobs if job.cell.name in paces}
@@ -74,20 +82,27 @@ def _stem(job: Job) -> str:
 
 
 def _last(path: Path) -> dict[str, Any] | None:
-    """The last whole line of JSON that is no evaluation."""
+    """The last whole line that is no evaluation."""
+    return next(iter(reversed(_ends(path))), None)
+
+
+def _ends(path: Path) -> list[dict[str, Any]]:
+    """The first line and whole lines of the end of a file; evaluations are left out."""
     try:
         with open(path, "rb") as file:
+            lines = [file.readline()]
             file.seek(0, 2)
-            file.seek(max(file.tell() - TAIL, 0))
-            lines = file.read().splitlines(keepends=True)
+            file.seek(max(file.tell() - TAIL, len(lines[0])))
+            lines += file.read().splitlines(keepends=True)
     except OSError:
-        return None
-    for line in reversed(lines):
+        return []
+    records = []
+    for line in lines:
         if line.endswith(b"\n"):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:  # where the tail begins
                 continue
             if isinstance(record, dict) and "step" in record and "evaluation" not in record:
-                return record
-    return None
+                records.append(record)
+    return records
