@@ -202,9 +202,9 @@ def _is_aside(path: Path) -> bool:
     return re.search(r"\.old\d+$", path.name) is not None
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
-    parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
+def _natural(path: Path) -> list[tuple[int, float | str]]:
+    parts = re.split(r"(\d+(?:\.\d+)?)", path.name)
+    return [(0, float(part)) if part[0].isdigit() else (1, part) for part in parts if part]
 
 
 def _read_run(path: Path) -> Run:

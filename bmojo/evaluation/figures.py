@@ -159,7 +159,14 @@ def _loss(cells: Sequence[Cell], styles: _Styles, evaluation: str | None) -> Fig
         axis.set_xlabel(unit)
         axis.xaxis.set_major_formatter(FuncFormatter(_count))
         axis.set_ylabel(_quantity(name, evaluation) if on_the_way else _quantity("loss", None))
-    axes[1].set_title(f"Loss: {evaluation or 'training'}")
+    figure.suptitle(
+        f"{_quantity(name, evaluation).partition(' (')[0].capitalize()}"
+        f"{f': {evaluation}' if evaluation else ''}"
+    )
+    if on_the_way or evaluation is None:
+        low, high = zip(*(axis.get_ylim() for axis in axes), strict=True)
+        for axis in axes:
+            axis.set_ylim(min(low), max(high))
     _legend(figure, axes[1], cells)
     return figure
 
@@ -178,7 +185,7 @@ def _learning(cells: Sequence[Cell], styles: _Styles) -> Figure | None:
     }
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         for cell in cells:
-            curves = [_thinned([(r["step"], r[name]) for r in run.metrics]) for run in cell.runs]
+            curves = [_thinned(_values(run.metrics, name)) for run in cell.runs]
             _band(axis, curves, styles.line(cell, marker=False))
         for end in ends if len(ends) <= 4 else ():
             axis.axvline(end, color="grey", linestyle="--", linewidth=0.8)
@@ -254,12 +261,16 @@ def _quantity(name: str, evaluation: str | None) -> str:
 def _curve(run: Run, evaluation: str | None, name: str) -> Series:
     """A number by step: of an evaluation over all groups, or of training."""
     if evaluation is None:
-        return _thinned([(line["step"], line["loss"]) for line in run.metrics])
+        return _thinned(_values(run.metrics, "loss"))
     return [
         (line["step"], line[name])
         for line in run.evaluations
         if line["evaluation"] == evaluation and line["group"] is None and line.get(name) is not None
     ]
+
+
+def _values(lines: Sequence[Mapping[str, Any]], name: str) -> Series:
+    return [(line["step"], line[name]) for line in lines if line.get(name) is not None]
 
 
 def _thinned(series: Series) -> Series:
@@ -318,11 +329,11 @@ def _band(
     points = sorted((p, by_x[x]) for x, p in places.items() if p is not None)
     if not points:
         return
-    x = [p for p, _ in points]
-    axis.plot(x, [statistics.fmean(ys) for _, ys in points], **style)
+    along = [p for p, _ in points]
+    axis.plot(along, [statistics.fmean(ys) for _, ys in points], **style)
     if any(len(ys) > 1 for _, ys in points):
         low, high = ([f(ys) for _, ys in points] for f in (min, max))
-        axis.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
+        axis.fill_between(along, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 
 def _points(
@@ -365,6 +376,8 @@ def _ticks(axis: Axes, base: int) -> None:
 
 def _legend(figure: Figure, axis: Axes, cells: Sequence[Cell]) -> None:
     handles, labels = axis.get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda index: labels[index].startswith("chance "))
+    handles, labels = [handles[i] for i in order], [labels[i] for i in order]
     if len(cells) > 1:
         figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
     elif handles:

@@ -4,10 +4,10 @@ import dataclasses
 import re
 from pathlib import Path
 
+from bmojo.config.parse import display
 from bmojo.evaluation.bindings import bindings, difference
 from bmojo.experiment import load
 from bmojo.sweep.plan import Cell, Plan
-from bmojo.config.parse import display
 from bmojo.training.rundir import RunDir
 from bmojo.validation import ConfigError, UserError
 

@@ -71,9 +71,10 @@ class Sweep:
                 )
             if not isinstance(label, str):
                 raise TypeError(f"labels: {label!r} is not a string; quote it")
-        words = [*self.overrides, *itertools.chain(*(cell[1:] for cell in self.cells)), *self.grid]
-        if any(word.partition("=")[0].strip() == "Trainer.seed" for word in words):
-            raise ValueError("seeds: Trainer.seed is bound beside them; give all seeds here")
+        own = itertools.chain.from_iterable(cell[1:] for cell in self.cells)
+        for name, words in (("overrides", self.overrides), ("cells", own), ("grid", self.grid)):
+            if any(word.partition("=")[0].strip() == "Trainer.seed" for word in words):
+                raise ValueError(f"{name}: Trainer.seed is bound; give seeds in Sweep.seeds")
 
 
 @dataclasses.dataclass(frozen=True)
