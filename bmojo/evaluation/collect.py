@@ -126,7 +126,9 @@ def collect(paths: Sequence[str | Path]) -> list[Run]:
 
     Args:
       paths: run directories, or folders in which to look for them at any depth. What
-        ``--fresh`` has moved aside (``NAME.oldN``) is read only if it is named itself.
+        ``--fresh`` has moved aside (``NAME.oldN``) is read only if it is named itself. Files
+        ``NAME.log``, which lie beside the runs of a sweep, may be among them, as a shell
+        gives them for ``runs/bmojo-*``; they are passed over.
 
     Returns:
       Each run once, in the order of the paths, and in the order of names in a folder, in
@@ -137,6 +139,8 @@ def collect(paths: Sequence[str | Path]) -> list[Run]:
     """
     found: dict[Path, Run] = {}
     for path in map(Path, paths):
+        if path.suffix == ".log" and path.is_file():
+            continue
         if not path.is_dir():
             raise UserError(f"{path}: no such directory; give run directories, or folders of them")
         directories = [path] if _is_run(path) else list(_search(path))
@@ -145,6 +149,8 @@ def collect(paths: Sequence[str | Path]) -> list[Run]:
         for directory in directories:
             if directory.resolve() not in found:
                 found[directory.resolve()] = _read_run(directory)
+    if not found:
+        raise UserError("no runs are here; give run directories, or folders of them")
     return list(found.values())
 
 

@@ -220,7 +220,7 @@ def _length(cells: Sequence[Cell], styles: _Styles) -> Figure | None:
             ]
             _band(axis, curves, styles.line(cell))
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(FuncFormatter(_count))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.set_xlabel("context (tokens)" if kind == "context" else "position in the document")
         axis.set_ylabel(_quantity(name if kind == "context" else "loss", "test"))
         axis.set_title(f"Loss by {kind}")
