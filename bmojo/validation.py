@@ -46,7 +46,8 @@ def type_problem(value: Any, annotation: Any) -> str | None:
     """What is wrong with ``value`` as a value of type ``annotation``.
 
     An integer is a number, a boolean is neither. Types known: bool, int, float, str, None,
-    Any, unions, Literal, tuple, classes, and protocols, of which the names are looked up.
+    Any, unions, Literal, tuple, dict (not what is in it), classes, and protocols, of which the
+    names are looked up.
 
     Returns:
       A phrase with a remedy, such as "'four' is not an integer", or None if nothing is.
@@ -62,6 +63,8 @@ def type_problem(value: Any, annotation: Any) -> str | None:
         return _literal_problem(value, arguments)
     if annotation is tuple or origin is tuple:
         return _tuple_problem(value, arguments)
+    if origin is dict:
+        return None if isinstance(value, dict) else f"{value!r} is not a dictionary, {{key: value}}"
     if annotation in _NAMES:
         return _simple_problem(value, annotation)
     if not isinstance(origin or annotation, type):

@@ -13,6 +13,8 @@ from bmojo.cli.data import app as data
 from bmojo.cli.evaluate import evaluate_run
 from bmojo.cli.generate import generate
 from bmojo.cli.inspect import inspect
+from bmojo.cli.report import REPORT_EXIT_CODES, report
+from bmojo.cli.sweep import SWEEP_EXIT_CODES, sweep
 from bmojo.cli.train import train
 
 __all__ = ["app", "main"]
@@ -30,6 +32,8 @@ app.command(epilog=EXIT_CODES)(train)
 app.command(name="eval", epilog=EXIT_CODES)(evaluate_run)
 app.command(epilog=EXIT_CODES)(generate)
 app.command(epilog=EXIT_CODES)(inspect)
+app.command(epilog=SWEEP_EXIT_CODES)(sweep)
+app.command(epilog=REPORT_EXIT_CODES)(report)
 app.add_typer(data, name="data")
 
 

@@ -52,6 +52,8 @@ def render(
             return f"@{join(scopes[id(value)], name)}()"
         if isinstance(value, tuple):
             return f"({', '.join(map(text, value))}{',' if len(value) == 1 else ''})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{text(k)}: {text(v)}' for k, v in value.items())}}}"
         if value is None or isinstance(value, bool | int | float | str):
             return repr(value)
         raise TypeError(f"{value!r} cannot be written in a config")

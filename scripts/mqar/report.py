@@ -127,7 +127,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     cells = by_cell(record(args.runs, args.out / "mqar.json"))
     if not cells:
-        raise SystemExit(f"no finished runs in {args.runs}; python scripts/mqar/run.py makes them")
+        raise SystemExit(f"no finished runs in {args.runs}; make some with bmojo sweep")
     print(table(cells, [n for n in MAIN if n in cells]), "\n")
     rest = sorted(set(cells) - set(MAIN))
     if rest:

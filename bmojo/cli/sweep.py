@@ -1,0 +1,181 @@
+"""`bmojo sweep`."""
+
+import dataclasses
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bmojo.cli.common import told
+from bmojo.validation import UserError, suggestion
+
+if TYPE_CHECKING:
+    from bmojo.sweep.check import Job
+    from bmojo.sweep.plan import Plan
+    from bmojo.sweep.pool import Result
+
+CELL_FAILED = 1
+
+SWEEP_EXIT_CODES = """\b
+Exit codes:
+  0         all cells are finished (with --slurm: queued)
+  1         a cell failed; the end of its output is shown
+  2         something in the command or the configs has to be mended; nothing was started
+  130, 143  interrupted (Ctrl-C, SIGTERM); all cells are saved, the same command goes on"""
+
+
+def sweep(
+    config: Annotated[
+        str, typer.Argument(metavar="SWEEP", help="A sweep's gin file, or its name under configs/.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE | OVERLAY.gin]...",
+            help="Overrides for every cell, as of bmojo train, or of the sweep itself, such as "
+            "'Sweep.seeds=(3, 4)'.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Cells at a time. Default: as many as cores."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder of the runs. Default: what the sweep says, or runs/NAME.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Only cells of such a name, as 'bmojo-*'; repeat for more."
+        ),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="Show the commands and what is done; run nothing.")
+    ] = False,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Queue each cell on Slurm with this option of sbatch, such as partition=gpu or "
+            "timeout_min=600; repeat for more.",
+        ),
+    ] = None,
+) -> None:
+    """Train every cell of a sweep: configs x cells x grid x seeds.
+
+    All configs are checked before the first cell starts. Finished cells are left alone,
+    unfinished ones go on; Ctrl-C stops all, saved, and the same command goes on. The run of a
+    cell is in DIR/NAME, its output in DIR/NAME.log.
+
+    \b
+    Examples:
+      bmojo sweep configs/sweeps/mqar_main.gin --list
+      bmojo sweep sweeps/mqar_rates.gin --workers 4 --only 'swa-*'
+      bmojo sweep sweeps/mqar_main.gin runs/smoke.gin --out runs/trial
+      bmojo sweep sweeps/mqar_main.gin --slurm partition=gpu --slurm timeout_min=600
+    """
+    with told():
+        from bmojo.sweep.check import check
+        from bmojo.sweep.plan import read
+
+        plan = chosen(read(config, overrides or (), out), only or ())
+        jobs = check(plan)
+        if show:
+            for job in jobs:
+                typer.echo(f"{state(job):<22} {job.cell.command(plan.out)}")
+            return
+        todo = [job for job in jobs if job.state != "finished"]
+        console = Console()
+        counted = f"{len(jobs)} cells, {len(jobs) - len(todo)} of them finished, in {plan.out}"
+        console.print(counted, highlight=False, soft_wrap=True)
+        if slurm:
+            from bmojo.sweep.slurm import submit
+
+            for job, number in submit(todo, plan.out, slurm):
+                console.print(f"{job.cell.name}: job {number}", highlight=False, soft_wrap=True)
+            return
+        code = run_here(jobs, todo, plan.out, workers, console)
+    raise typer.Exit(code)
+
+
+def chosen(plan: "Plan", patterns: Sequence[str]) -> "Plan":
+    """A plan with only the cells that a pattern fits, with or without their seed.
+
+    Raises:
+      UserError: a pattern fits none.
+    """
+
+    def names(cell) -> list[str]:
+        return [cell.name, cell.name.removesuffix(f"-seed{cell.seed}")]
+
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for cell in plan.cells for name in names(cell)):
+            every = [names(cell)[1] for cell in plan.cells]
+            raise UserError(
+                f"--only {pattern}: no cell has such a name; {suggestion(pattern, every)}"
+            )
+    cells = tuple(
+        cell
+        for cell in plan.cells
+        if not patterns or any(fnmatchcase(n, p) for n in names(cell) for p in patterns)
+    )
+    return dataclasses.replace(plan, cells=cells)
+
+
+def state(job: "Job") -> str:
+    """What is there of a cell."""
+    if job.state != "unfinished":
+        return job.state
+    from bmojo.sweep.watch import progress
+
+    return f"step {progress(job.run).step} of {job.steps}"
+
+
+def run_here(
+    jobs: Sequence["Job"],
+    todo: Sequence["Job"],
+    out: Path,
+    workers: int | None,
+    console: Console,
+) -> int:
+    """Run cells on this machine and tell how it went; the exit code."""
+    if not todo:
+        return 0
+    from bmojo.sweep.pool import run, schedulable_cores
+    from bmojo.sweep.view import View
+
+    number = min(workers or len(schedulable_cores()), len(todo))
+    try:
+        with View(console, jobs, number) as view:
+            results, signal = run(todo, out, number, view)
+    except KeyboardInterrupt:
+        console.print("killed; the same command goes on from the last checkpoints")
+        return 130
+    failed = [result for result in results if result.code != 0 and not result.stopped]
+    for result in failed:
+        tell_failure(result, console)
+    left = len([result for result in results if result.stopped])
+    done = len(jobs) - len(failed) - left
+    line = f"{done} of {len(jobs)} cells finished"
+    if failed:
+        line += f", {len(failed)} failed"
+    if left:
+        line += f", {left} not done; the same command goes on"
+    console.print(line, highlight=False)
+    if signal is not None:
+        return 128 + signal
+    return CELL_FAILED if failed or left else 0
+
+
+def tell_failure(result: "Result", console: Console) -> None:
+    """The end of a failed cell's output."""
+    head = f"\n{result.job.cell.name} failed with exit code {result.code}; {result.log} ends:"
+    console.print(head, style="red", highlight=False, soft_wrap=True)
+    console.print(result.tail, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,262 @@
+"""Finished runs as a report needs them: found, read, and pooled over seeds."""
+
+import dataclasses
+import json
+import os
+import re
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bmojo.evaluation.bindings import bindings, distinguishing, shown
+from bmojo.training.records import Record, read
+from bmojo.validation import UserError
+
+__all__ = ["Cell", "Run", "Spread", "collect", "pool", "row_of", "spread"]
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What one run directory says.
+
+    Attributes:
+      path: the directory.
+      bindings: of ``config.gin``, as they are written there.
+      summary: of a finished run; None: it is not finished.
+      metrics: lines of ``metrics.jsonl`` during training.
+      evaluations: its other lines.
+      speed: lines of ``speed.jsonl``.
+      perplexity: what ``evaluation/perplexity.json`` holds; empty if there is none.
+    """
+
+    path: Path
+    bindings: Mapping[str, str]
+    summary: Mapping[str, Any] | None
+    metrics: Sequence[Record]
+    evaluations: Sequence[Record]
+    speed: Sequence[Record]
+    perplexity: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int | None:
+        """``Trainer.seed``."""
+        seeds = [value for key, value in self.bindings.items() if _is_seed(key)]
+        return int(seeds[0]) if seeds else None
+
+    @property
+    def name(self) -> str:
+        """The name of the directory without ``-seedN``."""
+        return re.sub(r"-seed\d+$", "", self.path.name)
+
+    def number(self, name: str) -> float | None:
+        """A number of the summary, such as ``parameters``; None if it has none of that name."""
+        value = (self.summary or {}).get(name)
+        return value if isinstance(value, int | float) else None
+
+    def tokens_per_second(self) -> float | None:
+        """The median over the lines of ``speed.jsonl``."""
+        values = [line["tokens_per_second"] for line in self.speed if line.get("tokens_per_second")]
+        return statistics.median(values) if values else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """Finished runs that differ in their seed only.
+
+    Attributes:
+      label: short and unique in the report.
+      runs: one for each seed, in rising order.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+
+    def evaluations(self) -> list[str]:
+        """Names of the evaluations."""
+        rows = [row for run in self.runs for row in (run.summary or {}).get("evaluations", [])]
+        return list(dict.fromkeys(row["evaluation"] for row in rows))
+
+    def groups(self, evaluation: str) -> list[int]:
+        """Groups of an evaluation, in rising order."""
+        rows = [row for run in self.runs for row in (run.summary or {}).get("evaluations", [])]
+        found = {row["group"] for row in rows if row["evaluation"] == evaluation}
+        return sorted(found - {None})
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """A number over seeds.
+
+    Attributes:
+      mean: over seeds.
+      low: the lowest.
+      high: the highest.
+      count: of seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def spread(runs: Iterable[Run], number: Callable[[Run], float | None]) -> Spread | None:
+    """A number over runs; those that have none are left out, and None if none has."""
+    values = [value for value in map(number, runs) if value is not None]
+    if not values:
+        return None
+    # the mean of equal numbers is that number, to the last bit
+    mean = values[0] if len(set(values)) == 1 else statistics.fmean(values)
+    return Spread(mean, min(values), max(values), len(values))
+
+
+def row_of(run: Run, evaluation: str, group: int | None) -> Row:
+    """The last row of an evaluation for a group (None: over all); empty if there is none."""
+    for row in (run.summary or {}).get("evaluations", []):
+        if row["evaluation"] == evaluation and row["group"] == group:
+            return row
+    return {}
+
+
+def collect(paths: Sequence[str | Path]) -> list[Run]:
+    """Read runs.
+
+    Args:
+      paths: run directories, or folders in which to look for them at any depth. What
+        ``--fresh`` has moved aside (``NAME.oldN``) is read only if it is named itself. Files
+        ``NAME.log``, which lie beside the runs of a sweep, may be among them, as a shell
+        gives them for ``runs/bmojo-*``; they are passed over.
+
+    Returns:
+      Each run once, in the order of the paths, and in the order of names in a folder, in
+      which 8 comes before 16.
+
+    Raises:
+      UserError: a path does not exist or has no runs, or a file of a run cannot be read.
+    """
+    found: dict[Path, Run] = {}
+    for path in map(Path, paths):
+        if path.suffix == ".log" and path.is_file():
+            continue
+        if not path.is_dir():
+            raise UserError(f"{path}: no such directory; give run directories, or folders of them")
+        directories = [path] if _is_run(path) else list(_search(path))
+        if not directories:
+            raise UserError(f"{path}: no runs are here; train some with bmojo train or bmojo sweep")
+        for directory in directories:
+            if directory.resolve() not in found:
+                found[directory.resolve()] = _read_run(directory)
+    if not found:
+        raise UserError("no runs are here; give run directories, or folders of them")
+    return list(found.values())
+
+
+def pool(runs: Sequence[Run]) -> list[Cell]:
+    """Finished runs pooled over seeds, in the order of their first run.
+
+    A cell is labelled with the name that its directories share, without ``-seedN``; if one of
+    the cells has no such name for itself, all are labelled with the bindings that tell them
+    apart. Of runs with equal configs, seeds too, the first counts.
+    """
+    cells: dict[tuple, dict[int | None, Run]] = {}
+    for run in runs:
+        if run.summary is not None:
+            config = tuple(item for item in run.bindings.items() if not _is_seed(item[0]))
+            cells.setdefault(config, {}).setdefault(run.seed, run)
+    pooled = [
+        tuple(by_seed[seed] for seed in sorted(by_seed, key=_order)) for by_seed in cells.values()
+    ]
+    return [Cell(label, runs) for label, runs in zip(_labels(pooled), pooled, strict=True)]
+
+
+def _labels(cells: Sequence[tuple[Run, ...]]) -> list[str]:
+    names = [{run.name for run in runs} for runs in cells]
+    taken = [name for shared in names for name in shared]
+    hashed = any(re.search(r"-[0-9a-f]{6}$", name) for name in taken)
+    if len(taken) == len(cells) == len(set(taken)) and not hashed:
+        return taken
+    configs = [{k: v for k, v in runs[0].bindings.items() if not _is_seed(k)} for runs in cells]
+    labels = [shown(config, distinguishing(configs)) for config in configs]
+    return [label or runs[0].name for label, runs in zip(labels, cells, strict=True)]
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition("/")[2] == "Trainer.seed"
+
+
+def _order(seed: int | None) -> int:
+    return -1 if seed is None else seed
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.gin").is_file() or (path / "summary.json").is_file()
+
+
+def _search(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir(), key=_natural):
+        if entry.is_dir() and not entry.name.startswith(".") and not _is_aside(entry):
+            if _is_run(entry):
+                yield entry
+            else:
+                yield from _search(entry)
+
+
+def _is_aside(path: Path) -> bool:
+    return re.search(r"\.old\d+$", path.name) is not None
+
+
+def _natural(path: Path) -> list[tuple[int, float | str]]:
+    parts = re.split(r"(\d+(?:\.\d+)?)", path.name)
+    return [(0, float(part)) if part[0].isdigit() else (1, part) for part in parts if part]
+
+
+def _read_run(path: Path) -> Run:
+    lines = _lines(path / "metrics.jsonl")
+    summary = _json(path / "summary.json")
+    for name in ("status", "step", "evaluations", "final"):
+        if summary is not None and name not in summary:
+            raise UserError(
+                f"{path / 'summary.json'}: has no {name!r}; it is not of a run of bmojo train"
+            )
+    return Run(
+        path,
+        bindings(_text(path / "config.gin")),
+        summary if summary is not None and summary["status"] == "finished" else None,
+        [line for line in lines if "evaluation" not in line],
+        [line for line in lines if "evaluation" in line],
+        _lines(path / "speed.jsonl"),
+        _json(path / "evaluation" / "perplexity.json") or {},
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); leave this run out") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds no JSON object; leave this run out")
+    return value
+
+
+def _lines(path: Path) -> list[Record]:
+    try:
+        return read(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as lines of JSON ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)

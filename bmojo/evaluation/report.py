@@ -1,0 +1,110 @@
+"""A report on runs: tables and figures in one folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bmojo.evaluation import tables
+from bmojo.evaluation.bindings import distinguishing
+from bmojo.evaluation.collect import Cell, Run, pool
+from bmojo.evaluation.figures import draw
+from bmojo.training.rundir import write_atomically
+from bmojo.validation import UserError
+
+__all__ = ["write"]
+
+
+def write(
+    runs: Sequence[Run], out: Path, tasks: Mapping[str, tuple[str, float | None]] | None = None
+) -> str:
+    """Write ``report.md``, ``cells.csv``, ``accuracy.csv``, ``runs.csv`` and the figures.
+
+    Args:
+      runs: as :func:`bmojo.evaluation.collect.collect` reads them; those that are not finished
+        are listed, and count nowhere.
+      out: the folder; made if absent. Files of a former report are replaced.
+      tasks: by evaluation, what its groups count and the level of chance.
+
+    Returns:
+      The text of ``report.md``.
+
+    Raises:
+      UserError: none of the runs is finished, or the folder cannot be written.
+    """
+    cells = pool(runs)
+    left = tables.unfinished(runs)
+    if not cells:
+        raise UserError(
+            f"none of the {len(runs)} runs is finished; let them finish with bmojo train"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        figures = draw(cells, out, tasks or {})
+        text = _markdown(cells, runs, left, figures, tasks or {})
+        for name, content in {
+            "cells.csv": tables.cells_csv(cells),
+            "accuracy.csv": tables.accuracy_csv(cells),
+            "runs.csv": tables.runs_csv(cells),
+            "report.md": text,
+        }.items():
+            write_atomically(out / name, content)
+    except OSError as error:
+        raise UserError(
+            f"{out}: the report cannot be written ({error.strerror}); choose another --out"
+        ) from error
+    return text
+
+
+def _markdown(
+    cells: Sequence[Cell],
+    runs: Sequence[Run],
+    left: str,
+    figures: Sequence[Path],
+    tasks: Mapping[str, tuple[str, float | None]],
+) -> str:
+    finished = sum(run.summary is not None for run in runs)
+    pooled = sum(len(cell.runs) for cell in cells)
+    parts = [
+        "# Report",
+        f"{len(cells)} cells of {pooled} finished runs. Means over seeds; in brackets the lowest "
+        "and the highest. Memory is that of one sequence of the longest training length.",
+        tables.cells_table(cells),
+    ]
+    for evaluation in dict.fromkeys(name for cell in cells for name in cell.evaluations()):
+        counted, chance = tasks.get(evaluation, ("group", None))
+        head = f"## Accuracy: {evaluation}, by {counted.replace('_', ' ')}"
+        if chance is not None:
+            head += f" (chance {chance:.2g})"
+        parts += [head, tables.accuracy_table(cells, evaluation)]
+    parts += ["## Figures", *(f"![{path.stem}]({path.name})" for path in figures)]
+    if len(cells) > 1:
+        parts += ["## What tells the cells apart", _apart(cells)]
+    if finished > pooled:
+        parts.append(f"{finished - pooled} finished runs repeat another's config and seed.")
+    if left:
+        parts += ["## Not finished, and not counted", left]
+    return "\n\n".join([*parts, "## Made with", _provenance(cells)]) + "\n"
+
+
+def _apart(cells: Sequence[Cell]) -> str:
+    configs = [cell.runs[0].bindings for cell in cells]
+    keys = distinguishing(
+        [{k: v for k, v in c.items() if "Trainer.seed" not in k} for c in configs]
+    )
+    lines = []
+    for cell, config in zip(cells, configs, strict=True):
+        values = ", ".join(f"`{key} = {config[key]}`" for key in keys if key in config)
+        lines.append(f"- {cell.label}: {values}")
+    return "\n".join(lines)
+
+
+def _provenance(cells: Sequence[Cell]) -> str:
+    summaries = [run.summary or {} for cell in cells for run in cell.runs]
+    lines = []
+    for name in ("git_revision", "device"):
+        values = sorted({str(s[name]) for s in summaries if s.get(name)})
+        if values:
+            lines.append(f"- {name.replace('_', ' ')}: {', '.join(values)}")
+    lines += [
+        f"- `{command}`" for command in sorted({s["command"] for s in summaries if "command" in s})
+    ]
+    return "\n".join(lines)

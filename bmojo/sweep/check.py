@@ -1,0 +1,84 @@
+"""Whether every cell of a sweep can run, and what is there of it, before the first one starts."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+from bmojo.config.parse import display
+from bmojo.evaluation.bindings import bindings, difference
+from bmojo.experiment import load
+from bmojo.sweep.plan import Cell, Plan
+from bmojo.training.rundir import RunDir
+from bmojo.validation import ConfigError, UserError
+
+__all__ = ["Job", "check"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A cell that can run.
+
+    Attributes:
+      cell: what to run.
+      run: its run directory.
+      steps: of the whole run.
+      state: 'finished', 'unfinished' or 'new'.
+    """
+
+    cell: Cell
+    run: Path
+    steps: int
+    state: str
+
+
+def check(plan: Plan) -> list[Job]:
+    """Load the config of every cell and compare it with the run that is there.
+
+    A binding that only one of two configs knows came or went with a version of the program; a
+    finished run is not refused for it.
+
+    Raises:
+      UserError: a config does not load, or a run directory holds another config.
+    """
+    known: dict[tuple, tuple[str, int]] = {}
+    jobs = []
+    for cell in plan.cells:
+        key = (cell.config, cell.overlays, cell.bindings)
+        if key not in known:
+            known[key] = _load(cell, plan)
+        text, steps = known[key]
+        text = re.sub(r"(?m)^((?:\S+/)?Trainer\.seed = )\d+$", rf"\g<1>{cell.seed}", text)
+        run = plan.out / cell.name
+        jobs.append(Job(cell, run, steps, _state(run, text)))
+    return jobs
+
+
+def _load(cell: Cell, plan: Plan) -> tuple[str, int]:
+    try:
+        experiment, text = load(
+            cell.config, [*cell.bindings, f"Trainer.seed={cell.seed}"], cell.overlays
+        )
+    except ConfigError as error:
+        reason = str(error).removeprefix("command line: ")
+        raise ConfigError(f"{display(plan.path)}: {cell.name}: {reason}") from None
+    return text, sum(stage.steps for stage in experiment.curriculum)
+
+
+def _state(path: Path, text: str) -> str:
+    run = RunDir(path)
+    if not run.config.exists():
+        return "new"
+    summary = run.finished()
+    finished = summary is not None and summary.get("status") == "finished"
+    there = bindings(run.config.read_text())
+    for key, was, now in difference(there, bindings(text)):
+        if not finished or (was is not None and now is not None):
+            raise UserError(
+                f"{path}: the run there has {_said(key, was)}, the sweep has {_said(key, now)}; "
+                "choose another folder with --out, or move that run away"
+            )
+    return "finished" if finished else "unfinished"
+
+
+def _said(key: str, value: str | None) -> str:
+    return f"no {key}" if value is None else f"{key} = {value}"

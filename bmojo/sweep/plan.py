@@ -1,0 +1,225 @@
+"""What a sweep is, and the cells it stands for. Nothing here trains or touches a run."""
+
+import dataclasses
+import itertools
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bmojo import config
+from bmojo.config.parse import Place, display, find
+from bmojo.validation import ConfigError, UserError, suggestion
+
+__all__ = ["REGISTRY", "Cell", "Plan", "Sweep", "cells", "read", "split"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Training runs that belong together: configs x cells x grid x seeds.
+
+    The run of a cell is called CONFIG-CELL-KEYVALUE-seedN, as far as it has these parts.
+
+    Attributes:
+      configs: experiments, looked for like includes of the sweep's file.
+      seeds: each cell is run with every one.
+      cells: variants of each config, as tuples of a name and overrides as on the command line,
+        'KEY=VALUE' or a gin file. The name '' adds nothing to the run's name. Without cells
+        each config is run as it is.
+      grid: values by binding; all combinations are run. A string that starts with @ or % is a
+        reference or a macro; one that ends in .gin is an overlay, whatever its key.
+      labels: what names of runs call a key of the grid; otherwise its parameter.
+      overrides: common to all cells, before their own.
+      out: the folder of the runs; None: runs/NAME after the sweep's file.
+    """
+
+    configs: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    cells: tuple[tuple[str, ...], ...] = ()
+    grid: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("configs", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name}: is empty; give at least one")
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {values!r} names one of them twice; remove it")
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds: {min(self.seeds)} is too small; give at least 0")
+        for cell in self.cells:
+            if not cell or not re.fullmatch(r"[\w.+-]*", cell[0]):
+                raise ValueError(
+                    f"cells: {cell!r} does not start with a name; give letters, digits and "
+                    ". + - _, then the overrides"
+                )
+        for key, values in self.grid.items():
+            if not isinstance(key, str):
+                raise TypeError(f"grid: the key {key!r} is not a string; quote it")
+            if not isinstance(values, tuple) or not values:
+                raise ValueError(
+                    f"grid: {key!r} has {values!r}; give a tuple of values, such as (1, 2)"
+                )
+        for key, label in self.labels.items():
+            if key not in self.grid:
+                raise ValueError(
+                    f"labels: {key!r} is not in the grid; {suggestion(key, self.grid)}"
+                )
+            if not isinstance(label, str):
+                raise TypeError(f"labels: {label!r} is not a string; quote it")
+        own = itertools.chain.from_iterable(cell[1:] for cell in self.cells)
+        for name, words in (("overrides", self.overrides), ("cells", own), ("grid", self.grid)):
+            if any(word.partition("=")[0].strip() == "Trainer.seed" for word in words):
+                raise ValueError(f"{name}: Trainer.seed is bound; give seeds in Sweep.seeds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training run of a sweep.
+
+    Attributes:
+      name: of its run directory, unique in the sweep.
+      config: an experiment's gin file.
+      overlays: further gin files, each overriding those before.
+      bindings: 'KEY=VALUE', the last to count.
+      seed: ``Trainer.seed``.
+    """
+
+    name: str
+    config: str
+    overlays: tuple[str, ...]
+    bindings: tuple[str, ...]
+    seed: int
+
+    def arguments(self, out: Path) -> list[str]:
+        """What follows ``bmojo`` on the command line that trains this cell."""
+        options = ["--seed", str(self.seed), "--run-dir", str(out / self.name)]
+        return ["train", self.config, *self.overlays, *self.bindings, *options]
+
+    def command(self, out: Path) -> str:
+        """The command line that trains this cell."""
+        return shlex.join(["bmojo", *self.arguments(out)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A sweep that was read.
+
+    Attributes:
+      path: its file.
+      out: the folder of its runs.
+      cells: its runs, one seed after the other.
+    """
+
+    path: Path
+    out: Path
+    cells: tuple[Cell, ...]
+
+
+REGISTRY = config.Registry("bmojo_sweep")
+"""The names that files of sweeps may use."""
+
+REGISTRY.register("Sweep", Sweep)
+
+
+def read(path: str | Path, words: Sequence[str] = (), out: Path | None = None) -> Plan:
+    """Read a sweep.
+
+    Args:
+      path: a gin file, or a name under ``configs/``.
+      words: overrides: 'Sweep.NAME=VALUE' changes the sweep, any other binding and any gin file
+        goes to every cell after its own.
+      out: the folder of the runs; None: what the sweep says.
+
+    Raises:
+      ConfigError: one line with the place of what is wrong.
+    """
+    own = [word for word in words if re.match(r"\s*Sweep\.", word)]
+    overlays, bindings = split([word for word in words if word not in own])
+    loaded = config.load(REGISTRY, "Sweep", [path], own)
+    file = find(str(path), Path.cwd())
+    last = (*(str(find(name, Path.cwd())) for name in overlays), *bindings)
+    if any(word.partition("=")[0].strip() == "Trainer.seed" for word in last):
+        raise UserError("command line: seeds are the sweep's; give 'Sweep.seeds=(0, 1)'")
+    sweep: Sweep = loaded.value
+    folder = out or Path(sweep.out or Path("runs") / file.stem)
+    return Plan(file, folder, tuple(cells(sweep, file, last)))
+
+
+def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
+    """The runs of a sweep: for each seed, each config, each cell, each point of the grid.
+
+    Args:
+      sweep: what to run.
+      file: where it was read; gin files are looked for from there.
+      last: overrides of every cell that go after its own.
+
+    Raises:
+      ConfigError: a gin file is missing, or two runs have one name.
+    """
+    seen: dict[str, Cell] = {}
+    variants = sweep.cells or (("",),)
+    for seed, name, variant in itertools.product(sweep.seeds, sweep.configs, variants):
+        for point in itertools.product(*sweep.grid.values()):
+            parts = [Path(name).stem, variant[0]]
+            words = [*sweep.overrides, *variant[1:]]
+            for key, value in zip(sweep.grid, point, strict=True):
+                parts.append(_part(sweep, key, value))
+                words.append(value if _is_file(value) else f"{key}={_text(value)}")
+            overlays, bindings = split([*words, *last])
+            cell = Cell(
+                name="-".join([*filter(None, parts), f"seed{seed}"]),
+                config=_found(name, file),
+                overlays=tuple(_found(overlay, file) for overlay in overlays),
+                bindings=tuple(bindings),
+                seed=seed,
+            )
+            other = seen.setdefault(cell.name, cell)
+            if other is not cell:
+                raise ConfigError(
+                    f"{display(file)}: two runs are called {cell.name!r}: {_shown(other)} and "
+                    f"{_shown(cell)}; give them names of their own in Sweep.cells or Sweep.labels"
+                )
+            yield cell
+
+
+def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overlay files and bindings."""
+    overlays = [word for word in words if _is_file(word)]
+    return overlays, [word for word in words if not _is_file(word)]
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".gin") and "=" not in value
+
+
+def _found(name: str, file: Path) -> str:
+    return display(find(name, file.parent, Place(file)))
+
+
+def _shown(cell: Cell) -> str:
+    return " ".join([cell.config, *cell.overlays, *cell.bindings])
+
+
+def _text(value: Any) -> str:
+    """A value of the grid as gin reads it."""
+    if isinstance(value, str) and value.startswith(("@", "%")):
+        return value
+    return repr(value)
+
+
+def _part(sweep: Sweep, key: str, value: Any) -> str:
+    """What a value of the grid adds to the name of a run."""
+    if _is_file(value):
+        return sweep.labels.get(key, "") + Path(value).stem
+    last = [other.rpartition(".")[2] for other in sweep.grid]
+    name = key.rpartition(".")[2]
+    label = sweep.labels.get(key, name if last.count(name) == 1 else key)
+    shown = re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    joined = f"{label}{shown}" if number or not label else f"{label}_{shown}"
+    return re.sub(r"[^\w.+-]+", "_", joined)

@@ -1,0 +1,110 @@
+"""Cells of a sweep as jobs of Slurm, handed over by submitit."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bmojo.sweep.check import Job
+from bmojo.validation import UserError
+
+__all__ = ["SlurmRun", "parameters", "submit"]
+
+SUBMITITS_OWN = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node",
+                 "tasks_per_node")  # fmt: skip
+
+
+class SlurmRun:
+    """One cell as submitit calls it on a node.
+
+    It trains in the process of the job. At the end of the job's time submitit asks for a
+    ``checkpoint`` and queues the job again, and the run goes on from its last checkpoint.
+
+    Args:
+      arguments: what follows ``bmojo`` on the command line.
+    """
+
+    def __init__(self, arguments: Sequence[str]):
+        self.arguments = list(arguments)
+
+    def __call__(self) -> None:
+        """Train.
+
+        Raises:
+          RuntimeError: training ended with another exit code than 0.
+        """
+        from bmojo.sweep.child import be_bmojo
+
+        try:
+            be_bmojo(self.arguments)
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(f"bmojo ended with exit code {end.code}") from None
+
+    def checkpoint(self) -> Any:
+        """The job to queue when the time of this one is over: the same command."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(SlurmRun(self.arguments))
+
+
+def parameters(words: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE words as parameters of submitit; sbatch's own get submitit's prefix.
+
+    Raises:
+      UserError: a word has no =.
+    """
+    given: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"--slurm {word}: give KEY=VALUE, such as partition=gpu")
+        name = key if key in SUBMITITS_OWN or key.startswith("slurm_") else f"slurm_{key}"
+        given[name] = int(value) if re.fullmatch(r"\d+", value) else value
+    return given
+
+
+def submit(jobs: Sequence[Job], out: Path, words: Sequence[str]) -> Iterator[tuple[Job, str]]:
+    """Queue cells, one Slurm job each.
+
+    Jobs of one run directory have one name and wait for each other ('singleton'), so that
+    queueing a cell twice does no harm: the second finds it finished, or goes on with it.
+
+    Args:
+      jobs: what to run.
+      out: the folder of the runs; scripts and logs of the jobs are in its folder ``slurm``.
+      words: KEY=VALUE for sbatch, such as partition=gpu.
+
+    Yields:
+      Each cell with the number of its job, as soon as it is queued.
+
+    Raises:
+      UserError: submitit is missing, there is no Slurm here, or it takes no such parameter.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--slurm: submitit is not installed; pip install 'bmojo[slurm]'") from None
+    given = parameters(words)
+    try:
+        executor = submitit.AutoExecutor(folder=out / "slurm", cluster="slurm")
+    except RuntimeError as error:
+        raise UserError(f"--slurm: {_line(error)}; run this on a node that has sbatch") from None
+    for job in jobs:
+        name = f"{job.cell.name}-{hashlib.sha256(str(job.run.resolve()).encode()).hexdigest()[:8]}"
+        try:
+            executor.update_parameters(
+                name=name, slurm_additional_parameters={"dependency": "singleton"}, **given
+            )
+        except (NameError, TypeError, ValueError) as error:
+            raise UserError(f"--slurm: {_line(error)}") from None
+        try:
+            queued = executor.submit(SlurmRun(job.cell.arguments(out)))
+        except RuntimeError as error:
+            raise UserError(f"--slurm: {_line(error)}") from None
+        yield job, str(queued.job_id)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
