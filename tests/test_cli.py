@@ -95,6 +95,7 @@ def hashed(*words):
     ("config", "overrides", "expected"),
     [
         ("configs/experiments/quickstart.gin", [], "runs/quickstart"),
+        ("experiments/mqar/bmojo.gin", [], "runs/mqar/bmojo"),
         ("a/b.gin", ["X.y=1", "X.z=2"], f"runs/b-{hashed('X.y=1', 'X.z=2')}"),
         ("somewhere/mine/config.gin", [], "somewhere/mine"),
         ("somewhere/mine/config.gin", ["X.y=1"], f"runs/mine-{hashed('X.y=1')}"),

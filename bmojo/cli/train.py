@@ -16,8 +16,8 @@ def train(
     run_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Where to keep the run. Default: runs/NAME, the config's name, and a short "
-            "hash if anything is overridden.",
+            help="Where to keep the run. Default: runs/NAME, the config's name under "
+            "experiments/, and a short hash if anything is overridden.",
             show_default=False,
         ),
     ] = None,
@@ -66,11 +66,13 @@ def train(
 def default_run_dir(config: str, overrides: Sequence[str]) -> Path:
     """runs/NAME for a config of that name, with a short hash of what is overridden.
 
-    A run's own config.gin stands for the run: without overrides its directory, with some a
+    Folders between ``experiments/`` and the config are part of the name. A run's own config.gin stands for the run: without overrides its directory, with some a
     new one named after it.
     """
     path = Path(config)
-    name = path.stem
+    parts = path.with_suffix("").parts
+    below = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
+    name = "/".join(below)
     if path.name == "config.gin":
         if not overrides:
             return path.parent
