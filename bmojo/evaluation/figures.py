@@ -199,7 +199,9 @@ def _learning(cells: Sequence[Cell], styles: _Styles) -> Figure | None:
 
 def _length(cells: Sequence[Cell], styles: _Styles) -> Figure | None:
     """Loss, or bits per byte, by length of context and by position."""
-    rows = [row for cell in cells for run in cell.runs for row in run.perplexity.get("rows", [])]
+    rows = [
+        row for cell in cells for run in cell.runs for row in run.perplexity.get("contexts", [])
+    ]
     positions = any(run.perplexity.get("positions") for cell in cells for run in cell.runs)
     if not rows and not positions:
         return None
@@ -210,7 +212,7 @@ def _length(cells: Sequence[Cell], styles: _Styles) -> Figure | None:
     for axis, kind in zip(axes, kinds, strict=True):
         for cell in cells:
             curves = [
-                [(float(row["context"]), row[name]) for row in run.perplexity.get("rows", [])]
+                [(float(row["context"]), row[name]) for row in run.perplexity.get("contexts", [])]
                 if kind == "context"
                 else [
                     ((row["low"] + row["high"]) / 2, row["loss"])

@@ -92,7 +92,7 @@ def test_figures(runs, tmp_path):
             {"low": 2**n, "high": 2 ** (n + 1) - 1, "loss": 3 - n / 9, "count": 64}
             for n in range(0, 11)
         ]
-        content = json.dumps({"rows": lengths, "positions": positions if seed else []})
+        content = json.dumps({"contexts": lengths, "positions": positions if seed else []})
         (folder / "perplexity.json").write_text(content)
     out = tmp_path / "out"
     text = write(collect([runs]), out)
