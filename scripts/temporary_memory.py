@@ -19,7 +19,17 @@ from rich.table import Table
 from bmojo.experiment import load
 from bmojo.model import ModelConfig
 
-MODELS = ("bmojo", "bmojo_f", "bmojo_f_sliding", "mamba", "mamba2", "canonical", "hybrid", "swa")
+MODELS = (
+    "bmojo",
+    "bmojo_f",
+    "bmojo_f_sliding",
+    "mamba",
+    "mamba2",
+    "canonical",
+    "hybrid",
+    "swa",
+    "transformer",
+)
 
 
 def temporary_bytes(config: ModelConfig, length: int) -> int:

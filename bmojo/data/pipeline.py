@@ -20,13 +20,15 @@ class Batches:
     A source that has no more examples for a whole batch is an error, a ``UserError``.
 
     Args:
-      source: random access to examples, dicts of arrays; fields are stacked.
+      source: random access to examples, dicts of arrays; fields are stacked. If it has a
+        ``fingerprint``, positions in it are not taken for positions in another one.
       batch_size: examples a batch; the remainder that fills no batch is dropped.
       start: index of the first example.
     """
 
     def __init__(self, source: Any, batch_size: int, start: int = 0):
         self._start, self._batch_size, self._examples = start, batch_size, len(source)
+        self._source = getattr(source, "fingerprint", None)
         examples = grain.MapDataset.source(source)[start:].batch(batch_size, drop_remainder=True)
         # The training loop fetches while the accelerator computes, so no thread reads ahead,
         # and the position is exactly that of the last batch handed out.
@@ -50,6 +52,7 @@ class Batches:
         return {
             "start": self._start,
             "batch_size": self._batch_size,
+            "source": self._source,
             "grain": self._iterator.get_state(),
         }
 
@@ -57,8 +60,14 @@ class Batches:
         """Go on from a position that :meth:`get_state` told.
 
         Raises:
+          UserError: the data have changed since.
           ValueError: the position was taken with another start or batch size.
         """
+        if state["source"] != self._source:
+            raise UserError(
+                "data: they are not those that the run was started with (another fingerprint); put "
+                "the former data back, or start over with --fresh"
+            )
         for field, value in (("start", self._start), ("batch_size", self._batch_size)):
             if state[field] != value:
                 raise ValueError(

@@ -6,6 +6,7 @@ example belongs to is decided by a checksum of its content, so that train and te
 disjoint whatever the seed.
 """
 
+import abc
 import operator
 from collections.abc import Callable
 from typing import Any, Generic, SupportsIndex, TypeVar
@@ -85,7 +86,7 @@ def check_share(task: str, field: str, value: Any) -> None:
         )
 
 
-class SyntheticSource(Generic[Config]):
+class SyntheticSource(abc.ABC, Generic[Config]):
     """Examples made on demand: number i is a function of config, seed, split and i alone.
 
     An item holds ``inputs`` (L,) and ``targets`` (L,), int32, and ``group``, what the task
@@ -118,9 +119,9 @@ class SyntheticSource(Generic[Config]):
         inputs, targets, group = self.example(rng)
         return {"inputs": inputs, "targets": targets, "group": np.int32(group)}
 
+    @abc.abstractmethod
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         """Inputs, targets and group of one example."""
-        raise NotImplementedError
 
     def of_split(self, draw: Callable[[], Content], checksum: Callable[[Content], int]) -> Content:
         """The first of repeated draws that belongs to this source's split.

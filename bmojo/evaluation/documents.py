@@ -3,18 +3,16 @@
 A text becomes ``[eos, its tokens, eos]``: every token of it is predicted, and its end.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bmojo.data.text.corpus import Part, open_corpus, texts
 from bmojo.validation import UserError
 
-__all__ = ["SUFFIXES", "encode_document", "read_documents", "run_tokenizer", "run_documents"]
-
-SUFFIXES = (".txt", ".jsonl", ".npy")
+__all__ = ["encode_document", "read_documents", "run_tokenizer", "run_documents"]
 
 
 def run_tokenizer(experiment: Any) -> Any | None:
@@ -32,7 +30,7 @@ def run_documents(experiment: Any) -> Sequence[np.ndarray]:
     if not callable(find):
         raise UserError(
             "documents: the run's data are no documents; name a folder of "
-            f"{', '.join(SUFFIXES)} files with --documents"
+            ".txt, .jsonl, .parquet or .npy files with --documents"
         )
     return find("test")
 
@@ -44,56 +42,41 @@ def encode_document(tokenizer: Any, text: str) -> np.ndarray:
 
 
 def read_documents(folder: str | Path, tokenizer: Any | None) -> list[np.ndarray]:
-    """The documents of a folder or file, in the order of the names.
+    """The documents of a folder or file, or of another corpus that ``bmojo data prepare`` reads.
 
-    A .txt file is a document, every line of a .jsonl file one, in its field ``text``, and a
-    .npy file one of token ids, taken as they are.
+    Subfolders are read too. Texts come first, in the order of the files' names, then .npy files
+    of token ids, each a document taken as it is.
 
     Args:
-      folder: where the files are; subfolders are read too.
+      folder: where the files are.
       tokenizer: of the run; None: only token ids can be read.
 
     Raises:
       UserError: nothing is there, a file cannot be read, or a text has no tokenizer.
     """
     root = Path(folder).expanduser()
-    found = sorted(root.rglob("*")) if root.is_dir() else [root]
-    paths = [path for path in found if path.suffix in SUFFIXES and path.is_file()]
-    if not paths:
-        raise UserError(
-            f"{folder}: no documents are here; give a folder of {', '.join(SUFFIXES)} files"
-        )
-    documents: list[np.ndarray] = []
-    for path in paths:
-        if path.suffix == ".npy":
-            documents.append(_ids(path))
-            continue
-        if tokenizer is None:
-            raise UserError(
-                f"{path}: the run has no tokenizer to read text with; give token ids as .npy files"
-            )
-        documents.extend(encode_document(tokenizer, text) for text in _texts(path))
-    return documents
-
-
-def _texts(path: Path) -> Iterator[str]:
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 ({error}); take it away") from None
-    if path.suffix == ".txt":
-        yield content
-        return
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
+    found = sorted(root.rglob("*.npy")) if root.is_dir() else [root]
+    arrays = [path for path in found if path.suffix == ".npy" and path.is_file()]
+    parts: list[Part] = []
+    if arrays != [root]:
         try:
-            text = json.loads(line)["text"]
-        except (ValueError, TypeError, KeyError):
-            text = None
-        if not isinstance(text, str):
-            raise UserError(f'{path}:{number}: no JSON object with a text; write {{"text": "..."}}')
-        yield text
+            corpus = open_corpus(str(folder), by_folder=False)
+            parts = [part for split in corpus.parts.values() for part in split]
+        except UserError:
+            if not root.exists():
+                raise
+    if not parts and not arrays:
+        raise UserError(
+            f"{folder}: no documents are here; give a folder of .txt, .jsonl, .parquet or .npy "
+            "files"
+        )
+    if parts and tokenizer is None:
+        raise UserError(
+            f"{folder}: {parts[0].name}: the run has no tokenizer to read it with; give token "
+            "ids as .npy files"
+        )
+    documents = [encode_document(tokenizer, text) for text in texts(parts, "text", None, "mend it")]
+    return documents + [_ids(path) for path in arrays]
 
 
 def _ids(path: Path) -> np.ndarray:

@@ -41,10 +41,14 @@ def save(run: Path, name: str, results: Mapping[str, Any], figure: Figure | None
 
 
 def context_table(rows: Sequence[Row]) -> Table:
-    """Loss by length of the context."""
+    """Loss by length of the context.
+
+    ``same windows`` is the loss over the windows that reach the longest context, ``texts`` the
+    documents used, ``too short`` those shorter than the context.
+    """
     table = Table(title="loss by context")
-    columns = ("context", "loss", "±", "perplexity", "bits/byte", "loss, same windows")
-    for name in (*columns, "windows", "documents", "too short"):
+    columns = ("context", "loss", "±", "ppl", "bits/byte", "same\nwindows")
+    for name in (*columns, "windows", "texts", "too\nshort"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(

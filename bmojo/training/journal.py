@@ -1,8 +1,8 @@
 """What a run writes while it goes: metrics.jsonl, speed.jsonl, and events for TensorBoard."""
 
+import contextlib
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from bmojo.training.rundir import RunDir
 AVERAGED = ("loss", "accuracy", "grad_norm")
 
 
-class Journal:
+class Journal(contextlib.ExitStack):
     """The files of a run that goes on from ``step``; what was written after it is taken out.
 
     Args:
@@ -25,6 +25,8 @@ class Journal:
     """
 
     def __init__(self, run: RunDir, step: int, window: list[list[float]], tensorboard: bool):
+        super().__init__()
+
         def stays(record: records.Record) -> bool:
             at = record["step"]
             return at < step or (at == step and "evaluation" not in record)
@@ -34,20 +36,9 @@ class Journal:
         self.window = window
         self.tokens_per_second: float | None = None
         self._mark: tuple[float, int] | None = None
-        self._metrics, self._speed = records.Lines(run.metrics), records.Lines(run.speed)
-        self._events = records.Events(run.tensorboard, step, tensorboard)
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for part in (self._metrics, self._speed, self._events):
-            part.__exit__(kind, error, traceback)
+        self._metrics = self.enter_context(records.Lines(run.metrics))
+        self._speed = self.enter_context(records.Lines(run.speed))
+        self._events = self.enter_context(records.Events(run.tensorboard, step, tensorboard))
 
     def step(self, step: int, metrics: dict[str, float], tokens: int) -> None:
         """Take in the metrics of a step that has just ended."""

@@ -66,7 +66,7 @@ def test_recall(bmojo, here):
     [
         (["--eval", "perplexity"], "documents: the run's data are no documents"),
         (["--eval", "length", "--documents", "empty"], "empty: no documents are here"),
-        (["--eval", "length", "--documents", "text"], "text/a.txt: the run has no tokenizer"),
+        (["--eval", "length", "--documents", "text"], "text: a.txt: the run has no tokenizer"),
         (["--eval", "length", "--documents", "bad.npy"], "bad.npy: holds float64 of shape (2,)"),
         (["--eval", "harness"], "--tasks: the harness needs tasks"),
         (["--eval", "harness", "--tasks", "empty"], "run: it was trained on a task without text"),

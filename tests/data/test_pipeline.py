@@ -5,6 +5,7 @@ import pytest
 
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import Batches
+from bmojo.validation import UserError
 
 SOURCE = MQARConfig(length=16, num_pairs=(1, 2), vocab_size=32).source(0, "train")
 
@@ -38,3 +39,16 @@ def test_a_position_of_other_batches_is_refused():
     position = Batches(SOURCE, 4).get_state()
     with pytest.raises(ValueError, match="batch_size 4, not 5"):
         Batches(SOURCE, 5).set_state(position)
+
+
+def test_a_position_in_data_that_have_changed_is_refused():
+    class Fingerprinted(list):
+        fingerprint = "one"
+
+    batches = Batches(Fingerprinted(SOURCE[i] for i in range(8)), 4)
+    next(batches)
+    position = json.loads(json.dumps(batches.get_state()))
+    batches.set_state(position)
+    Fingerprinted.fingerprint = "other"
+    with pytest.raises(UserError, match="start over with --fresh"):
+        Batches(Fingerprinted(SOURCE[i] for i in range(8)), 4).set_state(position)

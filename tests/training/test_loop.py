@@ -270,7 +270,7 @@ def test_a_run_without_its_config_is_not_taken_over(tmp_path):
 
 
 def test_plots_and_tensorboard_events_are_written(tmp_path):
-    pytest.importorskip("tensorboardX")
+    pytest.importorskip("tensorboardX", reason="it is an extra")
     trainer = TrainerConfig(log_every=2, eval_every=4)
     console = Console(file=io.StringIO(), width=300, force_terminal=True)
     run(tmp_path, trainer_config=trainer, console=console)

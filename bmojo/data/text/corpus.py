@@ -157,13 +157,16 @@ def read(part: Part, field: str = "text") -> Iterator[str | Corrupt]:
             yield document
 
 
-def texts(parts: Iterable[Part], field: str, skipped: list[str] | None) -> Iterator[str]:
+def texts(
+    parts: Iterable[Part], field: str, skipped: list[str] | None, remedy: str = MEND
+) -> Iterator[str]:
     """All documents of parts.
 
     Args:
       parts: of :func:`open_corpus`.
       field: as in :func:`read`.
       skipped: gets a line for each corrupt document; None: the first one is an error.
+      remedy: what the error advises.
 
     Raises:
       UserError: a document is corrupt.
@@ -173,7 +176,7 @@ def texts(parts: Iterable[Part], field: str, skipped: list[str] | None) -> Itera
             if not isinstance(document, Corrupt):
                 yield document
             elif skipped is None:
-                raise UserError(f"{document}; {MEND}")
+                raise UserError(f"{document}; {remedy}")
             else:
                 skipped.append(str(document))
 

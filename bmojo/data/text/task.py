@@ -185,6 +185,7 @@ class TextSource:
 
     Attributes:
       windows: how many different ones there are, and so the length of an epoch.
+      fingerprint: of the prepared text.
 
     Raises:
       ValueError: on an unknown split or a negative seed.
@@ -199,6 +200,7 @@ class TextSource:
         self.config, self.seed, self.split = config, seed, split
         name = "train" if split == "train" else config.held_out
         prepared = config.prepare()
+        self.fingerprint = prepared.fingerprint
         self._stream = prepared.stream(name)
         self._layout: _Layout | None = None
         tokens = len(self._stream)
