@@ -3,8 +3,9 @@
     python scripts/mqar/report.py [--runs runs/mqar] [--out docs/results]
 
 Records the summaries of finished runs in mqar.json, beside those recorded before; prints
-Markdown tables of all (mean over seeds, lowest and highest in brackets); and draws mqar.png
-(accuracy by number of pairs) and mqar_slots.png (accuracy by eidetic slots).
+Markdown tables of all (mean over seeds, lowest and highest in brackets); and draws mqar.png and
+mqar_gradual.png (accuracy by number of pairs, by either curriculum) and mqar_slots.png (accuracy
+by eidetic slots).
 """
 
 import argparse
@@ -33,7 +34,21 @@ KEPT = (
     "wall_seconds",
     "evaluations",
 )
-MAIN = ("bmojo-slots64", "bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer")
+TABLES = {
+    "main": ("bmojo-slots64", "bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer"),
+    "gradual": (
+        "transformer-gradual",
+        "bmojo-gradual",
+        "hybrid-gradual-memory",
+        "swa-gradual-memory",
+        "bmojo_f-gradual",
+        "hybrid-gradual",
+        "swa-gradual",
+        "mamba-gradual",
+    ),
+    "slots": ("bmojo_f", "bmojo-slots8", "bmojo-slots16", "bmojo", "bmojo-slots64"),
+}
+"""Cells of the tables that the page shows in an order of their own."""
 
 
 def record(runs: Path, path: Path) -> dict[str, dict]:
@@ -82,10 +97,10 @@ def table(cells: dict[str, list[dict]], names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def draw_pairs(cells: dict[str, list[dict]], out: Path) -> None:
+def draw_pairs(cells: dict[str, list[dict]], names: list[str], path: Path) -> None:
     """Accuracy by number of pairs, mean and range over seeds."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for name in [n for n in MAIN if n in cells]:
+    for name in names:
         by_pairs = accuracies(cells[name])
         x = list(by_pairs)
         (line,) = axes.plot(x, [v.mean() for v in by_pairs.values()], marker="o", label=name)
@@ -97,7 +112,7 @@ def draw_pairs(cells: dict[str, list[dict]], out: Path) -> None:
     axes.set(xlabel="key-value pairs", ylabel="accuracy", ylim=(0, 1.02))
     axes.set_title("Recall over 256 tokens, window 32")
     axes.legend(frameon=False, fontsize=8)
-    figure.savefig(out / "mqar.png", dpi=130)
+    figure.savefig(path, dpi=130)
 
 
 def draw_slots(cells: dict[str, list[dict]], out: Path) -> None:
@@ -128,11 +143,17 @@ def main() -> None:
     cells = by_cell(record(args.runs, args.out / "mqar.json"))
     if not cells:
         raise SystemExit(f"no finished runs in {args.runs}; make some with bmojo sweep")
-    print(table(cells, [n for n in MAIN if n in cells]), "\n")
-    rest = sorted(set(cells) - set(MAIN))
-    if rest:
-        print(table(cells, rest))
-    draw_pairs(cells, args.out)
+    shown = set()
+    for title, names in TABLES.items():
+        have = [name for name in names if name in cells]
+        if have:
+            print(f"{title}\n\n{table(cells, have)}\n")
+        shown.update(have)
+    if rest := sorted(set(cells) - shown):
+        print(f"others\n\n{table(cells, rest)}")
+    for title, file in (("main", "mqar.png"), ("gradual", "mqar_gradual.png")):
+        if have := [name for name in TABLES[title] if name in cells]:
+            draw_pairs(cells, have, args.out / file)
     draw_slots(cells, args.out)
 
 
