@@ -20,6 +20,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from bmojo.data.mqar import MQARConfig
+from bmojo.evaluation.recall import query_distances
+
 KEPT = (
     "command",
     "git_revision",
@@ -38,6 +41,7 @@ TABLES = {
     "main": ("bmojo-slots64", "bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer"),
     "gradual": (
         "transformer-gradual",
+        "bmojo-gradual-slots64",
         "bmojo-gradual",
         "hybrid-gradual-memory",
         "swa-gradual-memory",
@@ -97,6 +101,30 @@ def table(cells: dict[str, list[dict]], names: list[str]) -> str:
     return "\n".join(lines)
 
 
+def within(window: int, pairs: tuple[int, ...], examples: int = 256) -> dict[int, float]:
+    """Share of the questions whose value is among the last ``window`` tokens, by pairs."""
+    shares = {}
+    for count in pairs:
+        task = MQARConfig(vocab_size=256, length=256, num_pairs=(count,))
+        source, near = task.source(0, "test"), []
+        for example in map(source.__getitem__, range(examples)):
+            keys = query_distances(example["inputs"], example["targets"])
+            near.append(keys[example["targets"] >= 0] <= window)
+        shares[count] = float(np.concatenate(near).mean())
+    return shares
+
+
+def ceilings(cells: dict[str, list[dict]]) -> str:
+    """A Markdown table of what a window alone can answer, for the windows of the study."""
+    pairs = tuple(next(iter(accuracies(s) for s in cells.values())))
+    head = ["window", *(f"{p} pairs" for p in pairs)]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for window in (32, 72):
+        shares = within(window, pairs).values()
+        lines.append(f"| {window} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
+    return "\n".join(lines)
+
+
 def draw_pairs(cells: dict[str, list[dict]], names: list[str], path: Path) -> None:
     """Accuracy by number of pairs, mean and range over seeds."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
@@ -151,6 +179,7 @@ def main() -> None:
         shown.update(have)
     if rest := sorted(set(cells) - shown):
         print(f"others\n\n{table(cells, rest)}")
+    print(f"\nshare of the questions whose value is within the window\n\n{ceilings(cells)}")
     for title, file in (("main", "mqar.png"), ("gradual", "mqar_gradual.png")):
         if have := [name for name in TABLES[title] if name in cells]:
             draw_pairs(cells, have, args.out / file)
