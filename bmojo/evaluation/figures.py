@@ -215,7 +215,7 @@ def _length(cells: Sequence[Cell], styles: _Styles) -> Figure | None:
                 [(float(row["context"]), row[name]) for row in run.perplexity.get("contexts", [])]
                 if kind == "context"
                 else [
-                    ((row["low"] + row["high"]) / 2, row["loss"])
+                    ((row["start"] + row["stop"]) / 2, row["loss"])
                     for row in run.perplexity.get("positions", [])
                 ]
                 for run in cell.runs

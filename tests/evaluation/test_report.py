@@ -5,11 +5,13 @@ import json
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from bmojo.cli import app
 from bmojo.evaluation.collect import collect
+from bmojo.evaluation.perplexity import Measured, by_context, by_position
 from bmojo.evaluation.report import write
 from bmojo.validation import UserError
 from tests.evaluation.runs import fabricate
@@ -84,14 +86,10 @@ def test_figures(runs, tmp_path):
     for seed in range(3):
         folder = runs / f"bmojo-seed{seed}" / "evaluation"
         folder.mkdir()
-        lengths = [
-            {"context": 2**n, "loss": 3 - n / 9 + seed / 9, "bits_per_byte": None, "tokens": 64}
-            for n in range(6, 12)
-        ]
-        positions = [
-            {"low": 2**n, "high": 2 ** (n + 1) - 1, "loss": 3 - n / 9, "count": 64}
-            for n in range(0, 11)
-        ]
+        losses = 3 - np.log2(np.arange(1, 2049)) / 9 + seed / 9
+        measured = Measured([losses], None, [0], [2048])
+        lengths = by_context(measured, [2**n for n in range(6, 12)])
+        positions = by_position(measured)
         content = json.dumps({"contexts": lengths, "positions": positions if seed else []})
         (folder / "perplexity.json").write_text(content)
     out = tmp_path / "out"
