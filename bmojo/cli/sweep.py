@@ -70,9 +70,9 @@ def sweep(
 ) -> None:
     """Train every cell of a sweep: configs x cells x grid x seeds.
 
-    All configs are checked before the first cell starts. Finished cells are left alone,
-    unfinished ones go on; Ctrl-C stops all, saved, and the same command goes on. The run of a
-    cell is in DIR/NAME, its output in DIR/NAME.log.
+    All configs and, without --slurm, their data are checked before the first cell starts.
+    Finished cells are left alone, unfinished ones go on; Ctrl-C stops all, saved, and the same
+    command goes on. The run of a cell is in DIR/NAME, its output in DIR/NAME.log.
 
     \b
     Examples:
@@ -82,7 +82,7 @@ def sweep(
       bmojo sweep sweeps/mqar_main.gin --slurm partition=gpu --slurm timeout_min=600
     """
     with told():
-        from bmojo.sweep.check import check
+        from bmojo.sweep.check import check, check_data
         from bmojo.sweep.plan import read
 
         plan = chosen(read(config, overrides or (), out), only or ())
@@ -101,6 +101,7 @@ def sweep(
             for job, number in submit(todo, plan.out, slurm):
                 console.print(f"{job.cell.name}: job {number}", highlight=False, soft_wrap=True)
             return
+        check_data(todo)
         code = run_here(jobs, todo, plan.out, workers, console)
     raise typer.Exit(code)
 

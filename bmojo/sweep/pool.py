@@ -14,6 +14,7 @@ from typing import IO, Protocol
 
 from bmojo.sweep.check import Job
 from bmojo.training.signals import StopSignals
+from bmojo.validation import UserError
 
 __all__ = ["Result", "Watcher", "cores_of", "run", "schedulable_cores"]
 
@@ -99,8 +100,15 @@ def run(
 
     Raises:
       KeyboardInterrupt: at a second SIGINT.
+      UserError: ``out`` cannot be made.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{out}: the folder of the runs cannot be made ({error.strerror}); choose another "
+            "with --out"
+        ) from None
     waiting = collections.deque(jobs)
     cores = schedulable_cores()
     running: dict[int, _Running] = {}

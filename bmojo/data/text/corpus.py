@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import stat
 import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ SPLITS = ("train", "validation", "test")
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 RANGE = 4 * 2**20
 """Bytes of a JSON-lines file in one part; rows of a data set count for a thousand each."""
+
+PACKED = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst")
+"""Endings of files whose text has to be unpacked first."""
 
 MEND = "mend it, or leave it out with --skip-corrupt"
 
@@ -111,6 +115,10 @@ def open_corpus(
             f"{source}: no such file or folder; give one, or 'stdlib', or hf:NAME for a data set "
             "of the Hugging Face hub"
         )
+    if root.is_file() and root.suffix in PACKED:
+        raise UserError(
+            f"{source}: {root.suffix} files are not read; unpack it to {', '.join(SUFFIXES)}"
+        )
     wanted = tuple(suffixes or SUFFIXES)
     folders = [name for name in SPLITS if (root / name).is_dir()]
     if by_folder is None:
@@ -127,9 +135,9 @@ def open_corpus(
     facts = []
     for split, paths in files.items():
         for path in paths:
-            stat = path.stat()
+            found = path.stat()
             facts.append(
-                [split, str(path.relative_to(root.parent)), stat.st_size, stat.st_mtime_ns]
+                [split, str(path.relative_to(root.parent)), found.st_size, found.st_mtime_ns]
             )
     parts = {
         split: tuple(
@@ -193,7 +201,17 @@ def _files(root: Path, suffixes: tuple[str, ...], left_out: Collection[str] = ()
             for name in names
             if name.endswith(suffixes) and not name.startswith(".")
         ]
-    return sorted(found, key=lambda path: path.relative_to(root).parts)
+    return sorted(filter(_is_regular, found), key=lambda path: path.relative_to(root).parts)
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether a path leads to a file, and not to a pipe, which could be waited for without end."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); mend it, or take it away"
+        ) from None
 
 
 def _parts_of_file(path: Path, name: str) -> Iterator[Part]:
@@ -251,7 +269,12 @@ def _standard_library() -> Corpus:
 
 def _read_jsonl(part: Part, field: str) -> Iterator[str | Corrupt]:
     """The lines that begin in a range of bytes."""
-    with open(part.path, "rb") as file:
+    try:
+        opened = open(part.path, "rb")  # noqa: SIM115
+    except OSError as error:
+        yield Corrupt(part.name, f"cannot be read ({error.strerror})")
+        return
+    with opened as file:
         file.seek(max(part.start - 1, 0))
         if part.start > 0:
             file.readline()  # the rest of a line that began before
@@ -392,6 +415,8 @@ def _load_hub(source: str) -> Any:
             f"{source}: the package datasets is not installed; pip install 'bmojo[hf]'"
         ) from None
     name, config, split = [*source.split(":")[1:], "", ""][:3]
+    if not name:
+        raise UserError(f"{source}: names no data set; write hf:NAME, hf:NAME:CONFIG:SPLIT")
     try:
         return package.load_dataset(name, config or None, split=split or None)
     except Exception as error:  # anything between a lost network and a name misspelt

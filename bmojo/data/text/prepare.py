@@ -41,6 +41,7 @@ from bmojo.validation import UserError
 
 __all__ = ["Request", "cores", "prepare"]
 
+LOCK = ".lock"
 PLAN = "plan.json"
 SKIPPED = "skipped.txt"
 JOB_BYTES = (4 * 2**20, 64 * 2**20)
@@ -106,8 +107,9 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
-    with _lock(out, wait, console):
-        _claim(out, plan)
+    _refuse_strangers(out)
+    with _lock(out, wait, console), _nothing_left_of_nothing(out):
+        _claim(out, plan, console)
         if (out / MANIFEST).exists():
             prepared = open_prepared(out)
             prepared.check()
@@ -168,7 +170,7 @@ def _lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
     """Keep every other process out of the directory."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        handle = open(out / ".lock", "a")  # noqa: SIM115
+        handle = open(out / LOCK, "a")  # noqa: SIM115
     except OSError as error:
         raise UserError(
             f"{out}: the directory cannot be written ({error.strerror}); choose another"
@@ -187,22 +189,60 @@ def _lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
         yield
 
 
-def _claim(out: Path, plan: dict[str, Any]) -> None:
+def _refuse_strangers(out: Path) -> None:
+    """Leave a directory alone that holds other things than prepared text."""
+    if not out.is_dir() or (out / PLAN).exists():
+        return
+    strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    if strangers:
+        raise UserError(
+            f"{out}: holds {strangers[0]!r} and no prepared text; choose a new directory with --out"
+        )
+
+
+@contextlib.contextmanager
+def _nothing_left_of_nothing(out: Path) -> Iterator[None]:
+    """Take the directory away again where an error ends the work before any job is done."""
+    begun = (out / PLAN).exists()
+    try:
+        yield
+    except UserError:
+        if not begun and not any(out.glob("job-*.json")):
+            _discard(out)
+            (out / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something else is there
+                out.rmdir()
+        raise
+
+
+def _discard(out: Path) -> None:
+    """Delete the plan and all that unfinished jobs have written."""
+    for pattern in ("job-*.json", "*.array_record", "*.documents.npy", ".*.tmp"):
+        for path in out.glob(pattern):
+            path.unlink()
+    (out / PLAN).unlink(missing_ok=True)
+
+
+def _claim(out: Path, plan: dict[str, Any], console: Console) -> None:
     """Write the plan, or see that the one there is the same."""
     file = out / PLAN
     if not file.exists():
-        strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-        if strangers:
-            raise UserError(
-                f"{out}: holds {strangers[0]!r} and no prepared text; choose a new directory "
-                "with --out"
-            )
+        _refuse_strangers(out)
         write_atomically(file, json_bytes(plan))
         return
     try:
         there = dict(json.loads(file.read_bytes()))
     except (ValueError, TypeError):
         raise UserError(f"{file}: not readable; delete {out} and prepare the text again") from None
+    if {**there, "files": plan["files"]} == plan != there and not (out / MANIFEST).exists():
+        console.print(
+            f"{out}: the files have changed since the work was interrupted; it begins anew",
+            highlight=False,
+            soft_wrap=True,
+        )
+        _discard(out)
+        write_atomically(file, json_bytes(plan))
+        return
     for name in [*plan, *there]:
         if there.get(name) != plan.get(name):
             change = (
