@@ -126,13 +126,13 @@ class RunDir:
             return None
         try:
             summary = json.loads(self.summary.read_text(encoding="utf8"))
-            missing = [name for name in ("status", "step") if name not in dict(summary)]
+            known = "status" in dict(summary)
         except (OSError, ValueError, TypeError) as error:
             problem = f"not readable as JSON ({_reason(error)})"
         else:
-            if not missing:
+            if known:
                 return summary
-            problem = f"has no {missing[0]!r}"
+            problem = "has no 'status'"
         raise RunError(
             f"{self.summary}: {problem}; delete it, and the run goes on from its last checkpoint"
         )
