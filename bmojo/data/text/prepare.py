@@ -8,7 +8,6 @@ can be interrupted anywhere, and the result does not depend on who did which job
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -22,6 +21,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bmojo.data.text.claim import (
+    claim,
+    lock,
+    nothing_left_of_nothing,
+    refuse_strangers,
+)
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
 from bmojo.data.text.store import (
     BLOCK,
@@ -41,8 +46,6 @@ from bmojo.validation import UserError
 
 __all__ = ["Request", "cores", "prepare"]
 
-LOCK = ".lock"
-PLAN = "plan.json"
 SKIPPED = "skipped.txt"
 JOB_BYTES = (4 * 2**20, 64 * 2**20)
 """Smallest and largest size of a job; in between, a corpus is cut into 64."""
@@ -107,30 +110,31 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
-    _refuse_strangers(out)
-    with _lock(out, wait, console), _nothing_left_of_nothing(out):
-        _claim(out, plan, console)
-        if (out / MANIFEST).exists():
-            prepared = open_prepared(out)
-            prepared.check()
-            _clear(out)
-            console.print(f"{out}: is prepared already", highlight=False, soft_wrap=True)
-            return prepared
-        for leftover in out.glob(".*.tmp"):
-            leftover.unlink()
-        jobs = [
-            _Job(number, split, parts, out, request)
-            for number, (split, parts) in enumerate(_jobs(corpus))
-        ]
-        todo = [job for job in jobs if not job.done()]
-        if len(todo) < len(jobs):
-            console.print(
-                f"{out}: going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done",
-                highlight=False,
-                soft_wrap=True,
-            )
-        _work(jobs, todo, workers, console)
-        _finish(out, request, corpus, coder, jobs)
+    refuse_strangers(out)
+    with lock(out, wait, console):
+        new = claim(out, plan, console)
+        with nothing_left_of_nothing(out, new):
+            if (out / MANIFEST).exists():
+                prepared = open_prepared(out)
+                prepared.check()
+                _clear(out)
+                console.print(f"{out}: is prepared already", highlight=False, soft_wrap=True)
+                return prepared
+            for leftover in out.glob(".*.tmp"):
+                leftover.unlink()
+            jobs = [
+                _Job(number, split, parts, out, request)
+                for number, (split, parts) in enumerate(_jobs(corpus))
+            ]
+            todo = [job for job in jobs if not job.done()]
+            if len(todo) < len(jobs):
+                console.print(
+                    f"{out}: going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            _work(jobs, todo, workers, console)
+            _finish(out, request, corpus, coder, jobs)
     return open_prepared(out)
 
 
@@ -163,97 +167,6 @@ def _source_name(request: Request, corpus: Corpus) -> str:
     if request.source == "stdlib" or request.source.startswith("hf:"):
         return corpus.source
     return Path(request.source).expanduser().resolve().name
-
-
-@contextlib.contextmanager
-def _lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
-    """Keep every other process out of the directory."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = open(out / LOCK, "a")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(
-            f"{out}: the directory cannot be written ({error.strerror}); choose another"
-        ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise UserError(
-                    f"{out}: another process prepares text here; wait for it, or choose another "
-                    "directory with --out"
-                ) from None
-            console.print(f"{out}: waiting for another process to prepare it", soft_wrap=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _refuse_strangers(out: Path) -> None:
-    """Leave a directory alone that holds other things than prepared text."""
-    if not out.is_dir() or (out / PLAN).exists():
-        return
-    strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-    if strangers:
-        raise UserError(
-            f"{out}: holds {strangers[0]!r} and no prepared text; choose a new directory with --out"
-        )
-
-
-@contextlib.contextmanager
-def _nothing_left_of_nothing(out: Path) -> Iterator[None]:
-    """Take the directory away again where an error ends the work before any job is done."""
-    begun = (out / PLAN).exists()
-    try:
-        yield
-    except UserError:
-        if not begun and not any(out.glob("job-*.json")):
-            _discard(out)
-            (out / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something else is there
-                out.rmdir()
-        raise
-
-
-def _discard(out: Path) -> None:
-    """Delete the plan and all that unfinished jobs have written."""
-    for pattern in ("job-*.json", "*.array_record", "*.documents.npy", ".*.tmp"):
-        for path in out.glob(pattern):
-            path.unlink()
-    (out / PLAN).unlink(missing_ok=True)
-
-
-def _claim(out: Path, plan: dict[str, Any], console: Console) -> None:
-    """Write the plan, or see that the one there is the same."""
-    file = out / PLAN
-    if not file.exists():
-        _refuse_strangers(out)
-        write_atomically(file, json_bytes(plan))
-        return
-    try:
-        there = dict(json.loads(file.read_bytes()))
-    except (ValueError, TypeError):
-        raise UserError(f"{file}: not readable; delete {out} and prepare the text again") from None
-    if {**there, "files": plan["files"]} == plan != there and not (out / MANIFEST).exists():
-        console.print(
-            f"{out}: the files have changed since the work was interrupted; it begins anew",
-            highlight=False,
-            soft_wrap=True,
-        )
-        _discard(out)
-        write_atomically(file, json_bytes(plan))
-        return
-    for name in [*plan, *there]:
-        if there.get(name) != plan.get(name):
-            change = (
-                "its files have changed since"
-                if name == "files"
-                else f"{name} is {there.get(name)!r} there and {plan.get(name)!r} now"
-            )
-            raise UserError(
-                f"{out}: holds other text ({change}); choose another directory with --out, or "
-                "delete this one"
-            )
 
 
 def _jobs(corpus: Corpus) -> Iterator[tuple[str, tuple[Part, ...]]]:

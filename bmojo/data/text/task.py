@@ -13,8 +13,9 @@ import grain
 import numpy as np
 from rich.console import Console
 
+from bmojo.data.text.claim import PLAN
 from bmojo.data.text.corpus import SPLITS, open_corpus
-from bmojo.data.text.prepare import PLAN, Request, prepare
+from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import MANIFEST, Documents, Prepared, Stream, open_prepared
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.validation import UserError

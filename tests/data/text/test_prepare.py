@@ -12,6 +12,7 @@ import pytest
 
 import bmojo
 from bmojo.data.text import prepare as module
+from bmojo.data.text.claim import lock
 from bmojo.data.text.corpus import open_corpus, read
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import open_prepared
@@ -192,7 +193,7 @@ def test_two_at_once_are_refused(many, tmp_path):
     from rich.console import Console
 
     with (
-        module._lock(tmp_path / "out", False, Console(quiet=True)),
+        lock(tmp_path / "out", False, Console(quiet=True)),
         pytest.raises(UserError, match="another process prepares text here"),
     ):
         prepare(Request(many), tmp_path / "out")
