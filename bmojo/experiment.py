@@ -149,18 +149,30 @@ def load(
     return loaded.value, loaded.text
 
 
-def prepare_data(experiment: Experiment) -> None:
-    """Prepare the data that need it, and see that evaluations have examples enough.
+def prepare_data(experiment: Experiment, training: bool = True) -> None:
+    """Prepare the data that need it, and see that every part of a run has examples enough.
 
-    Data configs that need it have a method ``prepare``.
+    Data configs that need it have a method ``prepare``. One example of each part is made, so
+    that a task which cannot make any is told before the run has a directory.
+
+    Args:
+      experiment: whose data.
+      training: whether the examples to train on are wanted too, or only those to measure on.
 
     Raises:
-      UserError: data are missing or too short.
+      UserError: data are missing or too short, or a task has no examples of a split.
     """
     parts: tuple[Stage | Evaluation, ...] = (*experiment.curriculum, *experiment.evaluations)
     for part in parts:
         if hasattr(part.data, "prepare"):
             part.data.prepare()
+    try:
+        for stage in experiment.curriculum if training else ():
+            stage.data.source(experiment.trainer.seed, "train")[0]
+        for evaluation in experiment.evaluations:
+            evaluation.data.source(evaluation.seed, "test")[0]
+    except ValueError as error:
+        raise UserError(str(error)) from None
     for evaluation in experiment.evaluations:
         wanted = evaluation.batches * evaluation.batch_size
         there = len(evaluation.data.source(evaluation.seed, "test"))

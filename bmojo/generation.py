@@ -325,10 +325,9 @@ def _programs(graph: Any) -> _Programs:
     def chunk(
         parameters: Any, state: State, logits: Array, tokens: Array, counts: Array
     ) -> tuple[Array, State]:
-        found, state = nnx.merge(graph, parameters)(tokens, state, None, counts)
-        last = jnp.maximum(counts - 1, 0)[:, None, None]
-        newest = jnp.take_along_axis(found, last, axis=1)[:, 0]
-        return jnp.where(counts[:, None] > 0, newest, logits), state
+        last = jnp.maximum(counts - 1, 0)[:, None]
+        newest, state = nnx.merge(graph, parameters)(tokens, state, None, counts, last)
+        return jnp.where(counts[:, None] > 0, newest[:, 0], logits), state
 
     @functools.partial(jax.jit, donate_argnums=1)
     def step(parameters: Any, state: State, tokens: Array) -> tuple[Array, State]:

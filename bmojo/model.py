@@ -157,7 +157,8 @@ class Model(nnx.Module):
         state: State | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L V"], State]:
+        at: Int[Array, "B K"] | None = None,
+    ) -> tuple[Float[Array, "B L V"] | Float[Array, "B K V"], State]:
         """Predict the token after each of L new tokens.
 
         Args:
@@ -166,6 +167,8 @@ class Model(nnx.Module):
             tokens.
           segment_ids: document of each token; a change resets every kind of memory.
           lengths: valid tokens of each row, the rest is padding on the right.
+          at: places in 0 .. L - 1 of each row whose logits are wanted; None: all. The head is
+            applied to these alone.
 
         Returns:
           Logits, float32 or wider, and the state after the valid tokens.
@@ -181,6 +184,8 @@ class Model(nnx.Module):
 
         body = jax.checkpoint(period) if self.config.remat else period
         x, state = jax.lax.scan(body, x, (parameters, state))
+        if at is not None:
+            x = jnp.take_along_axis(x, at[:, :, None], axis=1)
         return self._logits(self.norm(x)), state
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> State:

@@ -1,5 +1,7 @@
 """Decoding says what the parallel form says, in any company, in constant memory."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from bmojo.sampling import Sampling
 from bmojo.stopping import Stop, cut
 from bmojo.validation import UserError
 from tests.numerics import relative_rms
-from tests.small_models import MODELS, VOCAB_SIZE, logits, model
+from tests.small_models import MODELS, VOCAB_SIZE, config, logits, model
 
 QUICK = ("bmojo", "transformer")
 """Models of the default tests: constant memory, and memory that grows."""
@@ -157,3 +159,25 @@ def test_a_row_without_tokens_is_untouched():
     assert not read.any()
     for after, fresh in zip(*map(jax.tree.leaves, (state, start(made, 1))), strict=True):
         np.testing.assert_array_equal(after, fresh)
+
+
+def test_a_prompt_costs_the_head_of_its_last_token_only():
+    size = 29  # of nothing but the vocabulary
+    wanted = dataclasses.replace(config("bmojo"), vocab_size=size)
+    programs, parameters = _programs_of(nnx.eval_shape(lambda: wanted.make(nnx.Rngs(0))))
+    state = jax.eval_shape(lambda p: programs.start(p, 3, None), parameters)
+    tokens, counts = np.zeros((3, 7), np.int32), np.full(3, 7, np.int32)
+    before = np.zeros((3, size), np.float32)
+    text = programs.chunk.lower(parameters, state, before, tokens, counts).as_text()
+    assert f"tensor<3x1x{size}xf32>" in text
+    assert f"tensor<3x7x{size}xf32>" not in text
+
+
+def test_logits_at_some_places_are_those_of_all():
+    made, places = model("bmojo"), np.array([[4, 0], [2, 3], [3, 3]])
+    tokens = np.random.default_rng(1).integers(0, VOCAB_SIZE, (3, 5))
+    graph, parameters = nnx.split(made)
+    some = jax.jit(lambda p: nnx.merge(graph, p)(tokens, at=places)[0])(parameters)
+    np.testing.assert_allclose(
+        some, np.take_along_axis(logits(made, tokens), places[:, :, None], 1), rtol=1e-6, atol=1e-6
+    )

@@ -140,6 +140,8 @@ def train_tokenizer(
 
         if not out.absolute().parent.is_dir():
             raise UserError(f"--out: the folder {out.parent} does not exist; make it")
+        if out.is_dir():
+            raise UserError(f"--out: {out} is a folder; name a file in it, as {out / 'bpe.json'}")
         skipped: list[str] = []
         parts = [
             part

@@ -91,26 +91,32 @@ def evaluate_run(
                 f"{run}: its config has no evaluations; add one, such as "
                 "'Experiment.evaluations=(@Evaluation(),)'"
             )
-        if Kind.HARNESS in wanted and tasks is None:
-            raise UserError("--tasks: the harness needs tasks; name a folder of its YAML files")
+        if Kind.RECALL in wanted:
+            _refuse_text(experiment)
+        if Kind.HARNESS in wanted:
+            _check_tasks(run, experiment, tasks)
         texts = None
         if Kind.PERPLEXITY in wanted or Kind.LENGTH in wanted:
             texts = _documents(experiment, documents)
         from flax import nnx
 
+        from bmojo.evaluation.documents import run_tokenizer
         from bmojo.evaluation.recall import evaluate, load_run
         from bmojo.experiment import prepare_data
         from bmojo.training.cache import use_compilation_cache
         from bmojo.training.report import result_tables
 
-        prepare_data(experiment)
+        prepare_data(experiment, training=False)
         if experiment.trainer.compilation_cache:
             use_compilation_cache()
-        loaded = load_run(run, nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0))))
+        outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
+        loaded = load_run(run, outline, run_tokenizer(experiment))
         console = Console()
         console.print(f"{run}, step {loaded.step}", highlight=False, soft_wrap=True)
         if not wanted:
-            rows = evaluate(loaded.model, experiment.evaluations)
+            batches = sum(evaluation.batches for evaluation in experiment.evaluations)
+            with progress_bar("measuring", batches) as done:
+                rows = evaluate(loaded.model, experiment.evaluations, done)
             for table in result_tables(rows, experiment.evaluations):
                 console.print(table)
         if texts is not None:
@@ -199,8 +205,6 @@ def by_harness(
     from bmojo.evaluation.outputs import save
 
     tokenizer = run_tokenizer(experiment)
-    if tokenizer is None:
-        raise UserError(f"{run}: it was trained on a task without text; the harness needs a text")
     try:
         from bmojo.evaluation.harness import HarnessModel, run_tasks
     except ImportError as error:
@@ -225,7 +229,27 @@ def _documents(experiment: "Experiment", folder: Path | None) -> Sequence[Any]:
 
     if folder is None:
         return list(run_documents(experiment))
-    return read_documents(folder, run_tokenizer(experiment))
+    return read_documents(folder, run_tokenizer(experiment), experiment.model.vocab_size)
+
+
+def _refuse_text(experiment: "Experiment") -> None:
+    for evaluation in experiment.evaluations:
+        if getattr(evaluation.data, "documents", None) is not None:
+            raise UserError(
+                f"--eval recall: the evaluation {evaluation.name!r} reads text, in which there are "
+                "no pairs to recall; take --eval perplexity, or evaluate a synthetic task"
+            )
+
+
+def _check_tasks(run: Path, experiment: "Experiment", tasks: Path | None) -> None:
+    from bmojo.evaluation.documents import run_tokenizer
+
+    if tasks is None:
+        raise UserError("--tasks: the harness needs tasks; name a folder of its YAML files")
+    if run_tokenizer(experiment) is None:
+        raise UserError(f"{run}: it was trained on a task without text; the harness needs a text")
+    if not any(tasks.rglob("*.yaml")):
+        raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
 
 
 def _tell(console: Console, path: Path) -> None:

@@ -111,7 +111,8 @@ def generate(
             check_tokens(tokens, experiment.model.vocab_size, "prompt")
         if experiment.trainer.compilation_cache:
             use_compilation_cache()
-        loaded = load_run(run, nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0))))
+        outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
+        loaded = load_run(run, outline, tokenizer)
         work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed)
         size = batch or min(len(prompts), LARGEST_BATCH)
         try:
@@ -165,7 +166,10 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--file: {path} cannot be read as UTF-8 text ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"--file: {path} cannot be read as UTF-8 text ({reason}); give another file"
+        ) from None
 
 
 class Work:

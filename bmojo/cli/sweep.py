@@ -1,6 +1,7 @@
 """`bmojo sweep`."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bmojo.sweep.pool import Result
 
 CELL_FAILED = 1
+CHILD = (sys.executable, "-m", "bmojo.cli.child")
 
 SWEEP_EXIT_CODES = """\b
 Exit codes:
@@ -70,9 +72,9 @@ def sweep(
 ) -> None:
     """Train every cell of a sweep: configs x cells x grid x seeds.
 
-    All configs are checked before the first cell starts. Finished cells are left alone,
-    unfinished ones go on; Ctrl-C stops all, saved, and the same command goes on. The run of a
-    cell is in DIR/NAME, its output in DIR/NAME.log.
+    All configs and, without --slurm, their data are checked before the first cell starts.
+    Finished cells are left alone, unfinished ones go on; Ctrl-C stops all, saved, and the same
+    command goes on. The run of a cell is in DIR/NAME, its output in DIR/NAME.log.
 
     \b
     Examples:
@@ -82,7 +84,7 @@ def sweep(
       bmojo sweep sweeps/mqar_main.gin --slurm partition=gpu --slurm timeout_min=600
     """
     with told():
-        from bmojo.sweep.check import check
+        from bmojo.sweep.check import check, check_data
         from bmojo.sweep.plan import read
 
         plan = chosen(read(config, overrides or (), out), only or ())
@@ -96,11 +98,13 @@ def sweep(
         counted = f"{len(jobs)} cells, {len(jobs) - len(todo)} of them finished, in {plan.out}"
         console.print(counted, highlight=False, soft_wrap=True)
         if slurm:
+            from bmojo.cli.child import be_bmojo
             from bmojo.sweep.slurm import submit
 
-            for job, number in submit(todo, plan.out, slurm):
+            for job, number in submit(todo, plan.out, slurm, be_bmojo):
                 console.print(f"{job.cell.name}: job {number}", highlight=False, soft_wrap=True)
             return
+        check_data(todo)
         code = run_here(jobs, todo, plan.out, workers, console)
     raise typer.Exit(code)
 
@@ -154,7 +158,7 @@ def run_here(
     number = min(workers or len(schedulable_cores()), len(todo))
     try:
         with View(console, jobs, number) as view:
-            results, signal = run(todo, out, number, view)
+            results, signal = run(todo, out, number, view, CHILD)
     except KeyboardInterrupt:
         console.print("killed; the same command goes on from the last checkpoints")
         return 130

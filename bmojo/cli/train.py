@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bmojo.cli.common import Config, Overrides, split, told
+from bmojo.validation import UserError
 
 
 def train(
@@ -70,6 +71,8 @@ def default_run_dir(config: str, overrides: Sequence[str]) -> Path:
     stands for the run: without overrides its directory, with some a new one named after it.
     """
     path = Path(config)
+    if not path.name:
+        raise UserError(f"CONFIG: {config!r} names no file; give a gin file")
     parts = path.with_suffix("").parts
     below = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
     name = "/".join(below)

@@ -126,6 +126,9 @@ def find(name: str, first: Path, place: Place | None = None) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
+    if (first / name / "config.gin").is_file():
+        own = Path(name, "config.gin")
+        raise ConfigError(f"{place or 'command line'}: {name!r} is a folder; write {str(own)!r}")
     known = {str(p.relative_to(folder)) for folder in folders[1:] for p in folder.rglob("*.gin")}
     near = nearest(name, known) or nearest(Path(name).name, known)
     searched = ", ".join(display(folder) or "." for folder in folders)
@@ -172,7 +175,7 @@ class _Reader:
 
     def file(self, path: Path, including: tuple[Path, ...], root: bool) -> None:
         own: dict[str, Place] = {}
-        for statement, place in _statements(path.read_text(encoding="utf8"), Place(path)):
+        for statement, place in _statements(_text(path), Place(path)):
             if isinstance(statement, config_parser.IncludeStatement):
                 found = find(statement.filename, path.parent, place)
                 chain = [p.resolve() for p in (*including, path)]
@@ -221,6 +224,14 @@ class _Reader:
                     f"{old.place}: {old.key} is undone by a later include of this file "
                     f"({binding.place}); put includes first"
                 )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{display(path)}: cannot be read ({reason}); give a gin file") from None
 
 
 def _statements(text: str, origin: Place) -> Iterator[tuple[Any, Place]]:

@@ -8,6 +8,7 @@ from bmojo.data.synthetic import (
     SyntheticSource,
     check_choices,
     check_integer,
+    check_room,
     choose,
     sequence_checksum,
 )
@@ -60,13 +61,8 @@ class CompressionConfig:
             check_integer(name, field, getattr(self, field), least)
         object.__setattr__(self, "num_tokens", check_choices(name, "num_tokens", self.num_tokens))
         most = max(self.num_tokens)
-        needed = 2 * most + 1 + self.gap
-        if self.length < needed:
-            raise ValueError(
-                f"{name}.length: {most} tokens, a gap of {self.gap} and {most} queries need "
-                f"{needed} tokens, got {self.length}; raise length to {needed} or lower "
-                "num_tokens or gap"
-            )
+        shown = f"{most} tokens, a gap of {self.gap} and {most} queries"
+        check_room(name, self.length, shown, 2 * most + 1 + self.gap, "num_tokens or gap")
         needed = self.data_vocab + 2 + most
         if self.vocab_size < needed:
             raise ValueError(

@@ -10,6 +10,8 @@ from bmojo.data.synthetic import (
     binding_checksum,
     check_choices,
     check_integer,
+    check_pairs,
+    check_room,
     choose,
 )
 
@@ -59,12 +61,8 @@ class FuzzyMQARConfig:
             check_integer(name, field, getattr(self, field), least)
         object.__setattr__(self, "num_pairs", check_choices(name, "num_pairs", self.num_pairs))
         most, longest = max(self.num_pairs), self.key_tokens + self.value_tokens
-        if self.length < (most + 1) * longest:
-            raise ValueError(
-                f"{name}.length: {most} pairs of up to {longest} tokens and a query need "
-                f"{(most + 1) * longest} tokens, got {self.length}; raise length to "
-                f"{(most + 1) * longest} or lower num_pairs"
-            )
+        shown = f"{most} pairs of up to {longest} tokens and a query"
+        check_room(name, self.length, shown, (most + 1) * longest, "num_pairs")
         half = self.vocab_size // 2
         for field, tokens in (("key_tokens", half - 1), ("value_tokens", self.vocab_size - half)):
             if getattr(self, field) > tokens:
@@ -74,11 +72,8 @@ class FuzzyMQARConfig:
                     "or raise vocab_size"
                 )
         keys = sum(math.perm(half - 1, size) for size in range(1, self.key_tokens + 1))
-        if keys < most:
-            raise ValueError(
-                f"{name}.vocab_size: {self.vocab_size} tokens make {keys} keys, fewer than the "
-                f"{most} pairs; raise vocab_size or key_tokens, or lower num_pairs"
-            )
+        remedy = "raise vocab_size or key_tokens, or lower num_pairs"
+        check_pairs(name, f"{self.vocab_size} tokens make", keys, most, remedy)
 
     @property
     def chance(self) -> float:

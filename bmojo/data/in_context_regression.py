@@ -8,6 +8,7 @@ from bmojo.data.synthetic import (
     SyntheticSource,
     check_choices,
     check_integer,
+    check_room,
     choose,
     sequence_checksum,
 )
@@ -66,12 +67,8 @@ class InContextRegressionConfig:
             )
         most = max(choices)
         needed = (most + self.queries) * (self.dimensions + 1)
-        if self.length < needed:
-            raise ValueError(
-                f"{name}.length: {most} examples and {self.queries} queries of "
-                f"{self.dimensions + 1} tokens need {needed} tokens, got {self.length}; raise "
-                f"length to {needed} or lower num_examples, queries or dimensions"
-            )
+        shown = f"{most} examples and {self.queries} queries of {self.dimensions + 1} tokens"
+        check_room(name, self.length, shown, needed, "num_examples, queries or dimensions")
 
     @property
     def bins(self) -> int:

@@ -4,7 +4,15 @@ import dataclasses
 
 import numpy as np
 
-from bmojo.data.synthetic import Bindings, SyntheticSource, check_choices, check_integer, choose
+from bmojo.data.synthetic import (
+    Bindings,
+    SyntheticSource,
+    check_choices,
+    check_integer,
+    check_pairs,
+    check_room,
+    choose,
+)
 
 __all__ = ["MQARConfig", "MQARSource"]
 
@@ -63,18 +71,11 @@ class MQARConfig:
     def _check_room(self) -> None:
         """Refuse pairs that neither the sequence nor the vocabulary can hold."""
         most = max(self.num_pairs)
-        needed = 2 * most * (self.passes + 1)
-        if self.length < needed:
-            raise ValueError(
-                f"MQAR.length: {most} pairs shown {self.passes} times and queried once need "
-                f"{needed} tokens, got {self.length}; raise length to {needed} or lower num_pairs"
-            )
-        keys = self.vocab_size // 2 - 1
-        if keys < most:
-            raise ValueError(
-                f"MQAR.vocab_size: {self.vocab_size} tokens hold {keys} keys, fewer than the "
-                f"{most} pairs; raise vocab_size to {2 * most + 2} or lower num_pairs"
-            )
+        shown = f"{most} pairs shown {self.passes} times and queried once"
+        check_room("MQAR", self.length, shown, 2 * most * (self.passes + 1), "num_pairs")
+        keys, remedy = self.vocab_size // 2 - 1, f"raise vocab_size to {2 * most + 2}"
+        tokens = f"{self.vocab_size} tokens hold"
+        check_pairs("MQAR", tokens, keys, most, f"{remedy} or lower num_pairs")
 
     @property
     def chance(self) -> float:

@@ -9,6 +9,7 @@ from bmojo.data.synthetic import (
     SyntheticSource,
     check_choices,
     check_integer,
+    check_pairs,
     check_share,
     choose,
 )
@@ -65,12 +66,9 @@ class NoisyMQARConfig:
                 "raise length, or lower num_pairs or noise"
             )
         keys = (self.vocab_size - self.noise_vocab) // 2 - 1
-        if keys < most:
-            raise ValueError(
-                f"{name}.vocab_size: {self.vocab_size} tokens, {self.noise_vocab} of them noise, "
-                f"hold {max(keys, 0)} keys, fewer than the {most} pairs; raise vocab_size to "
-                f"{2 * most + 2 + self.noise_vocab} or lower num_pairs"
-            )
+        tokens = f"{self.vocab_size} tokens, {self.noise_vocab} of them noise, hold"
+        remedy = f"raise vocab_size to {2 * most + 2 + self.noise_vocab} or lower num_pairs"
+        check_pairs(name, tokens, max(keys, 0), most, remedy)
 
     @property
     def shown(self) -> int:

@@ -21,7 +21,8 @@ class Batches:
 
     Args:
       source: random access to examples, dicts of arrays; fields are stacked. If it has a
-        ``fingerprint``, positions in it are not taken for positions in another one.
+        ``fingerprint``, positions in it are not taken for positions in another one; if it has
+        the fingerprint of a ``tokenizer``, positions tell it.
       batch_size: examples a batch; the remainder that fills no batch is dropped.
       start: index of the first example.
     """
@@ -29,6 +30,7 @@ class Batches:
     def __init__(self, source: Any, batch_size: int, start: int = 0):
         self._start, self._batch_size, self._examples = start, batch_size, len(source)
         self._source = getattr(source, "fingerprint", None)
+        self._tokenizer = getattr(source, "tokenizer", None)
         examples = grain.MapDataset.source(source)[start:].batch(batch_size, drop_remainder=True)
         # The training loop fetches while the accelerator computes, so no thread reads ahead,
         # and the position is exactly that of the last batch handed out.
@@ -53,6 +55,7 @@ class Batches:
             "start": self._start,
             "batch_size": self._batch_size,
             "source": self._source,
+            "tokenizer": self._tokenizer,
             "grain": self._iterator.get_state(),
         }
 

@@ -8,6 +8,7 @@ from bmojo.data.synthetic import (
     SyntheticSource,
     check_choices,
     check_integer,
+    check_room,
     choose,
     sequence_checksum,
 )
@@ -52,11 +53,8 @@ class SelectiveCopyingConfig:
             check_integer(name, field, getattr(self, field), least)
         object.__setattr__(self, "num_tokens", check_choices(name, "num_tokens", self.num_tokens))
         most = max(self.num_tokens)
-        if self.length < 2 * most + 1:
-            raise ValueError(
-                f"{name}.length: {most} tokens shown and copied need {2 * most + 1} tokens, got "
-                f"{self.length}; raise length to {2 * most + 1} or lower num_tokens"
-            )
+        shown = f"{most} tokens shown and copied"
+        check_room(name, self.length, shown, 2 * most + 1, "num_tokens")
         if self.vocab_size < self.noise_vocab + 3:
             raise ValueError(
                 f"{name}.vocab_size: {self.vocab_size} tokens, {self.noise_vocab} of them noise "

@@ -19,6 +19,8 @@ __all__ = [
     "binding_checksum",
     "check_choices",
     "check_integer",
+    "check_pairs",
+    "check_room",
     "check_share",
     "choose",
     "sequence_checksum",
@@ -83,6 +85,38 @@ def check_share(task: str, field: str, value: Any) -> None:
     if not 0 <= value < 1:
         raise ValueError(
             f"{task}.{field}: {value} is out of range; give a number of at least 0 and below 1"
+        )
+
+
+def check_room(task: str, length: int, what: str, needed: int, remedy: str) -> None:
+    """Refuse a sequence that is too short for ``what``.
+
+    Raises:
+      ValueError: ``length`` is below ``needed``.
+    """
+    if length < needed:
+        raise ValueError(
+            f"{task}.length: {what} need {needed} tokens, got {length}; raise length to {needed} "
+            f"or lower {remedy}"
+        )
+
+
+def check_pairs(task: str, vocabulary: str, keys: int, most: int, remedy: str) -> None:
+    """Refuse a vocabulary that has fewer keys than an example has pairs.
+
+    Args:
+      task: whose.
+      vocabulary: what holds or makes the keys, with a verb.
+      keys: how many there are.
+      most: pairs of an example.
+      remedy: what to raise or lower.
+
+    Raises:
+      ValueError: ``keys`` is below ``most``.
+    """
+    if keys < most:
+        raise ValueError(
+            f"{task}.vocab_size: {vocabulary} {keys} keys, fewer than the {most} pairs; {remedy}"
         )
 
 

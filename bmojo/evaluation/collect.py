@@ -216,10 +216,11 @@ def _natural(path: Path) -> list[tuple[int, float | str]]:
 def _read_run(path: Path) -> Run:
     lines = _lines(path / "metrics.jsonl")
     summary = _json(path / "summary.json")
-    for name in ("status", "step", "evaluations", "final"):
-        if summary is not None and name not in summary:
+    for name, kind in (("status", str), ("step", int), ("evaluations", list), ("final", dict)):
+        if summary is not None and not isinstance(summary.get(name), kind):
             raise UserError(
-                f"{path / 'summary.json'}: has no {name!r}; it is not of a run of bmojo train"
+                f"{path / 'summary.json'}: has no {name!r}; it is not of a run of bmojo train, "
+                "leave it out"
             )
     return Run(
         path,
@@ -236,7 +237,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)})") from None
+        raise UserError(f"{path}: cannot be read ({_reason(error)}); leave this run out") from None
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -255,7 +256,9 @@ def _lines(path: Path) -> list[Record]:
     try:
         return read(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as lines of JSON ({_reason(error)})") from None
+        raise UserError(
+            f"{path}: not readable as lines of JSON ({_reason(error)}); leave this run out"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

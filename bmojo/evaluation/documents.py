@@ -41,7 +41,9 @@ def encode_document(tokenizer: Any, text: str) -> np.ndarray:
     return np.concatenate([[tokenizer.eos], ids, [tokenizer.eos]]).astype(np.int32)
 
 
-def read_documents(folder: str | Path, tokenizer: Any | None) -> list[np.ndarray]:
+def read_documents(
+    folder: str | Path, tokenizer: Any | None, vocab_size: int | None = None
+) -> list[np.ndarray]:
     """The documents of a folder or file, or of another corpus that ``bmojo data prepare`` reads.
 
     Subfolders are read too. Texts come first, in the order of the files' names, then .npy files
@@ -50,9 +52,11 @@ def read_documents(folder: str | Path, tokenizer: Any | None) -> list[np.ndarray
     Args:
       folder: where the files are.
       tokenizer: of the run; None: only token ids can be read.
+      vocab_size: token ids must be below it; None: any.
 
     Raises:
-      UserError: nothing is there, a file cannot be read, or a text has no tokenizer.
+      UserError: nothing is there or nothing in it to predict, a file cannot be read or has other
+        ids, or a text has no tokenizer.
     """
     root = Path(folder).expanduser()
     found = sorted(root.rglob("*.npy")) if root.is_dir() else [root]
@@ -76,16 +80,26 @@ def read_documents(folder: str | Path, tokenizer: Any | None) -> list[np.ndarray
             "ids as .npy files"
         )
     documents = [encode_document(tokenizer, text) for text in texts(parts, "text", None, "mend it")]
-    return documents + [_ids(path) for path in arrays]
+    if not documents and not arrays:
+        raise UserError(f"{folder}: its documents are empty; give some with text")
+    return documents + [_ids(path, vocab_size) for path in arrays]
 
 
-def _ids(path: Path) -> np.ndarray:
+def _ids(path: Path, vocab_size: int | None) -> np.ndarray:
     try:
         ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as an array ({error})") from None
+    except (OSError, ValueError):
+        raise UserError(
+            f"{path}: cannot be read as an array of numbers; write it with numpy.save"
+        ) from None
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise UserError(
             f"{path}: holds {ids.dtype} of shape {ids.shape}; give a row of integer token ids"
+        )
+    wrong = ids[(ids < 0) | (ids >= (vocab_size or 2**31))]
+    if wrong.size:
+        raise UserError(
+            f"{path}: {wrong[0]} is not a token of this model; give ids of 0 .. "
+            f"{(vocab_size or 2**31) - 1}"
         )
     return ids.astype(np.int32)

@@ -145,7 +145,7 @@ def run_tasks(lm: HarnessModel, folder: str | Path, limit: int | None = None) ->
       For each task its metrics.
 
     Raises:
-      UserError: the folder holds no task.
+      UserError: the folder holds no task, or their data cannot be read.
     """
     path = Path(folder).expanduser().absolute()
     # Forking after JAX has started its threads may hang.
@@ -153,15 +153,22 @@ def run_tasks(lm: HarnessModel, folder: str | Path, limit: int | None = None) ->
     manager = TaskManager(include_path=str(path), include_defaults=False) if path.is_dir() else None
     if manager is None or not manager.all_subtasks:
         raise UserError(f"{folder}: no tasks are here; give a folder of the harness's YAML files")
-    with contextlib.chdir(path):
-        results = simple_evaluate(
-            lm,
-            tasks=list(manager.all_subtasks),
-            task_manager=manager,
-            limit=limit,
-            bootstrap_iters=BOOTSTRAPS,
-            log_samples=False,
-        )
+    try:
+        with contextlib.chdir(path):
+            results = simple_evaluate(
+                lm,
+                tasks=list(manager.all_subtasks),
+                task_manager=manager,
+                limit=limit,
+                bootstrap_iters=BOOTSTRAPS,
+                log_samples=False,
+            )
+    except OSError as error:  # a lost network among them
+        line = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: data of its tasks cannot be read ({type(error).__name__}: {line}); check "
+            "dataset_path and data_files, and the connection"
+        ) from None
     assert results is not None  # this is the only process
     return {
         task: {

@@ -15,7 +15,7 @@ from bmojo.training.checkpoint import restore_parameters
 from bmojo.training.config import Evaluation
 from bmojo.training.measure import Meter, Row
 from bmojo.training.parameters import Parameters, Structure, split
-from bmojo.training.rundir import RunDir
+from bmojo.training.rundir import RunDir, RunError
 from bmojo.training.step import device_fields, token_losses
 from bmojo.types import Array
 from bmojo.validation import UserError
@@ -42,28 +42,43 @@ class LoadedRun:
     step: int
 
 
-def load_run(run_dir: str | Path, model: Any) -> LoadedRun:
+def load_run(run_dir: str | Path, model: Any, tokenizer: Any | None = None) -> LoadedRun:
     """A run's newest checkpoint in a model like the one it trained.
 
     Args:
       run_dir: of ``bmojo train``; it is only read, and may be in use.
       model: made from the run's config; the result of ``nnx.eval_shape`` will do.
+      tokenizer: that will be used with the model; None: none.
 
     Raises:
-      RunError: there is no checkpoint, or it is not of such a model.
+      RunError: there is no checkpoint, it is not of such a model, or the model was trained with
+        another tokenizer.
     """
     structure, expected = split(model)
-    step, parameters = restore_parameters(RunDir(run_dir).checkpoints, expected)
+    checkpoints = RunDir(run_dir).checkpoints
+    step, parameters, meta = restore_parameters(checkpoints, expected)
+    trained = ((meta.get("data") or {}).get("batches") or {}).get("tokenizer")
+    if tokenizer is not None and trained is not None and tokenizer.fingerprint != trained:
+        raise RunError(
+            f"{run_dir}: its model was trained with another tokenizer than {tokenizer.spec} of "
+            "the text at Text.path; put the former text back, or name text prepared with that "
+            "tokenizer"
+        )
     return LoadedRun(structure.merge(parameters), step)
 
 
-def evaluate(model: Any, evaluations: Sequence[Evaluation]) -> list[Row]:
+def evaluate(
+    model: Any,
+    evaluations: Sequence[Evaluation],
+    progress: Callable[[int], None] = lambda batches: None,
+) -> list[Row]:
     """Take evaluations of a model: for each, a row by group in rising order and one over all.
 
-    The rows are those of :meth:`bmojo.training.measure.Meter.measure`.
+    The rows are those of :meth:`bmojo.training.measure.Meter.measure`; ``progress`` is called
+    with 1 after every batch.
     """
     structure, parameters = split(model)
-    rows = Meter(structure).measure(parameters, evaluations)
+    rows = Meter(structure).measure(parameters, evaluations, progress=progress)
     assert rows is not None  # nobody asked to stop
     return rows
 

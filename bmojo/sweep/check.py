@@ -2,16 +2,17 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from bmojo.config.parse import display
 from bmojo.evaluation.bindings import bindings, difference
-from bmojo.experiment import load
+from bmojo.experiment import load, prepare_data
 from bmojo.sweep.plan import Cell, Plan
 from bmojo.training.rundir import RunDir
 from bmojo.validation import ConfigError, UserError
 
-__all__ = ["Job", "check"]
+__all__ = ["Job", "check", "check_data"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,24 @@ def check(plan: Plan) -> list[Job]:
         run = plan.out / cell.name
         jobs.append(Job(cell, run, steps, _state(run, text)))
     return jobs
+
+
+def check_data(jobs: Sequence[Job]) -> None:
+    """Prepare the data of cells, once for all of them, and see that there are enough.
+
+    Raises:
+      UserError: data are missing or too short.
+    """
+    for cell in {
+        (job.cell.config, job.cell.overlays, job.cell.bindings): job.cell for job in jobs
+    }.values():
+        experiment, _ = load(
+            cell.config, [*cell.bindings, f"Trainer.seed={cell.seed}"], cell.overlays
+        )
+        try:
+            prepare_data(experiment)
+        except UserError as error:
+            raise UserError(f"{cell.name}: {error}") from None
 
 
 def _load(cell: Cell, plan: Plan) -> tuple[str, int]:

@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, Protocol
 
 from bmojo.sweep.check import Job
 from bmojo.training.signals import StopSignals
+from bmojo.validation import UserError
 
 __all__ = ["Result", "Watcher", "cores_of", "run", "schedulable_cores"]
 
@@ -81,7 +81,7 @@ class _Running:
 
 
 def run(
-    jobs: Sequence[Job], out: Path, workers: int, watcher: Watcher
+    jobs: Sequence[Job], out: Path, workers: int, watcher: Watcher, program: Sequence[str]
 ) -> tuple[list[Result], int | None]:
     """Run cells, ``workers`` at a time; one that fails leaves the others running.
 
@@ -93,14 +93,23 @@ def run(
       out: the folder of the runs; a cell's output is added to NAME.log there.
       workers: processes at a time.
       watcher: is told what happens.
+      program: the command that trains a cell; before the arguments of ``bmojo`` it takes
+        ``--cores 0,1`` with the cores to keep to.
 
     Returns:
       How each ended, and the signal that stopped the sweep, if one did.
 
     Raises:
       KeyboardInterrupt: at a second SIGINT.
+      UserError: ``out`` cannot be made.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{out}: the folder of the runs cannot be made ({error.strerror}); choose another "
+            "with --out"
+        ) from None
     waiting = collections.deque(jobs)
     cores = schedulable_cores()
     running: dict[int, _Running] = {}
@@ -112,7 +121,7 @@ def run(
                 for worker in range(workers):
                     if worker not in running and waiting and not stop.requested():
                         share = cores_of(worker, workers, cores) if workers > 1 else []
-                        running[worker] = _start(waiting.popleft(), out, share)
+                        running[worker] = _start(waiting.popleft(), out, share, program)
                         watcher.started(running[worker].job)
                 if stop.requested() and not asked:
                     asked = True
@@ -138,7 +147,7 @@ def _log(job: Job, out: Path) -> Path:
     return out / f"{job.cell.name}.log"
 
 
-def _start(job: Job, out: Path, share: Sequence[int]) -> _Running:
+def _start(job: Job, out: Path, share: Sequence[int], program: Sequence[str]) -> _Running:
     """Start a cell in a process group of its own, so that Ctrl-C reaches it through us only."""
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
     pin = []
@@ -152,7 +161,7 @@ def _start(job: Job, out: Path, share: Sequence[int]) -> _Running:
     log.write(f"$ {shlex.join(['bmojo', *arguments])}\n".encode())
     log.flush()
     process = subprocess.Popen(
-        [sys.executable, "-m", "bmojo.sweep.child", *pin, *arguments],
+        [*program, *pin, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ class SlurmRun:
     ``checkpoint`` and queues the job again, and the run goes on from its last checkpoint.
 
     Args:
+      program: is ``bmojo`` when called with arguments; a function of a module.
       arguments: what follows ``bmojo`` on the command line.
     """
 
-    def __init__(self, arguments: Sequence[str]):
-        self.arguments = list(arguments)
+    def __init__(self, program: Callable[[Sequence[str]], None], arguments: Sequence[str]):
+        self.program, self.arguments = program, list(arguments)
 
     def __call__(self) -> None:
         """Train.
@@ -34,10 +35,8 @@ class SlurmRun:
         Raises:
           RuntimeError: training ended with another exit code than 0.
         """
-        from bmojo.sweep.child import be_bmojo
-
         try:
-            be_bmojo(self.arguments)
+            self.program(self.arguments)
         except SystemExit as end:
             if end.code:
                 raise RuntimeError(f"bmojo ended with exit code {end.code}") from None
@@ -46,7 +45,7 @@ class SlurmRun:
         """The job to queue when the time of this one is over: the same command."""
         from submitit.helpers import DelayedSubmission
 
-        return DelayedSubmission(SlurmRun(self.arguments))
+        return DelayedSubmission(SlurmRun(self.program, self.arguments))
 
 
 def parameters(words: Sequence[str]) -> dict[str, Any]:
@@ -65,7 +64,12 @@ def parameters(words: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def submit(jobs: Sequence[Job], out: Path, words: Sequence[str]) -> Iterator[tuple[Job, str]]:
+def submit(
+    jobs: Sequence[Job],
+    out: Path,
+    words: Sequence[str],
+    program: Callable[[Sequence[str]], None],
+) -> Iterator[tuple[Job, str]]:
     """Queue cells, one Slurm job each.
 
     Jobs of one run directory have one name and wait for each other ('singleton'), so that
@@ -75,6 +79,7 @@ def submit(jobs: Sequence[Job], out: Path, words: Sequence[str]) -> Iterator[tup
       jobs: what to run.
       out: the folder of the runs; scripts and logs of the jobs are in its folder ``slurm``.
       words: KEY=VALUE for sbatch, such as partition=gpu.
+      program: of :class:`SlurmRun`.
 
     Yields:
       Each cell with the number of its job, as soon as it is queued.
@@ -100,7 +105,7 @@ def submit(jobs: Sequence[Job], out: Path, words: Sequence[str]) -> Iterator[tup
         except (NameError, TypeError, ValueError) as error:
             raise UserError(f"--slurm: {_line(error)}") from None
         try:
-            queued = executor.submit(SlurmRun(job.cell.arguments(out)))
+            queued = executor.submit(SlurmRun(program, job.cell.arguments(out)))
         except RuntimeError as error:
             raise UserError(f"--slurm: {_line(error)}") from None
         yield job, str(queued.job_id)

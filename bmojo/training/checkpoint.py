@@ -158,8 +158,10 @@ class Checkpoints:
         return f"the checkpoint of step {step} cannot be read ({reason}); moved to {aside}"
 
 
-def restore_parameters(directory: Path, expected: Parameters) -> tuple[int, Parameters]:
-    """Step and parameters of the newest checkpoint, optimizer left unread, nothing changed.
+def restore_parameters(
+    directory: Path, expected: Parameters
+) -> tuple[int, Parameters, dict[str, Any]]:
+    """Step, parameters and ``meta`` of the newest checkpoint, optimizer left unread.
 
     Raises:
       RunError: there is no checkpoint, or it is not of this model.
@@ -179,6 +181,7 @@ def restore_parameters(directory: Path, expected: Parameters) -> tuple[int, Para
                 step,
                 args=ocp.args.Composite(
                     parameters=ocp.args.StandardRestore(_targets(expected)),
+                    meta=ocp.args.JsonRestore(),
                 ),
             )
         except Exception as error:  # Orbax and TensorStore raise whatever they met.
@@ -186,7 +189,7 @@ def restore_parameters(directory: Path, expected: Parameters) -> tuple[int, Para
                 f"{directory}: the checkpoint of step {step} does not fit the model: "
                 f"{_first_line(error)}; use the config.gin and the code of that run"
             ) from error
-    return step, restored["parameters"]
+    return step, restored["parameters"], restored["meta"]
 
 
 def _check_shapes(manager: ocp.CheckpointManager, step: int, expected: Parameters) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 
 __all__ = ["Evaluation", "OptimizerConfig", "Source", "Stage", "Task", "TrainerConfig"]
 
+LARGEST_SEED = 2**32 - 1
+"""JAX takes no more than the last 32 bits of a seed."""
+
 SCHEDULES = ("cosine", "linear", "constant")
 
 
@@ -189,6 +192,8 @@ class TrainerConfig:
     def __post_init__(self):
         name = "Trainer"
         _integer(name, "seed", self.seed, 0)
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"{name}.seed: {self.seed} is too large; give at most {LARGEST_SEED}")
         _integer(name, "segments_per_document", self.segments_per_document, 1)
         _integer(name, "log_every", self.log_every, 1)
         _integer(name, "eval_every", self.eval_every, 0)

@@ -25,6 +25,7 @@ class Meter:
         parameters: Parameters,
         evaluations: Sequence[Evaluation],
         stopped: Callable[[], bool] = lambda: False,
+        progress: Callable[[int], None] = lambda batches: None,
     ) -> list[Row] | None:
         """Take every evaluation.
 
@@ -32,6 +33,7 @@ class Meter:
           parameters: of the model.
           evaluations: what to measure.
           stopped: asked before each batch; once true, the measurement is given up.
+          progress: called with 1 after every batch.
 
         Returns:
           For each evaluation one row for each group in rising order, if its data has groups,
@@ -52,6 +54,7 @@ class Meter:
                 group, table = self._sums(parameters, evaluation, parts)
                 groups.append(group)
                 tables.append(table)
+                progress(1)
             table = np.concatenate(tables, axis=1)
             rows.extend(_rows(evaluation, np.concatenate(groups), table))
         return rows

@@ -106,7 +106,13 @@ class RunDir:
                 )
             write_atomically(self.config, config_text)
             return
-        there = self.config.read_text()
+        try:
+            there = self.config.read_text(encoding="utf8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(
+                f"{self.config}: cannot be read ({_reason(error)}); put it back, or start over "
+                "with --fresh"
+            ) from None
         if there != config_text:
             line, was, now = _first_difference(there, config_text)
             raise RunError(
@@ -119,12 +125,23 @@ class RunDir:
         if not self.summary.exists():
             return None
         try:
-            return json.loads(self.summary.read_text())
-        except json.JSONDecodeError as error:
-            raise RunError(
-                f"{self.summary}: not readable as JSON ({error}); delete it, and the run goes "
-                "on from its last checkpoint"
-            ) from error
+            summary = json.loads(self.summary.read_text(encoding="utf8"))
+            known = "status" in dict(summary)
+        except (OSError, ValueError, TypeError) as error:
+            problem = f"not readable as JSON ({_reason(error)})"
+        else:
+            if known:
+                return summary
+            problem = "has no 'status'"
+        raise RunError(
+            f"{self.summary}: {problem}; delete it, and the run goes on from its last checkpoint"
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _first_difference(there: str, given: str) -> tuple[int, str, str]:

@@ -111,3 +111,10 @@ def test_unknown_decoding_is_refused(lm):
 def test_no_tasks(lm, tmp_path):
     with pytest.raises(UserError, match="no tasks are here"):
         run_tasks(lm, tmp_path)
+
+
+def test_data_out_of_reach_is_a_users_error(lm, tmp_path):
+    task = "task: far\ndataset_path: json\ndataset_kwargs:\n  data_files: none.jsonl\n"
+    (tmp_path / "far.yaml").write_text(f"{task}output_type: loglikelihood\ntest_split: train\n")
+    with pytest.raises(UserError, match=r"data of its tasks cannot be read \(FileNotFoundError: "):
+        run_tasks(lm, tmp_path)

@@ -11,11 +11,9 @@ import pytest
 from bmojo.ops import recurrence, reference
 from bmojo.ops.recurrence import selective_scan
 from tests.numerics import assert_close, relative_rms
+from tests.ops.scans import CHUNK, DECAYS, draw_start, draw_steps, every_case, everything
 
-CHUNK = 4
 IMPLEMENTATIONS = ("associative", "sequential")
-NAMES = ("x", "dt", "A", "B", "C", "state")
-DECAYS = {"near 0": 40.0, "middle": 1.0, "near 1": 1e-4, "mixed": None}
 every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
@@ -23,44 +21,15 @@ def draw(dtype, length, decay="middle", zero=False, batch=2, width=5, d_state=3,
     """Operands whose log-decays are around ``DECAYS[decay]``; "mixed": from 1e-4 to 50."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(batch, length, width))
-    dt = rng.uniform(0.5, 1.5, size=(batch, length, width))
-    if DECAYS[decay] is None:
-        dt = np.exp(rng.uniform(np.log(1e-4), np.log(50), size=dt.shape))
-    else:
-        dt = dt * DECAYS[decay]
+    dt = draw_steps(rng, (batch, length, width), decay)
     A = -rng.uniform(0.5, 1.5, size=(width, d_state))
     B, C = rng.normal(size=(2, batch, length, d_state))
     state = np.zeros((batch, width, d_state)) if zero else rng.normal(size=(batch, width, d_state))
     return tuple(jnp.asarray(v, dtype) for v in (x, dt, A, B, C, state))
 
 
-def draw_start(batch, length, seed=1):
-    """Documents that start here and there; the first row's first token is one."""
-    start = np.random.default_rng(seed).random((batch, length)) < 0.15
-    start[0, 0] = True
-    return jnp.asarray(start)
-
-
 def scan(*operands, implementation):
     return selective_scan(*operands, implementation=implementation, chunk_size=CHUNK)
-
-
-def everything(function):
-    """Compiled: outputs, final state, and gradients of a random functional of both."""
-
-    def loss(operands, start):
-        y, state = function(*operands, start)
-        total = sum(
-            jnp.sum(v * jnp.cos(1.7 * jnp.arange(v.size, dtype=v.dtype)).reshape(v.shape))
-            for v in (y, state)
-        )
-        return total, (y, state)
-
-    def run(operands, start):
-        gradients, out = jax.grad(loss, has_aux=True)(operands, start)
-        return out, dict(zip(NAMES, gradients, strict=True))
-
-    return jax.jit(run)
 
 
 oracle = everything(reference.selective_scan)
@@ -70,19 +39,7 @@ compiled = {
 
 
 @every_implementation
-@pytest.mark.parametrize(
-    "dtype, length, documents, batch",
-    [
-        ("float64", 1, True, 2),
-        ("float64", CHUNK - 1, False, 2),
-        ("float64", CHUNK, False, 1),
-        ("float64", CHUNK + 1, False, 2),
-        ("float64", 13, True, 2),
-        ("float32", 1, False, 2),
-        ("float32", 13, True, 1),
-        ("float32", 13, False, 2),
-    ],
-)
+@every_case
 def test_outputs_state_and_gradients_are_the_oracles(
     length, documents, batch, implementation, dtype
 ):

@@ -11,69 +11,25 @@ import pytest
 from bmojo.ops import reference
 from bmojo.ops.ssd import ssd
 from tests.numerics import assert_close, relative_rms
-
-CHUNK = 4
-NAMES = ("x", "dt", "A", "B", "C", "state")
-DECAYS = {"near 0": 40.0, "middle": 1.0, "near 1": 1e-4, "mixed": None}
+from tests.ops.scans import CHUNK, DECAYS, draw_start, draw_steps, every_case, everything
 
 
 def draw(dtype, length, decay="middle", zero=False, batch=2, heads=3, width=2, d_state=4, seed=0):
     """Operands whose log-decays are around ``DECAYS[decay]``; "mixed": from 1e-4 to 50."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(batch, length, heads, width))
-    dt = rng.uniform(0.5, 1.5, size=(batch, length, heads))
-    if DECAYS[decay] is None:
-        dt = np.exp(rng.uniform(np.log(1e-4), np.log(50), size=dt.shape))
-    else:
-        dt = dt * DECAYS[decay]
+    dt = draw_steps(rng, (batch, length, heads), decay)
     A = -rng.uniform(0.5, 1.5, size=heads)
     B, C = rng.normal(size=(2, batch, length, d_state))
     state = rng.normal(size=(batch, heads, width, d_state)) * (not zero)
     return tuple(jnp.asarray(v, dtype) for v in (x, dt, A, B, C, state))
 
 
-def draw_start(batch, length, seed=1):
-    """Documents that start here and there; the first row's first token is one."""
-    start = np.random.default_rng(seed).random((batch, length)) < 0.15
-    start[0, 0] = True
-    return jnp.asarray(start)
-
-
-def everything(function):
-    """Compiled: outputs, final state, and gradients of a random functional of both."""
-
-    def loss(operands, start):
-        y, state = function(*operands, start)
-        total = sum(
-            jnp.sum(v * jnp.cos(1.7 * jnp.arange(v.size, dtype=v.dtype)).reshape(v.shape))
-            for v in (y, state)
-        )
-        return total, (y, state)
-
-    def run(operands, start):
-        gradients, out = jax.grad(loss, has_aux=True)(operands, start)
-        return out, dict(zip(NAMES, gradients, strict=True))
-
-    return jax.jit(run)
-
-
 chunkwise = functools.partial(ssd, chunk_size=CHUNK)
 compiled, oracle = everything(chunkwise), everything(reference.ssd)
 
 
-@pytest.mark.parametrize(
-    "dtype, length, documents, batch",
-    [
-        ("float64", 1, True, 2),
-        ("float64", CHUNK - 1, False, 2),
-        ("float64", CHUNK, False, 1),
-        ("float64", CHUNK + 1, False, 2),
-        ("float64", 13, True, 2),
-        ("float32", 1, False, 2),
-        ("float32", 13, True, 1),
-        ("float32", 13, False, 2),
-    ],
-)
+@every_case
 def test_outputs_state_and_gradients_are_the_oracles(length, documents, batch, dtype):
     start = draw_start(batch, length) if documents else None
     with jax.enable_x64(dtype == "float64"):

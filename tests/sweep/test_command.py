@@ -43,7 +43,8 @@ def started(monkeypatch):
     """What the pool is asked to run; nothing is run, and cells end with these codes."""
     asked, codes = [], {}
 
-    def pool(jobs, out, workers, watcher):
+    def pool(jobs, out, workers, watcher, program):
+        assert program[1:] == ("-m", "bmojo.cli.child")
         asked.append(([job.cell.name for job in jobs], workers))
         results = []
         for job in jobs:

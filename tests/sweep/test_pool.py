@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bmojo.sweep import pool
 from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
-from bmojo.sweep.pool import cores_of, run, schedulable_cores
+from bmojo.sweep.pool import cores_of, schedulable_cores
 
 SCRIPT = """#!/bin/sh
 for word; do case $word in *.gin) config=$word;; esac; done
@@ -40,17 +41,20 @@ class Watcher:
 
 
 @pytest.fixture
-def jobs(tmp_path, monkeypatch):
-    script = tmp_path / "python"
+def jobs(tmp_path):
+    script = tmp_path / "bmojo"
     script.write_text(SCRIPT)
     script.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(script))
 
     def make(*kinds):
         cells = [Cell(f"{k}{n}", f"{k}.gin", (), (), n) for n, k in enumerate(kinds)]
         return [Job(cell, tmp_path / "out" / cell.name, 10, "new") for cell in cells]
 
     return make
+
+
+def run(jobs, out, workers, watcher):
+    return pool.run(jobs, out, workers, watcher, [str(out.parent / "bmojo")])
 
 
 def test_a_failure_leaves_the_others_running_and_its_output_is_kept(jobs, tmp_path):
@@ -121,7 +125,7 @@ def test_a_child_is_the_program_on_its_cores():
     core = schedulable_cores()[0]
     done = child(
         "import atexit, os, sys\n"
-        "from bmojo.sweep.child import main\n"
+        "from bmojo.cli.child import main\n"
         "atexit.register(lambda: print(os.sched_getaffinity(0), sys.argv))\n"
         f"main(['--cores', '{core}', '--version'])\n"
     )
@@ -134,7 +138,7 @@ def test_a_child_is_the_program_on_its_cores():
 def test_a_child_does_not_outlive_the_sweep():
     done = child(
         "import os, subprocess, sys\n"
-        "code = 'import time, bmojo.sweep.child as c; c.be_bmojo = lambda words: (print(1, "
+        "code = 'import time, bmojo.cli.child as c; c.be_bmojo = lambda words: (print(1, "
         "flush=True), time.sleep(60)); c.main([])'\n"
         "process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, "
         "stderr=subprocess.DEVNULL)\n"

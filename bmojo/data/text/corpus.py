@@ -7,15 +7,16 @@ documents. What cannot be read comes out as a :class:`Corrupt` in its place.
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import os
 import platform
+import stat
 import sysconfig
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bmojo.data.text.reading import Corrupt, Part, load_hub, read, row_groups, texts
 from bmojo.validation import UserError
 
 __all__ = ["SPLITS", "Corpus", "Corrupt", "Part", "open_corpus", "read", "texts"]
@@ -25,7 +26,8 @@ SUFFIXES = (".txt", ".jsonl", ".parquet")
 RANGE = 4 * 2**20
 """Bytes of a JSON-lines file in one part; rows of a data set count for a thousand each."""
 
-MEND = "mend it, or leave it out with --skip-corrupt"
+PACKED = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst")
+"""Endings of files whose text has to be unpacked first."""
 
 STDLIB = "stdlib"
 NOT_PROSE = {
@@ -33,27 +35,6 @@ NOT_PROSE = {
     "pydoc_data", "site-packages", "test", "tests", "turtledemo",
 }  # fmt: skip
 """Folders of the standard library that hold tests, tables and programs."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A piece of a corpus.
-
-    Attributes:
-      kind: 'text', 'jsonl', 'parquet' or 'hf'.
-      path: of the file, or the name of the data set.
-      name: the path relative to the source, for messages.
-      start: first byte, row group or row.
-      stop: the one after the last.
-      size: bytes, about.
-    """
-
-    kind: str
-    path: str
-    name: str
-    start: int
-    stop: int
-    size: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,22 +50,6 @@ class Corpus:
     source: str
     parts: dict[str, tuple[Part, ...]]
     digest: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Corrupt:
-    """A document that cannot be read.
-
-    Attributes:
-      origin: file and line.
-      problem: what is wrong with it.
-    """
-
-    origin: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.origin}: {self.problem}"
 
 
 def open_corpus(
@@ -111,6 +76,10 @@ def open_corpus(
             f"{source}: no such file or folder; give one, or 'stdlib', or hf:NAME for a data set "
             "of the Hugging Face hub"
         )
+    if root.is_file() and root.suffix in PACKED:
+        raise UserError(
+            f"{source}: {root.suffix} files are not read; unpack it to {', '.join(SUFFIXES)}"
+        )
     wanted = tuple(suffixes or SUFFIXES)
     folders = [name for name in SPLITS if (root / name).is_dir()]
     if by_folder is None:
@@ -127,9 +96,9 @@ def open_corpus(
     facts = []
     for split, paths in files.items():
         for path in paths:
-            stat = path.stat()
+            found = path.stat()
             facts.append(
-                [split, str(path.relative_to(root.parent)), stat.st_size, stat.st_mtime_ns]
+                [split, str(path.relative_to(root.parent)), found.st_size, found.st_mtime_ns]
             )
     parts = {
         split: tuple(
@@ -140,45 +109,6 @@ def open_corpus(
         for split, paths in files.items()
     }
     return Corpus(source, parts, _digest(facts))
-
-
-def read(part: Part, field: str = "text") -> Iterator[str | Corrupt]:
-    """The documents of a part, in order.
-
-    Args:
-      part: of :func:`open_corpus`.
-      field: of a JSON object, column of a table, where the text is.
-
-    Raises:
-      UserError: a package is missing or a table has no such column.
-    """
-    for document in _READERS[part.kind](part, field):
-        if isinstance(document, Corrupt) or document:
-            yield document
-
-
-def texts(
-    parts: Iterable[Part], field: str, skipped: list[str] | None, remedy: str = MEND
-) -> Iterator[str]:
-    """All documents of parts.
-
-    Args:
-      parts: of :func:`open_corpus`.
-      field: as in :func:`read`.
-      skipped: gets a line for each corrupt document; None: the first one is an error.
-      remedy: what the error advises.
-
-    Raises:
-      UserError: a document is corrupt.
-    """
-    for part in parts:
-        for document in read(part, field):
-            if not isinstance(document, Corrupt):
-                yield document
-            elif skipped is None:
-                raise UserError(f"{document}; {remedy}")
-            else:
-                skipped.append(str(document))
 
 
 def _files(root: Path, suffixes: tuple[str, ...], left_out: Collection[str] = ()) -> list[Path]:
@@ -193,7 +123,17 @@ def _files(root: Path, suffixes: tuple[str, ...], left_out: Collection[str] = ()
             for name in names
             if name.endswith(suffixes) and not name.startswith(".")
         ]
-    return sorted(found, key=lambda path: path.relative_to(root).parts)
+    return sorted(filter(_is_regular, found), key=lambda path: path.relative_to(root).parts)
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether a path leads to a file, and not to a pipe, which could be waited for without end."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); mend it, or take it away"
+        ) from None
 
 
 def _parts_of_file(path: Path, name: str) -> Iterator[Part]:
@@ -203,33 +143,13 @@ def _parts_of_file(path: Path, name: str) -> Iterator[Part]:
             stop = min(start + RANGE, size)
             yield Part("jsonl", str(path), name, start, stop, stop - start)
     elif path.suffix == ".parquet":
-        yield from _row_groups(path, name, size)
+        yield from row_groups(path, name, size)
     else:
         yield Part("text", str(path), name, 0, size, size)
 
 
 def _digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-# Text
-
-
-def _read_text(part: Part, field: str) -> Iterator[str | Corrupt]:
-    try:
-        content = Path(part.path).read_bytes()
-    except OSError as error:
-        yield Corrupt(part.name, f"cannot be read ({error.strerror})")
-        return
-    try:
-        yield content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        yield Corrupt(f"{part.name}:{line}", _not_utf8(error))
-
-
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}, {error.reason})"
 
 
 def _standard_library() -> Corpus:
@@ -246,117 +166,8 @@ def _standard_library() -> Corpus:
     return Corpus(STDLIB, {"": parts}, _digest(facts))
 
 
-# JSON lines
-
-
-def _read_jsonl(part: Part, field: str) -> Iterator[str | Corrupt]:
-    """The lines that begin in a range of bytes."""
-    with open(part.path, "rb") as file:
-        file.seek(max(part.start - 1, 0))
-        if part.start > 0:
-            file.readline()  # the rest of a line that began before
-        position = file.tell()
-        while position < part.stop and (line := file.readline()):
-            text = _text_of_line(line, field)
-            if isinstance(text, Corrupt):
-                text = Corrupt(f"{part.name}:{_line_number(part.path, position)}", text.problem)
-            yield text
-            position += len(line)
-
-
-def _text_of_line(line: bytes, field: str) -> str | Corrupt:
-    """The text of a JSON object, or what is wrong; an empty line has an empty text."""
-    if not line.strip():
-        return ""
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return Corrupt("", _not_utf8(error))
-    except (json.JSONDecodeError, RecursionError) as error:
-        return Corrupt("", f"not JSON ({error})")
-    if not isinstance(value, dict):
-        return Corrupt("", f"not a JSON object but a {type(value).__name__}")
-    if field not in value:
-        return Corrupt("", f"no field {field!r}; it has {', '.join(map(repr, value)) or 'none'}")
-    return _checked(value[field], field)
-
-
-def _checked(value: Any, field: str) -> str | Corrupt:
-    if not isinstance(value, str):
-        return Corrupt("", f"{field!r} is not a text but {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return Corrupt("", f"{field!r} has half a surrogate pair")
-    return value
-
-
-def _line_number(path: str, position: int) -> int:
-    lines = 1
-    with open(path, "rb") as file:
-        while position > 0 and (block := file.read(min(position, 2**20))):
-            lines += block.count(b"\n")
-            position -= len(block)
-    return lines
-
-
-# Parquet
-
-
-def _parquet() -> Any:
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UserError(
-            "Parquet: the package pyarrow is not installed; pip install 'bmojo[text]'"
-        ) from None
-
-
-def _row_groups(path: Path, name: str, size: int) -> Iterator[Part]:
-    package = _parquet()
-    try:
-        groups = package.ParquetFile(path).num_row_groups
-    except (OSError, ValueError):
-        groups = 1  # reading it will tell
-    for group in range(groups):
-        yield Part("parquet", str(path), name, group, group + 1, size // groups)
-
-
-def _read_parquet(part: Part, field: str) -> Iterator[str | Corrupt]:
-    package = _parquet()
-    try:
-        file = package.ParquetFile(part.path)
-    except (OSError, ValueError) as error:
-        yield Corrupt(part.name, f"not Parquet ({' '.join(str(error).split())})")
-        return
-    with file:
-        _need_column(part.name, field, file.schema_arrow.names)
-        row = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
-        try:
-            for batch in file.iter_batches(1000, row_groups=[part.start], columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    text = _checked(value, field)
-                    if isinstance(text, Corrupt):
-                        text = Corrupt(f"{part.name}:{row}", text.problem)
-                    yield text
-        except (OSError, ValueError) as error:
-            problem = f"the rest of its rows cannot be read ({' '.join(str(error).split())})"
-            yield Corrupt(f"{part.name}:{row + 1}", problem)
-
-
-def _need_column(name: str, field: str, columns: Sequence[str]) -> None:
-    if field not in columns:
-        raise UserError(
-            f"{name}: no column {field!r}; choose one of {', '.join(columns)} with --field"
-        )
-
-
-# Hugging Face
-
-
 def _hub(source: str, by_folder: bool | None) -> Corpus:
-    loaded = _load_hub(source)
+    loaded = load_hub(source)
     splits = loaded if isinstance(loaded, dict) else {"": loaded}
     found = [name for name in SPLITS if name in splits]
     if "" not in splits and not found:
@@ -381,38 +192,3 @@ def _hub(source: str, by_folder: bool | None) -> Corpus:
             Part("hf", origin, origin, start, stop, 1000 * (stop - start)) for start, stop in ranges
         )
     return Corpus(source, parts, _digest([source, {k: len(v) for k, v in chosen.items()}]))
-
-
-def _load_hub(source: str) -> Any:
-    """A data set of the Hugging Face hub: all its splits in a dict, or the one named."""
-    try:
-        package = importlib.import_module("datasets")
-    except ImportError:
-        raise UserError(
-            f"{source}: the package datasets is not installed; pip install 'bmojo[hf]'"
-        ) from None
-    name, config, split = [*source.split(":")[1:], "", ""][:3]
-    try:
-        return package.load_dataset(name, config or None, split=split or None)
-    except Exception as error:  # anything between a lost network and a name misspelt
-        line = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{source}: the data set cannot be loaded ({type(error).__name__}: {line}); check its "
-            "name and the connection"
-        ) from None
-
-
-def _read_hub(part: Part, field: str) -> Iterator[str | Corrupt]:
-    rows = _load_hub(part.path)
-    _need_column(part.name, field, rows.column_names)
-    for row in range(part.start, part.stop):
-        text = _checked(rows[row][field], field)
-        yield Corrupt(f"{part.name}:{row + 1}", text.problem) if isinstance(text, Corrupt) else text
-
-
-_READERS: dict[str, Callable[[Part, str], Iterator[str | Corrupt]]] = {
-    "text": _read_text,
-    "jsonl": _read_jsonl,
-    "parquet": _read_parquet,
-    "hf": _read_hub,
-}

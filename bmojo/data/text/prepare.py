@@ -8,7 +8,6 @@ can be interrupted anywhere, and the result does not depend on who did which job
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -22,6 +21,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bmojo.data.text.claim import (
+    claim,
+    lock,
+    nothing_left_of_nothing,
+    refuse_strangers,
+)
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
 from bmojo.data.text.store import (
     BLOCK,
@@ -41,7 +46,6 @@ from bmojo.validation import UserError
 
 __all__ = ["Request", "cores", "prepare"]
 
-PLAN = "plan.json"
 SKIPPED = "skipped.txt"
 JOB_BYTES = (4 * 2**20, 64 * 2**20)
 """Smallest and largest size of a job; in between, a corpus is cut into 64."""
@@ -106,29 +110,31 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
-    with _lock(out, wait, console):
-        _claim(out, plan)
-        if (out / MANIFEST).exists():
-            prepared = open_prepared(out)
-            prepared.check()
-            _clear(out)
-            console.print(f"{out}: is prepared already", highlight=False, soft_wrap=True)
-            return prepared
-        for leftover in out.glob(".*.tmp"):
-            leftover.unlink()
-        jobs = [
-            _Job(number, split, parts, out, request)
-            for number, (split, parts) in enumerate(_jobs(corpus))
-        ]
-        todo = [job for job in jobs if not job.done()]
-        if len(todo) < len(jobs):
-            console.print(
-                f"{out}: going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done",
-                highlight=False,
-                soft_wrap=True,
-            )
-        _work(jobs, todo, workers, console)
-        _finish(out, request, corpus, coder, jobs)
+    refuse_strangers(out)
+    with lock(out, wait, console):
+        new = claim(out, plan, console)
+        with nothing_left_of_nothing(out, new):
+            if (out / MANIFEST).exists():
+                prepared = open_prepared(out)
+                prepared.check()
+                _clear(out)
+                console.print(f"{out}: is prepared already", highlight=False, soft_wrap=True)
+                return prepared
+            for leftover in out.glob(".*.tmp"):
+                leftover.unlink()
+            jobs = [
+                _Job(number, split, parts, out, request)
+                for number, (split, parts) in enumerate(_jobs(corpus))
+            ]
+            todo = [job for job in jobs if not job.done()]
+            if len(todo) < len(jobs):
+                console.print(
+                    f"{out}: going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+            _work(jobs, todo, workers, console)
+            _finish(out, request, corpus, coder, jobs)
     return open_prepared(out)
 
 
@@ -161,59 +167,6 @@ def _source_name(request: Request, corpus: Corpus) -> str:
     if request.source == "stdlib" or request.source.startswith("hf:"):
         return corpus.source
     return Path(request.source).expanduser().resolve().name
-
-
-@contextlib.contextmanager
-def _lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
-    """Keep every other process out of the directory."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = open(out / ".lock", "a")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(
-            f"{out}: the directory cannot be written ({error.strerror}); choose another"
-        ) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise UserError(
-                    f"{out}: another process prepares text here; wait for it, or choose another "
-                    "directory with --out"
-                ) from None
-            console.print(f"{out}: waiting for another process to prepare it", soft_wrap=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _claim(out: Path, plan: dict[str, Any]) -> None:
-    """Write the plan, or see that the one there is the same."""
-    file = out / PLAN
-    if not file.exists():
-        strangers = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
-        if strangers:
-            raise UserError(
-                f"{out}: holds {strangers[0]!r} and no prepared text; choose a new directory "
-                "with --out"
-            )
-        write_atomically(file, json_bytes(plan))
-        return
-    try:
-        there = dict(json.loads(file.read_bytes()))
-    except (ValueError, TypeError):
-        raise UserError(f"{file}: not readable; delete {out} and prepare the text again") from None
-    for name in [*plan, *there]:
-        if there.get(name) != plan.get(name):
-            change = (
-                "its files have changed since"
-                if name == "files"
-                else f"{name} is {there.get(name)!r} there and {plan.get(name)!r} now"
-            )
-            raise UserError(
-                f"{out}: holds other text ({change}); choose another directory with --out, or "
-                "delete this one"
-            )
 
 
 def _jobs(corpus: Corpus) -> Iterator[tuple[str, tuple[Part, ...]]]:

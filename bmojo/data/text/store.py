@@ -162,9 +162,13 @@ class Prepared:
         if made.fingerprint != facts["fingerprint"]:
             raise UserError(
                 f"{self.path / (name or MANIFEST)}: not the tokenizer that the text was prepared "
-                "with; put the old file back, or prepare the text again"
+                f"with; put the old file back, or {self._again}"
             )
         return made
+
+    @property
+    def _again(self) -> str:
+        return again(self.path)
 
     def facts(self, split: str) -> dict[str, Any]:
         """The manifest's entry of a split.
@@ -200,9 +204,7 @@ class Prepared:
         for facts in files:
             path = self.path / facts["file"]
             if not path.is_file():
-                raise UserError(
-                    f"{path}: the shard is missing; put it back, or prepare the text again"
-                )
+                raise UserError(f"{path}: the shard is missing; put it back, or {self._again}")
             size = path.stat().st_size
             problem = f"{size} bytes instead of {facts['size']}" if size != facts["size"] else ""
             if not problem and whole and file_facts(path)["sha256"] != facts["sha256"]:
@@ -210,7 +212,7 @@ class Prepared:
             if problem:
                 raise UserError(
                     f"{path}: not what the manifest says ({problem}); put the old file back, or "
-                    "prepare the text again"
+                    f"{self._again}"
                 )
         if whole:
             self.tokenizer()
@@ -232,18 +234,27 @@ def open_prepared(path: str | Path) -> Prepared:
         problem = "its preparation was interrupted" if begun else "no prepared text is here"
         remedy = "the same command goes on" if begun else f"bmojo data prepare SOURCE --out {path}"
         raise UserError(f"{path}: {problem}; {remedy}") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except NotADirectoryError:
+        raise UserError(f"{path}: is a file; name the directory of prepared text") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, TypeError, KeyError):
         raise UserError(
-            f"{file}: not readable ({type(error).__name__}); prepare the text again"
+            f"{file}: not readable as a manifest; put it back, or {again(path)}"
         ) from None
     if manifest.get("format") != FORMAT:
         raise UserError(
-            f"{file}: has format {manifest.get('format')}, this version reads {FORMAT}; prepare "
-            "the text again"
+            f"{file}: has format {manifest.get('format')}, this version reads {FORMAT}; use the "
+            f"version that wrote it, or {again(path)}"
         )
     if told != manifest_hash(manifest):
-        raise UserError(f"{file}: was changed by hand; put it back, or prepare the text again")
+        raise UserError(f"{file}: was changed by hand; put it back, or {again(path)}")
     return Prepared(path, manifest)
+
+
+def again(path: Path) -> str:
+    """What helps against every damage; preparing alone finds the damaged files and stops."""
+    return f"delete {path} and prepare the text again"
 
 
 def manifest_hash(manifest: dict[str, Any]) -> str:

@@ -13,8 +13,9 @@ import grain
 import numpy as np
 from rich.console import Console
 
+from bmojo.data.text.claim import PLAN
 from bmojo.data.text.corpus import SPLITS, open_corpus
-from bmojo.data.text.prepare import PLAN, Request, prepare
+from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import MANIFEST, Documents, Prepared, Stream, open_prepared
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.validation import UserError
@@ -186,6 +187,7 @@ class TextSource:
     Attributes:
       windows: how many different ones there are, and so the length of an epoch.
       fingerprint: of the prepared text.
+      tokenizer: the fingerprint of its tokenizer.
 
     Raises:
       ValueError: on an unknown split or a negative seed.
@@ -201,6 +203,12 @@ class TextSource:
         name = "train" if split == "train" else config.held_out
         prepared = config.prepare()
         self.fingerprint = prepared.fingerprint
+        self.tokenizer = prepared.manifest["tokenizer"]["fingerprint"]
+        if not prepared.manifest["splits"][name]["tokens"] and not _is_prepared(config.path):
+            raise UserError(
+                f"Text.path: {config.path} has too few documents for a split {name!r}; name DIR of "
+                f"bmojo data prepare {config.path} --out DIR --{name} 0.5"
+            )
         self._stream = prepared.stream(name)
         self._layout: _Layout | None = None
         tokens = len(self._stream)

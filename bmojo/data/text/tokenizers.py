@@ -7,6 +7,7 @@ shows half a character.
 
 import hashlib
 import importlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -109,8 +110,8 @@ class SentencePieceTokenizer(_FileTokenizer):
         package = _package("sentencepiece")
         try:
             self._model = package.SentencePieceProcessor(model_proto=self.content)
-        except RuntimeError as error:
-            raise self.unusable(error) from None
+        except RuntimeError:  # it names a line of its own source
+            raise self.unusable("it holds no SentencePiece model") from None
         self.vocab_size: int = self._model.vocab_size()
         self.eos: int = self._model.eos_id()
         if self.eos < 0:
@@ -234,7 +235,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
       The content of a JSON file for 'tokenizers:FILE'.
 
     Raises:
-      UserError: the package is missing or ``vocab_size`` is too small.
+      UserError: the package is missing, ``vocab_size`` is too small, or there is no text.
     """
     if vocab_size < 257:
         raise UserError(
@@ -242,6 +243,9 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
             "give at least 257"
         )
     package = _package("tokenizers")
+    first = next(texts, None)
+    if first is None:
+        raise UserError("tokenizer: there is no text to learn from; give sources with some")
     model = package.Tokenizer(package.models.BPE())
     model.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = package.decoders.ByteLevel()
@@ -251,7 +255,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
         initial_alphabet=package.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    model.train_from_iterator(texts, trainer)
+    model.train_from_iterator(itertools.chain([first], texts), trainer)
     return model.to_str(pretty=True).encode()
 
 

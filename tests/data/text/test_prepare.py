@@ -12,6 +12,7 @@ import pytest
 
 import bmojo
 from bmojo.data.text import prepare as module
+from bmojo.data.text.claim import lock
 from bmojo.data.text.corpus import open_corpus, read
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import open_prepared
@@ -170,6 +171,19 @@ def test_another_request_is_refused(change, words, many, tmp_path, monkeypatch):
         prepare(Request(**{"source": many, **change}), "out")
 
 
+def test_an_interrupted_one_begins_anew_where_files_have_changed(many, tmp_path, small_jobs):
+    Path(many, "3/39.txt").write_bytes(b"\xff")
+    for _ in range(2):  # the jobs before it are kept
+        with pytest.raises(UserError, match="39.txt:1: not UTF-8"):
+            prepare(Request(many, validation=0, test=0), tmp_path / "out")
+        assert len(list((tmp_path / "out").glob("job-*.json"))) > 9
+    Path(many, "3/39.txt").write_text("mended")
+    prepared = prepare(Request(many, validation=0, test=0), tmp_path / "out")
+    assert stored(prepared, "train")[-1] == "mended"
+    prepare(Request(many, validation=0, test=0), tmp_path / "once")
+    assert files(tmp_path / "out") == files(tmp_path / "once")
+
+
 def test_a_directory_with_other_things_is_left_alone(many, tmp_path):
     with pytest.raises(UserError, match="holds 'letters.txt' and no prepared text"):
         prepare(Request(many), write(tmp_path / "home", {"letters.txt": "dear"}))
@@ -179,7 +193,7 @@ def test_two_at_once_are_refused(many, tmp_path):
     from rich.console import Console
 
     with (
-        module._lock(tmp_path / "out", False, Console(quiet=True)),
+        lock(tmp_path / "out", False, Console(quiet=True)),
         pytest.raises(UserError, match="another process prepares text here"),
     ):
         prepare(Request(many), tmp_path / "out")

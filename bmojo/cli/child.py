@@ -1,4 +1,4 @@
-"""What a worker of a sweep starts: `python -m bmojo.sweep.child [--cores 0,1] ARGUMENTS`.
+"""What a worker of a sweep starts: `python -m bmojo.cli.child [--cores 0,1] ARGUMENTS`.
 
 It is the program `bmojo` with these arguments, kept to some cores from its first thread on,
 and told to stop, as by SIGTERM, if the sweep that started it is killed.
