@@ -70,7 +70,7 @@ def tasks(runs: Iterable["Run"]) -> dict[str, tuple[str, float | None]]:
             continue
         for evaluation in experiment.evaluations:
             data = evaluation.data
-            fact = (getattr(data, "slices", "group"), getattr(data, "chance", None))
+            fact = (getattr(data, "slices", None) or "group", getattr(data, "chance", None))
             counted, chance = known.setdefault(evaluation.name, fact)
             if fact != (counted, chance):
                 known[evaluation.name] = (counted, chance if fact[1] == chance else None)

@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from bmojo.cli import app
-from bmojo.evaluation.collect import collect
+from bmojo.cli.report import tasks
+from bmojo.evaluation.collect import Run, collect
 from bmojo.evaluation.perplexity import Measured, by_context, by_position
 from bmojo.evaluation.report import write
+from bmojo.experiment import load
 from bmojo.validation import UserError
 from tests.evaluation.runs import fabricate
 
@@ -182,3 +184,9 @@ def test_the_command(runs, tmp_path, monkeypatch):
     missing = CliRunner().invoke(app, ["report", "nowhere"])
     assert missing.exit_code == 2
     assert missing.stderr.startswith("error: nowhere: no such directory; ")
+
+
+def test_text_has_no_groups_and_no_chance(tmp_path):
+    (tmp_path / "config.gin").write_text(load("experiments/text/mamba.gin")[1])
+    run = Run(tmp_path, {}, {"evaluations": [{"evaluation": "text"}]}, [], [], [], {})
+    assert tasks([run]) == {"text": ("group", None)}
