@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bmojo.evaluation.memory.trace import Layer, Memory
 from bmojo.ops.attention import EIDETIC, TIERS
@@ -17,6 +18,8 @@ __all__ = ["COLOURS", "draw", "lanes", "png"]
 
 COLOURS = ("#4269d0", "#3ca951", "#e15759")
 """Of window, fading and eidetic, in figures and page alike."""
+
+HEAT = LinearSegmentedColormap.from_list("heat", ["#fbeee6", "#f2b8a0", "#e15759", "#8e1b2e"])
 
 POINTS = 1200
 """Along a text; where it is longer, each point stands for a stretch of it."""
@@ -120,7 +123,7 @@ def _slots(layers: Sequence[Layer], count: int) -> tuple[Figure, str]:
         positive = scores[scores > 0]
         low, high = (positive.min(), positive.max()) if len(positive) else (0.1, 1.0)
         norm = LogNorm(low, high if high > low else 2 * low)
-        boxes = PolyCollection(bars, cmap="YlOrRd", norm=norm, edgecolors="white", linewidths=0.4)
+        boxes = PolyCollection(bars, cmap=HEAT, norm=norm, edgecolors="white", linewidths=0.4)
         boxes.set_array(np.maximum(scores, low))
         axis.add_collection(boxes)
         axis.set_xlim(0, count)
@@ -128,9 +131,11 @@ def _slots(layers: Sequence[Layer], count: int) -> tuple[Figure, str]:
         axis.set_ylabel("slot")
         axis.set_title(layer.name, loc="left", fontsize="medium")
         axis.spines[["top", "right"]].set_visible(False)
-        bar = figure.colorbar(ScalarMappable(norm, "YlOrRd"), ax=axis, pad=0.01, aspect=12)
+        bar = figure.colorbar(ScalarMappable(norm, HEAT), ax=axis, pad=0.01, aspect=12)
         bar.set_label("innovation", fontsize="small")
-        bar.ax.tick_params(labelsize="small", which="both")
+        bar.ax.tick_params(labelsize="small")
+        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
     axes[-1].set_xlabel("position in the text (tokens); slots are refreshed at chunk edges")
     return figure, (
         "Occupancy of the eidetic slots along the text: a bar for each token that was held, "

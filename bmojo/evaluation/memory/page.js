@@ -23,7 +23,7 @@
   };
   const told = (measure, code) => {
     const x = value(measure, code);
-    return measure.octaves ? "about " + short(x < .5 ? 0 : 2 ** (x - .5)) : short(x);
+    return measure.octaves ? "about " + number(Math.round(x < .5 ? 0 : 2 ** (x - .5))) : short(x);
   };
   const level = (measure, code) => (code <= measure.floor ? 0
     : 1 + Math.floor(9 * (code - measure.floor - 1) / (65535 - measure.floor)));
@@ -36,7 +36,7 @@
     tokens.forEach((token, k) => { token.className = names[level(measure, measure.codes[k])]; });
     held = []; here = [0, 0];
     const ends = [measure.floor, 65535].map((code) => told(measure, code));
-    at("from").textContent = "up to " + ends[0];
+    at("from").textContent = measure.floor ? "up to " + ends[0] : "0";
     at("to").textContent = ends[1];
     move();
   };

@@ -251,13 +251,15 @@ def _part(mixer: _Mixer, traces: Any, first: int, size: int) -> _Part:
             f"layer {mixer.number} ({mixer.kind}): its attention is not a number; the model's "
             "parameters are broken, use another checkpoint"
         )
-    edges = np.arange(-first % mixer.chunk, size, mixer.chunk) if mixer.chunk else []
+    edges = np.zeros(0, int)
+    if mixer.chunk:
+        edges = np.arange(-first % mixer.chunk, size, mixer.chunk)
     return _Part(
         part.spread.astype(np.float64),
         part.mass[:size],
         part.octave[:size],
         part.innovation[:size],
-        _packed(part.held[np.asarray(edges, int)]),
+        _packed(part.held[edges]),
     )
 
 
