@@ -214,8 +214,8 @@ def memory_view(
     """The keys that :func:`memory_attention` looks at, in blocks of at most W queries.
 
     Args:
-      k: as for the other arguments, see there.
-      v: values.
+      k: keys of the call's tokens.
+      v: their values.
       tail_k: keys before the call.
       tail_v: their values.
       age: tokens of the same document before each token.

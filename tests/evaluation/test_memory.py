@@ -184,10 +184,10 @@ def test_text_is_read_as_a_document(tmp_path):
         (None, None, "cannot be read (No such file or directory)"),
         (b" \n", ByteTokenizer(), "the file is empty"),
         (b"ab\xff", ByteTokenizer(), "not UTF-8 at byte 2"),
-        (b"abc", ByteTokenizer(), "256 is none of the model's 9 tokens; its tokenizer (bytes)"),
+        (b"abc", ByteTokenizer(), "tokenizer (bytes) has 257 tokens, the model 9"),
         (b"1 x", None, "word 2, 'x', is no token id"),
-        (b"1 9", None, "9 is none of the model's 9 tokens; the task's ids are 0 .. 8"),
-        (b"1 -1", None, "-1 is none of the model's 9 tokens"),
+        (b"1 9", None, "9 is not a token of this model; ids are 0 .. 8"),
+        (b"1 -1", None, "-1 is not a token of this model"),
     ],
 )
 def test_bad_files(tmp_path, content, tokenizer, error):

@@ -43,8 +43,8 @@ def read_tokens(
       limit: tokens to read at most; None: all.
 
     Raises:
-      UserError: the file is missing, empty, in another encoding or no list of ids, or gives
-        tokens that the model has not.
+      UserError: the file is missing, empty, in another encoding or no list of the model's
+        ids, or the tokenizer has more tokens than the model.
     """
     try:
         text = Path(path).expanduser().read_bytes().decode()
@@ -56,34 +56,33 @@ def read_tokens(
         ) from None
     if not text.strip():
         raise UserError(f"{path}: the file is empty; give one with some text")
-    if tokenizer is None:
-        tokens = _ids(path, text)
-        remedy = f"the task's ids are 0 .. {vocab_size - 1}"
-    else:
-        encoded = np.asarray(tokenizer.encode(text), np.int64)
-        tokens = np.concatenate([[tokenizer.eos], encoded])
-        remedy = (
-            f"its tokenizer ({tokenizer.spec}) is not the one that the run was trained with; set "
-            "Text.path or Text.tokenizer_spec to that"
-        )
-    tokens = tokens[:limit]
-    wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
-    if wrong.size:
+    if tokenizer is not None:
+        if tokenizer.vocab_size > vocab_size:
+            raise UserError(
+                f"{path}: the run's tokenizer ({tokenizer.spec}) has {tokenizer.vocab_size} "
+                f"tokens, the model {vocab_size}, so the run was trained with another one; set "
+                "Text.path or Text.tokenizer_spec to that"
+            )
+        tokens = np.concatenate([[tokenizer.eos], tokenizer.encode(text)])
+        return tokens[:limit].astype(np.int32)
+    ids = _ids(path, text)
+    wrong = [token for token in ids if not 0 <= token < vocab_size]
+    if wrong:
         raise UserError(
-            f"{path}: {int(wrong[0])} is none of the model's {vocab_size} tokens; {remedy}"
+            f"{path}: {wrong[0]} is not a token of this model; ids are 0 .. {vocab_size - 1}"
         )
-    return tokens.astype(np.int32)
+    return np.asarray(ids[:limit], np.int32)
 
 
-def _ids(path: str | Path, text: str) -> np.ndarray:
+def _ids(path: str | Path, text: str) -> list[int]:
     words = text.split()
     for number, word in enumerate(words, start=1):
-        if not word.lstrip("-").isdecimal():
+        if not word.removeprefix("-").isdecimal():
             raise UserError(
                 f"{path}: word {number}, {word[:20]!r}, is no token id; the run's task has no "
                 "tokenizer, so give ids separated by blanks"
             )
-    return np.asarray([int(word) for word in words], object)
+    return [int(word) for word in words]
 
 
 def pieces(tokenizer: Any | None, tokens: Sequence[int] | np.ndarray) -> list[Piece]:
