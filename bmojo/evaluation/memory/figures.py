@@ -9,7 +9,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bmojo.evaluation.memory.trace import Layer, Memory
 from bmojo.ops.attention import EIDETIC, TIERS
@@ -133,9 +132,9 @@ def _slots(layers: Sequence[Layer], count: int) -> tuple[Figure, str]:
         axis.spines[["top", "right"]].set_visible(False)
         bar = figure.colorbar(ScalarMappable(norm, HEAT), ax=axis, pad=0.01, aspect=12)
         bar.set_label("innovation", fontsize="small")
-        bar.ax.tick_params(labelsize="small")
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+        ends = np.geomspace(norm.vmin or low, norm.vmax or high, 3)
+        bar.set_ticks(ends.tolist(), labels=[f"{end:.2g}" for end in ends], fontsize="small")
+        bar.ax.minorticks_off()
     axes[-1].set_xlabel("position in the text (tokens); slots are refreshed at chunk edges")
     return figure, (
         "Occupancy of the eidetic slots along the text: a bar for each token that was held, "
