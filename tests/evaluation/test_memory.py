@@ -14,7 +14,7 @@ from bmojo.data.text.tokenizers import ByteTokenizer
 from bmojo.evaluation.memory import report, trace
 from bmojo.evaluation.memory.figures import lanes
 from bmojo.evaluation.memory.page import page, without
-from bmojo.evaluation.memory.text import pieces, read_tokens
+from bmojo.evaluation.memory.text import Piece, pieces, read_tokens
 from bmojo.evaluation.memory.trace import Layer, Memory, Tenancy, read
 from bmojo.generation import start
 from bmojo.ops.attention import EIDETIC, FADING, WINDOW
@@ -130,6 +130,7 @@ def test_page_is_whole_and_stands_alone():
     memory = Memory(tokens, [LAYER], [(2, "SSD")])
     shown = pieces(tokenizer, tokens)
     assert [p.text for p in shown[:10]] == ["⟨eos⟩", "·", "é", "<", "b", ">", "&", "\t", "y", "↵\n"]
+    shown[-1] = Piece("</div>")
     html = page("a <title>", "facts", memory, shown, {"tiers": (b"png", 'say "x"')})
     outline = Outline()
     outline.feed(html)
