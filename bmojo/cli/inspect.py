@@ -8,9 +8,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bmojo.cli.common import Overrides, run_config, split, told
+from bmojo.cli.common import Overrides, progress_bar, run_config, split, told
+from bmojo.validation import UserError
 
 if TYPE_CHECKING:
+    from bmojo.experiment import Experiment
     from bmojo.model import Description
 
 LENGTHS = [2**power for power in range(9, 17)]
@@ -24,18 +26,35 @@ def inspect(
     overrides: Overrides = None,
     length: Annotated[
         list[int] | None,
-        typer.Option(min=1, metavar="L", help="Sequence length to count for; repeat for more."),
+        typer.Option(
+            min=1,
+            metavar="L",
+            help="Sequence length to count for; repeat for more. With --memory: tokens of FILE "
+            "to read at most.",
+        ),
     ] = None,
     text: Annotated[
         bool, typer.Option("--config", help="Also print every binding in force.")
     ] = False,
+    memory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Show what the trained RUN remembers while it reads this text (for a task "
+            "without text: token ids separated by blanks), as a page in RUN/memory.",
+        ),
+    ] = None,
 ) -> None:
     """Show what a model costs, without making it: parameters, memory, operations.
+
+    With --memory, what a run's newest checkpoint remembers of a text: innovation, eidetic slots,
+    and where attention goes, as a page and figures in RUN/memory/FILE.
 
     \b
     Examples:
       bmojo inspect configs/experiments/quickstart.gin
       bmojo inspect experiments/mqar/bmojo.gin sizes/130m.gin --length 4096 --length 65536
+      bmojo inspect runs/text/bmojo --memory chapter.txt --length 8192
     """
     with told():
         path = run_config(Path(config)) if Path(config).is_dir() else config
@@ -43,13 +62,45 @@ def inspect(
         from bmojo.experiment import load
         from bmojo.model import describe
 
+        if memory is not None and not Path(config).is_dir():
+            raise UserError(f"{config}: --memory needs the directory of a trained run")
+        if memory is not None and len(length or ()) > 1:
+            raise UserError("--length: --memory reads one text; give one length")
         experiment, bound = load(path, bindings, overlays)
         console = Console()
+        if memory is not None:
+            report = remember(Path(config), experiment, memory, length[0] if length else None)
+            console.print(str(report), highlight=False, soft_wrap=True)
+            return
         description = describe(experiment.model)
         console.print(parameter_table(description))
         console.print(length_table(description, length or LENGTHS))
         if text:
             console.print(bound, highlight=False, markup=False, soft_wrap=True)
+
+
+def remember(run: Path, experiment: "Experiment", text: Path, limit: int | None) -> Path:
+    """Read a text with a run's newest checkpoint, and write the memory report."""
+    import dataclasses
+
+    from flax import nnx
+
+    from bmojo.evaluation.documents import run_tokenizer
+    from bmojo.evaluation.memory.report import write
+    from bmojo.evaluation.memory.text import pieces, read_tokens
+    from bmojo.evaluation.memory.trace import read
+    from bmojo.evaluation.recall import load_run
+    from bmojo.training.cache import use_compilation_cache
+
+    config = dataclasses.replace(experiment.model, dtype="float32")
+    tokenizer = run_tokenizer(experiment)
+    tokens = read_tokens(text, tokenizer, config.vocab_size, limit)
+    if experiment.trainer.compilation_cache:
+        use_compilation_cache()
+    loaded = load_run(run, nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
+    with progress_bar("reading", len(tokens)) as done:
+        memory = read(loaded.model, tokens, done)
+    return write(run, text.name, loaded.step, memory, pieces(tokenizer, tokens))
 
 
 def parameter_table(description: "Description") -> Table:

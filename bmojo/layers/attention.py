@@ -7,7 +7,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
-from bmojo.ops.attention import causal_attention, memory_attention, rotate
+from bmojo.layers.trace import Trace
+from bmojo.ops.attention import (
+    View,
+    attend_view,
+    causal_attention,
+    causal_spread,
+    memory_view,
+    rotate,
+    spread_view,
+)
 from bmojo.ops.clock import Clock, Span, advance
 from bmojo.ops.convolution import next_tail
 from bmojo.types import Array, DType, Float, Int
@@ -107,25 +116,60 @@ class Attention(nnx.Module):
         fresh = state is None
         if state is None:
             state = self.init_state(u.shape[0], max(u.shape[1], self.config.max_length))
+        span, q, new, after = self._project(u, state, segment_ids, lengths)
+        if self.config.window is not None:
+            mixed = attend_view(q, self._view(new, state, span))
+        elif fresh:
+            mixed = causal_attention(q, new.k, new.v, span.age)
+        else:
+            past = after.past
+            mixed = causal_attention(q, past.k, past.v, span.age, span.position)
+            full = span.position >= past.k.shape[1]
+            mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
+        return self.heads.output(mixed), after
+
+    def trace(
+        self,
+        u: Float[Array, "B L D"],
+        state: AttentionState,
+        lengths: Int[Array, "B"] | None = None,
+        *,
+        bins: int,
+    ) -> Trace:
+        """What a call would look at; see :class:`bmojo.layers.trace.Trace`."""
+        span, q, new, after = self._project(u, state, None, lengths)
+        if self.config.window is not None:
+            spread = spread_view(q, self._view(new, state, span), bins)
+        else:
+            spread = causal_spread(q, after.past.k, span.age, span.position, bins)
+        rows, length = span.position.shape
+        nothing = jnp.zeros((rows, length, 0), jnp.int32)
+        return Trace(spread, nothing, jnp.zeros((rows, 0), spread.dtype))
+
+    def _project(
+        self,
+        u: Array,
+        state: AttentionState,
+        segment_ids: Array | None,
+        lengths: Array | None,
+    ) -> tuple[Span, Array, KeyValues, AttentionState]:
+        """Where the tokens are, their queries, keys and values, and the state after them."""
         span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
         q, new = self.heads.queries(u), self.heads.key_values(u)
         if self.config.rope:
             q = rotate(q, span.age, self.config.rope_theta)
             new = KeyValues(rotate(new.k, span.age, self.config.rope_theta), new.v)
-        if self.config.window is not None:
-            mixed = memory_attention(
-                q, new.k, new.v, state.past.k, state.past.v, span.age, window=self.config.window
-            )
-            past = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), state.past, new)
-        else:
+        if self.config.window is None:
             past = jax.tree.map(lambda old, x: _write(old, x, span), state.past, new)
-            if fresh:
-                mixed = causal_attention(q, new.k, new.v, span.age)
-            else:
-                mixed = causal_attention(q, past.k, past.v, span.age, span.position)
-                full = span.position >= past.k.shape[1]
-                mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
-        return self.heads.output(mixed), AttentionState(clock, past)
+        else:
+            past = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), state.past, new)
+        return span, q, new, AttentionState(clock, past)
+
+    def _view(self, new: KeyValues, state: AttentionState, span: Span) -> View:
+        """What the window shows."""
+        assert self.config.window is not None
+        past = state.past
+        return memory_view(new.k, new.v, past.k, past.v, span.age, window=self.config.window)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> AttentionState:
         """Nothing seen: W - 1 empty places, or ``capacity`` (default max_length) without window."""

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
@@ -18,7 +19,19 @@ from bmojo.layers.memory import (
 )
 from bmojo.layers.protocol import Mixer, MixerConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
-from bmojo.ops.attention import NEVER, Slots, attend, memory_attention, visible
+from bmojo.layers.trace import Trace, held_positions
+from bmojo.ops.attention import (
+    EIDETIC,
+    FADING,
+    NEVER,
+    WINDOW,
+    Slots,
+    View,
+    attend_view,
+    memory_view,
+    spread_view,
+    visible,
+)
 from bmojo.ops.clock import Clock, Span, advance
 from bmojo.ops.convolution import causal_convolution, next_tail
 from bmojo.ops.eidetic import EMPTY, running_sets
@@ -150,6 +163,46 @@ class BMojo(nnx.Module):
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], BMojoState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        y, seen, after = self._look(u, state, segment_ids, lengths)
+        if seen is None:
+            return y, after
+        out = self.heads.output(attend_view(*seen))
+        return (out + y if self.config.read_fading else out), after
+
+    def trace(
+        self,
+        u: Float[Array, "B L D"],
+        state: BMojoState,
+        lengths: Int[Array, "B"] | None = None,
+        *,
+        bins: int,
+    ) -> Trace | None:
+        """What a call would look at and keep; None without a window.
+
+        Args:
+          u: normalized inputs, all of the row's current document.
+          state: what the tokens before left behind.
+          lengths: valid tokens of each row; None: all L. The others' traces mean nothing.
+          bins: octaves of distance.
+        """
+        y, seen, _ = self._look(u, state, None, lengths)
+        if seen is None:
+            return None
+        span, _ = advance(state.clock, u.shape[1], None, lengths)
+        score = jnp.zeros((u.shape[0], 0), at_least_float32(self.dtype))
+        if self.config.num_eidetic:
+            score, _ = self.innovation(y, state, span, lengths)
+        held = held_positions(seen[1], span.position)
+        return Trace(spread_view(*seen, bins), held, score)
+
+    def _look(
+        self,
+        u: Array,
+        state: BMojoState | None,
+        segment_ids: Array | None,
+        lengths: Array | None,
+    ) -> tuple[Array, tuple[Array, View] | None, BMojoState]:
+        """SSM outputs, queries with what they may look at (None without a window), next state."""
         config, fresh = self.config, state is None
         if state is None:
             state = self.init_state(u.shape[0])
@@ -163,17 +216,14 @@ class BMojo(nnx.Module):
             "outputs": next_tail(state.outputs, y, lengths),
         }
         if config.window == 0:
-            return y, dataclasses.replace(state, **changes)
+            return y, None, dataclasses.replace(state, **changes)
 
         q, new = self.heads.queries(u), self.heads.key_values(self._tokens(u, y, state, span))
         form = {"chunked": self._chunked, "sliding": self._sliding, "token": self._token}
-        mixed, memory = form[config.form](q, new, y, state, span, fresh, lengths)
-        out = self.heads.output(mixed)
-        if config.read_fading:
-            out = out + y
+        view, memory = form[config.form](new, y, state, span, fresh, lengths)
         changes["inputs"] = next_tail(state.inputs, u, lengths)
         changes["window"] = next_tails(state.window, new, lengths)
-        return out, dataclasses.replace(state, **changes, **memory)
+        return y, (q, view), dataclasses.replace(state, **changes, **memory)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> BMojoState:
         """Nothing seen: zero fading state, empty window, vacant slots."""
@@ -271,16 +321,15 @@ class BMojo(nnx.Module):
 
     def _chunked(
         self,
-        q: Array,
         new: KeyValues,
         y: Array,
         state: BMojoState,
         span: Span,
         fresh: bool,
         lengths: Array | None,
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[View, dict[str, Any]]:
         """Slots frozen at the edges of the grid (section 3.2 of the paper)."""
-        window, length = self.config.window, q.shape[1]
+        window, length = self.config.window, y.shape[1]
         offset = None if fresh else state.clock.position % window
         parts: list[Slots] = []
         memory: dict[str, Any] = {}
@@ -291,7 +340,7 @@ class BMojo(nnx.Module):
             parts.append(slots)
         past = (state.window.k, state.window.v)
         if not parts:
-            return memory_attention(q, new.k, new.v, *past, span.age, window=window), memory
+            return memory_view(new.k, new.v, *past, span.age, window=window), memory
         edges = (jnp.concatenate(x, axis=2) for x in zip(*parts, strict=True))
         frozen = Slots(
             *(
@@ -301,8 +350,7 @@ class BMojo(nnx.Module):
         )
         chunks = -(-length // window)
         touched = chunks if offset is None or length == 1 else chunks + 1
-        mixed = memory_attention(
-            q,
+        view = memory_view(
             new.k,
             new.v,
             *past,
@@ -310,10 +358,11 @@ class BMojo(nnx.Module):
             window=window,
             slots=Slots(*(x[:, :touched] for x in frozen)),
             offset=offset,
+            num_fading=self.config.num_fading,
         )
         reached = (span.lengths if offset is None else span.lengths + offset) // window
         memory["slots"] = Slots(*(pick(x, reached[:, None])[:, 0] for x in frozen))
-        return mixed, memory
+        return view, memory
 
     def _fading_slots(
         self, y: Float[Array, "B L D"], state: BMojoState, offset: Int[Array, "B"] | None
@@ -361,16 +410,15 @@ class BMojo(nnx.Module):
 
     def _sliding(
         self,
-        q: Array,
         new: KeyValues,
         y: Array,
         state: BMojoState,
         span: Span,
         fresh: bool,
         lengths: Array | None,
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[View, dict[str, Any]]:
         """Query i sees tokens [i-W+1, i] and SSM outputs [i-2W+1, i-W] (the authors' code)."""
-        window, (rows, length) = self.config.window, q.shape[:2]
+        window, (rows, length) = self.config.window, y.shape[:2]
         faded = self._fading_key_values(y)
         chunks = -(-length // window)
 
@@ -382,8 +430,7 @@ class BMojo(nnx.Module):
         held = jax.tree.map(two_chunks_back, state.faded, faded)
         distance = jnp.arange(2 * window, 0, -1, dtype=jnp.int32)
         slots = Slots(held.k, held.v, jnp.broadcast_to(distance, (rows, chunks, 2 * window)))
-        mixed = memory_attention(
-            q,
+        view = memory_view(
             new.k,
             new.v,
             state.window.k,
@@ -392,32 +439,34 @@ class BMojo(nnx.Module):
             window=window,
             slots=slots,
             slot_range=(window, 2 * window),
+            num_fading=2 * window,
         )
-        return mixed, {"faded": next_tails(state.faded, faded, lengths)}
+        return view, {"faded": next_tails(state.faded, faded, lengths)}
 
     def _token(
         self,
-        q: Array,
         new: KeyValues,
         y: Array,
         state: BMojoState,
         span: Span,
         fresh: bool,
         lengths: Array | None,
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[View, dict[str, Any]]:
         """Algorithm 1: query t sees the set M_t, the SSM output y_{t-W} and its window."""
-        window, (rows, length) = self.config.window, q.shape[:2]
+        window, (rows, length) = self.config.window, y.shape[:2]
         index = jnp.arange(length)[:, None] + jnp.arange(window)
         past = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), state.window, new)
         parts = [jax.tree.map(lambda x: x[:, index], past)]
         back = jnp.arange(window - 1, -1, -1, dtype=jnp.int32)
         distances = [jnp.broadcast_to(back, (rows, length, window))]
+        tiers = [WINDOW] * window
         memory: dict[str, Any] = {}
         if self.config.num_fading:
             faded = self._fading_key_values(y)
             both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), state.faded, faded)
             parts.append(jax.tree.map(lambda x: x[:, :length, None], both))
             distances.append(jnp.full((rows, length, 1), window, jnp.int32))
+            tiers.append(FADING)
             memory["faded"] = next_tails(state.faded, faded, lengths)
         if self.config.num_eidetic:
             score, power = self.innovation(y, state, span, lengths)
@@ -427,7 +476,9 @@ class BMojo(nnx.Module):
             parts.append(kept)
             distance = span.position[..., None] - position
             distances.append(jnp.where(sets.score == EMPTY, NEVER, distance))
+            tiers += [EIDETIC] * self.config.num_eidetic
             memory |= {"eidetic": remember(final, new, old, span.position), "power": power}
         held = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *parts)
-        mask = visible(jnp.concatenate(distances, axis=2), span.age[..., None])
-        return attend(q[:, :, None], held.k, held.v, mask[:, :, None])[:, :, 0], memory
+        far = jnp.concatenate(distances, axis=2)[:, :, None]
+        mask = visible(far, span.age[..., None, None])
+        return View(held.k, held.v, mask, far, np.array(tiers)), memory

@@ -4,12 +4,18 @@ Every mask here is made by :func:`visible` from one quantity, the distance in ti
 query and key. A slot has a distance too: that of the token it holds.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmojo.types import Array, Bool, Float, Int, at_least_float32
+
+TIERS = ("window", "fading", "eidetic")
+WINDOW, FADING, EIDETIC = range(len(TIERS))
+"""What kind of memory a key is in."""
 
 NEVER = 2**30
 """Distance of an empty slot: further back than any document reaches."""
@@ -31,6 +37,24 @@ class Slots(NamedTuple):
     k: Float[Array, "B C M G P"]
     v: Float[Array, "B C M G P"]
     distance: Int[Array, "B C M"]
+
+
+class View(NamedTuple):
+    """What n blocks of b queries may look at: S keys for each block.
+
+    Attributes:
+      k: keys.
+      v: values.
+      mask: whether a query sees a key.
+      distance: tokens from the key forward to the query; means nothing where the mask is false.
+      tier: of each key, known before anything is computed.
+    """
+
+    k: Float[Array, "B n S G P"]
+    v: Float[Array, "B n S G P"]
+    mask: Bool[Array, "B n b S"]
+    distance: Int[Array, "B n b S"]
+    tier: Int[np.ndarray, "S"]
 
 
 def visible(
@@ -64,18 +88,66 @@ def attend(
     must see at least one key; its own token's always qualifies.
     """
     *rest, length, heads, width = q.shape
+    weights = _weights(q, k, mask)
+    mixed = jnp.einsum(
+        "...ghls,...sgp->...lghp",
+        weights.astype(v.dtype),
+        v,
+        preferred_element_type=weights.dtype,
+    )
+    inverse = jnp.moveaxis(1 / weights.sum(axis=-1), -1, -3)
+    return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
+
+
+def spread(
+    q: Float[Array, "*rest L H P"],
+    k: Float[Array, "*rest S G P"],
+    mask: Bool[Array, "*rest L S"],
+    distance: Int[Array, "*rest L S"],
+    tier: Int[np.ndarray, "S"],
+    bins: int,
+) -> Float[Array, "*rest L H tiers bins"]:
+    """How the softmax of :func:`attend` is spread over tiers and distances.
+
+    Args:
+      q: queries.
+      k: keys.
+      mask: whether a query sees a key.
+      distance: tokens from the key forward to the query.
+      tier: of each key.
+      bins: of distances; what lies beyond the last counts there. See :func:`distance_bin`.
+
+    Returns:
+      Shares of every query and head, which sum to one.
+    """
+    *rest, length, heads, _ = q.shape
+    weights = _weights(q, k, mask)
+    weights = weights / weights.sum(axis=-1, keepdims=True)
+    number = jnp.minimum(distance_bin(distance), bins - 1)[..., None, None, :, :]
+    tiers = jnp.asarray(tier[:, None] == np.arange(len(TIERS)), weights.dtype)
+
+    def of_bin(index: Array) -> Array:
+        return jnp.einsum("...ghls,st->...lght", jnp.where(number == index, weights, 0), tiers)
+
+    shares = jnp.moveaxis(jax.lax.map(of_bin, jnp.arange(bins)), 0, -1)
+    return shares.reshape(*rest, length, heads, len(TIERS), bins)
+
+
+def distance_bin(distance: Int[Array, "*rest"]) -> Int[Array, "*rest"]:
+    """Octave of a distance: 0, 1, 2 .. 3, 4 .. 7, and so on are bins 0, 1, 2, 3, ..."""
+    return 32 - jax.lax.clz(jnp.maximum(distance, 0).astype(jnp.int32))
+
+
+def _weights(q: Array, k: Array, mask: Array) -> Float[Array, "*rest G heads L S"]:
+    """exp(q k^T / sqrt(P)) up to a factor for each query, 0 where the mask is false."""
+    *rest, length, heads, width = q.shape
     groups = k.shape[-2]
     grouped = (q * width**-0.5).reshape(*rest, length, groups, heads // groups, width)
     dtype = at_least_float32(q.dtype)
     scores = jnp.einsum("...lghp,...sgp->...ghls", grouped, k, preferred_element_type=dtype)
     scores = jnp.where(mask[..., None, None, :, :], scores, jnp.finfo(dtype).min)
     peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
-    weights = jnp.exp(scores - peak)
-    mixed = jnp.einsum(
-        "...ghls,...sgp->...lghp", weights.astype(v.dtype), v, preferred_element_type=dtype
-    )
-    inverse = jnp.moveaxis(1 / weights.sum(axis=-1), -1, -3)
-    return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
+    return jnp.exp(scores - peak)
 
 
 def memory_attention(
@@ -112,7 +184,48 @@ def memory_attention(
     Returns:
       The attention's output for each query.
     """
-    length, block = q.shape[1], min(window, q.shape[1])
+    view = memory_view(
+        k,
+        v,
+        tail_k,
+        tail_v,
+        age,
+        window=window,
+        slots=slots,
+        slot_range=slot_range,
+        offset=offset,
+    )
+    return attend_view(q, view)
+
+
+def memory_view(
+    k: Float[Array, "B L G P"],
+    v: Float[Array, "B L G P"],
+    tail_k: Float[Array, "B T G P"],
+    tail_v: Float[Array, "B T G P"],
+    age: Int[Array, "B L"],
+    *,
+    window: int,
+    slots: Slots | None = None,
+    slot_range: tuple[int, int | None] = (0, None),
+    offset: Int[Array, "B"] | None = None,
+    num_fading: int = 0,
+) -> View:
+    """The keys that :func:`memory_attention` looks at, in blocks of at most W queries.
+
+    Args:
+      k: keys of the call's tokens.
+      v: their values.
+      tail_k: keys before the call.
+      tail_v: their values.
+      age: tokens of the same document before each token.
+      window: W.
+      slots: of the chunks that the call touches.
+      slot_range: distances at which a slot is seen.
+      offset: tokens of the current chunk that precede the call.
+      num_fading: slots of each chunk, the first ones, that are fading and not eidetic.
+    """
+    length, block = k.shape[1], min(window, k.shape[1])
     blocks = -(-length // block)
     padding = blocks * block - length
 
@@ -127,8 +240,10 @@ def memory_attention(
         return jnp.concatenate([before, now], axis=2)
 
     keys, values = with_previous(tail_k, k), with_previous(tail_v, v)
-    distance = window + jnp.arange(block)[:, None] - jnp.arange(window + block)
-    mask = visible(distance, own(age)[..., None], window)
+    back = window + jnp.arange(block)[:, None] - jnp.arange(window + block)
+    mask = visible(back, own(age)[..., None], window)
+    distance = jnp.broadcast_to(back.astype(jnp.int32), mask.shape)
+    tier = np.full(window + block, WINDOW)
     if slots is not None and slots.k.shape[2]:
         step = jnp.arange(blocks * block, dtype=jnp.int32).reshape(1, blocks, block)
         since = step if offset is None else step + offset[:, None, None]
@@ -137,8 +252,26 @@ def memory_attention(
         values = jnp.concatenate([values, held.v], axis=2)
         seen = visible(reach, own(age)[..., None], window=slot_range[1], beyond=slot_range[0])
         mask = jnp.concatenate([mask, seen], axis=3)
-    out = _over_blocks(own(q), keys, values, mask)
-    return out.reshape(out.shape[0], blocks * block, *q.shape[2:])[:, :length]
+        distance = jnp.concatenate([distance, reach], axis=3)
+        kind = np.where(np.arange(slots.k.shape[2]) < num_fading, FADING, EIDETIC)
+        tier = np.concatenate([tier, np.tile(kind, held.k.shape[2] // len(kind))])
+    return View(keys, values, mask, distance, tier)
+
+
+def attend_view(q: Float[Array, "B L H P"], view: View) -> Float[Array, "B L H P"]:
+    """:func:`attend` of every query to the keys of its block."""
+    return _over_blocks(attend, q, view.k, view.v, view.mask)
+
+
+def spread_view(
+    q: Float[Array, "B L H P"], view: View, bins: int
+) -> Float[Array, "B L H tiers bins"]:
+    """:func:`spread` of every query over the keys of its block."""
+
+    def look(q: Array, k: Array, mask: Array, distance: Array) -> Array:
+        return spread(q, k, mask, distance, view.tier, bins)
+
+    return _over_blocks(look, q, view.k, view.mask, view.distance)
 
 
 def _slots_of_blocks(
@@ -162,24 +295,34 @@ def _slots_of_blocks(
     return joined, jnp.concatenate(reaches, axis=-1)
 
 
-def _over_blocks(q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """``attend`` for each block of axis 1, as many at a time as ``SCORES_AT_ONCE`` allows."""
-    batch, blocks, block, heads, _ = q.shape
+def _over_blocks(look: Callable[..., Array], q: Array, k: Array, *rest: Array) -> Array:
+    """``look`` for each block of queries, as many at a time as ``SCORES_AT_ONCE`` allows.
+
+    Args:
+      look: called with blocks of queries, with keys and what else there is for the blocks.
+      q: queries (B, L, H, P).
+      k: keys (B, n, S, G, P) of n blocks.
+      rest: values, masks, distances (B, n, ...), the last one (B, n, b, S).
+    """
+    (batch, length, heads, width), (blocks, block) = q.shape, rest[-1].shape[1:3]
+    q = jnp.pad(q, [(0, 0), (0, blocks * block - length), (0, 0), (0, 0)])
+    arrays = (q.reshape(batch, blocks, block, heads, width), k, *rest)
     each = batch * heads * block * k.shape[2]
     together = max(1, min(blocks, SCORES_AT_ONCE // each))
     if together == blocks:
-        return attend(q, k, v, mask)
-    steps = -(-blocks // together)
+        out = look(*arrays)
+    else:
+        steps = -(-blocks // together)
 
-    def grouped(x: Array) -> Array:
-        padding = steps * together - blocks
-        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], steps, together, *x.shape[2:]), 1, 0)
+        def grouped(x: Array) -> Array:
+            padding = steps * together - blocks
+            x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
+            return jnp.moveaxis(x.reshape(x.shape[0], steps, together, *x.shape[2:]), 1, 0)
 
-    some = jax.checkpoint(lambda xs: attend(*xs))
-    out = jax.lax.map(some, tuple(grouped(x) for x in (q, k, v, mask)))
-    out = jnp.moveaxis(out, 0, 1)
-    return out.reshape(batch, steps * together, *out.shape[3:])[:, :blocks]
+        some = jax.checkpoint(lambda xs: look(*xs))
+        out = jnp.moveaxis(jax.lax.map(some, tuple(map(grouped, arrays))), 0, 1)
+        out = out.reshape(batch, steps * together, *out.shape[3:])[:, :blocks]
+    return out.reshape(batch, blocks * block, *out.shape[3:])[:, :length]
 
 
 def causal_attention(
@@ -204,26 +347,49 @@ def causal_attention(
     """
     length = q.shape[1]
     if position is not None:
-        return _over_queries(q, k, v, age, position)
+        return _over_queries(_attend_to(k, v), q, age, position, k.shape[1])
     position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), age.shape)
     stretch = max(128, -(-length // 16))
     outs = []
     for low in range(0, length, stretch):
         high = min(low + stretch, length)
         part = slice(low, high)
-        args = (q[:, part], k[:, :high], v[:, :high], age[:, part], position[:, part])
-        outs.append(_over_queries(*args))
+        look = _attend_to(k[:, :high], v[:, :high])
+        outs.append(_over_queries(look, q[:, part], age[:, part], position[:, part], high))
     return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
 
 
-def _over_queries(q: Array, k: Array, v: Array, age: Array, position: Array) -> Array:
-    """``attend`` to all of k and v, for as many queries at a time as ``SCORES_AT_ONCE`` allows."""
-    (batch, length, heads, _), keys = q.shape, k.shape[1]
+def causal_spread(
+    q: Float[Array, "B L H P"],
+    k: Float[Array, "B S G P"],
+    age: Int[Array, "B L"],
+    position: Int[Array, "B L"],
+    bins: int,
+) -> Float[Array, "B L H tiers bins"]:
+    """:func:`spread` of :func:`causal_attention`; everything is in the window."""
+    tier = np.full(k.shape[1], WINDOW)
+
+    def look(q: Array, mask: Array, distance: Array) -> Array:
+        return spread(q, k, mask, distance, tier, bins)
+
+    return _over_queries(look, q, age, position, k.shape[1])
+
+
+def _attend_to(k: Array, v: Array) -> Callable[[Array, Array, Array], Array]:
+    return lambda q, mask, distance: attend(q, k, v, mask)
+
+
+def _over_queries(
+    look: Callable[[Array, Array, Array], Array], q: Array, age: Array, position: Array, keys: int
+) -> Array:
+    """``look(q, mask, distance)`` for as many queries at a time as ``SCORES_AT_ONCE`` allows."""
+    batch, length, heads, _ = q.shape
     index = jnp.arange(keys, dtype=jnp.int32)
 
     @jax.checkpoint
     def some(q: Array, age: Array, position: Array) -> Array:
-        return attend(q, k, v, visible(position[..., None] - index, age[..., None]))
+        distance = position[..., None] - index
+        return look(q, visible(distance, age[..., None]), distance)
 
     block = min(length, max(1, SCORES_AT_ONCE // (batch * heads * keys)))
     if block == length:

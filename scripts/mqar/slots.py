@@ -4,22 +4,20 @@
 
 For each run, layer and number of pairs, after the whole sequence: the share of the context's
 keys and values that sit in a slot, what the slots hold, and how surprising values and keys
-of the context are beside the tokens after it that ask nothing (median innovation, as a ratio;
-first layer only, where the innovation does not depend on the slots).
+of the context are beside the tokens after it that ask nothing (median innovation, as a ratio).
 """
 
 import argparse
 import dataclasses
 
-import jax
 import numpy as np
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+from bmojo.evaluation.memory.trace import read
 from bmojo.evaluation.recall import load_run
 from bmojo.experiment import load
-from bmojo.layers.bmojo import BMojoConfig
 from bmojo.model import Model
 
 
@@ -30,31 +28,17 @@ def examples(task, pairs: int, count: int) -> dict[str, np.ndarray]:
     return {name: np.stack([item[name] for item in items]) for name in items[0]}
 
 
-def kept(model: Model, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and innovations in the slots of the first B'MOJO sublayer of each period."""
-    graph, parameters = nnx.split(model)
-    run = jax.jit(lambda parameters, tokens: nnx.merge(graph, parameters)(tokens)[1])
-    states = run(parameters, tokens)
-    index = [isinstance(m, BMojoConfig) for m in model.config.pattern].index(True)
-    slots = states[index].eidetic
-    return np.asarray(slots.position), np.asarray(slots.score)
-
-
-def with_slots(model: Model, slots: int) -> Model:
-    """The same parameters with another number of slots."""
-    pattern = tuple(
-        dataclasses.replace(m, num_eidetic=slots) if isinstance(m, BMojoConfig) else m
-        for m in model.config.pattern
-    )
-    config = dataclasses.replace(model.config, pattern=pattern)
-    graph, _ = nnx.split(nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
-    return nnx.merge(graph, nnx.state(model))
-
-
-def innovations(model: Model, tokens: np.ndarray) -> np.ndarray:
-    """Innovation of every token in the first layer, in order of time."""
-    position, score = kept(with_slots(model, tokens.shape[1]), tokens)
-    return np.take_along_axis(score[0], np.argsort(position[0], axis=1), axis=1)
+def memories(model: Model, inputs: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each B'MOJO layer, innovation and whether a token is kept to the end (examples, L)."""
+    read_all = [read(model, tokens).layers for tokens in inputs]
+    found = []
+    for layers in zip(*read_all, strict=True):
+        if layers[0].chunk:
+            held = np.zeros(inputs.shape, bool)
+            for row, layer in zip(held, layers, strict=True):
+                row[layer.kept] = True
+            found.append((np.stack([layer.innovation for layer in layers]), held))
+    return found
 
 
 def main() -> None:
@@ -75,25 +59,19 @@ def main() -> None:
         for pairs in task.num_pairs:
             batch = examples(task, pairs, args.examples)
             context = 2 * pairs * task.passes
-            every = innovations(model, batch["inputs"])
             asks = batch["targets"] >= 0
             asks[:, :context] = False
             quiet = ~asks
             quiet[:, :context] = False
-            base = np.median(every[quiet])
-            ratios = [np.median(every[:, k:context:2]) / base for k in (0, 1)]
-            positions, scores = kept(model, batch["inputs"])
-            for layer, (position, score) in enumerate(zip(positions, scores, strict=True)):
-                held = np.zeros(batch["inputs"].shape, bool)
-                for row in range(len(held)):
-                    held[row, position[row][score[row] >= 0]] = True
+            for layer, (innovation, held) in enumerate(memories(model, batch["inputs"])):
+                base = np.median(innovation[quiet])
+                ratios = [np.median(innovation[:, k:context:2]) / base for k in (0, 1)]
                 slots = held.sum()
                 table.add_row(
                     str(pairs), str(layer + 1),
                     f"{held[:, 0:context:2].mean():.2f}", f"{held[:, 1:context:2].mean():.2f}",
                     f"{held[:, :context].sum() / slots:.2f}", f"{held[asks].sum() / slots:.2f}",
-                    f"{held[quiet].sum() / slots:.2f}",
-                    *(f"{r:.1f}" if layer == 0 else "" for r in ratios),
+                    f"{held[quiet].sum() / slots:.2f}", *(f"{ratio:.1f}" for ratio in ratios),
                 )  # fmt: skip
         Console().print(table)
 

@@ -1,0 +1,1 @@
+"""The memory report: what a model remembers while it reads a text."""

@@ -1,0 +1,293 @@
+"""Read a text once and note what every layer looks at and keeps.
+
+The text is read in segments through the model's state, so that memory on the device does not
+grow with it (but for full attention, which keeps all keys). The model runs as always; beside
+each mixer's call stands its ``trace`` of the same inputs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from bmojo.generation import check_tokens, memory_grows, start
+from bmojo.layers.attention import AttentionConfig
+from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.protocol import State
+from bmojo.layers.trace import Trace
+from bmojo.ops.attention import EIDETIC, FADING, WINDOW
+from bmojo.ops.eidetic import EMPTY
+from bmojo.types import Array
+from bmojo.validation import UserError
+
+__all__ = ["SEGMENT_LENGTH", "Layer", "Memory", "Tenancy", "read"]
+
+SEGMENT_LENGTH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Tenancy:
+    """A token's time in a layer's frozen slots.
+
+    Attributes:
+      position: of the token.
+      entered: the first chunk edge at which it was in the slots.
+      left: the first chunk edge at which it no longer was; None: it stayed to the end.
+    """
+
+    position: int
+    entered: int
+    left: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """What one mixer did with n tokens.
+
+    Attributes:
+      number: of the mixer, counted from 1; MLPs do not count.
+      kind: class of the mixer.
+      tiers: which of :data:`bmojo.ops.attention.TIERS` it has, as indices.
+      chunk: tokens of a chunk, of which there are C; 0 without eidetic slots.
+      spread: attention by head, tier and octave of distance, a mean over queries (H, 3, N).
+      mass: attention of each query by tier, a mean over heads (n, 3).
+      octave: mean octave of the distance that each query looks back (n,).
+      innovation: of each token (n,); of size 0 without eidetic slots.
+      held: positions in the slots that each chunk sees, -1 where vacant (C, M).
+      kept: positions in the running set behind the last token, in order (at most M).
+    """
+
+    number: int
+    kind: str
+    tiers: tuple[int, ...]
+    chunk: int
+    spread: np.ndarray
+    mass: np.ndarray
+    octave: np.ndarray
+    innovation: np.ndarray
+    held: np.ndarray
+    kept: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """How figures and pages call it."""
+        return f"layer {self.number} ({self.kind})"
+
+    def tenancies(self) -> list[Tenancy]:
+        """Who was in the frozen slots from when to when, by position."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for number, row in enumerate(self.held):
+            for position in row[row >= 0].tolist():
+                first.setdefault(position, number)
+                last[position] = number
+        final = len(self.held) - 1
+        return [
+            Tenancy(
+                position,
+                first[position] * self.chunk,
+                None if last[position] == final else (last[position] + 1) * self.chunk,
+            )
+            for position in sorted(first)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a model did with a text.
+
+    Attributes:
+      tokens: ids (n,).
+      layers: those that attend, from the bottom.
+      without: numbers and kinds of the mixers that attend to nothing.
+    """
+
+    tokens: np.ndarray
+    layers: list[Layer]
+    without: list[tuple[int, str]]
+
+
+def read(
+    model: Any,
+    tokens: Sequence[int] | np.ndarray,
+    progress: Callable[[int], None] = lambda tokens: None,
+    segment_length: int = SEGMENT_LENGTH,
+) -> Memory:
+    """Read one document.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      tokens: ids, at least one.
+      progress: called after every segment with the number of its tokens.
+      segment_length: tokens that are read at once; it changes nothing but time and memory.
+
+    Raises:
+      UserError: a token is not of this model, no layer attends to tokens, or attention is not
+        a number.
+    """
+    tokens = np.asarray(tokens, np.int32)
+    check_tokens(tokens, model.config.vocab_size)
+    mixers = _mixers(model.config)
+    if not any(mixer.tiers for mixer in mixers):
+        kinds = ", ".join(dict.fromkeys(mixer.kind for mixer in mixers)) or "MLP"
+        raise UserError(
+            f"nothing to show: no layer of the model attends to tokens (it has {kinds}); take a "
+            "run of a model with BMojo or Attention"
+        )
+    count = len(tokens)
+    bins = count.bit_length() + 1
+    capacity = -(-count // segment_length) * segment_length if memory_grows(model) else None
+    graph, parameters = nnx.split(model)
+    segment, state = _segment(graph, bins), start(model, 1, capacity)
+    parts: dict[int, list[_Part]] = {m.number: [] for m in mixers if m.tiers}
+    for first in range(0, count, segment_length):
+        inputs = np.zeros((1, segment_length), np.int32)
+        size = min(segment_length, count - first)
+        inputs[0, :size] = tokens[first : first + size]
+        traces, state = segment(parameters, state, inputs, np.asarray([size], np.int32))
+        traces = jax.device_get(traces)
+        for mixer in mixers:
+            if mixer.tiers:
+                parts[mixer.number].append(_part(mixer, traces, first, size))
+        progress(size)
+    layers = [_layer(m, parts[m.number], state, count) for m in mixers if m.tiers]
+    return Memory(tokens, layers, [(m.number, m.kind) for m in mixers if not m.tiers])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixer:
+    """A mixer's place in the model, and what there is to see of it."""
+
+    number: int
+    kind: str
+    tiers: tuple[int, ...]
+    chunk: int
+    period: int
+    index: int
+
+
+def _mixers(config: Any) -> list[_Mixer]:
+    """Every mixer but MLPs, from the bottom."""
+    found: list[_Mixer] = []
+    for period in range(config.periods):
+        for index, mixer in enumerate(config.pattern):
+            if isinstance(mixer, MLPConfig):
+                continue
+            kind = type(mixer).__name__.removesuffix("Config")
+            tiers: tuple[int, ...] = ()
+            chunk = 0
+            if isinstance(mixer, AttentionConfig):
+                tiers = (WINDOW,)
+            elif isinstance(mixer, BMojoConfig) and mixer.window:
+                fading = mixer.num_fading > 0 or mixer.form == "sliding"
+                tiers = (WINDOW, *[FADING] * fading, *[EIDETIC] * (mixer.num_eidetic > 0))
+                chunk = mixer.window if mixer.num_eidetic else 0
+            found.append(_Mixer(len(found) + 1, kind, tiers, chunk, period, index))
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _segment(graph: Any, bins: int) -> Callable[..., Any]:
+    """The program that reads one segment, and traces every mixer that attends."""
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def segment(parameters: Any, state: State, tokens: Array, lengths: Array) -> tuple[Any, State]:
+        model = nnx.merge(graph, parameters)
+        outline, periods = nnx.split(model.periods)
+        valid = jnp.arange(tokens.shape[1]) < lengths
+
+        def summary(trace: Trace) -> _Part:
+            shares = jnp.where(valid[:, None, None, None], trace.spread[0], 0)
+            octaves = jnp.arange(bins, dtype=shares.dtype)
+            return _Part(
+                spread=shares.sum(axis=0),
+                mass=shares.sum(axis=-1).mean(axis=1),
+                octave=(shares.sum(axis=2) @ octaves).mean(axis=1),
+                innovation=trace.innovation[0],
+                held=trace.held[0],
+            )
+
+        def period(x: Array, inputs: tuple[Any, State]) -> tuple[Array, Any]:
+            part, states = inputs
+            after, traces = [], []
+            for sublayer, old in zip(nnx.merge(outline, part).sublayers, states, strict=True):
+                trace = None
+                if hasattr(sublayer.mixer, "trace"):
+                    trace = sublayer.mixer.trace(sublayer.norm(x), old, lengths, bins=bins)
+                traces.append(None if trace is None else summary(trace))
+                x, new = sublayer(x, old, None, lengths)
+                after.append(new)
+            return x, (tuple(traces), tuple(after))
+
+        _, (traces, after) = jax.lax.scan(period, model.embedding(tokens), (periods, state))
+        return traces, after
+
+    return segment
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What is noted of a mixer in one segment; fields as in :class:`Layer`, spread summed."""
+
+    spread: Any
+    mass: Any
+    octave: Any
+    innovation: Any
+    held: Any
+
+
+def _part(mixer: _Mixer, traces: Any, first: int, size: int) -> _Part:
+    """A mixer's part of a segment, without padding; of the slots, what each chunk sees."""
+    part = jax.tree.map(lambda x: x[mixer.period], traces[mixer.index])
+    if not np.isfinite(part.spread).all():
+        raise UserError(
+            f"layer {mixer.number} ({mixer.kind}): its attention is not a number; the model's "
+            "parameters are broken, use another checkpoint"
+        )
+    edges = np.zeros(0, int)
+    if mixer.chunk:
+        edges = np.arange(-first % mixer.chunk, size, mixer.chunk)
+    return _Part(
+        part.spread.astype(np.float64),
+        part.mass[:size],
+        part.octave[:size],
+        part.innovation[:size],
+        _packed(part.held[edges]),
+    )
+
+
+def _packed(held: np.ndarray) -> np.ndarray:
+    """Positions in order in the front of each row, vacant slots (-1) behind."""
+    far = np.iinfo(held.dtype).max
+    ordered = np.sort(np.where(held < 0, far, held), axis=1)
+    return np.where(ordered == far, -1, ordered)
+
+
+def _layer(mixer: _Mixer, parts: list[_Part], state: State, count: int) -> Layer:
+    """The segments of a mixer, put together."""
+    held, kept = np.zeros((0, 0), np.int32), np.zeros(0, np.int32)
+    if mixer.chunk:
+        slots = state[mixer.index].eidetic
+        scores, positions = (np.asarray(x)[mixer.period, 0] for x in (slots.score, slots.position))
+        kept = np.sort(positions[scores != EMPTY])
+        # Off the grid a query's view has room for the slots of two chunks, and shows one.
+        held = np.concatenate([part.held[:, : len(scores)] for part in parts])
+    return Layer(
+        number=mixer.number,
+        kind=mixer.kind,
+        tiers=mixer.tiers,
+        chunk=mixer.chunk,
+        spread=np.sum([part.spread for part in parts], axis=0) / count,
+        mass=np.concatenate([part.mass for part in parts]),
+        octave=np.concatenate([part.octave for part in parts]),
+        innovation=np.concatenate([part.innovation for part in parts]),
+        held=held,
+        kept=kept,
+    )
