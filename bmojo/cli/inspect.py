@@ -97,7 +97,7 @@ def remember(run: Path, experiment: "Experiment", text: Path, limit: int | None)
     tokens = read_tokens(text, tokenizer, config.vocab_size, limit)
     if experiment.trainer.compilation_cache:
         use_compilation_cache()
-    loaded = load_run(run, nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
+    loaded = load_run(run, nnx.eval_shape(lambda: config.make(nnx.Rngs(0))), tokenizer)
     with progress_bar("reading", len(tokens)) as done:
         memory = read(loaded.model, tokens, done)
     return write(run, text.name, loaded.step, memory, pieces(tokenizer, tokens))

@@ -42,21 +42,24 @@ class LoadedRun:
     step: int
 
 
-def load_run(run_dir: str | Path, model: Any, tokenizer: Any | None = None) -> LoadedRun:
-    """A run's newest checkpoint in a model like the one it trained.
+def load_run(
+    run_dir: str | Path, model: Any, tokenizer: Any | None = None, step: int | None = None
+) -> LoadedRun:
+    """A run's checkpoint in a model like the one it trained.
 
     Args:
       run_dir: of ``bmojo train``; it is only read, and may be in use.
       model: made from the run's config; the result of ``nnx.eval_shape`` will do.
       tokenizer: that will be used with the model; None: none.
+      step: of the checkpoint; None: the newest.
 
     Raises:
-      RunError: there is no checkpoint, it is not of such a model, or the model was trained with
-        another tokenizer.
+      RunError: there is no such checkpoint, it is not of such a model, or the model was trained
+        with another tokenizer.
     """
     structure, expected = split(model)
     checkpoints = RunDir(run_dir).checkpoints
-    step, parameters, meta = restore_parameters(checkpoints, expected)
+    step, parameters, meta = restore_parameters(checkpoints, expected, step)
     trained = ((meta.get("data") or {}).get("batches") or {}).get("tokenizer")
     if tokenizer is not None and trained is not None and tokenizer.fingerprint != trained:
         raise RunError(

@@ -159,12 +159,12 @@ class Checkpoints:
 
 
 def restore_parameters(
-    directory: Path, expected: Parameters
+    directory: Path, expected: Parameters, step: int | None = None
 ) -> tuple[int, Parameters, dict[str, Any]]:
-    """Step, parameters and ``meta`` of the newest checkpoint, optimizer left unread.
+    """Step, parameters and ``meta`` of the newest checkpoint, or of ``step``; no optimizer.
 
     Raises:
-      RunError: there is no checkpoint, or it is not of this model.
+      RunError: there is no checkpoint, none of that step, or it is not of this model.
     """
     directory = Path(directory).absolute()
     if not directory.is_dir():
@@ -172,9 +172,15 @@ def restore_parameters(
     with ocp.CheckpointManager(
         directory, options=ocp.CheckpointManagerOptions(read_only=True)
     ) as manager:
-        step = manager.latest_step()
-        if step is None:
+        newest = manager.latest_step()
+        if newest is None:
             raise RunError(f"{directory}: there is no checkpoint yet; train on with bmojo train")
+        if step is not None and step not in manager.all_steps():
+            raise RunError(
+                f"{directory}: there is no checkpoint of step {step}; take one of "
+                f"{', '.join(map(str, sorted(manager.all_steps())))}"
+            )
+        step = newest if step is None else step
         try:
             _check_shapes(manager, step, expected)
             restored = manager.restore(

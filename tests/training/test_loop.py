@@ -296,6 +296,8 @@ def test_loading_says_what_is_missing(straight, tmp_path):
         load_run(tmp_path, StandInConfig().make(nnx.Rngs(0)))
     with pytest.raises(RunError, match="does not fit the model"):
         load_run(straight, StandInConfig(width=4).make(nnx.Rngs(0)))
+    with pytest.raises(RunError, match=f"no checkpoint of step 1; take one of .*{STEPS}"):
+        load_run(straight, StandInConfig().make(nnx.Rngs(0)), step=1)
 
 
 def test_compiled_programs_are_kept(cache, straight):
