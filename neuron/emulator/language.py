@@ -187,9 +187,11 @@ def shared_constant(constant: Any, dtype: Any = None) -> Tensor:
     """A constant in HBM, from an array known at trace time."""
     current()
     array = np.asarray(constant)
-    kind = dtypes.name_of(array.dtype if dtype is None else dtype)
-    values = dtypes.cast(array, dtypes.name_of(array.dtype), kind)
-    storage = filled(values, kind, MemoryRegion.shared_hbm)
+    try:
+        kind = dtypes.name_of(array.dtype if dtype is None else dtype)
+    except ValueError as error:
+        raise RuleError("nl.shared_constant", "dtype", str(error)) from None
+    storage = filled(array.astype(dtypes.numpy_dtype(kind)), kind, MemoryRegion.shared_hbm)
     storage.external = True
     return Tensor.whole(storage)
 

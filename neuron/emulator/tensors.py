@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from neuron.emulator import dtypes, races, session
 from neuron.emulator.indexing import (
@@ -385,14 +384,21 @@ class Tensor:
         if self.dynamic is not None:
             fail("operand", "an indirect view; only nisa.dma_copy and its kin can take it")
         kind = dtypes.numpy_dtype(self.dtype)
-        flat = self.storage.raw.view(kind)[self.offset :]
-        return as_strided(flat, self.shape, [s * kind.itemsize for s in self.strides])
+        size = kind.itemsize
+        strides = tuple(s * size for s in self.strides)
+        return np.ndarray(self.shape, kind, self.storage.raw, self.offset * size, strides)
 
     def marks(self, mask: np.ndarray) -> np.ndarray:
         """The bytes of the elements in a mask of the storage, one more axis than the view."""
         size = dtypes.itemsize(self.dtype)
-        shape = (*self.shape, size)
-        return as_strided(mask[self.offset * size :], shape, [*(s * size for s in self.strides), 1])
+        strides = (*(s * size for s in self.strides), 1)
+        return np.ndarray(
+            (*self.shape, size),
+            mask.dtype,
+            mask,
+            self.offset * size,
+            strides,
+        )
 
     def read(self) -> np.ndarray:
         """A copy of the elements."""
