@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neuron.emulator.operators import Operator
+from neuron.emulator.operators import BY_NAME, Operator
 from neuron.emulator.session import current, fail, require
 from neuron.emulator.tensors import Tensor
 
@@ -63,4 +63,45 @@ def matmul(x: Any, y: Any, transpose_x: bool = False) -> Tensor:
         fail("transpose_x", "must be True; the hardware contracts over partitions")
     result = nl.ndarray((x.size // x.shape[0], y.size // y.shape[0]), "float32", nl.psum)
     nisa.nc_matmul(dst=result, stationary=x, moving=y, accumulate=False)
+    return result
+
+
+def _reduce(op: str, x: Tensor, axis: Any, dtype: Any, keepdims: bool) -> Tensor:
+    from neuron.emulator import isa as nisa
+    from neuron.emulator import language as nl
+
+    axes = [
+        a + x.ndim if a < 0 else a for a in (axis if isinstance(axis, tuple | list) else [axis])
+    ]
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    shape = kept if keepdims else [n for i, n in enumerate(kept) if i not in axes]
+    shape += [1] * (2 - len(shape))
+    result = nl.ndarray(tuple(shape), x.dtype if dtype is None else dtype)
+    nisa.tensor_reduce(dst=result, op=BY_NAME[op], data=x, axis=tuple(axes))
+    return result
+
+
+def max(x: Tensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """The largest along the last axes."""
+    return _reduce("maximum", x, axis, dtype, keepdims)
+
+
+def min(x: Tensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """The smallest along the last axes."""
+    return _reduce("minimum", x, axis, dtype, keepdims)
+
+
+def sum(x: Tensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """The sum along the last axes."""
+    return _reduce("add", x, axis, dtype, keepdims)
+
+
+def transpose(x: Tensor, dtype: Any = None) -> Tensor:
+    """A tile with partitions and free axes exchanged, in PSUM."""
+    from neuron.emulator import isa as nisa
+    from neuron.emulator import language as nl
+
+    kind = x.dtype if dtype is None else dtype
+    result = nl.ndarray((x.size // x.shape[0], x.shape[0]), kind, nl.psum)
+    nisa.nc_transpose(dst=result, data=x)
     return result

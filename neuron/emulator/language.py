@@ -9,7 +9,11 @@ import numpy as np
 from neuron.emulator import dtypes, operators, session
 from neuron.emulator.helpers import load as load
 from neuron.emulator.helpers import matmul as matmul
+from neuron.emulator.helpers import max as max
+from neuron.emulator.helpers import min as min
 from neuron.emulator.helpers import store as store
+from neuron.emulator.helpers import sum as sum
+from neuron.emulator.helpers import transpose as transpose
 from neuron.emulator.indexing import DynamicSlice
 from neuron.emulator.isa.cores import VirtualRegister
 from neuron.emulator.isa.elementwise import fill
