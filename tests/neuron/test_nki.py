@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,5 +94,8 @@ def test_info_says_which_and_why():
 
 def test_emulator_needs_neither_jax_nor_bmojo():
     code = "import sys, neuron.nki; print('jax' in sys.modules, 'bmojo' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(emulator.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["False", "False"]

@@ -139,6 +139,11 @@ def local_gather(
         f"{CORE_PARTITIONS}",
     )
     require(run in LOCAL_RUNS, "num_elem_per_idx", f"{run} is none of {LOCAL_RUNS}")
+    require(
+        run == 1 or num_valid_indices is not None,
+        "num_valid_indices",
+        f"is missing, without it the hardware ignores num_elem_per_idx={run}",
+    )
     most = elements(index) * CORE_PARTITIONS
     valid = most if num_valid_indices is None else integer(num_valid_indices, "num_valid_indices")
     require(valid <= most, "num_valid_indices", f"{valid} exceeds the {most} of a group")

@@ -84,13 +84,17 @@ def nc_matmul(
     _check_bank(dst)
 
     a, b = flat32(stationary), flat32(moving)
+    for hint, operand, values in (
+        (is_stationary_onezero, "is_stationary_onezero", a),
+        (is_moving_onezero, "is_moving_onezero", b),
+    ):
+        honest = not flag(hint, operand) or bool(np.isin(values, (0, 1)).all())
+        require(honest, operand, "is set, but the operand holds more than ones and zeros")
     if transpose:
         _check_identity(b, rows, long)
-        product = flat(stationary).T
-        source = stationary.dtype
+        product, source = _transposed(stationary), stationary.dtype
     else:
-        product = (a.T @ b).astype(np.float32)
-        source = "float32"
+        product, source = (a.T @ b).astype(np.float32), "float32"
     _write(dst, product, source, False if transpose else accumulate)
     slow = 1.0
     if stationary.dtype in WIDE:
@@ -171,6 +175,14 @@ def _check_identity(moving: np.ndarray, rows: int, columns: int) -> None:
     )
 
 
+def _transposed(data: Tensor) -> np.ndarray:
+    """The transpose as TensorE makes it: bit for bit from gen3 on, by a product before."""
+    if current().target.generation >= 3 or not dtypes.is_float(data.dtype):
+        return flat(data).T
+    wide = flat32(data)
+    return (wide.T @ np.eye(len(wide), dtype=np.float32)).astype(dtypes.numpy_dtype(data.dtype))
+
+
 def _write(dst: Tensor, values: np.ndarray, source: str, accumulate: bool | None) -> None:
     """Overwrite or add, by the flags of each element."""
     require(
@@ -236,12 +248,11 @@ def nc_transpose(
         f"is {dst.shape}, the transpose is ({columns}, {rows})",
     )
     require(dst.dtype == data.dtype, "dst", f"is {dst.dtype}, must be data's {data.dtype}")
-    values = flat(data).T
     if used is Engine.tensor:
         _check_bank(dst)
-        _write(dst, values, data.dtype, False)
+        _write(dst, _transposed(data), data.dtype, False)
         slow = WIDE_SLOWDOWN if data.dtype in WIDE else 1.0
         current().counter.matmul(op_name(), rows, slow, 0)
     else:
-        dst.write(values, data.dtype)
+        dst.write(flat(data).T, data.dtype)
         count(Engine.vector, columns)

@@ -169,6 +169,8 @@ TABLE = [
     Misuse("sum onto fresh PSUM", lambda: mm(p(2, 4), s(3, 2), s(3, 4), accumulate=True), r"accumulate: True, but no matmul has written 8 of 8"),
     Misuse("sum onto another engine's write", memset_then_true, r"dst: another engine wrote it after the last matmul"),
     Misuse("accumulate as an integer", lambda: mm(p(2, 4), s(3, 2), s(3, 4), accumulate=1), r"must be True, False or None, got 1"),
+    Misuse("ones and zeros that are not", lambda: mm(p(2, 4), s(3, 2), nl.full((3, 4), 2, F), is_moving_onezero=True), r"is_moving_onezero: is set, but the operand holds more"),
+    Misuse("transpose by another matrix", lambda: mm(p(2, 3), s(3, 2), s(3, 3), is_transpose=True), r"moving: must be an identity matrix"),
     Misuse("half a tiling", lambda: mm(p(2, 4), s(3, 2), s(3, 4), tile_size=(32, 128)), r"tile_position and tile_size go together"),
     Misuse("transpose changes the dtype", lambda: nisa.nc_transpose(dst=p(4, 2), data=s(2, 4, dtype=H)), r"dst: is float32, must be data's bfloat16"),
     Misuse("transpose on VectorE too large", lambda: nisa.nc_transpose(dst=s(40, 2), data=s(2, 40), engine=nisa.engine.vector), r"the vector engine transposes at most \(32, 32\)"),
@@ -203,6 +205,7 @@ TABLE = [
     Misuse("gather out of range", lambda: nisa.nc_n_gather(dst=s(2, 4), data=s(2, 4), indices=nl.full((2, 4), 4, U32)), r"index 4 is not in 0\.\.3"),
     Misuse("local gather of 8 partitions", lambda: nisa.local_gather(dst=s(8, 16), src_buffer=s(8, 4), index=s(8, 1, dtype=U16)), r"multiple of 16"),
     Misuse("local gather of 3", lambda: nisa.local_gather(dst=s(16, 48), src_buffer=s(16, 4), index=s(16, 1, dtype=U16), num_elem_per_idx=3), r"3 is none of"),
+    Misuse("local gather of runs without a count", lambda: nisa.local_gather(dst=s(16, 32), src_buffer=s(16, 4), index=s(16, 1, dtype=U16), num_elem_per_idx=2), r"num_valid_indices: is missing, without it the hardware ignores num_elem_per_idx=2"),
     Misuse("partition product", lambda: nisa.tensor_partition_reduce(dst=s(1, 4), op=nl.multiply, data=s(2, 4)), r"op: is nl\.multiply, must be add or maximum"),
     # DMA.
     Misuse("DMA from PSUM", lambda: nisa.dma_copy(dst=s(2, 4), src=p(2, 4)), r"dma_copy: src: is in psum, must be in sbuf or"),

@@ -133,6 +133,11 @@ def test_scan_carries_float32_inside_and_rounds_on_the_way_out():
     assert lost.item() == 1.0
 
 
+def test_scan_keeps_what_only_float32_can():
+    ones, tiny = np.ones((1, 64), np.float32), np.full((1, 64), 2.0**-20, np.float32)
+    assert run(lambda a, b: scan(a, b, 1.0), ones, tiny)[0, -1] == 1 + 64 * 2.0**-20
+
+
 def test_scan_flattens_free_axes():
     def body(x):
         ones = nl.ones((1, 3, 4), nl.float32)

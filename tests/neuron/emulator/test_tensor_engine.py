@@ -161,6 +161,18 @@ def test_transpose_keeps_every_bit():
     np.testing.assert_array_equal(run(body, values), values.T)
 
 
+def test_transpose_of_the_oldest_generation_is_a_product():
+    values = np.array([[np.inf, 1.0], [2.0, 3.0]], np.float32)
+
+    def body(x):
+        out = psum(2, 2)
+        nisa.nc_transpose(dst=out, data=x)
+        return out
+
+    np.testing.assert_array_equal(run(body, values), values.T)
+    np.testing.assert_array_equal(run(body, values, target="trn1"), [[np.inf, np.nan], [1, 3]])
+
+
 def test_newest_generation_has_wide_results():
     def body(b):
         out = tile((2, 600), nl.bfloat16, nl.psum)
