@@ -32,9 +32,9 @@ def access_pattern(
     require(len(pattern) > 0, "ap", "the pattern is empty")
     for pair in pattern:
         require(
-            len(pair) == 2 and all(is_whole(n) for n in pair) and pair[0] >= 0 and pair[1] >= 1,
+            len(pair) == 2 and all(is_whole(n) for n in pair) and pair[1] >= 1,
             "ap",
-            f"{pair!r} is no [stride >= 0, count >= 1]",
+            f"{pair!r} is no [stride, count >= 1]",
         )
     base = tensor if dtype is None else _recast(tensor, dtype_name(dtype, "ap"))
     start = base.offset + (0 if offset is None else int(offset))
@@ -70,8 +70,8 @@ def _check_bounds(view: Tensor) -> None:
     require(
         0 <= low and high < total,
         "ap",
-        f"the pattern {view.get_pattern()} at offset {view.offset} reaches element {high} of "
-        f"{total}",
+        f"the pattern {view.get_pattern()} at offset {view.offset} reaches elements {low} to "
+        f"{high} of {total}",
     )
     if not view.on_chip:
         return
@@ -81,10 +81,14 @@ def _check_bounds(view: Tensor) -> None:
         "ap",
         f"the partition stride must be the storage's {row} free elements, got {view.strides[0]}",
     )
-    inner = view.offset % row + sum(
-        s * (n - 1) for s, n in zip(view.strides[1:], view.shape[1:], strict=True)
+    spans = [s * (n - 1) for s, n in zip(view.strides[1:], view.shape[1:], strict=True)]
+    start = view.offset % row
+    low, high = start + sum(min(s, 0) for s in spans), start + sum(max(s, 0) for s in spans)
+    require(
+        0 <= low and high < row,
+        "ap",
+        f"the free pattern reaches elements {low} to {high} of {row} in a partition",
     )
-    require(inner < row, "ap", f"the free pattern reaches element {inner} of {row} in a partition")
     require(view.ndim >= 2, "ap", "on the chip a pattern has a partition and a free pair")
 
 
@@ -118,9 +122,11 @@ def _rows(
         f"has {index.size} indices for the {shape[0]} rows of the pattern",
     )
     step = math.prod(tensor.shape[1:])
-    last = start + sum(s * (n - 1) for s, n in zip(strides[1:], shape[1:], strict=True))
+    length = sum(abs(s) * (n - 1) for s, n in zip(strides[1:], shape[1:], strict=True)) + 1
     require(
-        last - start < step, "vector_offset", f"a row of the pattern is longer than {step} elements"
+        length <= step,
+        "vector_offset",
+        f"a row of the pattern spans {length} elements, the tensor's rows have {step}",
     )
     dynamic = Dynamic(index, True, tensor.shape[0], step)
     return Tensor(base.storage, base.dtype, start, shape, (step, *strides[1:]), dynamic)
@@ -159,8 +165,9 @@ def rows(tensor: Tensor, skip: bool, unique: bool = False) -> Iterator[tuple[int
     dynamic = tensor.dynamic
     assert dynamic is not None and dynamic.per_partition
     values = dynamic.index.read().T.reshape(-1)[: tensor.shape[0]].astype(np.int64)
-    if unique and len(np.unique(values)) != len(values):
-        twice = next(int(v) for v in values if (values == v).sum() > 1)
+    inside = values[(values >= 0) & (values < dynamic.rows)]
+    if unique and len(np.unique(inside)) != len(inside):
+        twice = next(int(v) for v in inside if (inside == v).sum() > 1)
         fail("vector_offset", f"index {twice} occurs twice; what is written there is undefined")
     for p, value in enumerate(values):
         if not 0 <= value < dynamic.rows:

@@ -180,6 +180,14 @@ class Tensor:
     def __setitem__(self, key: Any, value: Any) -> None:
         fail("assignment", "tensors are written by instructions: nisa.tensor_copy or nisa.dma_copy")
 
+    def __eq__(self, other: object) -> bool:
+        """Identity, so that ``== None`` may be asked; a number is no sensible question."""
+        if isinstance(other, int | float | np.number):
+            fail("operator", f"'==' can't compare elements with {other}; use nisa.tensor_scalar")
+        return self is other
+
+    __hash__ = object.__hash__
+
     def __iter__(self) -> Any:
         fail("iteration", "a tensor can't be iterated over; index it in a loop over range(n)")
 
@@ -377,7 +385,8 @@ class Tensor:
     def bounds(self) -> tuple[int, int]:
         """The first and the last element that the view touches."""
         spans = [s * (n - 1) for s, n in zip(self.strides, self.shape, strict=True)]
-        return self.offset + sum(min(s, 0) for s in spans), self.offset + sum(spans)
+        low, high = (sum(pick(s, 0) for s in spans) for pick in (min, max))
+        return self.offset + low, self.offset + high
 
     def array(self) -> np.ndarray:
         """The elements as a NumPy view of the storage."""

@@ -1,5 +1,6 @@
 """The choice between the real package and the emulator."""
 
+import ast
 import subprocess
 import sys
 import types
@@ -99,3 +100,15 @@ def test_emulator_needs_neither_jax_nor_bmojo():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_the_library_does_not_know_neuron():
+    folder = Path(emulator.__file__).parents[2] / "bmojo"
+    names = []
+    for file in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names.append(node.module or "")
+    assert "jax" in names and not any(n.split(".")[0] in ("neuron", "nki") for n in names)

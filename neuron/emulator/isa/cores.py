@@ -89,7 +89,7 @@ def register_store(dst: Any, src: Any) -> None:
     view.write(np.full(view.shape, _register(src, "src").get()), view.dtype)
 
 
-def _together(cores: bool) -> None:
+def _together() -> None:
     generation(3)
     require(
         current().count == 2,
@@ -103,7 +103,7 @@ def core_barrier(
     data: Any, cores: Any, engine: Any = Engine.gpsimd, name: str | None = None
 ) -> None:
     """Both cores wait for each other; what they wrote to ``data`` is then seen by both."""
-    _together(True)
+    _together()
     view = tensor(data, "data", (MemoryRegion.shared_hbm,))
     require(tuple(cores) == (0, 1), "cores", f"must be (0, 1), got {cores!r}")
     choose_engine(engine, tuple(e for e in Engine if e is not Engine.unknown), Engine.gpsimd)
@@ -125,7 +125,7 @@ def sendrecv(
     name: str | None = None,
 ) -> None:
     """Each core sends a tile to the other's ``dst``."""
-    _together(True)
+    _together()
     dst, src = tile(dst, "dst", SBUF), tile(src, "src", SBUF)
     member(dma_engine, "dma_engine", DmaEngine)
     program = current()

@@ -133,12 +133,17 @@ def dma_compute(
     oob_mode: Any = Bounds.error,
     name: str | None = None,
 ) -> None:
-    """The sum of up to 16 tensors, in float32.
+    """The sum of 2 to 16 tensors, in float32.
 
-    With a ``vector_offset``, ``dst[idx] += src`` in HBM or ``dst += src[idx]`` in SBUF.
+    Of one source the documentation says in one place that it is copied and in another that
+    it is added to dst, so that it is an error here. With a ``vector_offset``,
+    ``dst[idx] += src`` in HBM or ``dst += src[idx]`` in SBUF.
     """
     dst = _place(dst, "dst")
-    require(isinstance(srcs, list | tuple) and len(srcs) > 0, "srcs", "must be a list of tensors")
+    require(isinstance(srcs, list | tuple), "srcs", f"must be a list of tensors, got {srcs!r}")
+    require(
+        len(srcs) >= 2, "srcs", f"has {len(srcs)} tensors, at least 2 are needed; name dst as one"
+    )
     require(
         len(srcs) <= MOST_SOURCES, "srcs", f"has {len(srcs)} tensors, at most {MOST_SOURCES} fit"
     )

@@ -35,6 +35,7 @@ from neuron.emulator.session import current, fail
 from neuron.emulator.tensors import Tensor
 
 RECIPROCAL_COLUMNS = 8
+GPSIMD_RSQRT_COLUMNS = 4
 
 
 def one_input_columns(dst: Tensor, data: Tensor) -> float:
@@ -84,11 +85,10 @@ def tensor_tensor(
         require(op.name != "invert", "op", "nl.invert takes one operand")
         _bits(dst, op, data1, flat(data2), (data1, data2, dst))
     elif exact and used is Engine.gpsimd:
-        wide = np.asarray(
-            arithmetic(op, "op").binary(flat(data1).astype(np.int64), flat(data2).astype(np.int64))  # type: ignore[misc]
-        )
-        kind = dtypes.numpy_dtype(dst.dtype)
-        dst.write(wide.astype(np.int64).astype(np.uint32).view(np.uint32).astype(kind), dst.dtype)
+        left, right = (flat(view).astype(np.int64) for view in (data1, data2))
+        assert op.binary is not None
+        exactly = np.asarray(op.binary(left, right)).astype(np.int64)
+        dst.write(exactly.astype(dtypes.numpy_dtype(dst.dtype)), dst.dtype)
     else:
         dst.write(apply(arithmetic(op, "op"), flat32(data1), flat32(data2)))
     count(used, two_input_columns(data1, data2, dst))
@@ -144,9 +144,10 @@ def tensor_scalar(
         if second is not None:
             value = _step(second, "op1", value, operand1, "operand1", reverse1, data)
         dst.write(value)
-    slow = 1 if used is Engine.vector else 4
-    columns = one_input_columns(dst, data) if used is Engine.vector else elements(data)
-    count(used, columns * (slow if used is Engine.gpsimd else 1))
+    if used is Engine.vector:
+        count(used, one_input_columns(dst, data))
+    else:
+        count(used, elements(data) * (GPSIMD_RSQRT_COLUMNS if used is Engine.gpsimd else 1))
 
 
 def _tensor_scalar_engine(

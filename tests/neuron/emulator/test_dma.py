@@ -78,6 +78,21 @@ def test_scatter():
     np.testing.assert_array_equal(run(body, TABLE), expected)
 
 
+def test_scatter_skips_many_rows_out_of_range():
+    def body(x):
+        table = give(nl.zeros((5, 4), nl.float32))
+        index = put([[-1], [1], [-1]], "int32")
+        place = table.ap([[4, 3], [1, 4]], vector_offset=index)
+        nisa.dma_copy(dst=place, src=x[0:3], oob_mode=nisa.oob_mode.skip)
+        out = tile((5, 4))
+        nisa.dma_copy(dst=out, src=table)
+        return out
+
+    expected = np.zeros((5, 4))
+    expected[1] = TABLE[1]
+    np.testing.assert_array_equal(run(body, TABLE), expected)
+
+
 def test_scatter_add_and_gather_add():
     def body(x):
         table = give(x)

@@ -85,6 +85,7 @@ def test_writes_show_through_views():
             lambda a: np.stack([a.reshape(2, 12)[:, ::2]] * 2, 1),
         ),
         (lambda x: x.ap([[12, 2], [1, 3]], offset=4), lambda a: a.reshape(2, 12)[:, 4:7]),
+        (lambda x: x.ap([[12, 2], [-1, 12]], offset=11), lambda a: a.reshape(2, 12)[:, ::-1]),
     ],
 )
 def test_view_methods(make, expected):
@@ -129,6 +130,23 @@ def test_dynamic_select_on_a_free_axis():
         return picked
 
     np.testing.assert_array_equal(run(body, GRID), GRID.reshape(2, 3, 4)[:, 1])
+
+
+def test_writes_go_through_reversed_patterns():
+    def body(x):
+        out = tile((2, 12))
+        nisa.tensor_copy(dst=out.ap([[12, 2], [-1, 12]], offset=11), src=x)
+        return out
+
+    np.testing.assert_array_equal(run(body, GRID), GRID[:, ::-1])
+
+
+def test_equality_is_identity():
+    def body():
+        t = tile((2, 2))
+        assert t == t and t != tile((2, 2)) and t != None and not (t == None)  # noqa: E711
+
+    run(body)
 
 
 def test_attributes():
