@@ -83,8 +83,9 @@ def tensor_tensor(
             tile(view, operand, SBUF)
     if op.bits is not None:
         require(op.name != "invert", "op", "nl.invert takes one operand")
-        _bits(dst, op, data1, flat(data2), (data1, data2, dst))
-    elif exact and used is Engine.gpsimd:
+        need_integers(f"nl.{op.name}", data1, data2, dst)
+        _bits(dst, op, data1, flat(data2))
+    elif exact and used is Engine.gpsimd and op.name != "power":
         left, right = (flat(view).astype(np.int64) for view in (data1, data2))
         assert op.binary is not None
         exactly = np.asarray(op.binary(left, right)).astype(np.int64)
@@ -94,17 +95,12 @@ def tensor_tensor(
     count(used, two_input_columns(data1, data2, dst))
 
 
-def _bits(dst: Tensor, op: Operator, data: Tensor, other: Any, views: tuple[Tensor, ...]) -> None:
-    """An operator on bit patterns: no dtype is converted."""
+def _bits(dst: Tensor, op: Operator, data: Tensor, other: np.ndarray) -> None:
+    """An operator on the bit patterns of two tiles: no dtype is converted."""
     assert op.bits is not None
-    need_integers(f"nl.{op.name}", *views)
     dtype_in(dst, "dst", (data.dtype,))
     kind = dtypes.numpy_dtype(data.dtype)
-    left = flat(data)
-    if op.name == "invert":
-        dst.write(op.bits(left), dst.dtype)
-    else:
-        dst.write(op.bits(left, np.asarray(other).astype(kind)).astype(kind), dst.dtype)
+    dst.write(op.bits(flat(data), other.astype(kind)).astype(kind), dst.dtype)
 
 
 @instruction
