@@ -38,7 +38,15 @@ KEPT = (
     "evaluations",
 )
 TABLES = {
-    "main": ("bmojo-slots64", "bmojo", "bmojo_f", "hybrid", "swa", "mamba", "transformer"),
+    "main": (
+        "bmojo-slots64",
+        "bmojo",
+        "bmojo_f",
+        "hybrid-lr0.002",
+        "swa",
+        "mamba",
+        "transformer",
+    ),
     "gradual": (
         "transformer-gradual",
         "bmojo-gradual-slots64",
