@@ -15,7 +15,7 @@ FORGET = 1e30
 """Added to the step of a decay that must vanish: exp(A * 1e30) is zero for A below -1e-28."""
 
 
-def _columns(states):
+def tile_columns(states):
     """Time steps of a tile for which the rows of B and C fit."""
     columns = COLUMNS
     while 2 * states * columns * 4 > ROWS_BYTES and columns > 32:
@@ -24,7 +24,7 @@ def _columns(states):
 
 
 @nki.jit
-def selective_scan(x, dt, A, B, C, state, start=None):
+def selective_scan(x, dt, A, B, C, state, start=None, keep_edges=False):
     """The scan of ``bmojo.ops.recurrence.selective_scan``, time last.
 
     Args:
@@ -35,16 +35,23 @@ def selective_scan(x, dt, A, B, C, state, start=None):
       C: (batch, N, L) output map.
       state: (batch, E, N) float32, h before the first token.
       start: (batch, L), 1 where a document starts, else 0; None: nowhere.
+      keep_edges: return what the backward pass needs, too.
 
     Returns:
       y, (batch, E, L) in the dtype of ``x``, and (batch, E, N) float32, h after the last
-      token.
+      token. With ``keep_edges`` also h before each time tile, (batch, tiles, E, N) float32,
+      tiles of ``tile_columns(N)`` tokens.
     """
     batch, channels, length = x.shape
     states = A.shape[1]
-    columns = _columns(states)
+    columns = tile_columns(states)
     y = nl.ndarray((batch, channels, length), dtype=x.dtype, buffer=nl.shared_hbm)
     last = nl.ndarray((batch, channels, states), dtype=nl.float32, buffer=nl.shared_hbm)
+    count = (length + columns - 1) // columns
+    edges = None
+    if keep_edges:
+        shape = (batch, count, channels, states)
+        edges = nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm)
     first, end = share((channels + PARTITIONS - 1) // PARTITIONS)
 
     for row in range(batch):
@@ -69,6 +76,8 @@ def selective_scan(x, dt, A, B, C, state, start=None):
                 if start != None:
                     decay_step = _forgetful(step, start, row * length + begin)
                 carry = carries[tile - first]
+                if keep_edges:
+                    store(edges[row, begin // columns, low:high, :], carry)
                 rate = rates[tile - first]
                 total = _tile(step, tokens, decay_step, rate, rows_b, rows_c, carry)
                 store(y[row, low:high, begin:stop], total)
@@ -77,7 +86,7 @@ def selective_scan(x, dt, A, B, C, state, start=None):
             low = tile * PARTITIONS
             high = min(low + PARTITIONS, channels)
             store(last[row, low:high, :], carries[tile - first])
-    return y, last
+    return (y, last, edges) if keep_edges else (y, last)
 
 
 def _rows(source, row, begin, stop):

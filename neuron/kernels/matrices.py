@@ -1,0 +1,95 @@
+"""Matrices of zeros and ones in SBUF, and what TensorE does with them.
+
+TensorE sums over partitions, so that a product with such a matrix moves data between
+partitions: it transposes, copies a row to all partitions, or adds rows up.
+"""
+
+from neuron.kernels.tiles import PARTITIONS
+from neuron.nki import nisa, nl
+
+
+def filled(partitions, columns, value):
+    """A float32 tile that holds one number everywhere."""
+    tile = nl.ndarray((partitions, columns), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.memset(dst=tile, value=value)
+    return tile
+
+
+def ones_where(compare, partitions=PARTITIONS, columns=PARTITIONS, offset=0):
+    """Float32 1 where ``compare(partition - column + offset, 0)``, else 0."""
+    tile = nl.ndarray((partitions, columns), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.affine_select(
+        dst=tile,
+        pattern=[[-1, columns]],
+        offset=offset,
+        channel_multiplier=1,
+        on_true_tile=filled(partitions, columns, 1.0),
+        on_false_value=0.0,
+        cmp_op=compare,
+    )
+    return tile
+
+
+def identity():
+    """The largest identity matrix."""
+    return ones_where(nl.equal)
+
+
+def blocks(columns):
+    """(begin, end) of the stretches of up to 128 columns, each a block of its own."""
+    return [(b, min(b + PARTITIONS, columns)) for b in range(0, columns, PARTITIONS)]
+
+
+def spans(columns):
+    """(begin, end, width) of all whole blocks together, and of the ragged one."""
+    whole = columns // PARTITIONS * PARTITIONS
+    found = []
+    if whole > 0:
+        found.append((0, whole, PARTITIONS))
+    if whole < columns:
+        found.append((whole, columns, columns - whole))
+    return found
+
+
+def on_all(selector, rows, partitions):
+    """One row of a tile on all partitions; ``selector`` is the column of ones that picks it.
+
+    Args:
+      selector: (rows, 1) column of a 0/1 tile, 1 at the row.
+      rows: (rows, columns), at most one PSUM bank.
+      partitions: of the result.
+    """
+    count, columns = rows.shape
+    row = selector.strides[0]
+    spread = selector.ap(pattern=[[row, count], [0, partitions]])
+    product = nl.ndarray((partitions, columns), dtype=nl.float32, buffer=nl.psum)
+    nisa.nc_matmul(
+        dst=product, stationary=spread, moving=rows, is_stationary_onezero=True, accumulate=False
+    )
+    tile = nl.ndarray((partitions, columns), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.activation(dst=tile, op=nl.copy, data=product)
+    return tile
+
+
+def turned(tile, dtype):
+    """The transposes of a tile's blocks of 128 columns, (128, blocks, partitions).
+
+    Transposes are of the tile's dtype, and converted on their way to SBUF.
+    """
+    partitions, columns = tile.shape
+    cuts = blocks(columns)
+    product = nl.ndarray((PARTITIONS, len(cuts), partitions), dtype=tile.dtype, buffer=nl.psum)
+    result = nl.ndarray((PARTITIONS, len(cuts), partitions), dtype=dtype, buffer=nl.sbuf)
+    for i in range(len(cuts)):
+        begin, end = cuts[i]
+        nisa.nc_transpose(
+            dst=product[0 : end - begin, i, :],
+            data=tile[:, begin:end],
+            engine=nisa.engine.tensor,
+        )
+    for begin, end, width in spans(columns):
+        low, high = begin // PARTITIONS, (end + PARTITIONS - 1) // PARTITIONS
+        nisa.activation(
+            dst=result[0:width, low:high, :], op=nl.copy, data=product[0:width, low:high, :]
+        )
+    return result
