@@ -71,13 +71,17 @@ def on_all(selector, rows, partitions):
     return tile
 
 
-def turned(tile, dtype):
-    """The transposes of a tile's blocks of 128 columns, (128, blocks, partitions).
+def turned(tile, dtype, cuts=None):
+    """The transposes of stretches of a tile's columns, (128, stretches, partitions).
 
-    Transposes are of the tile's dtype, and converted on their way to SBUF.
+    Args:
+      tile: (partitions, columns).
+      dtype: of the result.
+      cuts: (begin, end) of the stretches, each at most 128 columns; all of them together
+        fill at most one PSUM bank. None: blocks of 128.
     """
     partitions, columns = tile.shape
-    cuts = blocks(columns)
+    cuts = blocks(columns) if cuts == None else cuts
     product = nl.ndarray((PARTITIONS, len(cuts), partitions), dtype=tile.dtype, buffer=nl.psum)
     result = nl.ndarray((PARTITIONS, len(cuts), partitions), dtype=dtype, buffer=nl.sbuf)
     for i in range(len(cuts)):
@@ -87,9 +91,14 @@ def turned(tile, dtype):
             data=tile[:, begin:end],
             engine=nisa.engine.tensor,
         )
-    for begin, end, width in spans(columns):
-        low, high = begin // PARTITIONS, (end + PARTITIONS - 1) // PARTITIONS
-        nisa.activation(
-            dst=result[0:width, low:high, :], op=nl.copy, data=product[0:width, low:high, :]
-        )
+    low = 0
+    for i in range(len(cuts)):
+        width = cuts[i][1] - cuts[i][0]
+        if i + 1 == len(cuts) or cuts[i + 1][1] - cuts[i + 1][0] != width:
+            nisa.activation(
+                dst=result[0:width, low : i + 1, :],
+                op=nl.copy,
+                data=product[0:width, low : i + 1, :],
+            )
+            low = i + 1
     return result

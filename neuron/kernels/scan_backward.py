@@ -16,7 +16,7 @@ matmul: VectorE, which alone can scan, is left the scans, and one product for ea
 
 from neuron.kernels.matrices import blocks, filled, identity, on_all, spans, turned
 from neuron.kernels.scan import FORGET, tile_columns
-from neuron.kernels.tiles import PARTITIONS, load, share, store
+from neuron.kernels.tiles import PARTITIONS, join, load, load_wide, parts_of, share, store
 from neuron.nki import nisa, nki, nl
 
 GROUP = 6
@@ -40,8 +40,7 @@ def selective_scan_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
 
     Returns:
       Gradients of x, dt (in their dtypes) and A; those of B and C in one, (2, batch, N, L);
-      and that of the state before the first token; float32. The second core of a logical
-      core adds what the first one found of C to what it found itself, the first that of B.
+      and that of the state before the first token; float32.
     """
     batch, channels, length = x.shape
     states = A.shape[1]
@@ -55,62 +54,43 @@ def selective_scan_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
     dstate = nl.ndarray(dlast.shape, dtype=nl.float32, buffer=nl.shared_hbm)
     dmaps = nl.ndarray((2, batch, states, length), dtype=nl.float32, buffer=nl.shared_hbm)
     first, end = share((channels + PARTITIONS - 1) // PARTITIONS)
-    parts, mine = _parts(dmaps)
+    sums = dmaps.reshape((2, batch * states, length))
+    parts, mine = parts_of(sums)
     tools = Tools(states)
 
-    lows = [tile * PARTITIONS for tile in range(first, end)]
-    highs = [min(low + PARTITIONS, channels) for low in lows]
-    rates = [load(A[low:high, :], nl.float32) for low, high in zip(lows, highs)]
-    rate_sums = [filled(high - low, states, 0.0) for low, high in zip(lows, highs)]
+    tiles = [
+        (tile * PARTITIONS, min(tile * PARTITIONS + PARTITIONS, channels))
+        for tile in range(first, end)
+    ]
+    rates = [load(A[low:high, :], nl.float32) for low, high in tiles]
+    rate_sums = [filled(high - low, states, 0.0) for low, high in tiles]
     for row in range(batch):
-        carries = [load(dlast[row, low:high, :], nl.float32) for low, high in zip(lows, highs)]
+        carries = [load(dlast[row, low:high, :], nl.float32) for low, high in tiles]
         for index in range(count - 1, -1, -1):
             begin = index * columns
             stop = min(begin + columns, length)
             rows = Rows(B, C, start, row, begin, stop, tools)
-            for low_tile in range(0, end - first, GROUP):
+            for group in range(0, len(tiles), GROUP):
                 members = []
-                for i in range(low_tile, min(low_tile + GROUP, end - first)):
-                    place = (row, lows[i], highs[i], begin, stop)
-                    edge = load(edges[row, index, lows[i] : highs[i], :], nl.float32)
+                for i in range(group, min(group + GROUP, len(tiles))):
+                    low, high = tiles[i]
+                    place = (row, low, high, begin, stop)
+                    edge = load(edges[row, index, low:high, :], nl.float32)
                     member = Member(x, dt, dy, place, rates[i], edge, carries[i], rows, tools)
                     members.append(member)
                 for n in range(states):
                     _state(n, members, rows, tools)
                 for i in range(len(members)):
-                    members[i].finish(dx, ddt, rate_sums[low_tile + i])
-            rows.finish(parts, mine, row, begin, stop)
-        for i in range(len(lows)):
-            store(dstate[row, lows[i] : highs[i], :], carries[i])
-    for i in range(len(lows)):
-        store(da[lows[i] : highs[i], :], rate_sums[i])
-    _join(dmaps, parts, mine)
+                    members[i].finish(dx, ddt, rate_sums[group + i])
+            rows.finish(parts[mine], row, begin, stop)
+        for i in range(len(tiles)):
+            low, high = tiles[i]
+            store(dstate[row, low:high, :], carries[i])
+    for i in range(len(tiles)):
+        low, high = tiles[i]
+        store(da[low:high, :], rate_sums[i])
+    join(sums, parts, mine)
     return dx, ddt, da, dmaps, dstate
-
-
-def _parts(dmaps):
-    """Where this program writes its part of ``dmaps``, and at which index."""
-    if nl.program_ndim() == 0 or nl.num_programs(0) == 1:
-        return dmaps.reshape((1, *dmaps.shape)), 0
-    shape = (nl.num_programs(0), *dmaps.shape)
-    return nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm), nl.program_id(0)
-
-
-def _join(dmaps, parts, mine):
-    """Add the programs' parts up: the first program does it for B, the second for C."""
-    if parts.shape[0] == 1:
-        return
-    _, batch, states, length = dmaps.shape
-    nisa.core_barrier(data=parts, cores=(0, 1))
-    columns = tile_columns(1)
-    for row in range(batch):
-        for begin in range(0, length, columns):
-            stop = min(begin + columns, length)
-            one = load(parts[0, mine, row, :, begin:stop], nl.float32)
-            other = load(parts[1, mine, row, :, begin:stop], nl.float32)
-            total = nl.ndarray((states, stop - begin), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.tensor_tensor(dst=total, data1=one, data2=other, op=nl.add)
-            store(dmaps[mine, row, :, begin:stop], total)
 
 
 class Tools(nl.NKIObject):
@@ -167,7 +147,7 @@ class Rows(nl.NKIObject):
         self.summed = False
         self.members = 0
 
-    def finish(self, parts, mine, row, begin, stop):
+    def finish(self, sums, row, begin, stop):
         """Write the gradients of B and C."""
         shape = self.b.shape
         passed = nl.ndarray(shape, dtype=nl.float32, buffer=nl.sbuf)
@@ -176,8 +156,9 @@ class Rows(nl.NKIObject):
         nisa.tensor_tensor(dst=db, data1=passed, data2=self.db, op=nl.add)
         dc = nl.ndarray(shape, dtype=nl.float32, buffer=nl.sbuf)
         nisa.activation(dst=dc, op=nl.copy, data=self.dc)
-        store(parts[mine, 0, row, :, begin:stop], db)
-        store(parts[mine, 1, row, :, begin:stop], dc)
+        low = row * shape[0]
+        store(sums[0, low : low + shape[0], begin:stop], db)
+        store(sums[1, low : low + shape[0], begin:stop], dc)
 
 
 class Member(nl.NKIObject):
@@ -251,16 +232,6 @@ class Member(nl.NKIObject):
         nisa.tensor_tensor(dst=rate_sum, data1=rate_sum, data2=self.drate, op=nl.add)
 
 
-def load_wide(source):
-    """A float32 tile with what a two-dimensional view of HBM holds."""
-    tile = load(source, source.dtype)
-    if source.dtype == nl.float32:
-        return tile
-    wide = nl.ndarray(tile.shape, dtype=nl.float32, buffer=nl.sbuf)
-    nisa.activation(dst=wide, op=nl.copy, data=tile)
-    return wide
-
-
 def _state(n, members, rows, tools):
     """One of the N states of a group of channel tiles."""
     columns = rows.columns
@@ -323,7 +294,7 @@ def _times_row(turned_tile, diagonal, shape):
 
 
 def _states(member, n, decay, b_diagonal):
-    """h of one state, (P, 1 + columns), what was before the tile first."""
+    """The values of h of one state, (P, 1 + columns), what was before the tile first."""
     partitions, columns = member.shape
     pushed = _times_row(member.inputs_turned, b_diagonal, member.shape)
     h = nl.ndarray((partitions, columns + 1), dtype=nl.float32, buffer=nl.sbuf)
@@ -341,7 +312,7 @@ def _states(member, n, decay, b_diagonal):
 
 
 def _pulls(member, n, decay, c_diagonal):
-    """r of one state, (P, columns + 1), what is after the tile last; the carry moves on."""
+    """The values of r of one state, (P, columns + 1), what comes after last; the carry moves on."""
     partitions, columns = member.shape
     pulled = _times_row(member.dy_turned, c_diagonal, member.shape)
     r = nl.ndarray((partitions, columns + 1), dtype=nl.float32, buffer=nl.sbuf)
@@ -394,9 +365,7 @@ def _sums(member, n, h, r, b_row):
         op=nl.multiply,
         engine=fast,
     )
-    nisa.tensor_tensor(
-        dst=member.dinputs, data1=member.dinputs, data2=read, op=nl.add, engine=fast
-    )
+    nisa.tensor_tensor(dst=member.dinputs, data1=member.dinputs, data2=read, op=nl.add, engine=fast)
 
 
 def _add_diagonal(gradient, total, n, summed, tools):

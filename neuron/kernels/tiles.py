@@ -25,6 +25,16 @@ def load(source, dtype):
     return tile
 
 
+def load_wide(source):
+    """A float32 tile with what a view of HBM holds, converted on the chip if need be."""
+    tile = load(source, source.dtype)
+    if source.dtype == nl.float32:
+        return tile
+    wide = nl.ndarray(tile.shape, dtype=nl.float32, buffer=nl.sbuf)
+    nisa.activation(dst=wide, op=nl.copy, data=tile)
+    return wide
+
+
 def load_on_all(source, offset, partitions, columns, dtype):
     """Each partition holds the same ``columns`` elements of HBM from ``offset`` on."""
     tile = nl.ndarray((partitions, columns), dtype=dtype, buffer=nl.sbuf)
@@ -35,3 +45,35 @@ def load_on_all(source, offset, partitions, columns, dtype):
 def store(target, tile):
     """What a tile holds, written to HBM, converted if need be."""
     nisa.dma_copy(dst=target, src=tile)
+
+
+def parts_of(result):
+    """Where programs write their parts of a sum over programs, and at which index this one.
+
+    Args:
+      result: (2, rows, columns), the sum, in HBM.
+
+    Returns:
+      (programs, 2, rows, columns) in HBM; one program writes straight into ``result``.
+    """
+    if nl.program_ndim() == 0 or nl.num_programs(0) == 1:
+        return result.reshape((1, *result.shape)), 0
+    shape = (nl.num_programs(0), *result.shape)
+    return nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm), nl.program_id(0)
+
+
+def join(result, parts, mine):
+    """Add the parts of two programs up: each does one half of ``result``."""
+    if parts.shape[0] == 1:
+        return
+    _, rows, columns = result.shape
+    nisa.core_barrier(data=parts, cores=(0, 1))
+    for low in range(0, rows, PARTITIONS):
+        high = min(low + PARTITIONS, rows)
+        for begin in range(0, columns, COLUMNS):
+            stop = min(begin + COLUMNS, columns)
+            one = load(parts[0, mine, low:high, begin:stop], nl.float32)
+            other = load(parts[1, mine, low:high, begin:stop], nl.float32)
+            total = nl.ndarray((high - low, stop - begin), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.tensor_tensor(dst=total, data1=one, data2=other, op=nl.add)
+            store(result[mine, low:high, begin:stop], total)
