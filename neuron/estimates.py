@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from neuron.emulator import simulate
 from neuron.emulator.cost import Report
 from neuron.kernels.scan import selective_scan, tile_columns
 from neuron.kernels.scan_backward import selective_scan_backward
+from neuron.kernels.ssd import ssd
 
 CHANNELS, STATES, LENGTH = 1536, 16, 512
 
@@ -50,9 +52,30 @@ def scan_backward() -> tuple[Report, dict[str, float]]:
     return run.reports[0], {"hbm": least}
 
 
+HEADS, WIDTH, SSD_STATES = 12, 128, 64
+
+
+def _ssd_operands(dtype: Any) -> list[Any]:
+    step = np.full((1, LENGTH, HEADS), 0.01, np.float32)
+    rate = -np.arange(1, HEADS + 1, dtype=np.float32)
+    maps = [_draw(1, LENGTH, SSD_STATES).astype(dtype) for _ in range(2)]
+    return [_draw(1, LENGTH, HEADS, WIDTH).astype(dtype), step, rate, *maps]
+
+
+def ssd_forward(dtype: Any = np.float32) -> tuple[Report, dict[str, float]]:
+    run = simulate(ssd)
+    run(*_ssd_operands(dtype), _draw(1, HEADS, WIDTH, SSD_STATES))
+    size = HEADS * WIDTH * (2 * LENGTH) + 2 * LENGTH * SSD_STATES
+    return run.reports[0], {"hbm": size * np.dtype(dtype).itemsize + 4 * (HEADS * LENGTH + 2 * HEADS * WIDTH * SSD_STATES)}
+
+
+def ssd_forward_bf16():
+    return ssd_forward(ml_dtypes.bfloat16)
+
+
 def main() -> None:
     """Print a table for each kernel."""
-    cases: list[Callable[[], tuple[Report, dict[str, float]]]] = [scan, scan_backward]
+    cases: list[Callable[[], tuple[Report, dict[str, float]]]] = [ssd_forward, ssd_forward_bf16] if len(sys.argv)>1 else [scan, scan_backward]
     for case in cases:
         report, bounds = case()
         print(case.__name__)
