@@ -1,10 +1,9 @@
 """``python -m neuron.estimates``: what kernels cost at the size of a 130M model, by the emulator.
 
-Rules of thumb, no measurement: see docs/trainium.md.
+One row of 512 tokens, one core. Rules of thumb, no measurement: see docs/trainium.md.
 """
 
-import sys
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import ml_dtypes
@@ -14,76 +13,134 @@ from neuron.emulator import simulate
 from neuron.emulator.cost import Report
 from neuron.kernels.scan import selective_scan, tile_columns
 from neuron.kernels.scan_backward import selective_scan_backward
-from neuron.kernels.ssd import ssd
+from neuron.kernels.ssd import CHUNK, ssd
+from neuron.kernels.ssd_backward import ssd_backward
 
-CHANNELS, STATES, LENGTH = 1536, 16, 512
+LENGTH = 512
+CHANNELS, STATES = 1536, 16
+HEADS, WIDTH, SSD_STATES = 12, 128, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What a kernel costs beside what it can't cost less than.
+
+    Attributes:
+      name: of the kernel.
+      report: by the emulator.
+      least_seconds: lower bound for each engine, of the work that the algorithm gives it.
+      least_bytes: each operand and each result once.
+    """
+
+    name: str
+    report: Report
+    least_seconds: float
+    least_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """The time of the busiest part, were it alone."""
+        return max(self.report.seconds.values())
+
+    def line(self) -> str:
+        """A row of the table."""
+        report, target = self.report, self.report.seconds
+        times = " ".join(f"{target[part] * 1e6:8.1f}" for part in PARTS)
+        moved = report.hbm_read + report.hbm_written
+        return (
+            f"{self.name:<22}{times}{self.seconds / self.least_seconds:8.2f}"
+            f"{moved / 1e6:9.2f}{moved / self.least_bytes:7.2f}{report.sbuf_high_water / 1024:7.1f}"
+            f"{report.psum_high_water / 1024:6.1f}{report.instructions:8d}"
+        )
+
+
+PARTS = ("tensor", "vector", "scalar", "gpsimd", "dma")
+TITLE = (
+    f"{'microseconds':<22}{'tensor':>8} {'vector':>8} {'scalar':>8} {'gpsimd':>8} {'dma':>8}"
+    f"{'/bound':>8}{'HBM MB':>9}{'/least':>7}{'SBUF K':>7}{'PSUM':>6}{'issued':>8}"
+)
 
 
 def _draw(*shape: int) -> Any:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 
-def _scan_operands() -> list[Any]:
+def _estimate(
+    name: str, kernel: Any, operands: tuple[Any, ...], cycles: dict[str, float]
+) -> Estimate:
+    run = simulate(kernel)
+    results = run(*operands)
+    arrays = [a for a in (*operands, *results) if isinstance(a, np.ndarray)]
+    report = run.reports[0]
+    gigahertz = {"tensor": 2.4, "vector": 0.96, "elementwise": 0.96 + 1.2}
+    least = max(cycles[part] / gigahertz[part] for part in cycles) * 1e-9
+    return Estimate(name, report, least, sum(a.nbytes for a in arrays))
+
+
+def scans(dtype: Any = np.float32) -> list[Estimate]:
+    """The selective scan.
+
+    Bounds: a scan takes VectorE two cycles an element. Forward: a scan and two products for
+    each state, the products anywhere. Backward: two scans; three products and two sums; four
+    products on TensorE in float32.
+    """
     step = np.full((1, CHANNELS, LENGTH), 0.01, np.float32)
     rate = -np.tile(np.arange(1, STATES + 1, dtype=np.float32), (CHANNELS, 1))
-    maps = [_draw(1, STATES, LENGTH) for _ in range(2)]
-    return [_draw(1, CHANNELS, LENGTH), step, rate, *maps]
+    maps = [_draw(1, STATES, LENGTH).astype(dtype) for _ in range(2)]
+    x, dy = (_draw(1, CHANNELS, LENGTH).astype(dtype) for _ in range(2))
+    state = _draw(1, CHANNELS, STATES)
+    edges = _draw(1, -(-LENGTH // tile_columns(STATES)), CHANNELS, STATES)
+    operands = (x, step, rate, *maps)
+    unit = 2 * LENGTH * STATES * CHANNELS / 128
+    forward = {"vector": unit, "elementwise": 4 * unit}
+    backward = {"vector": 2 * unit, "elementwise": 7 * unit, "tensor": 8 * unit}
+    label = np.dtype(dtype).name
+    return [
+        _estimate(f"scan {label}", selective_scan, (*operands, state), forward),
+        _estimate(
+            f"its gradient {label}",
+            selective_scan_backward,
+            (*operands, edges, dy, state),
+            backward,
+        ),
+    ]
 
 
-def scan() -> tuple[Report, dict[str, float]]:
-    """Forward: two passes of VectorE over two tensors for each state are its scan."""
-    run = simulate(selective_scan)
-    run(*_scan_operands(), np.zeros((1, CHANNELS, STATES), np.float32))
-    least = 4 * (3 * CHANNELS * LENGTH + 2 * STATES * LENGTH + 3 * CHANNELS * STATES)
-    return run.reports[0], {"hbm": least}
+def ssds(dtype: Any = np.float32) -> list[Estimate]:
+    """State-space duality.
 
-
-def scan_backward() -> tuple[Report, dict[str, float]]:
-    """Backward."""
-    run = simulate(selective_scan_backward)
-    tiles = -(-LENGTH // tile_columns(STATES))
-    run(
-        *_scan_operands(),
-        _draw(1, tiles, CHANNELS, STATES),
-        _draw(1, CHANNELS, LENGTH),
-        _draw(1, CHANNELS, STATES),
-    )
-    least = 4 * (5 * CHANNELS * LENGTH + 4 * STATES * LENGTH + (4 + tiles) * CHANNELS * STATES)
-    return run.reports[0], {"hbm": least}
-
-
-HEADS, WIDTH, SSD_STATES = 12, 128, 64
-
-
-def _ssd_operands(dtype: Any) -> list[Any]:
+    Bounds: for each head and chunk, matmuls of 128 columns of TensorE with what is of the
+    operands' dtype (forward 3, backward 7, two of them narrower), sums of logarithms, and
+    products of tiles.
+    """
     step = np.full((1, LENGTH, HEADS), 0.01, np.float32)
     rate = -np.arange(1, HEADS + 1, dtype=np.float32)
     maps = [_draw(1, LENGTH, SSD_STATES).astype(dtype) for _ in range(2)]
-    return [_draw(1, LENGTH, HEADS, WIDTH).astype(dtype), step, rate, *maps]
-
-
-def ssd_forward(dtype: Any = np.float32) -> tuple[Report, dict[str, float]]:
-    run = simulate(ssd)
-    run(*_ssd_operands(dtype), _draw(1, HEADS, WIDTH, SSD_STATES))
-    size = HEADS * WIDTH * (2 * LENGTH) + 2 * LENGTH * SSD_STATES
-    return run.reports[0], {"hbm": size * np.dtype(dtype).itemsize + 4 * (HEADS * LENGTH + 2 * HEADS * WIDTH * SSD_STATES)}
-
-
-def ssd_forward_bf16():
-    return ssd_forward(ml_dtypes.bfloat16)
+    x, dy = (_draw(1, LENGTH, HEADS, WIDTH).astype(dtype) for _ in range(2))
+    state = _draw(1, HEADS, WIDTH, SSD_STATES)
+    edges = _draw(1, -(-LENGTH // CHUNK), SSD_STATES, HEADS * WIDTH)
+    operands = (x, step, rate, *maps)
+    units = HEADS * LENGTH / CHUNK
+    slow = 4 if dtype == np.float32 else 1
+    forward = {"tensor": units * (3 * WIDTH * slow + 2 * CHUNK), "elementwise": units * 6 * CHUNK}
+    backward = {
+        "tensor": units * ((4 * WIDTH + CHUNK + 2 * SSD_STATES) * slow + 3 * 2 * CHUNK),
+        "elementwise": units * (9 * 2 + 4) * CHUNK,
+    }
+    label = np.dtype(dtype).name
+    return [
+        _estimate(f"ssd {label}", ssd, (*operands, state), forward),
+        _estimate(f"its gradient {label}", ssd_backward, (*operands, edges, dy, state), backward),
+    ]
 
 
 def main() -> None:
-    """Print a table for each kernel."""
-    cases: list[Callable[[], tuple[Report, dict[str, float]]]] = [ssd_forward, ssd_forward_bf16] if len(sys.argv)>1 else [scan, scan_backward]
-    for case in cases:
-        report, bounds = case()
-        print(case.__name__)
-        print(report.table())
-        print(f"HBM {report.hbm_read + report.hbm_written} of at least {bounds['hbm']:.0f} bytes\n")
-        for op, n in report.ops.items():
-            print("   ", op, n)
+    """Print the table."""
+    print(TITLE)
+    for dtype in (np.float32, ml_dtypes.bfloat16):
+        for estimate in (*scans(dtype), *ssds(dtype)):
+            print(estimate.line())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -51,17 +51,18 @@ def spans(columns):
     return found
 
 
-def on_all(selector, rows, partitions):
-    """One row of a tile on all partitions; ``selector`` is the column of ones that picks it.
+def on_all(selectors, column, rows, partitions):
+    """The sum of some rows of a tile on all partitions.
 
     Args:
-      selector: (rows, 1) column of a 0/1 tile, 1 at the row.
+      selectors: a whole 0/1 tile.
+      column: which of its columns chooses the rows; a column of the identity chooses one.
       rows: (rows, columns), at most one PSUM bank.
       partitions: of the result.
     """
     count, columns = rows.shape
-    row = selector.strides[0]
-    spread = selector.ap(pattern=[[row, count], [0, partitions]])
+    pattern = [[selectors.shape[1], count], [0, partitions]]
+    spread = selectors.ap(pattern=pattern, offset=column)
     product = nl.ndarray((partitions, columns), dtype=nl.float32, buffer=nl.psum)
     nisa.nc_matmul(
         dst=product, stationary=spread, moving=rows, is_stationary_onezero=True, accumulate=False

@@ -135,11 +135,11 @@ class Rows(nl.NKIObject):
         self.c_turned = turned(self.c, nl.float32)
         product = nl.ndarray((states, columns), dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_tensor(dst=product, data1=self.b, data2=self.c, op=nl.multiply)
-        self.inner = on_all(tools.ones[0:states, 0:1], product, PARTITIONS)
+        self.inner = on_all(tools.ones, 0, product, PARTITIONS)
         self.starts = None
         if start != None:
             starts = load_wide(start[row : row + 1, begin:stop])
-            self.starts = on_all(tools.ones[0:1, 0:1], starts, PARTITIONS)
+            self.starts = on_all(tools.ones, 0, starts, PARTITIONS)
         shape = (states, columns)
         self.db = nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
         self.dc = nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
@@ -237,7 +237,7 @@ def _state(n, members, rows, tools):
     columns = rows.columns
     b_diagonal = _diagonals(rows.b_turned, n, columns, tools)
     c_diagonal = _diagonals(rows.c_turned, n, columns, tools)
-    b_row = on_all(tools.eye[0 : tools.states, n : n + 1], rows.b, PARTITIONS)
+    b_row = on_all(tools.eye, n, rows.b, PARTITIONS)
     db = nl.ndarray((PARTITIONS, columns), dtype=nl.float32, buffer=nl.psum)
     dc = nl.ndarray((PARTITIONS, columns), dtype=nl.float32, buffer=nl.psum)
     for i in range(len(members)):

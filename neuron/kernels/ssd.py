@@ -54,7 +54,7 @@ def ssd(x, dt, A, B, C, state, start=None, keep_edges=False):
     rates = Rates(A, groups)
 
     for row in range(batch):
-        carries = [_load_state(state[row, low:high, :, :]) for low, high in groups]
+        carries = [load_state(state[row, low:high, :, :]) for low, high in groups]
         for index in range(count):
             begin = index * CHUNK
             stop = min(begin + CHUNK, length)
@@ -70,7 +70,7 @@ def ssd(x, dt, A, B, C, state, start=None, keep_edges=False):
                 store(y[row, begin:stop, low:high, :], outputs)
         for i in range(len(groups)):
             low, high = groups[i]
-            _store_state(last[row, low:high, :, :], carries[i])
+            store_state(last[row, low:high, :, :], carries[i])
     return (y, last, edges) if keep_edges else (y, last)
 
 
@@ -303,7 +303,7 @@ def keep_and_add(carry, kept, first, taken):
         )
 
 
-def _load_state(source):
+def load_state(source):
     """(heads, P, N) of HBM as (N, heads x P)."""
     count, width, states = source.shape
     rows = source.reshape((count * width, states))
@@ -315,7 +315,7 @@ def _load_state(source):
     return tile
 
 
-def _store_state(target, tile):
+def store_state(target, tile):
     """(N, heads x P) as (heads, P, N) of HBM."""
     count, width, states = target.shape
     rows = target.reshape((count * width, states))
