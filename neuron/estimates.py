@@ -28,7 +28,7 @@ class Estimate:
     Attributes:
       name: of the kernel.
       report: by the emulator.
-      least_seconds: lower bound for each engine, of the work that the algorithm gives it.
+      least_seconds: the largest lower bound of an engine, of the work that can't be elsewhere.
       least_bytes: each operand and each result once.
     """
 
@@ -109,9 +109,10 @@ def scans(dtype: Any = np.float32) -> list[Estimate]:
 def ssds(dtype: Any = np.float32) -> list[Estimate]:
     """State-space duality.
 
-    Bounds: for each head and chunk, matmuls of 128 columns of TensorE with what is of the
-    operands' dtype (forward 3, backward 7, two of them narrower), sums of logarithms, and
-    products of tiles.
+    Bounds: for each head and chunk, on TensorE matmuls in the dtype of operands (forward 3,
+    backward 7, two of them of N columns) and sums in float32 with zeros and ones (1 and 3);
+    transposes are not counted. On VectorE what reads PSUM beside another tile, and sums along
+    rows.
     """
     step = np.full((1, LENGTH, HEADS), 0.01, np.float32)
     rate = -np.arange(1, HEADS + 1, dtype=np.float32)
@@ -122,10 +123,10 @@ def ssds(dtype: Any = np.float32) -> list[Estimate]:
     operands = (x, step, rate, *maps)
     units = HEADS * LENGTH / CHUNK
     slow = 4 if dtype == np.float32 else 1
-    forward = {"tensor": units * (3 * WIDTH * slow + 2 * CHUNK), "elementwise": units * 6 * CHUNK}
+    forward = {"tensor": units * (3 * WIDTH * slow + 2 * CHUNK), "vector": units * 4 * WIDTH}
     backward = {
         "tensor": units * ((4 * WIDTH + CHUNK + 2 * SSD_STATES) * slow + 3 * 2 * CHUNK),
-        "elementwise": units * (9 * 2 + 4) * CHUNK,
+        "vector": units * (2 * CHUNK + 7 * WIDTH + 4 * SSD_STATES),
     }
     label = np.dtype(dtype).name
     return [

@@ -16,7 +16,7 @@ matmul: VectorE, which alone can scan, is left the scans, and one product for ea
 
 from neuron.kernels.matrices import blocks, filled, identity, on_all, spans, turned
 from neuron.kernels.scan import FORGET, tile_columns
-from neuron.kernels.tiles import PARTITIONS, join, load, load_wide, parts_of, share, store
+from neuron.kernels.tiles import PARTITIONS, join, load, load_as, parts_of, share, store
 from neuron.nki import nisa, nki, nl
 
 GROUP = 6
@@ -129,16 +129,16 @@ class Rows(nl.NKIObject):
     def __init__(self, B, C, start, row, begin, stop, tools):
         states, columns = B.shape[1], stop - begin
         self.columns = columns
-        self.b = load_wide(B[row, :, begin:stop])
-        self.c = load_wide(C[row, :, begin:stop])
-        self.b_turned = turned(self.b, nl.float32)
-        self.c_turned = turned(self.c, nl.float32)
+        self.b = load_as(B[row, :, begin:stop], nl.float32)
+        self.c = load_as(C[row, :, begin:stop], nl.float32)
+        self.b_turned = turned(self.b, nl.float32, tools.eye)
+        self.c_turned = turned(self.c, nl.float32, tools.eye)
         product = nl.ndarray((states, columns), dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_tensor(dst=product, data1=self.b, data2=self.c, op=nl.multiply)
         self.inner = on_all(tools.ones, 0, product, PARTITIONS)
         self.starts = None
         if start != None:
-            starts = load_wide(start[row : row + 1, begin:stop])
+            starts = load_as(start[row : row + 1, begin:stop], nl.float32)
             self.starts = on_all(tools.ones, 0, starts, PARTITIONS)
         shape = (states, columns)
         self.db = nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
@@ -183,7 +183,7 @@ class Member(nl.NKIObject):
         self.shape = (high - low, stop - begin)
         self.step = load(dt[row, low:high, begin:stop], dt.dtype)
         self.tokens = load(x[row, low:high, begin:stop], x.dtype)
-        self.dy = load_wide(dy[row, low:high, begin:stop])
+        self.dy = load_as(dy[row, low:high, begin:stop], nl.float32)
         self.decay_step = self.step
         if rows.starts != None:
             self.decay_step = nl.ndarray(self.shape, dtype=nl.float32, buffer=nl.sbuf)
@@ -197,8 +197,8 @@ class Member(nl.NKIObject):
             )
         self.inputs = nl.ndarray(self.shape, dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_tensor(dst=self.inputs, data1=self.step, data2=self.tokens, op=nl.multiply)
-        self.dy_turned = turned(self.dy, nl.float32)
-        self.inputs_turned = turned(self.inputs, nl.float32)
+        self.dy_turned = turned(self.dy, nl.float32, tools.eye)
+        self.inputs_turned = turned(self.inputs, nl.float32, tools.eye)
 
         self.dinputs = nl.ndarray(self.shape, dtype=nl.float32, buffer=nl.sbuf)
         inner = rows.inner[0 : high - low, :]

@@ -9,9 +9,20 @@ The result on tokens s and t of a chunk is decay[s, t] (C_t . B_s) dt_s x_s; the
 (N, heads x P), takes the tokens in with what is left of them at the chunk's end.
 """
 
+from typing import Any
+
 from neuron.kernels.matrices import filled, identity, ones_where, turned
 from neuron.kernels.scan import FORGET
-from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, share, store
+from neuron.kernels.tiles import (
+    COLUMNS,
+    PARTITIONS,
+    as_dtype,
+    load,
+    load_as,
+    load_on_all,
+    share,
+    store,
+)
 from neuron.nki import nisa, nki, nl
 
 CHUNK = PARTITIONS
@@ -45,16 +56,16 @@ def ssd(x, dt, A, B, C, state, start=None, keep_edges=False):
     y = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
     last = nl.ndarray(state.shape, dtype=nl.float32, buffer=nl.shared_hbm)
     count = (length + CHUNK - 1) // CHUNK
-    edges = None
+    edges: Any = None
     if keep_edges:
         shape = (batch, count, states, state.shape[1] * width)
         edges = nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm)
-    tools = Tools()
+    tools = Tools(x.dtype)
     groups = head_groups(x)
     rates = Rates(A, groups)
 
     for row in range(batch):
-        carries = [load_state(state[row, low:high, :, :]) for low, high in groups]
+        carries = [load_state(state[row, low:high, :, :], tools) for low, high in groups]
         for index in range(count):
             begin = index * CHUNK
             stop = min(begin + CHUNK, length)
@@ -70,7 +81,7 @@ def ssd(x, dt, A, B, C, state, start=None, keep_edges=False):
                 store(y[row, begin:stop, low:high, :], outputs)
         for i in range(len(groups)):
             low, high = groups[i]
-            store_state(last[row, low:high, :, :], carries[i])
+            store_state(last[row, low:high, :, :], carries[i], tools)
     return (y, last, edges) if keep_edges else (y, last)
 
 
@@ -82,10 +93,20 @@ def head_groups(x):
 
 
 class Tools(nl.NKIObject):
-    """Constant matrices: ``not_after[r, t]`` is 1 for r <= t, ``after[r, s]`` for r > s."""
+    """Constant matrices.
 
-    def __init__(self):
+    Args:
+      dtype: of operands of matmuls.
+
+    Attributes:
+      eye: the identity; ``eye_as`` in that dtype.
+      not_after: (r, t), 1 for r <= t.
+      after: (r, s), 1 for r > s.
+    """
+
+    def __init__(self, dtype):
         self.eye = identity()
+        self.eye_as = self.eye if dtype == nl.float32 else identity(dtype)
         self.ones = filled(PARTITIONS, PARTITIONS, 1.0)
         self.not_after = ones_where(nl.less_equal)
         self.after = ones_where(nl.greater)
@@ -133,8 +154,8 @@ class Chunk(nl.NKIObject):
         self.states = B.shape[2]
         self.b = load_as(B[row, begin:stop, :], dtype)
         self.c = load_as(C[row, begin:stop, :], dtype)
-        self.b_turned = turned(self.b, dtype)[0 : self.states, 0, :]
-        self.c_turned = turned(self.c, dtype)[0 : self.states, 0, :]
+        self.b_turned = turned(self.b, dtype, tools.eye_as)[0 : self.states, 0, :]
+        self.c_turned = turned(self.c, dtype, tools.eye_as)[0 : self.states, 0, :]
         self.step = load_as(dt[row, begin:stop, rates.first : rates.end], nl.float32)
         shape = self.step.shape
         self.logs = nl.ndarray(shape, dtype=nl.float32, buffer=nl.sbuf)
@@ -198,20 +219,6 @@ class Chunk(nl.NKIObject):
         decays = nl.ndarray(shape, dtype=nl.float32, buffer=nl.sbuf)
         nisa.activation(dst=decays, op=nl.exp, data=sums)
         return decays
-
-
-def load_as(source, dtype):
-    """A tile of some dtype, converted on the chip if need be."""
-    return as_dtype(load(source, source.dtype), dtype)
-
-
-def as_dtype(tile, dtype):
-    """The tile itself if it is of that dtype, else a converted one."""
-    if tile.dtype == dtype:
-        return tile
-    other = nl.ndarray(tile.shape, dtype=dtype, buffer=nl.sbuf)
-    nisa.activation(dst=other, op=nl.copy, data=tile)
-    return other
 
 
 def matmul(dst, stationary, moving, accumulate=False):
@@ -303,23 +310,23 @@ def keep_and_add(carry, kept, first, taken):
         )
 
 
-def load_state(source):
+def load_state(source, tools):
     """(heads, P, N) of HBM as (N, heads x P)."""
     count, width, states = source.shape
     rows = source.reshape((count * width, states))
     tile = nl.ndarray((states, count * width), dtype=nl.float32, buffer=nl.sbuf)
     for low in range(0, count * width, PARTITIONS):
         high = min(low + PARTITIONS, count * width)
-        part = turned(load(rows[low:high, :], nl.float32), nl.float32)
+        part = turned(load(rows[low:high, :], nl.float32), nl.float32, tools.eye)
         nisa.tensor_copy(dst=tile[:, low:high], src=part[0:states, 0, :])
     return tile
 
 
-def store_state(target, tile):
+def store_state(target, tile, tools):
     """(N, heads x P) as (heads, P, N) of HBM."""
     count, width, states = target.shape
     rows = target.reshape((count * width, states))
     for low in range(0, count * width, PARTITIONS):
         high = min(low + PARTITIONS, count * width)
-        part = turned(tile[:, low:high], nl.float32)
+        part = turned(tile[:, low:high], nl.float32, tools.eye)
         store(rows[low:high, :], part[0 : high - low, 0, :])

@@ -12,7 +12,6 @@ from neuron.kernels.ssd import (
     Chunk,
     Rates,
     Tools,
-    as_dtype,
     for_heads,
     head_groups,
     keep_and_add,
@@ -23,8 +22,11 @@ from neuron.kernels.ssd import (
     spread,
     store_state,
 )
-from neuron.kernels.tiles import COLUMNS, PARTITIONS, join, load, parts_of, store
+from neuron.kernels.tiles import COLUMNS, PARTITIONS, as_dtype, join, load, load_as, parts_of, store
 from neuron.nki import nisa, nki, nl
+
+FAST = nisa.engine.gpsimd
+"""Who takes products of two tiles in SBUF: VectorE has enough to do with those in PSUM."""
 
 
 @nki.jit
@@ -60,7 +62,7 @@ def ssd_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
     sums = dmaps.reshape((2, batch * length, states))
     parts, mine = parts_of(sums)
 
-    tools = Tools()
+    tools = Tools(x.dtype)
     masks = Masks()
     groups = head_groups(x)
     first, end = groups[0][0], groups[-1][1]
@@ -68,7 +70,7 @@ def ssd_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
     drates = nl.ndarray((1, end - first), dtype=nl.float32, buffer=nl.sbuf)
     nisa.memset(dst=drates, value=0.0)
     for row in range(batch):
-        carries = [load_state(dlast[row, low:high, :, :]) for low, high in groups]
+        carries = [load_state(dlast[row, low:high, :, :], tools) for low, high in groups]
         for index in range(count - 1, -1, -1):
             begin = index * CHUNK
             stop = min(begin + CHUNK, length)
@@ -78,16 +80,16 @@ def ssd_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
                 low, high = groups[i]
                 edge = load(edges[row, index, :, low * width : high * width], nl.float32)
                 tokens = load(x[row, begin:stop, low:high, :], x.dtype)
-                pull = as_dtype(load(dy[row, begin:stop, low:high, :], dy.dtype), x.dtype)
+                pull = load_as(dy[row, begin:stop, low:high, :], x.dtype)
                 part = (low - first, high - first)
                 found = _group(tokens, pull, part, edge, carries[i], chunk, gradients, tools, masks)
                 store(dx[row, begin:stop, low:high, :], found)
             gradients.finish(ddt[row, begin:stop, first:end], drates, rates, tools, masks)
             low = row * length + begin
-            gradients.maps(parts[mine, :, low : low + stop - begin, :], masks)
+            gradients.maps(parts[mine, :, low : low + stop - begin, :], tools, masks)
         for i in range(len(groups)):
             low, high = groups[i]
-            store_state(dstate[row, low:high, :, :], carries[i])
+            store_state(dstate[row, low:high, :, :], carries[i], tools)
     store(da[first:end], drates)
     join(sums, parts, mine)
     return dx, ddt, da, dmaps, dstate
@@ -117,7 +119,7 @@ class Gradients(nl.NKIObject):
     Attributes:
       scores: (t, s) C_t . B_s where s is not after t, else 0.
       dscores: its gradient, in PSUM.
-      db: (s, N) gradient of B but for that of scores, in PSUM. Likewise ``dc``.
+      db: (s, N) gradient of B, but for that of scores. Likewise ``dc``.
       flows: (r, heads) sums over s < r <= t within the chunk, in PSUM.
       read: (t, heads), what flows from the state before to t.
       kept: (s, heads), what flows from s to the state after.
@@ -133,9 +135,8 @@ class Gradients(nl.NKIObject):
         mask = masks.not_before[0:tokens, 0:tokens]
         self.scores = product(found, mask, nl.float32, nisa.engine.vector)
         self.dscores = nl.ndarray((tokens, tokens), dtype=nl.float32, buffer=nl.psum)
-        # Both in one bank.
-        maps = nl.ndarray((tokens, 2, states), dtype=nl.float32, buffer=nl.psum)
-        self.db, self.dc = maps[:, 0, :], maps[:, 1, :]
+        self.db = nl.ndarray((tokens, states), dtype=nl.float32, buffer=nl.sbuf)
+        self.dc = nl.ndarray((tokens, states), dtype=nl.float32, buffer=nl.sbuf)
         self.flows = nl.ndarray((tokens, heads), dtype=nl.float32, buffer=nl.psum)
         self.read = nl.ndarray((tokens, heads), dtype=nl.float32, buffer=nl.sbuf)
         self.kept = nl.ndarray((tokens, heads), dtype=nl.float32, buffer=nl.sbuf)
@@ -177,19 +178,22 @@ class Gradients(nl.NKIObject):
         )
         nisa.tensor_tensor(dst=drates, data1=drates, data2=total, op=nl.add)
 
-    def maps(self, target, masks):
+    def maps(self, target, tools, masks):
         """Write the gradients of B and C to (2, tokens, N) of HBM."""
         chunk = self.chunk
         tokens = chunk.tokens
         mask = masks.not_before[0:tokens, 0:tokens]
         dscores = product(self.dscores, mask, chunk.dtype, nisa.engine.vector)
-        dscores_turned = turned(dscores, chunk.dtype)[0:tokens, 0, :]
-        matmul(self.db, dscores, chunk.c, accumulate=True)
-        matmul(self.dc, dscores_turned, chunk.b, accumulate=True)
-        for i in range(2):
+        dscores_turned = turned(dscores, chunk.dtype, tools.eye_as)[0:tokens, 0, :]
+        for index, total, stationary, moving in (
+            (0, self.db, dscores, chunk.c),
+            (1, self.dc, dscores_turned, chunk.b),
+        ):
+            scored = nl.ndarray((tokens, chunk.states), dtype=nl.float32, buffer=nl.psum)
+            matmul(scored, stationary, moving)
             found = nl.ndarray((tokens, chunk.states), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.activation(dst=found, op=nl.copy, data=(self.db, self.dc)[i])
-            store(target[i, :, :], found)
+            nisa.tensor_tensor(dst=found, data1=scored, data2=total, op=nl.add)
+            store(target[index, :, :], found)
 
 
 def head_cuts(count, width):
@@ -228,63 +232,85 @@ def _group(x, dy, heads, edge, carry, chunk, sums, tools, masks):
     flat = (tokens, count * width)
     cuts, parts = head_cuts(count, width)
     steps = spread(chunk.step, low, x.shape)
-    inputs = product(x, steps, kind, nisa.engine.gpsimd)
-    seen = scaled(dy, chunk.since, low, kind)
-    returned = _states(x, heads, edge, carry, chunk, seen, inputs, sums, cuts)
+    inputs = product(x, steps, kind, FAST)
+    dy_turned = turned(dy.reshape(flat), kind, tools.eye_as, cuts)
+    inputs_turned = turned(inputs.reshape(flat), kind, tools.eye_as, cuts)
 
-    dy_turned = turned(dy.reshape(flat), kind, cuts)
-    inputs_turned = turned(inputs.reshape(flat), kind, cuts)
+    before, after = as_dtype(edge, kind), as_dtype(carry, kind)
+    for turned_tile, state, left, rows, total, flow in (
+        (inputs_turned, after, chunk.until, chunk.b, sums.db, sums.kept),
+        (dy_turned, before, chunk.since, chunk.c, sums.dc, sums.read),
+    ):
+        state_turned = turned(state, kind, tools.eye_as, cuts)
+        found = _map_part(turned_tile, state_turned, parts, heads, left)
+        _add_up(flow, heads, product(found, for_heads(rows, count), nl.float32, FAST))
+        _add_heads(total, found, sums.begun)
+    returned = _states(x, dy, heads, edge, carry, after, chunk, sums)
+
     decays = chunk.links(heads, tools.not_after, tools.after)
     _flows(dy_turned, inputs_turned, parts, decays, low, chunk, sums, tools, masks)
-
-    weights = product(decays, for_heads(sums.scores, count), kind, nisa.engine.gpsimd)
+    weights = product(decays, for_heads(sums.scores, count), kind, FAST)
     within = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.psum)
     for h in range(count):
         matmul(within[:, h, :], weights[:, h, :], dy[:, h, :])
     dinputs = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_tensor(dst=dinputs, data1=within, data2=returned, op=nl.add)
-    _add_up(sums.steps, heads, product(x, dinputs, nl.float32, nisa.engine.gpsimd))
+    _add_up(sums.steps, heads, product(x, dinputs, nl.float32, FAST))
     sums.begun = True
-    return product(dinputs, steps, x.dtype, nisa.engine.gpsimd)
+    return product(dinputs, steps, x.dtype, FAST)
 
 
 def _add_up(sums, heads, terms):
-    """The sums of each head of (rows, heads, P) in its column."""
+    """The sums of each head of (rows, heads, columns) in its column."""
     low, high = heads
     nisa.tensor_reduce(dst=sums[:, low:high], op=nl.add, data=terms, axis=2)
 
 
-def _states(x, heads, edge, carry, chunk, seen, inputs, sums, cuts):
-    """Gradients by way of the states; returns that of dt x."""
-    low, high = heads
-    tokens, count, width = x.shape
-    states, kind = chunk.states, chunk.dtype
-    flat = (tokens, count * width)
-    before, after = as_dtype(edge, kind), as_dtype(carry, kind)
-    left = product(
-        chunk.step[:, low:high], chunk.until[:, low:high], nl.float32, nisa.engine.vector
-    )
-    kept = scaled(x, left, 0, kind)
-    for total, tile, state in ((sums.db, kept, after), (sums.dc, seen, before)):
-        tile_turned = turned(tile.reshape(flat), kind, cuts)
-        state_turned = turned(state, kind, cuts)
-        for i in range(len(cuts)):
-            rows = cuts[i][1] - cuts[i][0]
-            stationary, moving = tile_turned[0:rows, i, :], state_turned[0:rows, i, :]
-            matmul(total, stationary, moving, accumulate=sums.begun or i > 0)
+def _map_part(tile_turned, state_turned, parts, heads, left):
+    """What each head adds to the gradient of B or C by way of a state, (tokens, heads, N).
 
+    Args:
+      tile_turned: stretches of (heads x P), tokens.
+      state_turned: the same stretches, N.
+      parts: of the heads in stretches.
+      heads: first and one past the last.
+      left: (tokens, all heads), what is left of the state, or in the state of a token.
+    """
+    low, high = heads
+    shape = (tile_turned.shape[2], high - low, state_turned.shape[2])
+    found = nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
+    for h in range(high - low):
+        for j in range(len(parts[h])):
+            i, begin, end = parts[h][j]
+            stationary, moving = tile_turned[begin:end, i, :], state_turned[begin:end, i, :]
+            matmul(found[:, h, :], stationary, moving, accumulate=j > 0)
+    return scaled(found, left, low, nl.float32)
+
+
+def _add_heads(total, terms, begun):
+    """Add the sum over the heads of (rows, heads, columns) to a sum."""
+    rows, count, columns = terms.shape
+    by_column = terms.ap(pattern=[[count * columns, rows], [1, columns], [columns, count]])
+    if not begun:
+        nisa.tensor_reduce(dst=total, op=nl.add, data=by_column, axis=2)
+        return
+    part = nl.ndarray((rows, columns), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_reduce(dst=part, op=nl.add, data=by_column, axis=2)
+    nisa.tensor_tensor(dst=total, data1=total, data2=part, op=nl.add)
+
+
+def _states(x, dy, heads, edge, carry, after, chunk, sums):
+    """The gradient of dt x by way of the state after the chunk; ``carry`` moves on."""
+    low, _ = heads
+    _, count, width = x.shape
     given = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.psum)
     matmul(given, chunk.b_turned, after)
     returned = scaled(given, chunk.until, low, nl.float32)
-    _add_up(sums.kept, heads, product(inputs, returned, nl.float32, nisa.engine.gpsimd))
-    read = nl.ndarray(x.shape, dtype=nl.float32, buffer=nl.psum)
-    matmul(read, chunk.c_turned, before)
-    _add_up(sums.read, heads, product(read, seen, nl.float32, nisa.engine.vector))
-    passed = product(edge, carry, nl.float32, nisa.engine.gpsimd)
-    _add_up(sums.passed, heads, passed.reshape((states, count, width)))
+    passed = product(edge, carry, nl.float32, FAST)
+    _add_up(sums.passed, heads, passed.reshape((chunk.states, count, width)))
 
-    taken = nl.ndarray((states, count, width), dtype=nl.float32, buffer=nl.psum)
-    matmul(taken, chunk.c, seen)
+    taken = nl.ndarray((chunk.states, count, width), dtype=nl.float32, buffer=nl.psum)
+    matmul(taken, chunk.c, scaled(dy, chunk.since, low, chunk.dtype))
     keep_and_add(carry, chunk.kept, low, taken)
     return returned
 
@@ -299,7 +325,7 @@ def _flows(dy_turned, inputs_turned, parts, decays, low, chunk, sums, tools, mas
             stationary, moving = dy_turned[begin:end, i, :], inputs_turned[begin:end, i, :]
             matmul(dweights[:, h, :], stationary, moving, accumulate=j > 0)
     pulled = product(dweights, decays, nl.float32, nisa.engine.vector)
-    flux = product(pulled, for_heads(sums.scores, count), nl.float32, nisa.engine.gpsimd)
+    flux = product(pulled, for_heads(sums.scores, count), nl.float32, FAST)
     flow = nl.ndarray(decays.shape, dtype=nl.float32, buffer=nl.psum)
     for h in range(count):
         nisa.nc_matmul(

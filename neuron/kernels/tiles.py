@@ -25,14 +25,18 @@ def load(source, dtype):
     return tile
 
 
-def load_wide(source):
-    """A float32 tile with what a view of HBM holds, converted on the chip if need be."""
-    tile = load(source, source.dtype)
-    if source.dtype == nl.float32:
+def load_as(source, dtype):
+    """A tile of some dtype, converted on the chip if need be."""
+    return as_dtype(load(source, source.dtype), dtype)
+
+
+def as_dtype(tile, dtype):
+    """The tile itself if it is of that dtype, else a converted one."""
+    if tile.dtype == dtype:
         return tile
-    wide = nl.ndarray(tile.shape, dtype=nl.float32, buffer=nl.sbuf)
-    nisa.activation(dst=wide, op=nl.copy, data=tile)
-    return wide
+    other = nl.ndarray(tile.shape, dtype=dtype, buffer=nl.sbuf)
+    nisa.activation(dst=other, op=nl.copy, data=tile)
+    return other
 
 
 def load_on_all(source, offset, partitions, columns, dtype):
