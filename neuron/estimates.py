@@ -11,12 +11,15 @@ import numpy as np
 
 from neuron.emulator import simulate
 from neuron.emulator.cost import Report
+from neuron.emulator.targets import GEN3
+from neuron.kernels.convolution import short_convolution, short_convolution_backward
 from neuron.kernels.scan import selective_scan, tile_columns
 from neuron.kernels.scan_backward import selective_scan_backward
 from neuron.kernels.ssd import CHUNK, ssd
 from neuron.kernels.ssd_backward import ssd_backward
 
 LENGTH = 512
+TAPS = 4
 CHANNELS, STATES = 1536, 16
 HEADS, WIDTH, SSD_STATES = 12, 128, 64
 
@@ -68,13 +71,16 @@ def _draw(*shape: int) -> Any:
 def _estimate(
     name: str, kernel: Any, operands: tuple[Any, ...], cycles: dict[str, float]
 ) -> Estimate:
-    run = simulate(kernel)
+    run = simulate(kernel, GEN3.name)
     results = run(*operands)
+    results = results if isinstance(results, tuple) else (results,)
     arrays = [a for a in (*operands, *results) if isinstance(a, np.ndarray)]
     report = run.reports[0]
     gigahertz = {"tensor": 2.4, "vector": 0.96, "elementwise": 0.96 + 1.2}
-    least = max(cycles[part] / gigahertz[part] for part in cycles) * 1e-9
-    return Estimate(name, report, least, sum(a.nbytes for a in arrays))
+    moved = sum(a.nbytes for a in arrays)
+    least = [cycles[part] / gigahertz[part] * 1e-9 for part in cycles]
+    least.append(moved / GEN3.hbm_bytes_per_second)
+    return Estimate(name, report, max(least), moved)
 
 
 def scans(dtype: Any = np.float32) -> list[Estimate]:
@@ -135,11 +141,23 @@ def ssds(dtype: Any = np.float32) -> list[Estimate]:
     ]
 
 
+def convolutions(dtype: Any = np.float32) -> list[Estimate]:
+    """The short convolution. Bounds: HBM; backward in float32, a product of tiles for each tap."""
+    x, dout = (_draw(1, CHANNELS, LENGTH).astype(dtype) for _ in range(2))
+    tail = _draw(1, CHANNELS, TAPS - 1).astype(dtype)
+    operands = (x, tail, _draw(CHANNELS, TAPS).astype(dtype), _draw(CHANNELS, 1).astype(dtype))
+    label = np.dtype(dtype).name
+    return [
+        _estimate(f"convolution {label}", short_convolution, operands, {}),
+        _estimate(f"its gradient {label}", short_convolution_backward, (*operands, dout), {}),
+    ]
+
+
 def main() -> None:
     """Print the table."""
     print(TITLE)
     for dtype in (np.float32, ml_dtypes.bfloat16):
-        for estimate in (*scans(dtype), *ssds(dtype)):
+        for estimate in (*scans(dtype), *ssds(dtype), *convolutions(dtype)):
             print(estimate.line())
 
 

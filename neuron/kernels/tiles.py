@@ -46,6 +46,32 @@ def load_on_all(source, offset, partitions, columns, dtype):
     return tile
 
 
+def history(x, tail, place, span, dtype):
+    """Columns ``begin - span`` to ``stop``, what lies before the call from the tail.
+
+    Args:
+      x: (batch, D, L).
+      tail: (batch, D, at least span), the columns before the call, in order of time.
+      place: row of the batch, first channel and one past the last, ``begin`` and ``stop``.
+      span: columns before ``begin``.
+      dtype: of the tile.
+    """
+    row, low, high, begin, stop = place
+    tile = nl.ndarray((high - low, span + stop - begin), dtype=dtype, buffer=nl.sbuf)
+    known = min(span, begin)
+    if known < span:
+        held = tail.shape[2]
+        nisa.dma_copy(
+            dst=tile[:, 0 : span - known],
+            src=tail[row, low:high, held - span + begin : held],
+        )
+    nisa.dma_copy(
+        dst=tile[:, span - known : span + stop - begin],
+        src=x[row, low:high, begin - known : stop],
+    )
+    return tile
+
+
 def store(target, tile):
     """What a tile holds, written to HBM, converted if need be."""
     nisa.dma_copy(dst=target, src=tile)
