@@ -1,6 +1,7 @@
 """``python -m neuron.estimates``: what kernels cost at the size of a 130M model, by the emulator.
 
-One row of 512 tokens, one core. Rules of thumb, no measurement: see docs/trainium.md.
+One row of 2048 tokens, of 512 for scans, whose cost is linear in them; one core of trn2. Rules of
+thumb, no measurement: see docs/trainium.md.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ from neuron.kernels.scan_backward import selective_scan_backward
 from neuron.kernels.ssd import CHUNK, ssd
 from neuron.kernels.ssd_backward import ssd_backward
 
-LENGTH = 512
+LENGTH = 2048
+SCAN_LENGTH = 512
 TAPS = 4
 CHANNELS, STATES = 1536, 16
 HEADS, WIDTH, SSD_STATES = 12, 128, 64
@@ -45,11 +47,15 @@ class Estimate:
         """The time of the busiest part, were it alone."""
         return max(self.report.seconds.values())
 
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes read from HBM and written to it."""
+        return self.report.hbm_read + self.report.hbm_written
+
     def line(self) -> str:
         """A row of the table."""
-        report, target = self.report, self.report.seconds
-        times = " ".join(f"{target[part] * 1e6:8.1f}" for part in PARTS)
-        moved = report.hbm_read + report.hbm_written
+        report, moved = self.report, self.moved_bytes
+        times = " ".join(f"{report.seconds[part] * 1e6:8.1f}" for part in PARTS)
         return (
             f"{self.name:<22}{times}{self.seconds / self.least_seconds:8.2f}"
             f"{moved / 1e6:9.2f}{moved / self.least_bytes:7.2f}{report.sbuf_high_water / 1024:7.1f}"
@@ -76,7 +82,12 @@ def _estimate(
     results = results if isinstance(results, tuple) else (results,)
     arrays = [a for a in (*operands, *results) if isinstance(a, np.ndarray)]
     report = run.reports[0]
-    gigahertz = {"tensor": 2.4, "vector": 0.96, "elementwise": 0.96 + 1.2}
+    gigahertz = {
+        "tensor": 2.4,
+        "vector": 0.96,
+        "elementwise": 0.96 + 1.2,
+    }
+    gigahertz["vector, gpsimd, tensor"] = gigahertz["vector, gpsimd, scalar"] = 0.96 + 2 * 1.2
     moved = sum(a.nbytes for a in arrays)
     least = [cycles[part] / gigahertz[part] * 1e-9 for part in cycles]
     least.append(moved / GEN3.hbm_bytes_per_second)
@@ -90,14 +101,14 @@ def scans(dtype: Any = np.float32) -> list[Estimate]:
     each state, the products anywhere. Backward: two scans; three products and two sums; four
     products on TensorE in float32.
     """
-    step = np.full((1, CHANNELS, LENGTH), 0.01, np.float32)
+    step = np.full((1, CHANNELS, SCAN_LENGTH), 0.01, np.float32)
     rate = -np.tile(np.arange(1, STATES + 1, dtype=np.float32), (CHANNELS, 1))
-    maps = [_draw(1, STATES, LENGTH).astype(dtype) for _ in range(2)]
-    x, dy = (_draw(1, CHANNELS, LENGTH).astype(dtype) for _ in range(2))
+    maps = [_draw(1, STATES, SCAN_LENGTH).astype(dtype) for _ in range(2)]
+    x, dy = (_draw(1, CHANNELS, SCAN_LENGTH).astype(dtype) for _ in range(2))
     state = _draw(1, CHANNELS, STATES)
-    edges = _draw(1, -(-LENGTH // tile_columns(STATES)), CHANNELS, STATES)
+    edges = _draw(1, -(-SCAN_LENGTH // tile_columns(STATES)), CHANNELS, STATES)
     operands = (x, step, rate, *maps)
-    unit = 2 * LENGTH * STATES * CHANNELS / 128
+    unit = 2 * SCAN_LENGTH * STATES * CHANNELS / 128
     forward = {"vector": unit, "elementwise": 4 * unit}
     backward = {"vector": 2 * unit, "elementwise": 7 * unit, "tensor": 8 * unit}
     label = np.dtype(dtype).name
@@ -142,14 +153,25 @@ def ssds(dtype: Any = np.float32) -> list[Estimate]:
 
 
 def convolutions(dtype: Any = np.float32) -> list[Estimate]:
-    """The short convolution. Bounds: HBM; backward in float32, a product of tiles for each tap."""
+    """The short convolution.
+
+    Bounds: HBM. Backward, a product of two tiles for each tap and for the slope, and a sum over
+    time for each of them; in float32 two products more for each tap, which TensorE may take,
+    in bfloat16 three passes of ScalarE.
+    """
     x, dout = (_draw(1, CHANNELS, LENGTH).astype(dtype) for _ in range(2))
     tail = _draw(1, CHANNELS, TAPS - 1).astype(dtype)
     operands = (x, tail, _draw(CHANNELS, TAPS).astype(dtype), _draw(CHANNELS, 1).astype(dtype))
+    unit = LENGTH * CHANNELS / 128
+    if dtype == np.float32:
+        # TensorE takes a tap in 4 cycles an element at 2.4 GHz, as GpSimdE in 2 at 1.2.
+        work = {"vector, gpsimd, tensor": (2 * (3 * TAPS + 1)) * unit}
+    else:
+        work = {"vector, gpsimd, scalar": (3 * (TAPS + 1) + 3) * unit}
     label = np.dtype(dtype).name
     return [
         _estimate(f"convolution {label}", short_convolution, operands, {}),
-        _estimate(f"its gradient {label}", short_convolution_backward, (*operands, dout), {}),
+        _estimate(f"its gradient {label}", short_convolution_backward, (*operands, dout), work),
     ]
 
 

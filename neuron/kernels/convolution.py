@@ -1,7 +1,8 @@
 """The short causal convolution in front of a recurrence, with silu: forward and backward.
 
 Channels on partitions, time on the free axis. A tap is a shifted view of one tile; TensorE
-multiplies it by a diagonal matrix and sums in PSUM. In float32 VectorE takes half of them.
+multiplies it by a diagonal matrix and sums in PSUM. In float32, where a matmul is slow, the
+other engines take half of them.
 """
 
 from neuron.kernels.matrices import filled, identity
@@ -76,8 +77,9 @@ def short_convolution_backward(x, tail, kernel, bias, dout, age=None):
     for row in range(batch):
         for tile in tiles:
             tile.later = None
-        for index in range((length + COLUMNS - 1) // COLUMNS - 1, -1, -1):
-            begin = index * COLUMNS
+        count = (length + COLUMNS - 1) // COLUMNS
+        for done in range(count):
+            begin = (count - 1 - done) * COLUMNS
             stop = min(begin + COLUMNS, length)
             masks = _masks(age, row, begin, stop, taps)
             for tile in tiles:
@@ -198,7 +200,13 @@ class Channels(nl.NKIObject):
             )
         for i in range(self.on_tensor, self.count):
             more = nl.ndarray(views[0].shape, dtype=nl.float32, buffer=nl.sbuf)
-            self.add(more, views[i], i, total)
+            if (i - self.on_tensor) % 2 == 0:
+                self.add(more, views[i], i, total)
+            else:
+                tap = self.taps[:, i : i + 1]
+                part = nl.ndarray(views[0].shape, dtype=nl.float32, buffer=nl.sbuf)
+                nisa.activation(dst=part, op=nl.copy, data=views[i], scale=tap)
+                nisa.tensor_tensor(dst=more, data1=total, data2=part, op=nl.add, engine=FAST)
             total = more
         return total
 
@@ -241,15 +249,16 @@ def _pulls(tile, x, tail, dout, row, begin, stop, masks):
     slope = nl.ndarray(z.shape, dtype=nl.float32, buffer=nl.sbuf)
     nisa.activation(dst=slope, op=nl.silu_dx, data=z, bias=tile.bias)
     given = load(dout[row, tile.low : tile.high, begin:stop], dout.dtype)
-    pull = filled(rows, columns + span, 0.0)
-    nisa.tensor_tensor(
-        dst=pull[:, 0:columns], data1=given, data2=slope, op=nl.multiply, engine=FAST
-    )
-    if tile.later != None:
+    pull = nl.ndarray((rows, columns + span), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_tensor(dst=pull[:, 0:columns], data1=given, data2=slope, op=nl.multiply)
+    if span > 0:
+        if tile.later == None:
+            tile.later = filled(rows, span, 0.0)
         nisa.tensor_copy(dst=pull[:, columns : columns + span], src=tile.later)
 
     found = nl.ndarray((rows, tile.count + 1), dtype=nl.float32, buffer=nl.sbuf)
-    _total(pull[:, 0:columns], found[:, tile.count : tile.count + 1])
+    vector_idles = tile.on_tensor == tile.count
+    _total(pull[:, 0:columns], found[:, tile.count : tile.count + 1], vector_idles)
     pulls = []
     plain = as_dtype(pull, tile.dtype)
     for lag in range(tile.count):
@@ -259,7 +268,7 @@ def _pulls(tile, x, tail, dout, row, begin, stop, masks):
             rounded = as_dtype(reaching, tile.dtype)
         past = window[:, span - lag : span - lag + columns]
         product = _product(reaching[:, 0:columns], past, nl.float32)
-        _total(product, found[:, lag : lag + 1])
+        _total(product, found[:, lag : lag + 1], vector_idles and lag == 0)
         pulls.append(rounded)
     nisa.tensor_tensor(dst=tile.sums, data1=tile.sums, data2=found, op=nl.add)
     if span > 0:
@@ -268,11 +277,13 @@ def _pulls(tile, x, tail, dout, row, begin, stop, masks):
     return pulls
 
 
-def _total(terms, column):
-    """The sum of each row, in a column; ``terms`` stay as they are."""
-    copy = nl.ndarray(terms.shape, dtype=nl.float32, buffer=nl.sbuf)
+def _total(terms, column, by_vector):
+    """The sum of each row, in a column."""
+    if by_vector:
+        nisa.tensor_reduce(dst=column, op=nl.add, data=terms, axis=1)
+        return
     nisa.activation(
-        dst=copy,
+        dst=terms,
         op=nl.copy,
         data=terms,
         reduce_op=nl.add,

@@ -66,7 +66,8 @@ def selective_scan_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
     rate_sums = [filled(high - low, states, 0.0) for low, high in tiles]
     for row in range(batch):
         carries = [load(dlast[row, low:high, :], nl.float32) for low, high in tiles]
-        for index in range(count - 1, -1, -1):
+        for done in range(count):
+            index = count - 1 - done
             begin = index * columns
             stop = min(begin + columns, length)
             rows = Rows(B, C, start, row, begin, stop, tools)

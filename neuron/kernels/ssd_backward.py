@@ -71,7 +71,8 @@ def ssd_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
     nisa.memset(dst=drates, value=0.0)
     for row in range(batch):
         carries = [load_state(dlast[row, low:high, :, :], tools) for low, high in groups]
-        for index in range(count - 1, -1, -1):
+        for done in range(count):
+            index = count - 1 - done
             begin = index * CHUNK
             stop = min(begin + CHUNK, length)
             chunk = Chunk(dt, B, C, start, row, begin, stop, rates, x.dtype, tools)
