@@ -10,10 +10,10 @@ from neuron.kernels.tiles import (
     COLUMNS,
     PARTITIONS,
     as_dtype,
+    cut_channels,
     history,
     load,
     load_as,
-    share,
     store,
 )
 from neuron.nki import nisa, nki, nl
@@ -84,7 +84,10 @@ def short_convolution_backward(x, tail, kernel, bias, dout, age=None):
             masks = _masks(age, row, begin, stop, taps)
             for tile in tiles:
                 pulls = _pulls(tile, x, tail, dout, row, begin, stop, masks)
-                found = tile.sum([pulls[i][:, i : i + stop - begin] for i in range(taps)])
+                views = []
+                for i in range(taps):
+                    views.append(pulls[i][:, i : i + stop - begin])
+                found = tile.sum(views)
                 store(dx[row, tile.low : tile.high, begin:stop], as_tile(found, x.dtype))
                 if begin == 0:
                     before = tile.before(pulls, tail.shape[2])
@@ -104,13 +107,11 @@ def as_tile(product, dtype):
 
 def _tiles(kernel, bias, dtype):
     """This program's channel tiles."""
-    channels = kernel.shape[0]
-    first, end = share((channels + PARTITIONS - 1) // PARTITIONS)
     eye = identity()
-    return [
-        Channels(kernel, bias, low, min(low + PARTITIONS, channels), dtype, eye)
-        for low in range(first * PARTITIONS, min(end * PARTITIONS, channels), PARTITIONS)
-    ]
+    tiles = []
+    for part in cut_channels(kernel.shape[0]):
+        tiles.append(Channels(kernel, bias, part[0], part[1], dtype, eye))
+    return tiles
 
 
 def _masks(age, row, begin, stop, taps):

@@ -4,7 +4,7 @@ TensorE sums over partitions, so that a product with such a matrix moves data be
 partitions: it transposes, copies a row to all partitions, or adds rows up.
 """
 
-from neuron.kernels.tiles import PARTITIONS
+from neuron.kernels.tiles import PARTITIONS, cut
 from neuron.nki import nisa, nl
 
 
@@ -42,7 +42,7 @@ def identity(dtype=nl.float32):
 
 def blocks(columns):
     """(begin, end) of the stretches of up to 128 columns, each a block of its own."""
-    return [(b, min(b + PARTITIONS, columns)) for b in range(0, columns, PARTITIONS)]
+    return cut(0, columns, PARTITIONS)
 
 
 def spans(columns):

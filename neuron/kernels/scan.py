@@ -5,8 +5,6 @@ state ScalarE makes the decays, VectorE the inputs and the scan, GpSimdE the pro
 and their sum.
 """
 
-from typing import Any
-
 from neuron.kernels.matrices import identity, on_all
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, as_dtype, load, load_as, share, store
 from neuron.nki import nisa, nki, nl
@@ -51,10 +49,10 @@ def selective_scan(x, dt, A, B, C, state, start=None, keep_edges=False):
     y = nl.ndarray((batch, channels, length), dtype=x.dtype, buffer=nl.shared_hbm)
     last = nl.ndarray((batch, channels, states), dtype=nl.float32, buffer=nl.shared_hbm)
     count = (length + columns - 1) // columns
-    edges: Any = None
+    kept = []
     if keep_edges:
         shape = (batch, count, channels, states)
-        edges = nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm)
+        kept.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm))
     first, end = share((channels + PARTITIONS - 1) // PARTITIONS)
 
     eye = identity()
@@ -84,7 +82,7 @@ def selective_scan(x, dt, A, B, C, state, start=None, keep_edges=False):
                 if start != None:
                     decay_step = _forgetful(step, starts)
                 carry = carries[tile - first]
-                if keep_edges:
+                for edges in kept:
                     store(edges[row, begin // columns, low:high, :], carry)
                 rate = rates[tile - first]
                 total = _tile(step, tokens, decay_step, rate, rows_b, rows_c, carry)
@@ -94,7 +92,7 @@ def selective_scan(x, dt, A, B, C, state, start=None, keep_edges=False):
             low = tile * PARTITIONS
             high = min(low + PARTITIONS, channels)
             store(last[row, low:high, :], carries[tile - first])
-    return (y, last, edges) if keep_edges else (y, last)
+    return (y, last, kept[0]) if keep_edges else (y, last)
 
 
 def _rows(source, row, begin, stop, eye):

@@ -16,7 +16,7 @@ matmul: VectorE, which alone can scan, is left the scans, and one product for ea
 
 from neuron.kernels.matrices import blocks, filled, identity, on_all, spans, turned
 from neuron.kernels.scan import FORGET, tile_columns
-from neuron.kernels.tiles import PARTITIONS, join, load, load_as, parts_of, share, store
+from neuron.kernels.tiles import PARTITIONS, cut_channels, join, load, load_as, parts_of, store
 from neuron.nki import nisa, nki, nl
 
 GROUP = 6
@@ -53,19 +53,21 @@ def selective_scan_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
     da = nl.ndarray(A.shape, dtype=nl.float32, buffer=nl.shared_hbm)
     dstate = nl.ndarray(dlast.shape, dtype=nl.float32, buffer=nl.shared_hbm)
     dmaps = nl.ndarray((2, batch, states, length), dtype=nl.float32, buffer=nl.shared_hbm)
-    first, end = share((channels + PARTITIONS - 1) // PARTITIONS)
     sums = dmaps.reshape((2, batch * states, length))
     parts, mine = parts_of(sums)
     tools = Tools(states)
 
-    tiles = [
-        (tile * PARTITIONS, min(tile * PARTITIONS + PARTITIONS, channels))
-        for tile in range(first, end)
-    ]
-    rates = [load(A[low:high, :], nl.float32) for low, high in tiles]
-    rate_sums = [filled(high - low, states, 0.0) for low, high in tiles]
+    tiles = cut_channels(channels)
+    rates, rate_sums = [], []
+    for i in range(len(tiles)):
+        low, high = tiles[i]
+        rates.append(load(A[low:high, :], nl.float32))
+        rate_sums.append(filled(high - low, states, 0.0))
     for row in range(batch):
-        carries = [load(dlast[row, low:high, :], nl.float32) for low, high in tiles]
+        carries = []
+        for i in range(len(tiles)):
+            low, high = tiles[i]
+            carries.append(load(dlast[row, low:high, :], nl.float32))
         for done in range(count):
             index = count - 1 - done
             begin = index * columns
@@ -248,8 +250,10 @@ def _state(n, members, rows, tools):
         nisa.activation(dst=decay, op=nl.exp, data=member.decay_step, scale=rate)
         h = _states(member, n, decay, b_diagonal)
         r = _pulls(member, n, decay, c_diagonal)
-        for begin, stop in blocks(columns):
-            for dst, stationary, moving in ((dc, h, member.dy), (db, r, member.inputs)):
+        for block in blocks(columns):
+            begin, stop = block
+            for one in ((dc, h, member.dy), (db, r, member.inputs)):
+                dst, stationary, moving = one
                 nisa.nc_matmul(
                     dst=dst[0 : stop - begin, begin:stop],
                     stationary=stationary[:, begin + 1 : stop + 1],
@@ -257,8 +261,8 @@ def _state(n, members, rows, tools):
                     accumulate=i > 0,
                 )
         _sums(member, n, h, r, b_row)
-    for gradient, total in ((db, rows.db), (dc, rows.dc)):
-        _add_diagonal(gradient, total, n, rows.summed, tools)
+    for pair in ((db, rows.db), (dc, rows.dc)):
+        _add_diagonal(pair[0], pair[1], n, rows.summed, tools)
     rows.summed = True
 
 
@@ -372,7 +376,8 @@ def _sums(member, n, h, r, b_row):
 def _add_diagonal(gradient, total, n, summed, tools):
     """Add the diagonals of matrices side by side to row n of a sum."""
     columns = gradient.shape[1]
-    for begin, stop, width in spans(columns):
+    for span in spans(columns):
+        begin, stop, width = span
         count = (stop - begin) // width
         found = nl.ndarray((width, stop - begin), dtype=nl.float32, buffer=nl.sbuf)
         nisa.activation(dst=found, op=nl.copy, data=gradient[0:width, begin:stop])

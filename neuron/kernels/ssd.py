@@ -9,14 +9,13 @@ The result on tokens s and t of a chunk is decay[s, t] (C_t . B_s) dt_s x_s; the
 (N, heads x P), takes the tokens in with what is left of them at the chunk's end.
 """
 
-from typing import Any
-
 from neuron.kernels.matrices import filled, identity, ones_where, turned
 from neuron.kernels.scan import FORGET
 from neuron.kernels.tiles import (
     COLUMNS,
     PARTITIONS,
     as_dtype,
+    cut,
     load,
     load_as,
     load_on_all,
@@ -56,16 +55,16 @@ def ssd(x, dt, A, B, C, state, start=None, keep_edges=False):
     y = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.shared_hbm)
     last = nl.ndarray(state.shape, dtype=nl.float32, buffer=nl.shared_hbm)
     count = (length + CHUNK - 1) // CHUNK
-    edges: Any = None
+    kept = []
     if keep_edges:
         shape = (batch, count, states, state.shape[1] * width)
-        edges = nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm)
+        kept.append(nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm))
     tools = Tools(x.dtype)
     groups = head_groups(x)
     rates = Rates(A, groups)
 
     for row in range(batch):
-        carries = [load_state(state[row, low:high, :, :], tools) for low, high in groups]
+        carries = load_states(state, row, groups, tools)
         for index in range(count):
             begin = index * CHUNK
             stop = min(begin + CHUNK, length)
@@ -73,7 +72,7 @@ def ssd(x, dt, A, B, C, state, start=None, keep_edges=False):
             scores = _scores(chunk, tools)
             for i in range(len(groups)):
                 low, high = groups[i]
-                if keep_edges:
+                for edges in kept:
                     store(edges[row, index, :, low * width : high * width], carries[i])
                 heads = (low - groups[0][0], high - groups[0][0])
                 tokens = load(x[row, begin:stop, low:high, :], x.dtype)
@@ -82,14 +81,14 @@ def ssd(x, dt, A, B, C, state, start=None, keep_edges=False):
         for i in range(len(groups)):
             low, high = groups[i]
             store_state(last[row, low:high, :, :], carries[i], tools)
-    return (y, last, edges) if keep_edges else (y, last)
+    return (y, last, kept[0]) if keep_edges else (y, last)
 
 
 def head_groups(x):
     """(first, end) of groups of this program's heads that share instructions."""
     first, end = share(x.shape[2])
     size = max(1, min(HEADS, COLUMNS // x.shape[3]))
-    return [(low, min(low + size, end)) for low in range(first, end, size)]
+    return cut(first, end, size)
 
 
 class Tools(nl.NKIObject):
@@ -121,7 +120,7 @@ class Rates(nl.NKIObject):
     """
 
     def __init__(self, A, groups):
-        self.first, self.end = groups[0][0], groups[-1][1]
+        self.first, self.end = groups[0][0], groups[len(groups) - 1][1]
         self.values = load_on_all(A, self.first, PARTITIONS, self.end - self.first, nl.float32)
 
 
@@ -310,7 +309,16 @@ def keep_and_add(carry, kept, first, taken):
         )
 
 
-def load_state(source, tools):
+def load_states(state, row, groups, tools):
+    """The states of groups of heads of a row of the batch, each as (N, heads x P)."""
+    tiles = []
+    for i in range(len(groups)):
+        low, high = groups[i]
+        tiles.append(_load_state(state[row, low:high, :, :], tools))
+    return tiles
+
+
+def _load_state(source, tools):
     """(heads, P, N) of HBM as (N, heads x P)."""
     count, width, states = source.shape
     rows = source.reshape((count * width, states))

@@ -15,7 +15,7 @@ from neuron.kernels.ssd import (
     for_heads,
     head_groups,
     keep_and_add,
-    load_state,
+    load_states,
     matmul,
     product,
     scaled,
@@ -65,12 +65,12 @@ def ssd_backward(x, dt, A, B, C, edges, dy, dlast, start=None):
     tools = Tools(x.dtype)
     masks = Masks()
     groups = head_groups(x)
-    first, end = groups[0][0], groups[-1][1]
+    first, end = groups[0][0], groups[len(groups) - 1][1]
     rates = Rates(A, groups)
     drates = nl.ndarray((1, end - first), dtype=nl.float32, buffer=nl.sbuf)
     nisa.memset(dst=drates, value=0.0)
     for row in range(batch):
-        carries = [load_state(dlast[row, low:high, :, :], tools) for low, high in groups]
+        carries = load_states(dlast, row, groups, tools)
         for done in range(count):
             index = count - 1 - done
             begin = index * CHUNK
@@ -150,11 +150,12 @@ class Gradients(nl.NKIObject):
         chunk = self.chunk
         tokens, heads = chunk.step.shape
         passed = product(self.passed, chunk.kept, nl.float32, nisa.engine.vector)
-        for mask, flow in (
+        for pair in (
             (masks.not_before[0:tokens, 0:tokens], self.read),
             (masks.before[0:tokens, 0:tokens], self.kept),
             (tools.ones[0 : chunk.states, 0:tokens], passed),
         ):
+            mask, flow = pair
             nisa.nc_matmul(
                 dst=self.flows,
                 stationary=mask,
@@ -186,10 +187,11 @@ class Gradients(nl.NKIObject):
         mask = masks.not_before[0:tokens, 0:tokens]
         dscores = product(self.dscores, mask, chunk.dtype, nisa.engine.vector)
         dscores_turned = turned(dscores, chunk.dtype, tools.eye_as)[0:tokens, 0, :]
-        for index, total, stationary, moving in (
+        for one in (
             (0, self.db, dscores, chunk.c),
             (1, self.dc, dscores_turned, chunk.b),
         ):
+            index, total, stationary, moving = one
             scored = nl.ndarray((tokens, chunk.states), dtype=nl.float32, buffer=nl.psum)
             matmul(scored, stationary, moving)
             found = nl.ndarray((tokens, chunk.states), dtype=nl.float32, buffer=nl.sbuf)
@@ -205,7 +207,7 @@ def head_cuts(count, width):
       past the last column in it.
     """
     cuts, parts = [], []
-    if width in (32, 64):
+    if width == 32 or width == 64:
         for begin in range(0, count * width, PARTITIONS):
             cuts.append((begin, min(begin + PARTITIONS, count * width)))
         for h in range(count):
@@ -238,10 +240,11 @@ def _group(x, dy, heads, edge, carry, chunk, sums, tools, masks):
     inputs_turned = turned(inputs.reshape(flat), kind, tools.eye_as, cuts)
 
     before, after = as_dtype(edge, kind), as_dtype(carry, kind)
-    for turned_tile, state, left, rows, total, flow in (
+    for one in (
         (inputs_turned, after, chunk.until, chunk.b, sums.db, sums.kept),
         (dy_turned, before, chunk.since, chunk.c, sums.dc, sums.read),
     ):
+        turned_tile, state, left, rows, total, flow = one
         state_turned = turned(state, kind, tools.eye_as, cuts)
         found = _map_part(turned_tile, state_turned, parts, heads, left)
         _add_up(flow, heads, product(found, for_heads(rows, count), nl.float32, FAST))

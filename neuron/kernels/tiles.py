@@ -18,6 +18,20 @@ def share(count):
     return first, first + mine
 
 
+def cut(first, end, size):
+    """(begin, stop) of the parts of a range, each of ``size`` but the last."""
+    parts = []
+    for begin in range(first, end, size):
+        parts.append((begin, min(begin + size, end)))
+    return parts
+
+
+def cut_channels(channels):
+    """(low, high) of this program's tiles of channels."""
+    first, end = share((channels + PARTITIONS - 1) // PARTITIONS)
+    return cut(first * PARTITIONS, min(end * PARTITIONS, channels), PARTITIONS)
+
+
 def load(source, dtype):
     """A tile with what a two-dimensional view of HBM holds, converted if need be."""
     tile = nl.ndarray(source.shape, dtype=dtype, buffer=nl.sbuf)
@@ -86,9 +100,10 @@ def parts_of(result):
     Returns:
       (programs, 2, rows, columns) in HBM; one program writes straight into ``result``.
     """
+    halves, rows, columns = result.shape
     if nl.program_ndim() == 0 or nl.num_programs(0) == 1:
-        return result.reshape((1, *result.shape)), 0
-    shape = (nl.num_programs(0), *result.shape)
+        return result.reshape((1, halves, rows, columns)), 0
+    shape = (nl.num_programs(0), halves, rows, columns)
     return nl.ndarray(shape, dtype=nl.float32, buffer=nl.shared_hbm), nl.program_id(0)
 
 
