@@ -5,7 +5,7 @@ tile; squares are on ScalarE; the mean over channels is a matmul with a column o
 summed over channel tiles in PSUM.
 """
 
-from neuron.kernels.tiles import COLUMNS, PARTITIONS, load_on_all, share, store
+from neuron.kernels.tiles import COLUMNS, PARTITIONS, history, load_on_all, share, store
 from neuron.nki import nisa, nki, nl
 
 
@@ -38,7 +38,7 @@ def innovation(y, tail, weights, age=None):
             total = nl.ndarray((1, columns), dtype=nl.float32, buffer=nl.psum)
             for low in range(0, channels, PARTITIONS):
                 high = min(low + PARTITIONS, channels)
-                window = _window(y, tail, row, low, high, begin, stop, span)
+                window = history(y, tail, (row, low, high, begin, stop), span, nl.float32)
                 error = _error(window, weights, taps, columns)
                 squares = nl.ndarray((high - low, columns), dtype=nl.float32, buffer=nl.sbuf)
                 nisa.activation(dst=squares, op=nl.square, data=error)
@@ -73,23 +73,6 @@ def _taps(weights, age, offset, columns):
         )
         tiles.append(tap)
     return tiles
-
-
-def _window(y, tail, row, low, high, begin, stop, span):
-    """Outputs ``begin - span`` to ``stop``, what lies before the call from the tail."""
-    window = nl.ndarray((high - low, span + stop - begin), dtype=nl.float32, buffer=nl.sbuf)
-    known = min(span, begin)
-    if known < span:
-        held = tail.shape[2]
-        nisa.dma_copy(
-            dst=window[:, 0 : span - known],
-            src=tail[row, low:high, held - span + begin : held],
-        )
-    nisa.dma_copy(
-        dst=window[:, span - known : span + stop - begin],
-        src=y[row, low:high, begin - known : stop],
-    )
-    return window
 
 
 def _error(window, weights, taps, columns):
