@@ -8,17 +8,28 @@ score goes in as further rows of the contraction, the sum of exponentials comes 
 further column of the values. What is out of sight is masked on GpSimdE after the exponential.
 """
 
-from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, store
+import dataclasses
+
+from neuron.kernels.attention_operands import (
+    QUADRANT,
+    Work,
+    key_tile,
+    key_tiles,
+    load_panel,
+    load_queries,
+    load_slots,
+    selector,
+)
+from neuron.kernels.tiles import COLUMNS, PARTITIONS, store
 from neuron.kernels.visibility import (
-    ALL_SEEN,
     HIDDEN,
     ages_of,
+    hide,
     limits_row,
     query_tiles,
     reach_column,
     slots_by_key,
     slots_by_query,
-    to_column,
     window_bounds,
     window_by_key,
 )
@@ -26,8 +37,6 @@ from neuron.nki import nisa, nki, nl
 
 HEADS_BYTES = 24
 """Heads that go together, times the bytes of an element: what fits SBUF."""
-
-QUADRANT = 32
 
 
 @nki.jit
@@ -79,30 +88,25 @@ def memory_attention(
     bytes_each = 4 if q.dtype == nl.float32 else 2
     together = max(1, HEADS_BYTES // (bytes_each * each))
     for first in range(mine[0], mine[1], together):
-        some = (first, min(first + together, mine[1]))
-        count = (some[1] - some[0]) * each
+        end = min(first + together, mine[1])
+        count = (end - first) * each
         folded = width % QUADRANT == 0 and count <= QUADRANT and width + count <= PARTITIONS
-        pick = _selector(width if folded else 0, count)
+        base = width if folded else 0
+        work = Work(
+            window=window,
+            groups=(first, end),
+            each=each,
+            width=width,
+            depth=base + count if folded else width,
+            base=base,
+            pick=selector(base, count, nl.bfloat16),
+            chosen=selector(base, count, nl.float32),
+            scale=width**-0.5,
+            masks=[],
+        )
+        keys = key_tiles(work, k.dtype)
         for row in range(rows[0], rows[1]):
-            _row(
-                out,
-                lse,
-                q,
-                k,
-                v,
-                tail_k,
-                tail_v,
-                slot_k,
-                slot_v,
-                distance,
-                age,
-                window,
-                row,
-                some,
-                each,
-                folded,
-                pick,
-            )
+            _row(work, row, keys, out, lse, q, k, v, tail_k, tail_v, slot_k, slot_v, distance, age)
     return out, lse
 
 
@@ -120,314 +124,139 @@ def share_rows_or_groups(batch, groups):
     return (0, batch), (number * mine, number * mine + mine)
 
 
-def _selector(first, count):
-    """Ones at (first + i, i), zeros elsewhere, on partitions 0 to first + count."""
-    ones = nl.ndarray((first + count, count), dtype=nl.bfloat16, buffer=nl.sbuf)
-    nisa.memset(dst=ones, value=1.0)
-    nisa.affine_select(
-        dst=ones,
-        pattern=[[-1, count]],
-        channel_multiplier=1,
-        on_true_tile=ones,
-        on_false_value=0.0,
-        cmp_op=nl.equal,
-        offset=-first,
-    )
-    return ones
-
-
-def _row(
-    out,
-    lse,
-    q,
-    k,
-    v,
-    tail_k,
-    tail_v,
-    slot_k,
-    slot_v,
-    distance,
-    age,
-    window,
-    row,
-    some,
-    each,
-    folded,
-    pick,
-):
+def _row(work, row, keys, out, lse, q, k, v, tail_k, tail_v, slot_k, slot_v, distance, age):
     """Some heads of one row of the batch, tile by tile."""
-    width, length = q.shape[2], q.shape[3]
-    heads = (some[0] * each, some[1] * each)
-    count = heads[1] - heads[0]
-    depth = width + count if folded else width
+    length = q.shape[3]
     panels = []
     if tail_k != None:
         held = tail_k.shape[3]
-        panels.append(_panel(tail_k, tail_v, row, some, -held, held, 0, depth))
+        tile = key_tile(work, held, k.dtype)
+        panels.append(load_panel(work, tile, tail_k, tail_v, row, -held, held, 0))
     queries = None
     ready = 0
     loaded = 0
-    chunk_now = -1
     slots = None
-    for chunk, low, high in query_tiles(length, window):
+    for chunk, low, high in query_tiles(length, work.window):
         needed = (high + COLUMNS - 1) // COLUMNS
-        panels = _still_seen(panels, low - window + 1)
+        panels = _still_seen(panels, low - work.window + 1)
         for n in range(loaded, needed):
             begin = n * COLUMNS
             size = min(COLUMNS, length - begin)
-            panels.append(_panel(k, v, row, some, begin, size, begin, depth))
+            panels.append(load_panel(work, keys[n % len(keys)], k, v, row, begin, size, begin))
         loaded = needed
         if low >= ready:
-            ready = min(low + COLUMNS, (chunk + 1) * window, length)
-            queries = None
-            queries = _queries(q, row, heads, low, ready, depth)
-        if slot_k != None and chunk != chunk_now:
-            slots = None
-            slots = _slots(slot_k, slot_v, distance, row, chunk, some, depth)
-            chunk_now = chunk
-        _tile(
-            out,
-            lse,
-            panels,
-            queries,
-            slots,
-            age,
-            row,
-            heads,
-            each,
-            low,
-            high,
-            low - chunk * window,
-            window,
-            folded,
-            pick,
-        )
+            ready = min(low + COLUMNS, (chunk + 1) * work.window, length)
+            queries = load_queries(work, q, row, low, ready)
+        if slot_k != None and (slots == None or slots.chunk != chunk):
+            slots = load_slots(work, slot_k, slot_v, distance, row, chunk)
+        since = low - chunk * work.window
+        column, everywhere = ages_of(age, row, low, high)
+        tile = Tile(row, low, high, since, column, everywhere)
+        _attend(work, tile, panels, queries, slots, out, lse)
 
 
 def _still_seen(panels, first):
     """Panels that hold token ``first`` or a later one."""
     kept = []
     for panel in panels:
-        if panel[0] + panel[1] > first:
+        if panel.start + panel.size > first:
             kept.append(panel)
     return kept
 
 
-def _panel(k, v, row, some, start, size, offset, depth):
-    """Keys and values of consecutive tokens: (first token, count, K, K in bfloat16, V blocks).
+@dataclasses.dataclass
+class Tile(nl.NKIObject):
+    """Queries that go together, one on each partition.
 
-    K has the heads' width on partitions and below it ones. A block of V is (first column,
-    count, tile), 128 tokens on partitions at most, and has a column of ones.
+    Attributes:
+      row: of the batch.
+      low: the first token.
+      high: one past the last.
+      since: tokens of the chunk before the first.
+      ages: (queries, 1), or None where no document ends.
+      ages_on_all: (128, queries), or None.
     """
-    groups, width, length = k.shape[1], k.shape[2], k.shape[3]
-    count = some[1] - some[0]
-    keys = nl.ndarray((depth, count, size), dtype=k.dtype, buffer=nl.sbuf)
-    if depth > width:
-        nisa.memset(dst=keys[width:depth, :, :], value=1.0, engine=nisa.engine.gpsimd)
-    base = ((row * groups + some[0]) * width) * length + offset
-    nisa.dma_copy(
-        dst=keys[0:width, :, :],
-        src=k.ap(pattern=[[length, width], [width * length, count], [1, size]], offset=base),
-    )
-    half = _half(keys, width)
-    blocks = []
-    begin = 0
-    for edge in range(PARTITIONS - start % PARTITIONS, size + PARTITIONS, PARTITIONS):
-        stop = min(edge, size)
-        if stop > begin:
-            values = nl.ndarray((stop - begin, count, width + 1), dtype=v.dtype, buffer=nl.sbuf)
-            staged = load(v[row, offset + begin : offset + stop, some[0] : some[1], :], v.dtype)
-            nisa.memset(dst=values[:, :, width : width + 1], value=1.0)
-            nisa.tensor_copy(dst=values[:, :, 0:width], src=staged, engine=nisa.engine.gpsimd)
-            blocks.append((begin, stop - begin, values))
-            begin = stop
-    return (start, size, keys, half, blocks)
+
+    row: int
+    low: int
+    high: int
+    since: int
+    ages: object
+    ages_on_all: object
 
 
-def _half(tile, width):
-    """The first ``width`` partitions in bfloat16; the tile itself if it is 16 bits wide."""
-    if tile.dtype != nl.float32:
-        return tile[0:width, :, :]
-    copy = nl.ndarray((width, tile.shape[1], tile.shape[2]), dtype=nl.bfloat16, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=copy, src=tile[0:width, :, :], engine=nisa.engine.gpsimd)
-    return copy
-
-
-def _queries(q, row, heads, low, high, depth):
-    """(first token, Q, Q in bfloat16); the partitions below the heads' width are left open."""
-    width, length = q.shape[2], q.shape[3]
+def _attend(work, tile, panels, queries, slots, out, lse):
+    """Attention of a tile's queries, all heads of the batch."""
+    rows = tile.high - tile.low
+    heads = (work.groups[0] * work.each, work.groups[1] * work.each)
     count = heads[1] - heads[0]
-    tile = nl.ndarray((depth, count, high - low), dtype=q.dtype, buffer=nl.sbuf)
-    base = ((row * q.shape[1] + heads[0]) * width) * length + low
-    nisa.dma_copy(
-        dst=tile[0:width, :, :],
-        src=q.ap(pattern=[[length, width], [width * length, count], [1, high - low]], offset=base),
-    )
-    return (low, tile, _half(tile, width))
-
-
-def _slots(slot_k, slot_v, distance, row, chunk, some, depth):
-    """The slots of a chunk: (count, K, K in bfloat16, distances on all partitions, blocks).
-
-    Few slots leave most partitions idle, so the slots of several groups share a tile:
-    group i * pack + j of the batch is on partitions j * stride to j * stride + count of set i.
-    A block is (first slot, count, stride, pack, V, distances as a column).
-    """
-    chunks, groups, width, size = slot_k.shape[1:]
-    count = some[1] - some[0]
-    stride = min(PARTITIONS, size)
-    for quarter in (2 * QUADRANT, QUADRANT):
-        if size <= quarter:
-            stride = quarter
-    columns = max(size, stride)
-    keys = nl.ndarray((depth, count, columns), dtype=slot_k.dtype, buffer=nl.sbuf)
-    nisa.memset(dst=keys, value=0.0, engine=nisa.engine.gpsimd)
-    if depth > width:
-        nisa.memset(dst=keys[width:depth, :, :], value=1.0, engine=nisa.engine.gpsimd)
-    base = ((row * chunks + chunk) * groups + some[0]) * width * size
-    nisa.dma_copy(
-        dst=keys[0:width, :, 0:size],
-        src=slot_k.ap(pattern=[[size, width], [width * size, count], [1, size]], offset=base),
-    )
-    at = (row * chunks + chunk) * size
-    everywhere = load_on_all(distance, at, PARTITIONS, size, nl.float32)
-    blocks = []
-    for begin in range(0, size, PARTITIONS):
-        held = min(PARTITIONS, size - begin)
-        pack = max(1, min(PARTITIONS // stride, count)) if size <= 2 * QUADRANT else 1
-        lanes = pack * stride if size <= 2 * QUADRANT else held
-        sets = (count + pack - 1) // pack
-        values = nl.ndarray((lanes, sets, width + 1), dtype=slot_v.dtype, buffer=nl.sbuf)
-        nisa.memset(dst=values, value=1.0)
-        back = nl.ndarray((1, lanes), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.memset(dst=back, value=2.0 * ALL_SEEN)
-        for j in range(pack):
-            mine = (count - j + pack - 1) // pack
-            low = j * stride
-            base = ((at + begin) * groups + some[0] + j) * width
-            nisa.dma_copy(
-                dst=values[low : low + held, 0:mine, 0:width],
-                src=slot_v.ap(
-                    pattern=[[groups * width, held], [pack * width, mine], [1, width]],
-                    offset=base,
-                ),
-            )
-            nisa.dma_copy(
-                dst=back[:, low : low + held],
-                src=distance[row, chunk : chunk + 1, begin : begin + held],
-            )
-        blocks.append((begin, held, lanes // pack, pack, values, to_column(back)))
-    return (size, keys, _half(keys, width), everywhere, blocks)
-
-
-def _tile(
-    out,
-    lse,
-    panels,
-    queries,
-    slots,
-    age,
-    row,
-    heads,
-    each,
-    low,
-    high,
-    since,
-    window,
-    folded,
-    pick,
-):
-    """The queries of one tile, all heads of the batch."""
-    width = out.shape[3]
-    count = heads[1] - heads[0]
-    place = (low - queries[0], high - queries[0])
-    column, everywhere = ages_of(age, row, low, high)
-    sums = (panels, queries, place, low, high, window)
-    base = width if folded else 0
-    peaks = _peaks(sums, slots, column, since, each, count, base)
-    turned = _turned(peaks, base)
-    if folded:
-        _fold(queries[1], turned, pick, base, place)
+    place = tile.low - queries.start
+    asked = queries.tile[:, :, place : place + rows]
+    peaks = _peaks(work, tile, panels, queries.half[:, :, place : place + rows], slots)
+    turned = _turned(work, peaks)
+    if work.base > 0:
+        _fold(work, queries.tile, place, turned, tile.ages != None)
         turned = None
 
-    dtype = out.dtype
-    scale = width**-0.5
-    blocks = _blocks(panels, low - window + 1, high)
-    limits = limits_row(everywhere, high - low, window)
-    masks = []
-    for start, held, _, _, _, _ in blocks:
-        masks.append(window_by_key(limits, start, held, low, dtype, age != None, window))
+    blocks = _blocks(panels, tile.low - work.window + 1, tile.high)
+    masks = _masks(work, tile, blocks, out.dtype)
     weights = []
     if slots != None:
-        for block in slots[4]:
-            mask = slots_by_key(block[5], everywhere, high - low, since, dtype)
-            weights.append(
-                _slot_weights(
-                    slots[1], block, queries[1], place, mask, each, turned, pick, scale, dtype
-                )
-            )
+        for block in slots.blocks:
+            weights.append(_slot_weights(work, tile, slots, block, asked, turned, out.dtype))
 
-    mixed = nl.ndarray((high - low, count * width), dtype=dtype, buffer=nl.sbuf)
-    logs = nl.ndarray((high - low, count), dtype=nl.float32, buffer=nl.sbuf)
-    together = COLUMNS // (width + 1)
+    mixed = nl.ndarray((rows, count * work.width), dtype=out.dtype, buffer=nl.sbuf)
+    logs = nl.ndarray((rows, count), dtype=nl.float32, buffer=nl.sbuf)
+    together = COLUMNS // (work.width + 1)
     for first in range(0, count, together):
         end = min(first + together, count)
-        total = nl.ndarray((high - low, end - first, width + 1), dtype=nl.float32, buffer=nl.psum)
+        total = nl.ndarray((rows, end - first, work.width + 1), dtype=nl.float32, buffer=nl.psum)
         for head in range(first, end):
-            _mix(
-                total[:, head - first, :],
-                blocks,
-                masks,
-                queries[1],
-                place,
-                head,
-                each,
-                slots,
-                weights,
-                turned,
-                pick,
-                scale,
-                dtype,
-            )
-        _finish(mixed, logs, total, peaks[:, base : base + count], first, width, scale)
-    store(out[row, low:high, heads[0] : heads[1], :], mixed)
-    store(lse[row, low:high, heads[0] : heads[1]], logs)
+            dst = total[:, head - first, :]
+            _mix_tokens(work, dst, blocks, masks, asked[:, head, :], head, turned)
+            for n in range(len(weights)):
+                _mix_slots(work, dst, slots.blocks[n], weights[n], head)
+        _finish(work, mixed, logs, total, first)
+    nisa.scalar_tensor_tensor(
+        dst=logs,
+        data=peaks[:, work.base : work.base + count],
+        op0=nl.multiply,
+        operand0=-work.scale,
+        op1=nl.add,
+        operand1=logs,
+    )
+    store(out[tile.row, tile.low : tile.high, heads[0] : heads[1], :], mixed)
+    store(lse[tile.row, tile.low : tile.high, heads[0] : heads[1]], logs)
 
 
-def _blocks(panels, first, end):
-    """(token, count, panel, column, V, index) of blocks of keys with a token of a range."""
-    blocks = []
-    for panel in panels:
-        for begin, held, values in panel[4]:
-            token = panel[0] + begin
-            if token < end and token + held > first:
-                blocks.append((token, held, panel, begin, values, len(blocks)))
-    return blocks
+def _peaks(work, tile, panels, asked, slots):
+    """Minus the largest score of each query and head, in bfloat16, from column ``base`` on.
 
-
-def _peaks(sums, slots, column, since, each, count, base):
-    """Minus the largest score of each query and head, in bfloat16, from column ``base`` on."""
-    panels, queries, place, low, high, window = sums
-    rows = high - low
-    first_key = max(low - window + 1, panels[0][0])
-    banks = (high - first_key + COLUMNS - 1) // COLUMNS
+    Whatever is subtracted from all scores of a query cancels, so that a rounded number will
+    do, if it is the same everywhere.
+    """
+    rows, count = asked.shape[2], asked.shape[1]
+    first_key = max(tile.low - work.window + 1, panels[0].start)
+    banks = (tile.high - first_key + COLUMNS - 1) // COLUMNS
     parts = banks + (1 if slots != None else 0)
     found = nl.ndarray((rows, count, parts), dtype=nl.float32, buffer=nl.sbuf)
-    least, most = window_bounds(column, rows, low, first_key, window)
+    least, most = window_bounds(tile.ages, rows, tile.low, first_key, work.window)
     for head in range(count):
-        asked = queries[2][:, head, place[0] : place[1]]
         for bank in range(banks):
             begin = first_key + bank * COLUMNS
-            stop = min(begin + COLUMNS, high)
+            stop = min(begin + COLUMNS, tile.high)
             scores = nl.ndarray((rows, stop - begin), dtype=nl.float32, buffer=nl.psum)
             for panel in panels:
-                start = max(begin, panel[0])
-                end = min(stop, panel[0] + panel[1])
+                start = max(begin, panel.start)
+                end = min(stop, panel.start + panel.size)
                 if end > start:
+                    columns = panel.half[
+                        :, head // work.each, start - panel.start : end - panel.start
+                    ]
                     nisa.nc_matmul(
                         dst=scores[:, start - begin : end - begin],
-                        stationary=asked,
-                        moving=panel[3][:, head // each, start - panel[0] : end - panel[0]],
+                        stationary=asked[:, head, :],
+                        moving=columns,
                         accumulate=False,
                     )
             seen = nl.ndarray((rows, stop - begin), dtype=nl.float32, buffer=nl.sbuf)
@@ -443,166 +272,206 @@ def _peaks(sums, slots, column, since, each, count, base):
                 reduce_res=found[:, head, bank : bank + 1],
             )
     if slots != None:
-        reach = reach_column(column, rows, since)
-        penalty = slots_by_query(slots[3], reach, 0.0, HIDDEN, nl.greater)
-        _slot_peaks(found[:, :, banks : banks + 1], slots, queries[2], place, penalty, each)
-
-    peaks = nl.ndarray((rows, base + count), dtype=nl.bfloat16, buffer=nl.sbuf)
-    if base > 0:
-        nisa.memset(dst=peaks[:, 0:base], value=0.0, engine=nisa.engine.gpsimd)
+        _slot_peaks(work, tile, found[:, :, banks : banks + 1], slots, asked)
+    peaks = nl.ndarray((rows, work.base + count), dtype=nl.bfloat16, buffer=nl.sbuf)
+    if work.base > 0:
+        nisa.memset(dst=peaks[:, 0 : work.base], value=0.0, engine=nisa.engine.gpsimd)
     nisa.tensor_reduce(
-        dst=peaks[:, base : base + count], op=nl.maximum, data=found, axis=2, negate=True
+        dst=peaks[:, work.base : work.base + count],
+        op=nl.maximum,
+        data=found,
+        axis=2,
+        negate=True,
     )
     return peaks
 
 
-def _slot_peaks(found, slots, queries, place, penalty, each):
+def _slot_peaks(work, tile, found, slots, asked):
     """The largest score among the slots that each query sees, for each head."""
-    rows, count = found.shape[0], found.shape[1]
-    size = slots[0]
-    identity = _selector(0, rows)
-    together = max(1, COLUMNS // size)
+    rows, count = asked.shape[2], asked.shape[1]
+    reach = reach_column(tile.ages, rows, tile.since)
+    penalty = slots_by_query(slots.distances, reach, 0.0, HIDDEN, nl.greater)
+    identity = selector(0, rows, nl.bfloat16)
+    together = max(1, COLUMNS // slots.size)
     for first in range(0, count, together):
         end = min(first + together, count)
-        scores = nl.ndarray((rows, end - first, size), dtype=nl.float32, buffer=nl.psum)
+        scores = nl.ndarray((rows, end - first, slots.size), dtype=nl.float32, buffer=nl.psum)
         for head in range(first, end):
             nisa.nc_matmul(
                 dst=scores[:, head - first, :],
-                stationary=queries[:, head, place[0] : place[1]],
-                moving=slots[2][:, head // each, 0:size],
+                stationary=asked[:, head, :],
+                moving=slots.half[:, head // work.each, 0 : slots.size],
                 accumulate=False,
             )
         nisa.nc_matmul(
             dst=scores,
             stationary=identity,
-            moving=penalty.ap(pattern=[[size, rows], [0, end - first], [1, size]], offset=0),
+            moving=penalty.ap(
+                pattern=[[slots.size, rows], [0, end - first], [1, slots.size]], offset=0
+            ),
             accumulate=True,
         )
         nisa.tensor_reduce(dst=found[:, first:end, :], op=nl.maximum, data=scores, axis=2)
 
 
-def _turned(peaks, base):
+def _turned(work, peaks):
     """Peaks with heads on partitions ``base`` and after, queries on the free axis."""
     rows, columns = peaks.shape
     across = nl.ndarray((columns, rows), dtype=nl.bfloat16, buffer=nl.psum)
     nisa.nc_transpose(dst=across, data=peaks)
     turned = nl.ndarray((columns, rows), dtype=nl.bfloat16, buffer=nl.sbuf)
     nisa.tensor_copy(
-        dst=turned[base:columns, :], src=across[base:columns, :], engine=nisa.engine.scalar
+        dst=turned[work.base : columns, :],
+        src=across[work.base : columns, :],
+        engine=nisa.engine.scalar,
     )
     return turned
 
 
-def _fold(queries, turned, pick, base, place):
-    """Each head's peak as a further row of its queries; the rows of other heads are zero."""
+def _fold(work, queries, place, turned, dated):
+    """Each head's peak as a further row of its queries; the rows of other heads are zero.
+
+    GpSimdE does it, or ScalarE where documents give GpSimdE enough to mask.
+    """
     end, rows = turned.shape
-    count = end - base
-    nisa.tensor_tensor(
-        dst=queries[base:end, :, place[0] : place[1]],
-        data1=turned.ap(pattern=[[rows, count], [0, count], [1, rows]], offset=base * rows),
-        data2=pick.ap(pattern=[[count, count], [1, count], [0, rows]], offset=base * count),
-        op=nl.multiply,
-        engine=nisa.engine.gpsimd,
-    )
+    base, count = work.base, end - work.base
+    into = queries[base:end, :, place : place + rows]
+    if not dated:
+        nisa.tensor_tensor(
+            dst=into,
+            data1=turned.ap(pattern=[[rows, count], [0, count], [1, rows]], offset=base * rows),
+            data2=work.pick.ap(
+                pattern=[[count, count], [1, count], [0, rows]], offset=base * count
+            ),
+            op=nl.multiply,
+            engine=nisa.engine.gpsimd,
+        )
+        return
+    for head in range(count):
+        nisa.activation(
+            dst=into[:, head, :],
+            op=nl.copy,
+            data=turned[base:end, :],
+            scale=work.chosen[base:end, head : head + 1],
+        )
 
 
-def _score(dst, keys, queries, head, turned, pick):
+def _blocks(panels, first, end):
+    """Blocks of keys with a token of a range."""
+    blocks = []
+    for panel in panels:
+        for block in panel.blocks:
+            if block.start < end and block.start + block.size > first:
+                blocks.append(block)
+    return blocks
+
+
+def _masks(work, tile, blocks, dtype):
+    """A mask, or None, for each block of keys; without documents they are made once."""
+    rows = tile.high - tile.low
+    dated = tile.ages != None
+    limits = limits_row(tile.ages_on_all, rows, work.window) if dated else None
+    masks = []
+    for block in blocks:
+        ahead = tile.low - block.start
+        known = False
+        for shift, size, count, mask in work.masks:
+            if (shift, size, count) == (ahead, block.size, rows):
+                masks.append(mask)
+                known = True
+        if known:
+            continue
+        if limits == None:
+            limits = limits_row(None, rows, work.window)
+        mask = window_by_key(limits, ahead, block.size, dtype, dated, work.window)
+        if not dated:
+            work.masks.append((ahead, block.size, rows, mask))
+        masks.append(mask)
+    return masks
+
+
+def _score(work, dst, keys, queries, head, turned):
     """Scores less their query's peak, keys on partitions.
 
     Args:
+      work: the heads.
       dst: (keys, queries) of PSUM.
       keys: (depth, keys).
       queries: (depth, queries).
       head: index in the batch of heads.
       turned: the peaks, unless the queries hold them.
-      pick: ones on the diagonal.
     """
     nisa.nc_matmul(dst=dst, stationary=keys, moving=queries, accumulate=False)
     if turned != None:
-        count = pick.shape[0]
+        count = work.pick.shape[0]
         nisa.nc_matmul(
             dst=dst,
-            stationary=pick.ap(pattern=[[count, count], [0, keys.shape[1]]], offset=head),
+            stationary=work.pick.ap(pattern=[[count, count], [0, keys.shape[1]]], offset=head),
             moving=turned,
             accumulate=True,
         )
 
 
-def _slot_weights(keys, block, queries, place, mask, each, turned, pick, scale, dtype):
+def _slot_weights(work, tile, slots, block, asked, turned, dtype):
     """Weights of a block of slots: a tile for each set of groups and head of a group."""
-    begin, held, stride, pack, values, _ = block
-    count = keys.shape[1]
-    rows = place[1] - place[0]
-    columns = stride if pack * stride == values.shape[0] and begin == 0 else held
+    rows, count = asked.shape[2], slots.keys.shape[1]
+    mask = slots_by_key(block.distances, tile.ages_on_all, rows, tile.since, dtype)
     tiles = []
-    for first in range(0, count, pack):
-        groups = min(pack, count - first)
-        for r in range(each):
-            scores = nl.ndarray((groups * columns, rows), dtype=nl.float32, buffer=nl.psum)
+    for first in range(0, count, block.pack):
+        groups = min(block.pack, count - first)
+        for r in range(work.each):
+            lanes = groups * block.stride
+            scores = nl.ndarray((lanes, rows), dtype=nl.float32, buffer=nl.psum)
             for j in range(groups):
-                head = (first + j) * each + r
-                _score(
-                    scores[j * columns : (j + 1) * columns, :],
-                    keys[:, first + j, begin : begin + columns],
-                    queries[:, head, place[0] : place[1]],
-                    head,
-                    turned,
-                    pick,
-                )
-            tile = nl.ndarray((groups * columns, rows), dtype=dtype, buffer=nl.sbuf)
-            nisa.activation(dst=tile, op=nl.exp, data=scores, scale=scale)
-            _hide(tile, mask[0 : groups * columns, :])
-            tiles.append(tile)
+                head = (first + j) * work.each + r
+                low = j * block.stride
+                keys = slots.keys[:, first + j, block.start : block.start + block.stride]
+                dst = scores[low : low + block.stride, :]
+                _score(work, dst, keys, asked[:, head, :], head, turned)
+            weights = nl.ndarray((lanes, rows), dtype=dtype, buffer=nl.sbuf)
+            nisa.activation(dst=weights, op=nl.exp, data=scores, scale=work.scale)
+            hide(weights, mask[0:lanes, :])
+            tiles.append(weights)
     return tiles
 
 
-def _hide(weights, mask):
-    """Weights of what is out of sight become zero."""
-    nisa.tensor_tensor(
-        dst=weights, data1=weights, data2=mask, op=nl.minimum, engine=nisa.engine.gpsimd
+def _mix_slots(work, total, block, weights, head):
+    """Add the weighted values of a block of slots."""
+    group = head // work.each
+    low = group % block.pack * block.stride
+    part = weights[group // block.pack * work.each + head % work.each]
+    nisa.nc_matmul(
+        dst=total,
+        stationary=part[low : low + block.size, :],
+        moving=block.values[low : low + block.size, group // block.pack, :],
+        accumulate=True,
     )
 
 
-def _mix(
-    total, blocks, masks, queries, place, head, each, slots, weights, turned, pick, scale, dtype
-):
-    """The sum of weighted values of one head, and of the weights in its last column."""
-    rows = place[1] - place[0]
-    asked = queries[:, head, place[0] : place[1]]
-    group = head // each
+def _mix_tokens(work, total, blocks, masks, asked, head, turned):
+    """Weighted values of the window for one head, and the weights' sum in the last column."""
+    rows = asked.shape[1]
+    group = head // work.each
     started = False
-    most = COLUMNS // rows
-    for first, end in _runs(blocks, most):
-        held = blocks[first][1]
+    for first, end in _runs(blocks, COLUMNS // rows):
+        held = blocks[first].size
         scores = nl.ndarray((held, end - first, rows), dtype=nl.float32, buffer=nl.psum)
         for i in range(first, end):
-            column = blocks[i][3]
-            keys = blocks[i][2][2][:, group, column : column + held]
-            _score(scores[:, i - first, :], keys, asked, head, turned, pick)
-        tile = nl.ndarray((held, end - first, rows), dtype=dtype, buffer=nl.sbuf)
-        nisa.activation(dst=tile, op=nl.exp, data=scores, scale=scale)
+            _score(work, scores[:, i - first, :], blocks[i].keys[:, group, :], asked, head, turned)
+        weights = nl.ndarray(
+            (held, end - first, rows), dtype=blocks[0].values.dtype, buffer=nl.sbuf
+        )
+        nisa.activation(dst=weights, op=nl.exp, data=scores, scale=work.scale)
         for i in range(first, end):
             if masks[i] != None:
-                _hide(tile[:, i - first, :], masks[i])
+                hide(weights[:, i - first, :], masks[i])
             nisa.nc_matmul(
                 dst=total,
-                stationary=tile[:, i - first, :],
-                moving=blocks[i][4][:, group, :],
+                stationary=weights[:, i - first, :],
+                moving=blocks[i].values[:, group, :],
                 accumulate=started,
             )
             started = True
-    if slots == None:
-        return
-    for n in range(len(weights)):
-        _, held, stride, pack, values, _ = slots[4][n]
-        low = group % pack * stride
-        part = weights[n][group // pack * each + head % each]
-        nisa.nc_matmul(
-            dst=total,
-            stationary=part[low : low + held, :],
-            moving=values[low : low + held, group // pack, :],
-            accumulate=True,
-        )
 
 
 def _runs(blocks, most):
@@ -610,15 +479,15 @@ def _runs(blocks, most):
     runs = []
     first = 0
     for end in range(1, len(blocks) + 1):
-        if end == len(blocks) or end - first == most or blocks[end][1] != blocks[first][1]:
+        if end == len(blocks) or end - first == most or blocks[end].size != blocks[first].size:
             runs.append((first, end))
             first = end
     return runs
 
 
-def _finish(mixed, logs, total, peaks, first, width, scale):
-    """Outputs and logarithms of the sums of some heads, from head ``first`` on."""
-    rows, count = total.shape[0], total.shape[1]
+def _finish(work, mixed, logs, total, first):
+    """Outputs of some heads, from head ``first`` on, and logarithms of their sums."""
+    rows, count, width = total.shape[0], total.shape[1], work.width
     sums = total[:, :, width : width + 1]
     inverse = nl.ndarray((rows, count), dtype=nl.float32, buffer=nl.sbuf)
     nisa.reciprocal(dst=inverse, data=sums)
@@ -629,13 +498,4 @@ def _finish(mixed, logs, total, peaks, first, width, scale):
             data=total[:, i, 0:width],
             scale=inverse[:, i : i + 1],
         )
-    logarithms = nl.ndarray((rows, count), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.activation(dst=logarithms, op=nl.log, data=sums)
-    nisa.scalar_tensor_tensor(
-        dst=logs[:, first : first + count],
-        data=peaks[:, first : first + count],
-        op0=nl.multiply,
-        operand0=-scale,
-        op1=nl.add,
-        operand1=logarithms,
-    )
+    nisa.activation(dst=logs[:, first : first + count], op=nl.log, data=sums)

@@ -17,6 +17,13 @@ ALL_SEEN = 2.0**29
 """Reach where no document ends: more than any token's distance, less than an empty slot's."""
 
 
+def hide(weights, mask):
+    """Weights of what is out of sight become zero."""
+    nisa.tensor_tensor(
+        dst=weights, data1=weights, data2=mask, op=nl.minimum, engine=nisa.engine.gpsimd
+    )
+
+
 def query_tiles(length, window):
     """(chunk, first query, one past the last) of tiles that no chunk edge cuts."""
     tiles = []
@@ -81,7 +88,7 @@ def reach_column(ages, queries, since):
     """How far back from the chunk's first token each query's document goes."""
     reach = nl.ndarray((queries, 1), dtype=nl.float32, buffer=nl.sbuf)
     if ages == None:
-        nisa.memset(dst=reach, value=ALL_SEEN)
+        nisa.memset(dst=reach, value=ALL_SEEN, engine=nisa.engine.gpsimd)
     else:
         place = ramp(queries, 1, since, 1, 0)
         nisa.tensor_tensor(dst=reach, data1=ages, data2=place, op=nl.subtract)
@@ -131,21 +138,20 @@ def limits_row(ages, queries, window):
     return limits
 
 
-def window_by_key(limits, first_key, keys, low, dtype, dated, window):
+def window_by_key(limits, ahead, keys, dtype, dated, window):
     """Mask (keys, queries), or None where every query sees every key.
 
     Args:
       limits: of :func:`limits_row`.
-      first_key: token of partition 0.
+      ahead: tokens from partition 0's forward to the first query.
       keys: how many.
-      low: token of the first query.
       dtype: of the mask.
       dated: whether documents may end, which only the run tells.
       window: W.
     """
     queries = limits.shape[1]
-    past = first_key + keys - 1 <= low
-    near = low + queries - 1 - first_key < window
+    past = keys - 1 <= ahead
+    near = ahead + queries - 1 < window
     if past and near and not dated:
         return None
     mask = nl.ndarray((keys, queries), dtype=dtype, buffer=nl.sbuf)
@@ -154,12 +160,12 @@ def window_by_key(limits, first_key, keys, low, dtype, dated, window):
             dst=mask,
             data=limits[0:keys, :],
             op0=nl.greater_equal,
-            operand0=ramp(keys, 1, low - first_key, -1, 0),
+            operand0=ramp(keys, 1, ahead, -1, 0),
             op1=nl.multiply,
             operand1=SEEN,
         )
     else:
-        nisa.memset(dst=mask, value=SEEN)
+        nisa.memset(dst=mask, value=SEEN, engine=nisa.engine.gpsimd)
     if not past:
         nisa.affine_select(
             dst=mask,
@@ -168,7 +174,7 @@ def window_by_key(limits, first_key, keys, low, dtype, dated, window):
             on_true_tile=mask,
             on_false_value=0.0,
             cmp_op=nl.greater_equal,
-            offset=low - first_key,
+            offset=ahead,
         )
     return mask
 
@@ -186,7 +192,7 @@ def slots_by_key(distances, ages, queries, since, dtype):
     slots = distances.shape[0]
     reach = nl.ndarray((slots, queries), dtype=nl.float32, buffer=nl.sbuf)
     if ages == None:
-        nisa.memset(dst=reach, value=ALL_SEEN)
+        nisa.memset(dst=reach, value=ALL_SEEN, engine=nisa.engine.gpsimd)
     else:
         place = ramp(slots, queries, since, 0, 1)
         nisa.tensor_tensor(dst=reach, data1=ages[0:slots, :], data2=place, op=nl.subtract)
