@@ -118,6 +118,44 @@ def slots_by_query(distances, reach, seen, unseen, op):
     return mask
 
 
+def window_by_query(ages, queries, ahead, keys, window):
+    """Mask (queries, keys) of ones and zeros, or None where every query sees every key.
+
+    Args:
+      ages: (queries, 1), or None where no document ends.
+      queries: how many.
+      ahead: tokens from the first key forward to the first query.
+      keys: how many.
+      window: W.
+    """
+    past = keys - 1 <= ahead
+    near = ahead + queries - 1 < window
+    if past and near and ages == None:
+        return None
+    mask = nl.ndarray((queries, keys), dtype=nl.bfloat16, buffer=nl.sbuf)
+    if ages != None or not near:
+        first, _ = window_bounds(ages, queries, ahead, 0, window)
+        nisa.tensor_scalar(
+            dst=mask,
+            data=ramp(queries, keys, 0, 0, 1),
+            op0=nl.greater_equal,
+            operand0=first,
+        )
+    else:
+        nisa.memset(dst=mask, value=1.0, engine=nisa.engine.gpsimd)
+    if not past:
+        nisa.affine_select(
+            dst=mask,
+            pattern=[[-1, keys]],
+            channel_multiplier=1,
+            on_true_tile=mask,
+            on_false_value=0.0,
+            cmp_op=nl.greater_equal,
+            offset=ahead,
+        )
+    return mask
+
+
 # Keys on partitions.
 
 
