@@ -30,6 +30,7 @@ from neuron.kernels.visibility import (
     reach_column,
     slots_by_key,
     slots_by_query,
+    starts_row,
     window_bounds,
     window_by_key,
 )
@@ -85,6 +86,7 @@ def memory_attention(
     lse = nl.ndarray((batch, length, heads), dtype=nl.float32, buffer=nl.shared_hbm)
     rows, mine = share_rows_or_groups(batch, groups)
 
+    identity = selector(0, PARTITIONS, nl.bfloat16)
     bytes_each = 4 if q.dtype == nl.float32 else 2
     together = max(1, HEADS_BYTES // (bytes_each * each))
     for first in range(mine[0], mine[1], together):
@@ -102,6 +104,7 @@ def memory_attention(
             pick=selector(base, count, nl.bfloat16),
             chosen=selector(base, count, nl.float32),
             scale=width**-0.5,
+            identity=identity,
             masks=[],
         )
         keys = key_tiles(work, k.dtype)
@@ -151,7 +154,8 @@ def _row(work, row, keys, out, lse, q, k, v, tail_k, tail_v, slot_k, slot_v, dis
             slots = load_slots(work, slot_k, slot_v, distance, row, chunk)
         since = low - chunk * work.window
         column, everywhere = ages_of(age, row, low, high)
-        tile = Tile(row, low, high, since, column, everywhere)
+        starts = None if everywhere == None else starts_row(everywhere)
+        tile = Tile(row, low, high, since, column, starts)
         _attend(work, tile, panels, queries, slots, out, lse)
 
 
@@ -174,7 +178,7 @@ class Tile(nl.NKIObject):
       high: one past the last.
       since: tokens of the chunk before the first.
       ages: (queries, 1), or None where no document ends.
-      ages_on_all: (128, queries), or None.
+      starts: of ``starts_row``, or None.
     """
 
     row: int
@@ -182,7 +186,7 @@ class Tile(nl.NKIObject):
     high: int
     since: int
     ages: object
-    ages_on_all: object
+    starts: object
 
 
 def _attend(work, tile, panels, queries, slots, out, lse):
@@ -291,7 +295,6 @@ def _slot_peaks(work, tile, found, slots, asked):
     rows, count = asked.shape[2], asked.shape[1]
     reach = reach_column(tile.ages, rows, tile.since)
     penalty = slots_by_query(slots.distances, reach, 0.0, HIDDEN, nl.greater)
-    identity = selector(0, rows, nl.bfloat16)
     together = max(1, COLUMNS // slots.size)
     for first in range(0, count, together):
         end = min(first + together, count)
@@ -305,7 +308,7 @@ def _slot_peaks(work, tile, found, slots, asked):
             )
         nisa.nc_matmul(
             dst=scores,
-            stationary=identity,
+            stationary=work.identity[0:rows, 0:rows],
             moving=penalty.ap(
                 pattern=[[slots.size, rows], [0, end - first], [1, slots.size]], offset=0
             ),
@@ -320,10 +323,8 @@ def _turned(work, peaks):
     across = nl.ndarray((columns, rows), dtype=nl.bfloat16, buffer=nl.psum)
     nisa.nc_transpose(dst=across, data=peaks)
     turned = nl.ndarray((columns, rows), dtype=nl.bfloat16, buffer=nl.sbuf)
-    nisa.tensor_copy(
-        dst=turned[work.base : columns, :],
-        src=across[work.base : columns, :],
-        engine=nisa.engine.scalar,
+    nisa.activation(
+        dst=turned[work.base : columns, :], op=nl.copy, data=across[work.base : columns, :]
     )
     return turned
 
@@ -370,7 +371,7 @@ def _masks(work, tile, blocks, dtype):
     """A mask, or None, for each block of keys; without documents they are made once."""
     rows = tile.high - tile.low
     dated = tile.ages != None
-    limits = limits_row(tile.ages_on_all, rows, work.window) if dated else None
+    limits = limits_row(tile.starts, rows, work.window) if dated else None
     masks = []
     for block in blocks:
         ahead = tile.low - block.start
@@ -415,7 +416,7 @@ def _score(work, dst, keys, queries, head, turned):
 def _slot_weights(work, tile, slots, block, asked, turned, dtype):
     """Weights of a block of slots: a tile for each set of groups and head of a group."""
     rows, count = asked.shape[2], slots.keys.shape[1]
-    mask = slots_by_key(block.distances, tile.ages_on_all, rows, tile.since, dtype)
+    mask = slots_by_key(block.distances, tile.starts, rows, tile.since, dtype)
     tiles = []
     for first in range(0, count, block.pack):
         groups = min(block.pack, count - first)

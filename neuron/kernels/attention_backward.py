@@ -12,6 +12,7 @@ from neuron.kernels.attention import share_rows_or_groups
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, store
 from neuron.kernels.visibility import (
     ages_of,
+    all_seen,
     hide,
     query_tiles,
     reach_column,
@@ -385,13 +386,16 @@ def _close_slots(work, block, grad_slot, chunk):
     store(grad_slot[1][work.row, chunk, low:high, work.group, :], grad_v)
 
 
-def _transposed(tile):
-    """A tile of SBUF with partitions and columns exchanged."""
+def _transposed(tile, on_scalar=False):
+    """A tile of SBUF with partitions and columns exchanged; ScalarE or VectorE moves it back."""
     rows, columns = tile.shape
     turned = nl.ndarray((columns, rows), dtype=tile.dtype, buffer=nl.psum)
     nisa.nc_transpose(dst=turned, data=tile, engine=nisa.engine.tensor)
     copy = nl.ndarray((columns, rows), dtype=tile.dtype, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=copy, src=turned)
+    if on_scalar:
+        nisa.activation(dst=copy, op=nl.copy, data=turned)
+    else:
+        nisa.tensor_copy(dst=copy, src=turned)
     return copy
 
 
@@ -402,38 +406,38 @@ def _masks(work, blocks, slots, distances, age, chunk, low, high):
     """
     queries = high - low
     dated = age != None
-    names = []
-    masks = []
-    missing = False
-    for block in blocks:
-        names.append((low if dated else -1, low - block.start, block.size, queries))
-        found = _known(work.masks, names[-1])
-        masks.append(found)
-        missing = missing or found == None
-    column = None
-    if (missing or slots != []) and dated:
-        column = ages_of(age, work.row, low, high)[0]
-    for i in range(len(blocks)):
-        if masks[i] == None:
-            mask = window_by_query(
-                column, queries, low - blocks[i].start, blocks[i].size, work.window
-            )
-            masks[i] = (mask,)
-            work.masks.append((names[i], masks[i]))
+    start = blocks[0].start
+    keys = blocks[-1].start + blocks[-1].size - start
+    names = [(low if dated else -1, low - start, keys, queries)]
     if slots != []:
-        name = ("slots", chunk, low if dated else -1, queries)
-        found = _known(work.masks, name)
-        if found == None:
-            reach = reach_column(column, queries, low - chunk * work.window)
-            found = (slots_by_query(distances, reach, 1.0, 0.0, nl.less_equal),)
-            work.masks.append((name, found))
-        for block in slots:
-            masks.append((found[0][:, block.number : block.number + block.size],))
+        names.append((low if dated else -1, -1, chunk, queries))
+    found = []
+    for name in names:
+        found.append(_known(work.masks, name))
+    column = None
+    if None in found and dated:
+        column = ages_of(age, work.row, low, high)[0]
+    if found[0] == None:
+        found[0] = window_by_query(column, queries, low - start, keys, work.window)
+        work.masks.append((names[0], found[0]))
+    if slots != [] and found[1] == None:
+        reach = reach_column(column, queries, low - chunk * work.window)
+        found[1] = slots_by_query(distances, reach, 1.0, 0.0, nl.less_equal)
+        work.masks.append((names[1], found[1]))
+    masks = []
+    for block in blocks:
+        at = block.start - start
+        if not dated and all_seen(low - block.start, queries, block.size, work.window):
+            masks.append(None)
+        else:
+            masks.append(found[0][:, at : at + block.size])
+    for block in slots:
+        masks.append(found[1][:, block.number : block.number + block.size])
     return masks
 
 
 def _known(masks, name):
-    """The mask of that name in a tuple, or None."""
+    """The mask of that name, or None."""
     for other, mask in masks:
         if other == name:
             return mask
@@ -447,8 +451,8 @@ def _tile(work, held, blocks, slots, masks, n, low, high, r):
     width = held.queries.shape[0]
     queries = held.queries[:, head, low:high]
     grads = held.grads[n][:, head, :]
-    down = _transposed(queries)
-    grads_across = _transposed(grads)
+    down = _transposed(queries, True)
+    grads_across = _transposed(grads, True)
     total = nl.ndarray((rows, width), dtype=nl.float32, buffer=nl.psum)
     pieces = blocks + slots
     started = False
@@ -526,8 +530,8 @@ def _slopes(work, pieces, masks, queries, grads, columns, minus_lse, minus_delta
     nisa.activation(dst=weights, op=nl.exp, data=scores, scale=work.scale, bias=minus_lse)
     at = 0
     for i in range(len(pieces)):
-        if masks[i][0] != None:
-            hide(weights[:, at : at + pieces[i].size], masks[i][0])
+        if masks[i] != None:
+            hide(weights[:, at : at + pieces[i].size], masks[i])
         at = at + pieces[i].size
     slopes = nl.ndarray(shape, dtype=queries.dtype, buffer=nl.sbuf)
     nisa.activation(dst=slopes, op=nl.copy, data=gains, bias=minus_delta)

@@ -24,6 +24,7 @@ class Work(nl.NKIObject):
       pick: ones at (base + i, i), bfloat16.
       chosen: the same in float32.
       scale: of the scores.
+      identity: (128, 128), bfloat16.
       masks: (shift, keys, queries, mask) of masks that many tiles share.
     """
 
@@ -36,6 +37,7 @@ class Work(nl.NKIObject):
     pick: object
     chosen: object
     scale: float
+    identity: object
     masks: list
 
 
@@ -190,9 +192,7 @@ def load_panel(work, keys, k, v, row, start, size, offset):
             source = v[row, offset + begin : offset + stop, work.groups[0] : work.groups[1], :]
             values = nl.ndarray((stop - begin, count, width + 1), dtype=v.dtype, buffer=nl.sbuf)
             nisa.memset(dst=values[:, :, width : width + 1], value=1.0, engine=nisa.engine.gpsimd)
-            nisa.tensor_copy(
-                dst=values[:, :, 0:width], src=load(source, v.dtype), engine=nisa.engine.gpsimd
-            )
+            nisa.tensor_copy(dst=values[:, :, 0:width], src=load(source, v.dtype))
             blocks.append(Block(start + begin, stop - begin, keys[:, :, begin:stop], values))
             begin = stop
     return Panel(start, size, keys, _half(keys, width, size), blocks)

@@ -49,7 +49,7 @@ def to_column(row):
     turned = nl.ndarray((columns, 1), dtype=nl.float32, buffer=nl.psum)
     nisa.nc_matmul(dst=turned, stationary=row, moving=one, accumulate=False)
     column = nl.ndarray((columns, 1), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_copy(dst=column, src=turned)
+    nisa.activation(dst=column, op=nl.copy, data=turned)
     return column
 
 
@@ -91,7 +91,9 @@ def reach_column(ages, queries, since):
         nisa.memset(dst=reach, value=ALL_SEEN, engine=nisa.engine.gpsimd)
     else:
         place = ramp(queries, 1, since, 1, 0)
-        nisa.tensor_tensor(dst=reach, data1=ages, data2=place, op=nl.subtract)
+        nisa.tensor_tensor(
+            dst=reach, data1=ages, data2=place, op=nl.subtract, engine=nisa.engine.gpsimd
+        )
     return reach
 
 
@@ -118,40 +120,39 @@ def slots_by_query(distances, reach, seen, unseen, op):
     return mask
 
 
+def all_seen(ahead, queries, keys, window):
+    """Whether every query of a tile sees every key of a block, documents aside."""
+    return keys - 1 <= ahead and ahead + queries - 1 < window
+
+
 def window_by_query(ages, queries, ahead, keys, window):
-    """Mask (queries, keys) of ones and zeros, or None where every query sees every key.
+    """Mask (queries, keys) of ones and zeros.
 
     Args:
       ages: (queries, 1), or None where no document ends.
       queries: how many.
-      ahead: tokens from the first key forward to the first query.
+      ahead: tokens from the first key forward to the first query, not negative.
       keys: how many.
       window: W.
     """
-    past = keys - 1 <= ahead
-    near = ahead + queries - 1 < window
-    if past and near and ages == None:
-        return None
     mask = nl.ndarray((queries, keys), dtype=nl.bfloat16, buffer=nl.sbuf)
-    if ages != None or not near:
-        first, _ = window_bounds(ages, queries, ahead, 0, window)
-        nisa.tensor_scalar(
-            dst=mask,
-            data=ramp(queries, keys, 0, 0, 1),
-            op0=nl.greater_equal,
-            operand0=first,
-        )
-    else:
-        nisa.memset(dst=mask, value=1.0, engine=nisa.engine.gpsimd)
-    if not past:
+    first, _ = window_bounds(ages, queries, ahead, 0, window)
+    nisa.tensor_scalar(
+        dst=mask,
+        data=ramp(queries, keys, 0, 0, 1),
+        op0=nl.greater_equal,
+        operand0=first,
+    )
+    if keys > ahead + 1:
+        later = mask[:, ahead + 1 : keys]
         nisa.affine_select(
-            dst=mask,
-            pattern=[[-1, keys]],
+            dst=later,
+            pattern=[[-1, keys - ahead - 1]],
             channel_multiplier=1,
-            on_true_tile=mask,
+            on_true_tile=later,
             on_false_value=0.0,
             cmp_op=nl.greater_equal,
-            offset=ahead,
+            offset=-1,
         )
     return mask
 
@@ -159,20 +160,26 @@ def window_by_query(ages, queries, ahead, keys, window):
 # Keys on partitions.
 
 
-def limits_row(ages, queries, window):
-    """How many tokens back each query sees, less its place in the tile, on all partitions."""
-    if ages == None:
-        return ramp(PARTITIONS, queries, window - 1, 0, -1)
-    place = ramp(PARTITIONS, queries, 0, 0, 1)
-    limits = nl.ndarray((PARTITIONS, queries), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.scalar_tensor_tensor(
-        dst=limits,
-        data=ages,
-        op0=nl.minimum,
-        operand0=float(window - 1),
-        op1=nl.subtract,
-        operand1=place,
+def starts_row(ages):
+    """Age of each query's document, less the query's place in the tile, on all partitions."""
+    starts = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_tensor(
+        dst=starts,
+        data1=ages,
+        data2=ramp(PARTITIONS, ages.shape[1], 0, 0, 1),
+        op=nl.subtract,
+        engine=nisa.engine.gpsimd,
     )
+    return starts
+
+
+def limits_row(starts, queries, window):
+    """How many tokens back each query sees, less its place in the tile, on all partitions."""
+    limits = ramp(PARTITIONS, queries, window - 1, 0, -1)
+    if starts != None:
+        nisa.tensor_tensor(
+            dst=limits, data1=limits, data2=starts, op=nl.minimum, engine=nisa.engine.gpsimd
+        )
     return limits
 
 
@@ -188,10 +195,10 @@ def window_by_key(limits, ahead, keys, dtype, dated, window):
       window: W.
     """
     queries = limits.shape[1]
+    if all_seen(ahead, queries, keys, window) and not dated:
+        return None
     past = keys - 1 <= ahead
     near = ahead + queries - 1 < window
-    if past and near and not dated:
-        return None
     mask = nl.ndarray((keys, queries), dtype=dtype, buffer=nl.sbuf)
     if dated or not near:
         nisa.tensor_scalar(
@@ -217,29 +224,28 @@ def window_by_key(limits, ahead, keys, dtype, dated, window):
     return mask
 
 
-def slots_by_key(distances, ages, queries, since, dtype):
+def slots_by_key(distances, starts, queries, since, dtype):
     """Mask (slots, queries).
 
     Args:
       distances: (slots, 1).
-      ages: of the queries on all partitions, or None.
+      starts: of :func:`starts_row`, or None where no document ends.
       queries: how many.
       since: tokens of the chunk before the first query.
       dtype: of the mask.
     """
     slots = distances.shape[0]
-    reach = nl.ndarray((slots, queries), dtype=nl.float32, buffer=nl.sbuf)
-    if ages == None:
-        nisa.memset(dst=reach, value=ALL_SEEN, engine=nisa.engine.gpsimd)
-    else:
-        place = ramp(slots, queries, since, 0, 1)
-        nisa.tensor_tensor(dst=reach, data1=ages[0:slots, :], data2=place, op=nl.subtract)
     mask = nl.ndarray((slots, queries), dtype=dtype, buffer=nl.sbuf)
+    if starts == None:
+        starts = nl.ndarray((slots, queries), dtype=nl.float32, buffer=nl.sbuf)
+        nisa.memset(dst=starts, value=ALL_SEEN, engine=nisa.engine.gpsimd)
+    back = nl.ndarray((slots, 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.activation(dst=back, op=nl.copy, data=distances, bias=float(since))
     nisa.tensor_scalar(
         dst=mask,
-        data=reach,
+        data=starts[0:slots, :],
         op0=nl.greater_equal,
-        operand0=distances,
+        operand0=back,
         op1=nl.multiply,
         operand1=SEEN,
     )
