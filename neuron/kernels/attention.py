@@ -20,18 +20,15 @@ from neuron.kernels.attention_operands import (
     load_slots,
     selector,
 )
+from neuron.kernels.attention_peaks import fold, peaks_of, turned
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, store
 from neuron.kernels.visibility import (
-    HIDDEN,
     ages_of,
     hide,
     limits_row,
     query_tiles,
-    reach_column,
     slots_by_key,
-    slots_by_query,
     starts_row,
-    window_bounds,
     window_by_key,
 )
 from neuron.nki import nisa, nki, nl
@@ -196,18 +193,18 @@ def _attend(work, tile, panels, queries, slots, out, lse):
     count = heads[1] - heads[0]
     place = tile.low - queries.start
     asked = queries.tile[:, :, place : place + rows]
-    peaks = _peaks(work, tile, panels, queries.half[:, :, place : place + rows], slots)
-    turned = _turned(work, peaks)
+    peaks = peaks_of(work, tile, panels, queries.half[:, :, place : place + rows], slots)
+    across = turned(work, peaks)
     if work.base > 0:
-        _fold(work, queries.tile, place, turned, tile.ages != None)
-        turned = None
+        fold(work, queries.tile, place, across, tile.ages != None)
+        across = None
 
     blocks = _blocks(panels, tile.low - work.window + 1, tile.high)
     masks = _masks(work, tile, blocks, out.dtype)
     weights = []
     if slots != None:
         for block in slots.blocks:
-            weights.append(_slot_weights(work, tile, slots, block, asked, turned, out.dtype))
+            weights.append(_slot_weights(work, tile, slots, block, asked, across, out.dtype))
 
     mixed = nl.ndarray((rows, count * work.width), dtype=out.dtype, buffer=nl.sbuf)
     logs = nl.ndarray((rows, count), dtype=nl.float32, buffer=nl.sbuf)
@@ -217,7 +214,7 @@ def _attend(work, tile, panels, queries, slots, out, lse):
         total = nl.ndarray((rows, end - first, work.width + 1), dtype=nl.float32, buffer=nl.psum)
         for head in range(first, end):
             dst = total[:, head - first, :]
-            _mix_tokens(work, dst, blocks, masks, asked[:, head, :], head, turned)
+            _mix_tokens(work, dst, blocks, masks, asked[:, head, :], head, across)
             for n in range(len(weights)):
                 _mix_slots(work, dst, slots.blocks[n], weights[n], head)
         _finish(work, mixed, logs, total, first)
@@ -231,130 +228,6 @@ def _attend(work, tile, panels, queries, slots, out, lse):
     )
     store(out[tile.row, tile.low : tile.high, heads[0] : heads[1], :], mixed)
     store(lse[tile.row, tile.low : tile.high, heads[0] : heads[1]], logs)
-
-
-def _peaks(work, tile, panels, asked, slots):
-    """Minus the largest score of each query and head, in bfloat16, from column ``base`` on.
-
-    Whatever is subtracted from all scores of a query cancels, so that a rounded number will
-    do, if it is the same everywhere.
-    """
-    rows, count = asked.shape[2], asked.shape[1]
-    first_key = max(tile.low - work.window + 1, panels[0].start)
-    banks = (tile.high - first_key + COLUMNS - 1) // COLUMNS
-    parts = banks + (1 if slots != None else 0)
-    found = nl.ndarray((rows, count, parts), dtype=nl.float32, buffer=nl.sbuf)
-    least, most = window_bounds(tile.ages, rows, tile.low, first_key, work.window)
-    for head in range(count):
-        for bank in range(banks):
-            begin = first_key + bank * COLUMNS
-            stop = min(begin + COLUMNS, tile.high)
-            scores = nl.ndarray((rows, stop - begin), dtype=nl.float32, buffer=nl.psum)
-            for panel in panels:
-                start = max(begin, panel.start)
-                end = min(stop, panel.start + panel.size)
-                if end > start:
-                    columns = panel.half[
-                        :, head // work.each, start - panel.start : end - panel.start
-                    ]
-                    nisa.nc_matmul(
-                        dst=scores[:, start - begin : end - begin],
-                        stationary=asked[:, head, :],
-                        moving=columns,
-                        accumulate=False,
-                    )
-            seen = nl.ndarray((rows, stop - begin), dtype=nl.float32, buffer=nl.sbuf)
-            nisa.range_select(
-                dst=seen,
-                on_true_tile=scores,
-                comp_op0=nl.greater_equal,
-                comp_op1=nl.less_equal,
-                bound0=least,
-                bound1=most,
-                range_start=bank * COLUMNS,
-                reduce_cmd=nisa.reduce_cmd.reset_reduce,
-                reduce_res=found[:, head, bank : bank + 1],
-            )
-    if slots != None:
-        _slot_peaks(work, tile, found[:, :, banks : banks + 1], slots, asked)
-    peaks = nl.ndarray((rows, work.base + count), dtype=nl.bfloat16, buffer=nl.sbuf)
-    if work.base > 0:
-        nisa.memset(dst=peaks[:, 0 : work.base], value=0.0, engine=nisa.engine.gpsimd)
-    nisa.tensor_reduce(
-        dst=peaks[:, work.base : work.base + count],
-        op=nl.maximum,
-        data=found,
-        axis=2,
-        negate=True,
-    )
-    return peaks
-
-
-def _slot_peaks(work, tile, found, slots, asked):
-    """The largest score among the slots that each query sees, for each head."""
-    rows, count = asked.shape[2], asked.shape[1]
-    reach = reach_column(tile.ages, rows, tile.since)
-    penalty = slots_by_query(slots.distances, reach, 0.0, HIDDEN, nl.greater)
-    together = max(1, COLUMNS // slots.size)
-    for first in range(0, count, together):
-        end = min(first + together, count)
-        scores = nl.ndarray((rows, end - first, slots.size), dtype=nl.float32, buffer=nl.psum)
-        for head in range(first, end):
-            nisa.nc_matmul(
-                dst=scores[:, head - first, :],
-                stationary=asked[:, head, :],
-                moving=slots.half[:, head // work.each, 0 : slots.size],
-                accumulate=False,
-            )
-        nisa.nc_matmul(
-            dst=scores,
-            stationary=work.identity[0:rows, 0:rows],
-            moving=penalty.ap(
-                pattern=[[slots.size, rows], [0, end - first], [1, slots.size]], offset=0
-            ),
-            accumulate=True,
-        )
-        nisa.tensor_reduce(dst=found[:, first:end, :], op=nl.maximum, data=scores, axis=2)
-
-
-def _turned(work, peaks):
-    """Peaks with heads on partitions ``base`` and after, queries on the free axis."""
-    rows, columns = peaks.shape
-    across = nl.ndarray((columns, rows), dtype=nl.bfloat16, buffer=nl.psum)
-    nisa.nc_transpose(dst=across, data=peaks)
-    turned = nl.ndarray((columns, rows), dtype=nl.bfloat16, buffer=nl.sbuf)
-    nisa.activation(
-        dst=turned[work.base : columns, :], op=nl.copy, data=across[work.base : columns, :]
-    )
-    return turned
-
-
-def _fold(work, queries, place, turned, dated):
-    """Each head's peak as a further row of its queries; the rows of other heads are zero.
-
-    GpSimdE does it, or ScalarE where documents give GpSimdE enough to mask.
-    """
-    end, rows = turned.shape
-    base, count = work.base, end - work.base
-    into = queries[base:end, :, place : place + rows]
-    if not dated:
-        nisa.tensor_tensor(
-            dst=into,
-            data1=turned.ap(pattern=[[rows, count], [0, count], [1, rows]], offset=base * rows),
-            data2=work.pick.ap(
-                pattern=[[count, count], [1, count], [0, rows]], offset=base * count
-            ),
-            op=nl.multiply,
-            engine=nisa.engine.gpsimd,
-        )
-        return
-    for head in range(count):
-        nisa.activation(
-            dst=into[:, head, :],
-            op=nl.copy,
-            data=turned[base:end, :],
-            scale=work.chosen[base:end, head : head + 1],
-        )
 
 
 def _blocks(panels, first, end):
@@ -391,7 +264,7 @@ def _masks(work, tile, blocks, dtype):
     return masks
 
 
-def _score(work, dst, keys, queries, head, turned):
+def _score(work, dst, keys, queries, head, across):
     """Scores less their query's peak, keys on partitions.
 
     Args:
@@ -400,20 +273,20 @@ def _score(work, dst, keys, queries, head, turned):
       keys: (depth, keys).
       queries: (depth, queries).
       head: index in the batch of heads.
-      turned: the peaks, unless the queries hold them.
+      across: the peaks, unless the queries hold them.
     """
     nisa.nc_matmul(dst=dst, stationary=keys, moving=queries, accumulate=False)
-    if turned != None:
+    if across != None:
         count = work.pick.shape[0]
         nisa.nc_matmul(
             dst=dst,
             stationary=work.pick.ap(pattern=[[count, count], [0, keys.shape[1]]], offset=head),
-            moving=turned,
+            moving=across,
             accumulate=True,
         )
 
 
-def _slot_weights(work, tile, slots, block, asked, turned, dtype):
+def _slot_weights(work, tile, slots, block, asked, across, dtype):
     """Weights of a block of slots: a tile for each set of groups and head of a group."""
     rows, count = asked.shape[2], slots.keys.shape[1]
     mask = slots_by_key(block.distances, tile.starts, rows, tile.since, dtype)
@@ -428,7 +301,7 @@ def _slot_weights(work, tile, slots, block, asked, turned, dtype):
                 low = j * block.stride
                 keys = slots.keys[:, first + j, block.start : block.start + block.stride]
                 dst = scores[low : low + block.stride, :]
-                _score(work, dst, keys, asked[:, head, :], head, turned)
+                _score(work, dst, keys, asked[:, head, :], head, across)
             weights = nl.ndarray((lanes, rows), dtype=dtype, buffer=nl.sbuf)
             nisa.activation(dst=weights, op=nl.exp, data=scores, scale=work.scale)
             hide(weights, mask[0:lanes, :])
@@ -449,7 +322,7 @@ def _mix_slots(work, total, block, weights, head):
     )
 
 
-def _mix_tokens(work, total, blocks, masks, asked, head, turned):
+def _mix_tokens(work, total, blocks, masks, asked, head, across):
     """Weighted values of the window for one head, and the weights' sum in the last column."""
     rows = asked.shape[1]
     group = head // work.each
@@ -458,7 +331,7 @@ def _mix_tokens(work, total, blocks, masks, asked, head, turned):
         held = blocks[first].size
         scores = nl.ndarray((held, end - first, rows), dtype=nl.float32, buffer=nl.psum)
         for i in range(first, end):
-            _score(work, scores[:, i - first, :], blocks[i].keys[:, group, :], asked, head, turned)
+            _score(work, scores[:, i - first, :], blocks[i].keys[:, group, :], asked, head, across)
         weights = nl.ndarray(
             (held, end - first, rows), dtype=blocks[0].values.dtype, buffer=nl.sbuf
         )
