@@ -6,9 +6,17 @@ gradient of the scores, once, for the gradient of the queries. Gradients of keys
 stay in PSUM from the first tile of queries that sees a block of keys to the last.
 """
 
-import dataclasses
-
 from neuron.kernels.attention import share_rows_or_groups
+from neuron.kernels.attention_backward_operands import (
+    Keys,
+    Work,
+    heads_together,
+    key_spans,
+    load_row,
+    most_at_once,
+    store_row,
+    sums_in_psum,
+)
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, store
 from neuron.kernels.visibility import (
     ages_of,
@@ -20,12 +28,6 @@ from neuron.kernels.visibility import (
     window_by_query,
 )
 from neuron.nki import nisa, nki, nl
-
-ROW_BYTES = 100 * 1024
-"""SBUF bytes of a partition for the operands and gradients of one row of the batch."""
-
-SUM_BANKS = 4
-"""PSUM banks for the gradients of keys and values; the others are for what comes and goes."""
 
 
 @nki.jit
@@ -99,208 +101,21 @@ def memory_attention_backward(
         results.append(grad_slot[1])
 
     tiles = query_tiles(length, window)
-    spans = _spans(length, 0 if tail_k == None else tail_k.shape[3])
-    ring = _most_at_once(tiles, spans, window)
+    spans = key_spans(length, 0 if tail_k == None else tail_k.shape[3])
+    ring = most_at_once(tiles, spans, window)
     slots = 0 if slot_k == None else slot_k.shape[4]
-    sums = _sums(width, ring, (slots + PARTITIONS - 1) // PARTITIONS)
+    sums = sums_in_psum(width, ring, (slots + PARTITIONS - 1) // PARTITIONS)
     rows, mine = share_rows_or_groups(batch, groups)
-    together = _together(length, width, each, 4 if q.dtype == nl.float32 else 2)
+    together = heads_together(length, width, each, 4 if q.dtype == nl.float32 else 2)
     for first in range(mine[0], mine[1], together):
         some = (first, min(first + together, mine[1]))
         for row in range(rows[0], rows[1]):
-            held = _load_row(row, some, each, tiles, spans, q, k, v, out, lse, grad, tail_k, tail_v)
-            masks = []
+            held = load_row(row, some, each, tiles, spans, q, k, v, out, lse, grad, tail_k, tail_v)
             for g in range(some[0], some[1]):
-                work = Work(row, g, g - some[0], each, window, width**-0.5, ring, sums, masks)
+                work = Work(row, g, g - some[0], each, window, width**-0.5, ring, sums)
                 _group(work, held, tiles, spans, age, slot_k, slot_v, distance, grad_slot)
-            _store_row(row, some, each, tiles, spans, held, results)
+            store_row(row, some, each, tiles, spans, held, results)
     return tuple(results)
-
-
-def _together(length, width, each, size):
-    """Key-value heads whose operands fit SBUF, at most so many that rows of HBM are long."""
-    a_head = length * size * (1 + each) + (length + PARTITIONS) // PARTITIONS * width * size * (
-        3 + 2 * each
-    )
-    assert a_head <= ROW_BYTES, f"{length} tokens are too many for one call; use tails"
-    return max(1, min(ROW_BYTES // a_head, COLUMNS // (width * size)))
-
-
-def _spans(length, tail):
-    """(first token, count) of blocks of keys, cut at multiples of 128 and before the call."""
-    spans = []
-    for start in range(-((tail + PARTITIONS - 1) // PARTITIONS) * PARTITIONS, length, PARTITIONS):
-        low = max(start, -tail)
-        high = min(start + PARTITIONS, 0 if start < 0 else length)
-        spans.append((low, high - low))
-    return spans
-
-
-def _most_at_once(tiles, spans, window):
-    """The most blocks that one tile of queries sees."""
-    most = 1
-    for _, low, high in tiles:
-        seen = 0
-        for start, size in spans:
-            if start < high and start + size > low - window + 1:
-                seen = seen + 1
-        most = max(most, seen)
-    return most
-
-
-def _sums(width, ring, slot_blocks):
-    """Places in PSUM for gradients of keys and values, (128, 2, P) each."""
-    a_bank = COLUMNS // (2 * width)
-    banks = (ring + slot_blocks + a_bank - 1) // a_bank
-    assert banks <= SUM_BANKS, (
-        f"{ring} blocks of keys and {slot_blocks} of slots of width {width} take {banks} banks "
-        f"of PSUM, there are {SUM_BANKS}; the window is too long"
-    )
-    places = []
-    for _ in range(banks):
-        bank = nl.ndarray((PARTITIONS, a_bank, 2, width), dtype=nl.float32, buffer=nl.psum)
-        for i in range(a_bank):
-            places.append(bank[:, i, :, :])
-    return places
-
-
-@dataclasses.dataclass
-class Work(nl.NKIObject):
-    """One key-value head of one row.
-
-    Attributes:
-      row: of the batch.
-      group: the head.
-      index: of the head among those that are loaded.
-      each: query heads to a key-value head.
-      window: W.
-      scale: of the scores.
-      ring: blocks of keys that may be open at the same time.
-      sums: places in PSUM.
-      masks: (key, mask) of masks that were made.
-    """
-
-    row: int
-    group: int
-    index: int
-    each: int
-    window: int
-    scale: float
-    ring: int
-    sums: list
-    masks: list
-
-
-@dataclasses.dataclass
-class Held(nl.NKIObject):
-    """What is loaded of one row, and its gradients; i counts heads, n tiles or blocks.
-
-    Attributes:
-      queries: (P, i, L).
-      keys: (P, i, L).
-      tail: (P, i, T), or None.
-      grads: n times (queries, i, P).
-      minus_lse: n times (queries, i).
-      minus_delta: n times (queries, i), minus the products of outputs and their gradients.
-      values: n times (keys, i, P).
-      grad_q: n times (queries, i, P). Likewise ``grad_k`` and ``grad_v`` by blocks of keys.
-    """
-
-    queries: object
-    keys: object
-    tail: object
-    grads: list
-    minus_lse: list
-    minus_delta: list
-    values: list
-    grad_q: list
-    grad_k: list
-    grad_v: list
-
-
-@dataclasses.dataclass
-class Keys(nl.NKIObject):
-    """A block of keys or slots that is open.
-
-    Attributes:
-      start: first token; means nothing for slots.
-      size: how many.
-      born: the first query of the tile that opened it.
-      across: (P, size) keys.
-      values: (P, size).
-      down: (size, P) keys.
-      sums: (size, 2, P) of PSUM, gradients of keys and values so far.
-      number: of the block, or the first slot.
-    """
-
-    start: int
-    size: int
-    born: int
-    across: object
-    values: object
-    down: object
-    sums: object
-    number: int
-
-
-def _load_row(row, some, each, tiles, spans, q, k, v, out, lse, grad, tail_k, tail_v):
-    """Operands of some heads of a row, and room for their gradients."""
-    heads = (some[0] * each, some[1] * each)
-    groups = some[1] - some[0]
-    width = q.shape[2]
-    tail = None if tail_k == None else _load_across(tail_k, row, some)
-    held = Held(
-        _load_across(q, row, heads), _load_across(k, row, some), tail, [], [], [], [], [], [], []
-    )
-    for _, low, high in tiles:
-        grads = load(grad[row, low:high, heads[0] : heads[1], :], grad.dtype)
-        outs = load(out[row, low:high, heads[0] : heads[1], :], out.dtype)
-        product = nl.ndarray(grads.shape, dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_tensor(
-            dst=product, data1=grads, data2=outs, op=nl.multiply, engine=nisa.engine.gpsimd
-        )
-        minus_delta = nl.ndarray(grads.shape[0:2], dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_reduce(dst=minus_delta, op=nl.add, data=product, axis=2, negate=True)
-        minus_lse = load(lse[row, low:high, heads[0] : heads[1]], nl.float32)
-        nisa.tensor_scalar(dst=minus_lse, data=minus_lse, op0=nl.multiply, operand0=-1.0)
-        held.grads.append(grads)
-        held.minus_delta.append(minus_delta)
-        held.minus_lse.append(minus_lse)
-        held.grad_q.append(nl.ndarray(grads.shape, dtype=q.dtype, buffer=nl.sbuf))
-    for start, size in spans:
-        source, at = (v, start) if start >= 0 else (tail_v, start + tail_v.shape[1])
-        held.values.append(load(source[row, at : at + size, some[0] : some[1], :], v.dtype))
-        held.grad_k.append(nl.ndarray((size, groups, width), dtype=k.dtype, buffer=nl.sbuf))
-        held.grad_v.append(nl.ndarray((size, groups, width), dtype=v.dtype, buffer=nl.sbuf))
-    return held
-
-
-def _load_across(source, row, heads):
-    """Some heads of (batch, heads, P, time) as (P, heads, time)."""
-    count, width, length = source.shape[1:]
-    tile = nl.ndarray((width, heads[1] - heads[0], length), dtype=source.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(
-        dst=tile,
-        src=source.ap(
-            pattern=[[length, width], [width * length, heads[1] - heads[0]], [1, length]],
-            offset=(row * count + heads[0]) * width * length,
-        ),
-    )
-    return tile
-
-
-def _store_row(row, some, each, tiles, spans, held, results):
-    """Write the gradients of tokens."""
-    for n in range(len(tiles)):
-        _, low, high = tiles[n]
-        into = results[0][row, low:high, some[0] * each : some[1] * each, :]
-        store(into, held.grad_q[n])
-    for n in range(len(spans)):
-        start, size = spans[n]
-        which = 1 if start >= 0 else 3
-        at = start if start >= 0 else start + results[3].shape[1]
-        store(results[which][row, at : at + size, some[0] : some[1], :], held.grad_k[n])
-        store(results[which + 1][row, at : at + size, some[0] : some[1], :], held.grad_v[n])
 
 
 def _group(work, held, tiles, spans, age, slot_k, slot_v, distance, grad_slot):
@@ -320,7 +135,7 @@ def _group(work, held, tiles, spans, age, slot_k, slot_v, distance, grad_slot):
             slots = _open_slots(work, slot_k, slot_v, chunk, low)
             at = (work.row * slot_k.shape[1] + chunk) * slot_k.shape[4]
             distances = load_on_all(distance, at, PARTITIONS, slot_k.shape[4], nl.float32)
-        masks = _masks(work, blocks, slots, distances, age, chunk, low, high)
+        masks = _masks(work, held, blocks, slots, distances, age, chunk, low, high)
         for r in range(work.each):
             _tile(work, held, blocks, slots, masks, n, low, high, r)
         last = n + 1 == len(tiles)
@@ -399,7 +214,7 @@ def _transposed(tile, on_scalar=False):
     return copy
 
 
-def _masks(work, blocks, slots, distances, age, chunk, low, high):
+def _masks(work, held, blocks, slots, distances, age, chunk, low, high):
     """A mask (queries, keys), or None, for each block and then for each block of slots.
 
     Heads that are loaded together share them, and tiles too where no document ends.
@@ -413,24 +228,22 @@ def _masks(work, blocks, slots, distances, age, chunk, low, high):
         names.append((low if dated else -1, -1, chunk, queries))
     found = []
     for name in names:
-        found.append(_known(work.masks, name))
+        found.append(_known(held.masks, name))
     column = None
     if None in found and dated:
         column = ages_of(age, work.row, low, high)[0]
     if found[0] == None:
         found[0] = window_by_query(column, queries, low - start, keys, work.window)
-        work.masks.append((names[0], found[0]))
+        held.masks.append((names[0], found[0]))
     if slots != [] and found[1] == None:
         reach = reach_column(column, queries, low - chunk * work.window)
         found[1] = slots_by_query(distances, reach, 1.0, 0.0, nl.less_equal)
-        work.masks.append((names[1], found[1]))
+        held.masks.append((names[1], found[1]))
     masks = []
     for block in blocks:
         at = block.start - start
-        if not dated and all_seen(low - block.start, queries, block.size, work.window):
-            masks.append(None)
-        else:
-            masks.append(found[0][:, at : at + block.size])
+        plain = not dated and all_seen(low - block.start, queries, block.size, work.window)
+        masks.append(None if plain else found[0][:, at : at + block.size])
     for block in slots:
         masks.append(found[1][:, block.number : block.number + block.size])
     return masks

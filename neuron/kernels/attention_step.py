@@ -203,7 +203,7 @@ def _score_row(made, parts, asked, new, ring_k, slots, low, row):
     heads = asked.shape[2]
     each = heads // groups
     ring = _keys(ring_k, low + row)
-    held = None if slots == None else _keys(slots[0], low + row)
+    held = ring if slots == None else _keys(slots[0], low + row)
     for n in range(len(parts)):
         part = parts[n]
         for g in range(groups):
