@@ -19,6 +19,7 @@ from neuron.kernels.attention_operands import (
     load_queries,
     load_slots,
     selector,
+    slot_rooms,
 )
 from neuron.kernels.attention_peaks import fold, peaks_of, turned
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, store
@@ -105,8 +106,10 @@ def memory_attention(
             masks=[],
         )
         keys = key_tiles(work, k.dtype)
+        rooms = None if slot_k == None else slot_rooms(work, slot_k, slot_v)
         for row in range(rows[0], rows[1]):
-            _row(work, row, keys, out, lse, q, k, v, tail_k, tail_v, slot_k, slot_v, distance, age)
+            tokens = (q, k, v, tail_k, tail_v, age)
+            _row(work, row, keys, rooms, out, lse, tokens, (slot_k, slot_v, distance))
     return out, lse
 
 
@@ -124,8 +127,9 @@ def share_rows_or_groups(batch, groups):
     return (0, batch), (number * mine, number * mine + mine)
 
 
-def _row(work, row, keys, out, lse, q, k, v, tail_k, tail_v, slot_k, slot_v, distance, age):
+def _row(work, row, keys, rooms, out, lse, tokens, of_slots):
     """Some heads of one row of the batch, tile by tile."""
+    q, k, v, tail_k, tail_v, age = tokens
     length = q.shape[3]
     panels = []
     if tail_k != None:
@@ -147,8 +151,8 @@ def _row(work, row, keys, out, lse, q, k, v, tail_k, tail_v, slot_k, slot_v, dis
         if low >= ready:
             ready = min(low + COLUMNS, (chunk + 1) * work.window, length)
             queries = load_queries(work, q, row, low, ready)
-        if slot_k != None and (slots == None or slots.chunk != chunk):
-            slots = load_slots(work, slot_k, slot_v, distance, row, chunk)
+        if rooms != None and (slots == None or slots.chunk != chunk):
+            slots = load_slots(work, rooms[chunk % len(rooms)], of_slots, row, chunk)
         since = low - chunk * work.window
         column, everywhere = ages_of(age, row, low, high)
         starts = None if everywhere == None else starts_row(everywhere)
@@ -196,7 +200,7 @@ def _attend(work, tile, panels, queries, slots, out, lse):
     peaks = peaks_of(work, tile, panels, queries.half[:, :, place : place + rows], slots)
     across = turned(work, peaks)
     if work.base > 0:
-        fold(work, queries.tile, place, across, tile.ages != None)
+        fold(work, queries.tile, place, across)
         across = None
 
     blocks = _blocks(panels, tile.low - work.window + 1, tile.high)

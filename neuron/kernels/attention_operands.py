@@ -221,47 +221,84 @@ def _half(tile, width, size):
     return copy
 
 
-def load_slots(work, slot_k, slot_v, distance, row, chunk):
-    """The slots of a chunk."""
-    chunks, groups, width, size = slot_k.shape[1:]
+@dataclasses.dataclass
+class SlotRoom(nl.NKIObject):
+    """Tiles for the slots of a chunk; what is written once is there: ones, zeros, empty slots.
+
+    Attributes:
+      keys: as in :class:`SlotTiles`.
+      values: of each block, as in :class:`SlotBlock`.
+      back: of each block, (1, pack * stride) distances.
+      pack: groups that share the partitions.
+      stride: partitions from one to the next, if there is one block.
+    """
+
+    keys: object
+    values: list
+    back: list
+    pack: int
+    stride: int
+
+
+def slot_rooms(work, slot_k, slot_v):
+    """Rooms for two chunks, which take turns."""
     count = work.groups[1] - work.groups[0]
+    size = slot_k.shape[4]
     stride = min(PARTITIONS, size)
     if size <= 2 * QUADRANT:
         stride = QUADRANT if size <= QUADRANT else 2 * QUADRANT
-    keys = key_tile(work, max(size, stride), slot_k.dtype)
-    nisa.memset(dst=keys[0:width, :, :], value=0.0, engine=nisa.engine.gpsimd)
+    pack = min(PARTITIONS // stride, count)
+    sets = (count + pack - 1) // pack
+    rooms = []
+    for _ in range(2):
+        keys = key_tile(work, max(size, stride), slot_k.dtype)
+        nisa.memset(dst=keys[0 : work.width, :, :], value=0.0, engine=nisa.engine.gpsimd)
+        room = SlotRoom(keys, [], [], pack, stride)
+        for begin in range(0, size, PARTITIONS):
+            lanes = pack * stride if size <= PARTITIONS else min(PARTITIONS, size - begin)
+            values = nl.ndarray((lanes, sets, work.width + 1), dtype=slot_v.dtype, buffer=nl.sbuf)
+            nisa.memset(dst=values, value=1.0, engine=nisa.engine.gpsimd)
+            back = nl.ndarray((1, lanes), dtype=nl.float32, buffer=nl.sbuf)
+            nisa.memset(dst=back, value=2.0 * ALL_SEEN, engine=nisa.engine.gpsimd)
+            room.values.append(values)
+            room.back.append(back)
+        rooms.append(room)
+    return rooms
+
+
+def load_slots(work, room, operands, row, chunk):
+    """The slots of a chunk, from all keys, values and distances of slots."""
+    slot_k, slot_v, distance = operands
+    chunks, groups, width, size = slot_k.shape[1:]
+    count = work.groups[1] - work.groups[0]
     base = ((row * chunks + chunk) * groups + work.groups[0]) * width * size
     nisa.dma_copy(
-        dst=keys[0:width, :, 0:size],
+        dst=room.keys[0:width, :, 0:size],
         src=slot_k.ap(pattern=[[size, width], [width * size, count], [1, size]], offset=base),
     )
     at = (row * chunks + chunk) * size
     blocks = []
-    for begin in range(0, size, PARTITIONS):
+    for n in range(len(room.values)):
+        begin = n * PARTITIONS
         held = min(PARTITIONS, size - begin)
-        pack = min(PARTITIONS // stride, count)
-        step = stride if size <= 2 * QUADRANT else held
-        sets = (count + pack - 1) // pack
-        values = nl.ndarray((pack * step, sets, width + 1), dtype=slot_v.dtype, buffer=nl.sbuf)
-        nisa.memset(dst=values, value=1.0, engine=nisa.engine.gpsimd)
-        back = nl.ndarray((1, pack * step), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.memset(dst=back, value=2.0 * ALL_SEEN, engine=nisa.engine.gpsimd)
-        for j in range(pack):
-            mine = (count - j + pack - 1) // pack
-            low = j * step
+        for j in range(room.pack):
+            mine = (count - j + room.pack - 1) // room.pack
+            low = j * room.stride
             base = ((at + begin) * groups + work.groups[0] + j) * width
             nisa.dma_copy(
-                dst=values[low : low + held, 0:mine, 0:width],
+                dst=room.values[n][low : low + held, 0:mine, 0:width],
                 src=slot_v.ap(
-                    pattern=[[groups * width, held], [pack * width, mine], [1, width]],
+                    pattern=[[groups * width, held], [room.pack * width, mine], [1, width]],
                     offset=base,
                 ),
             )
             nisa.dma_copy(
-                dst=back[:, low : low + held],
+                dst=room.back[n][:, low : low + held],
                 src=distance[row, chunk : chunk + 1, begin : begin + held],
             )
-        blocks.append(SlotBlock(begin, held, pack, step, values, to_column(back)))
+        step = room.values[n].shape[0] // room.pack
+        back = to_column(room.back[n])
+        blocks.append(SlotBlock(begin, held, room.pack, step, room.values[n], back))
     everywhere = load_on_all(distance, at, PARTITIONS, size, nl.float32)
-    half = _half(keys, width, keys.shape[2])
-    return SlotTiles(chunk, size, keys, half, everywhere, blocks)
+    half = _half(room.keys, width, room.keys.shape[2])
+    return SlotTiles(chunk, size, room.keys, half, everywhere, blocks)

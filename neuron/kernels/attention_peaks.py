@@ -105,29 +105,13 @@ def turned(work, peaks):
     return turned
 
 
-def fold(work, queries, place, turned, dated):
-    """Each head's peak as a further row of its queries; the rows of other heads are zero.
-
-    GpSimdE does it, or ScalarE where documents give GpSimdE enough to mask.
-    """
-    end, rows = turned.shape
-    base, count = work.base, end - work.base
-    into = queries[base:end, :, place : place + rows]
-    if not dated:
-        nisa.tensor_tensor(
-            dst=into,
-            data1=turned.ap(pattern=[[rows, count], [0, count], [1, rows]], offset=base * rows),
-            data2=work.pick.ap(
-                pattern=[[count, count], [1, count], [0, rows]], offset=base * count
-            ),
-            op=nl.multiply,
-            engine=nisa.engine.gpsimd,
-        )
-        return
-    for head in range(count):
+def fold(work, queries, place, across):
+    """Each head's peak as a further row of its queries; the rows of other heads are zero."""
+    end, rows = across.shape
+    for head in range(end - work.base):
         nisa.activation(
-            dst=into[:, head, :],
+            dst=queries[work.base : end, head, place : place + rows],
             op=nl.copy,
-            data=turned[base:end, :],
-            scale=work.chosen[base:end, head : head + 1],
+            data=across[work.base : end, :],
+            scale=work.chosen[work.base : end, head : head + 1],
         )
