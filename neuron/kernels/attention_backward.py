@@ -29,6 +29,9 @@ from neuron.kernels.visibility import (
 )
 from neuron.nki import nisa, nki, nl
 
+MASK_BYTES = 48 * 1024
+"""SBUF bytes of a partition for masks that heads share; beyond it they are made again."""
+
 
 @nki.jit
 def memory_attention_backward(
@@ -217,7 +220,8 @@ def _transposed(tile, on_scalar=False):
 def _masks(work, held, blocks, slots, distances, age, chunk, low, high):
     """A mask (queries, keys), or None, for each block and then for each block of slots.
 
-    Heads that are loaded together share them, and tiles too where no document ends.
+    Heads that are loaded together share them, and tiles too where no document ends, as far as
+    there is room.
     """
     queries = high - low
     dated = age != None
@@ -234,11 +238,13 @@ def _masks(work, held, blocks, slots, distances, age, chunk, low, high):
         column = ages_of(age, work.row, low, high)[0]
     if found[0] == None:
         found[0] = window_by_query(column, queries, low - start, keys, work.window)
-        held.masks.append((names[0], found[0]))
+        if len(held.masks) * keys * 2 < MASK_BYTES:
+            held.masks.append((names[0], found[0]))
     if slots != [] and found[1] == None:
         reach = reach_column(column, queries, low - chunk * work.window)
         found[1] = slots_by_query(distances, reach, 1.0, 0.0, nl.less_equal)
-        held.masks.append((names[1], found[1]))
+        if len(held.masks) * keys * 2 < MASK_BYTES:
+            held.masks.append((names[1], found[1]))
     masks = []
     for block in blocks:
         at = block.start - start
