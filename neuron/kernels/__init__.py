@@ -1,6 +1,6 @@
 """Kernels of B'MOJO's layer, in the part of NKI that its releases 0.3 to 0.7 share.
 
-Time is the last axis of every operand, so that an instruction runs along it. Entry points
-work on one program and, launched as ``kernel[2]``, on the two cores of a logical core.
+Time is the last axis of operands that an instruction runs along. Entry points work on
+one program and, launched as ``kernel[2]``, on the two cores of a logical core.
 None has run on hardware; docs/trainium.md tells what was checked.
 """
