@@ -51,6 +51,7 @@ TABLES = {
         "transformer-gradual",
         "bmojo-gradual-slots64",
         "bmojo-gradual",
+        "hybrid-gradual-bytes",
         "hybrid-gradual-memory",
         "swa-gradual-memory",
         "bmojo_f-gradual",

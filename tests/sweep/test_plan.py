@@ -127,10 +127,17 @@ def test_the_recall_study_has_the_names_that_its_report_knows():
     assert stems == {
         *models,
         *(f"bmojo-slots{n}" for n in (8, 16, 64)),
-        *(f"bmojo-{t}" for t in ("ssm-unread", "conv", "conv-unread", "input", "input-unread")),
+        *(
+            f"{m}-{t}"
+            for m in ("bmojo", "bmojo_f")
+            for t in ("ssm-unread", "conv", "conv-unread", "input", "input-unread")
+        ),
         *(f"{m}-lr{rate}" for m in models for rate in ("0.002", "0.01")),
         *(f"{m}-random" for m in ("bmojo", "bmojo_f", "hybrid")),
-        *("hybrid-memory", "swa-memory", "transformer-long"),
+        *(f"{m}-memory{lr}" for m in ("hybrid", "swa") for lr in ("", "-lr0.002")),
+        *(f"{m}-gradual" for m in models),
+        *("bmojo-gradual-slots64", "hybrid-gradual-bytes"),
+        *("hybrid-gradual-memory", "swa-gradual-memory"),
     }
 
 
