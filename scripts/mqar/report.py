@@ -136,7 +136,7 @@ def ceilings(cells: dict[str, list[dict]]) -> str:
 
 def draw_pairs(cells: dict[str, list[dict]], names: list[str], path: Path) -> None:
     """Accuracy by number of pairs, mean and range over seeds."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     for name in names:
         by_pairs = accuracies(cells[name])
         x = list(by_pairs)
@@ -148,7 +148,7 @@ def draw_pairs(cells: dict[str, list[dict]], names: list[str], path: Path) -> No
     axes.set_xticks(x, [str(p) for p in x])
     axes.set(xlabel="key-value pairs", ylabel="accuracy", ylim=(0, 1.02))
     axes.set_title("Recall over 256 tokens, window 32")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, dpi=130)
 
 
