@@ -12,10 +12,12 @@ from bmojo.cli.common import Overrides, Run, load, progress_bar, run_config, tol
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
+    from bmojo.evaluation.perplexity import Measured
     from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
 
 BATCH_SIZE = 8
+SPAN = 6
 
 
 class Kind(enum.StrEnum):
@@ -24,6 +26,7 @@ class Kind(enum.StrEnum):
     PERPLEXITY = "perplexity"
     LENGTH = "length"
     RECALL = "recall"
+    RETURNS = "returns"
     HARNESS = "harness"
 
 
@@ -41,16 +44,16 @@ def evaluate_run(
             "--length",
             min=1,
             metavar="N",
-            help="Length of context, for perplexity and length; repeat for more. Default: the "
-            "powers of two from 512 to 65536.",
+            help="Length of context, for perplexity, length and returns, which takes the longest; "
+            "repeat for more. Default: the powers of two from 512 to 65536.",
         ),
     ] = None,
     documents: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of .txt, .jsonl (field text) or .npy (token ids) files, for perplexity "
-            "and length. Default: the test split of the run's data.",
+            help="Folder of .txt, .jsonl (field text) or .npy (token ids) files, for perplexity, "
+            "length and returns. Default: the test split of the run's data.",
         ),
     ] = None,
     tasks: Annotated[
@@ -60,6 +63,15 @@ def evaluate_run(
     batch_size: Annotated[
         int, typer.Option(min=1, metavar="B", help="Documents read at the same time.")
     ] = BATCH_SIZE,
+    span: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="For returns: tokens that must come back before the one that is measured. 6 suits "
+            "bytes, 1 or 2 a large vocabulary.",
+        ),
+    ] = SPAN,
 ) -> None:
     """Measure the newest checkpoint of a run.
 
@@ -70,6 +82,7 @@ def evaluate_run(
       perplexity  loss, perplexity and bits per byte by length of context, loss by position
       length      loss by position, and its change beyond the training length
       recall      accuracy by number of pairs, and by distance from the pair to its query
+      returns     loss on what the training text has not and the text before has, by distance
       harness     the tasks of --tasks, by lm-evaluation-harness (pip install 'bmojo[eval]')
 
     Documents are read through the model's state in segments, so that memory does not grow
@@ -81,6 +94,7 @@ def evaluate_run(
       bmojo eval runs/quickstart recall/MQAR.length=512 Evaluation.batches=8
       bmojo eval runs/quickstart --eval recall
       bmojo eval runs/prose --eval perplexity --eval length --documents books --context 4096
+      bmojo eval runs/prose --eval returns --context 8192
       bmojo eval runs/prose --eval harness --tasks my_tasks
     """
     with told():
@@ -96,7 +110,9 @@ def evaluate_run(
         if Kind.HARNESS in wanted:
             _check_tasks(run, experiment, tasks)
         texts = None
-        if Kind.PERPLEXITY in wanted or Kind.LENGTH in wanted:
+        if Kind.RETURNS in wanted:
+            training_documents(run, experiment)
+        if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS} & set(wanted):
             texts = _documents(experiment, documents)
         from flax import nnx
 
@@ -120,7 +136,11 @@ def evaluate_run(
             for table in result_tables(rows, experiment.evaluations):
                 console.print(table)
         if texts is not None:
-            by_documents(console, run, experiment, loaded, texts, wanted, contexts, batch_size)
+            found = by_documents(
+                console, run, experiment, loaded, texts, wanted, contexts, batch_size
+            )
+            if Kind.RETURNS in wanted:
+                by_returns(console, run, experiment, loaded, found, span)
         if Kind.RECALL in wanted:
             by_recall(console, run, experiment, loaded)
         if Kind.HARNESS in wanted and tasks is not None:
@@ -136,8 +156,8 @@ def by_documents(
     wanted: Sequence[Kind],
     contexts: Sequence[int] | None,
     batch_size: int,
-) -> None:
-    """Loss by context and by position, from one pass."""
+) -> "Measured":
+    """Loss by context and by position, from one pass; and all the losses."""
     from bmojo.evaluation.documents import run_tokenizer
     from bmojo.evaluation.outputs import context_table, plot_positions, position_table, save
     from bmojo.evaluation.perplexity import CONTEXTS, by_context, by_position, measure
@@ -170,6 +190,40 @@ def by_documents(
         console.print(position_table(positions))
         figure = plot_positions(positions, trained)
         _tell(console, save(run, "length", {**facts, "positions": positions}, figure))
+    return found
+
+
+def by_returns(
+    console: Console,
+    run: Path,
+    experiment: "Experiment",
+    loaded: "LoadedRun",
+    found: "Measured",
+    span: int,
+) -> None:
+    """Loss on what comes back."""
+    from bmojo.evaluation.outputs import plot_returns, returns_table, save
+    from bmojo.evaluation.returns import by_return, known_spans
+
+    training = training_documents(run, experiment)
+    with progress_bar("reading the training text", sum(map(len, training))) as done:
+        known = known_spans(training, span, done)
+    rows = by_return(found.windows, found.losses, known, span)
+    console.print(returns_table(rows, span))
+    longest = max(map(len, found.losses))
+    facts = {"step": loaded.step, "windows": len(found.windows), "longest": longest, "span": span}
+    _tell(console, save(run, "returns", {**facts, "rows": rows}, plot_returns(rows)))
+
+
+def training_documents(run: Path, experiment: "Experiment") -> Sequence[Any]:
+    """The documents that the run's last stage was trained on."""
+    find = getattr(experiment.curriculum[-1].data, "documents", None)
+    if not callable(find):
+        raise UserError(
+            f"--eval returns: {run} was not trained on text, so that there is no training text "
+            "to compare with; take --eval recall"
+        )
+    return find("train")
 
 
 def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "LoadedRun") -> None:

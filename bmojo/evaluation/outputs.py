@@ -15,8 +15,10 @@ __all__ = [
     "context_table",
     "plot_positions",
     "plot_recall",
+    "plot_returns",
     "position_table",
     "recall_table",
+    "returns_table",
     "save",
 ]
 
@@ -144,6 +146,45 @@ def plot_recall(
     axes[0].set_ylabel("accuracy")
     axes[0].set_ylim(-0.02, 1.02)
     axes[0].legend(fontsize="small")
+    return figure
+
+
+def returns_table(rows: Sequence[Row], span: int) -> Table:
+    """Loss on known, new and returning tokens."""
+    table = Table(title=f"loss on what comes back, with the {span} tokens before it")
+    for name in ("token", "loss", "±", "tokens"):
+        table.add_column(name, justify="left" if name == "token" else "right")
+    names = {"known": "in the training text", "new": "not in it, and new"}
+    for row in rows:
+        name = names.get(row["kind"], "")
+        if row["kind"] == "returns":
+            name = f"not in it, {row['start']:,} - {row['stop'] - 1:,} tokens ago"
+        table.add_row(name, _number(row["loss"], 3), _number(row["stderr"], 3), f"{row['count']:,}")
+    return table
+
+
+def plot_returns(rows: Sequence[Row]) -> Figure:
+    """Loss by distance to the last occurrence, with that of new and of known tokens as lines."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    back = [row for row in rows if row["kind"] == "returns" and row["loss"] is not None]
+    axis.errorbar(
+        [(row["start"] * (row["stop"] - 1)) ** 0.5 for row in back],
+        [row["loss"] for row in back],
+        [2 * (row["stderr"] or 0.0) for row in back],
+        fmt="o-",
+        markersize=4,
+        label="returning",
+    )
+    for kind, style in (("new", "--"), ("known", ":")):
+        loss = next(row["loss"] for row in rows if row["kind"] == kind)
+        if loss is not None:
+            axis.axhline(loss, color="grey", linestyle=style, label=kind)
+    axis.set_xscale("log", base=2)
+    axis.set_xlabel("tokens since it was there last")
+    axis.set_ylabel("loss (nats per token)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
     return figure
 
 

@@ -33,12 +33,14 @@ class Measured:
     """The losses of windows.
 
     Attributes:
+      windows: token ids of each, one more than its predictions.
       losses: nats of each predicted token, an array for each window.
       sizes: bytes of text of each predicted token, likewise; None: unknown.
       documents: of which document each window is.
       lengths: predictions of each document.
     """
 
+    windows: list[np.ndarray]
     losses: list[np.ndarray]
     sizes: list[np.ndarray] | None
     documents: list[int]
@@ -109,7 +111,7 @@ def measure(
             for token in np.unique(np.concatenate([window[1:] for window in windows])).tolist()
         }
         sizes = [np.asarray([size_of[t] for t in window[1:].tolist()]) for window in windows]
-    return Measured(losses, sizes, owners, lengths)
+    return Measured(windows, losses, sizes, owners, lengths)
 
 
 def by_context(found: Measured, contexts: Sequence[int]) -> list[Row]:

@@ -51,6 +51,22 @@ def test_bits_per_byte_of_text(bmojo, prose):
     assert row["bits_per_byte"] == pytest.approx(row["loss"] / np.log(2), rel=0.2)
 
 
+def test_returns(bmojo, prose, monkeypatch):
+    """A line that the training text has not, three times: new at first, then 16 bytes ago."""
+    training = [np.frombuffer(b"ordinary prose, and nothing else", np.uint8)]
+    monkeypatch.setattr("bmojo.cli.evaluate.training_documents", lambda *_: training)
+    Path("docs").mkdir()
+    Path("docs/a.txt").write_text("Xq7 Zw9 Kj3 Vb8 " * 3)
+    options = ("--eval", "returns", "--context", "64", "--documents", "docs", "--span", "4")
+    result = bmojo("eval", prose, *options)
+    assert result.exit_code == 0, result.output
+    found = json.loads(Path("run/evaluation/returns.json").read_text())
+    counts = {(row["kind"], row["start"]): row["count"] for row in found["rows"]}
+    assert counts["new", None] == 18  # a period, and each end of the document
+    assert counts["returns", 16] == 28
+    assert Path("run/evaluation/returns.png").exists()
+
+
 def test_recall(bmojo, here):
     result = bmojo("eval", here, "--eval", "recall", *RECALL)
     assert result.exit_code == 0, result.output
@@ -65,6 +81,7 @@ def test_recall(bmojo, here):
     ("options", "error"),
     [
         (["--eval", "perplexity"], "documents: the run's data are no documents"),
+        (["--eval", "returns"], "--eval returns: run was not trained on text"),
         (["--eval", "length", "--documents", "empty"], "empty: no documents are here"),
         (["--eval", "length", "--documents", "text"], "text: a.txt: the run has no tokenizer"),
         (["--eval", "length", "--documents", "bad.npy"], "bad.npy: holds float64 of shape (2,)"),
@@ -87,4 +104,6 @@ def test_errors_are_one_line(bmojo, here, options, error):
 def test_unknown_kind(bmojo, here):
     result = bmojo("eval", here, "--eval", "perplexty")
     assert result.exit_code == 2
-    assert "'perplexity', 'length', 'recall', 'harness'" in result.stderr.replace("│", "")
+    assert "'perplexity', 'length', 'recall', 'returns', 'harness'" in result.stderr.replace(
+        "│", ""
+    )

@@ -23,7 +23,8 @@ def measured():
     rng = np.random.default_rng(1)
     losses = [rng.random(size).astype(np.float32) for size in (8, 8, 3, 8, 4)]
     sizes = [np.full(len(loss), 3) for loss in losses]
-    return Measured(losses, sizes, [0, 0, 0, 1, 3], [19, 8, 0, 4])
+    windows = [rng.integers(0, 9, len(loss) + 1) for loss in losses]
+    return Measured(windows, losses, sizes, [0, 0, 0, 1, 3], [19, 8, 0, 4])
 
 
 def test_windows_start_afresh():

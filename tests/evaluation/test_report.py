@@ -89,7 +89,7 @@ def test_figures(runs, tmp_path):
         folder = runs / f"bmojo-seed{seed}" / "evaluation"
         folder.mkdir()
         losses = 3 - np.log2(np.arange(1, 2049)) / 9 + seed / 9
-        measured = Measured([losses], None, [0], [2048])
+        measured = Measured([np.zeros(len(losses) + 1)], [losses], None, [0], [2048])
         lengths = by_context(measured, [2**n for n in range(6, 12)])
         positions = by_position(measured)
         content = json.dumps({"contexts": lengths, "positions": positions if seed else []})
