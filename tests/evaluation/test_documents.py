@@ -1,9 +1,11 @@
 """Reading documents, and what is said of files that are none."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from bmojo.evaluation.documents import read_documents
+from bmojo.evaluation.documents import read_documents, run_documents, run_tokenizer
 from bmojo.validation import UserError
 from tests.evaluation.byte_tokenizer import Bytes
 
@@ -45,3 +47,21 @@ def test_pickled_arrays_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.array([object()]), allow_pickle=True)
     with pytest.raises(UserError, match="cannot be read as an array"):
         read_documents(tmp_path, Bytes())
+
+
+def test_text_after_another_task():
+    """A curriculum may begin with a task of bare tokens: the text counts, the last one."""
+
+    def stage(**data):
+        return SimpleNamespace(data=SimpleNamespace(length=8, **data))
+
+    def text(name):
+        return stage(tokenizer=name, documents=lambda split: [f"{name} {split}"])
+
+    experiment = SimpleNamespace(curriculum=(stage(), text("first"), text("last"), stage()))
+    assert run_documents(experiment) == ["last test"]
+    assert run_tokenizer(experiment) == "last"
+    experiment = SimpleNamespace(curriculum=(stage(),))
+    assert run_tokenizer(experiment) is None
+    with pytest.raises(UserError, match="no documents"):
+        run_documents(experiment)
