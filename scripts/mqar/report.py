@@ -1,6 +1,6 @@
 """Tables and figures of the recall study, from the runs that are there.
 
-    python scripts/mqar/report.py [--runs runs/mqar] [--out docs/results]
+    python -m scripts.mqar.report [--runs runs/mqar] [--out docs/results]
 
 Records the summaries of finished runs in mqar.json, beside those recorded before; prints
 Markdown tables of all (mean over seeds, lowest and highest in brackets); and draws mqar.png and
@@ -9,8 +9,6 @@ by eidetic slots).
 """
 
 import argparse
-import json
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -22,21 +20,8 @@ import numpy as np
 
 from bmojo.data.mqar import MQARConfig
 from bmojo.evaluation.recall import query_distances
+from scripts.records import by_cell, markdown, record, spread
 
-KEPT = (
-    "command",
-    "git_revision",
-    "versions",
-    "device",
-    "step",
-    "tokens",
-    "parameters",
-    "state_bytes",
-    "key_value_bytes",
-    "training_flops",
-    "wall_seconds",
-    "evaluations",
-)
 TABLES = {
     "main": (
         "bmojo-slots64",
@@ -64,26 +49,6 @@ TABLES = {
 """Cells of the tables that the page shows in an order of their own."""
 
 
-def record(runs: Path, path: Path) -> dict[str, dict]:
-    """Summaries by run, those in ``path`` and the finished ones in ``runs``; kept in ``path``."""
-    known = json.loads(path.read_text()) if path.exists() else {}
-    for file in sorted(runs.glob("*-seed*/summary.json")):
-        summary = json.loads(file.read_text())
-        if summary["status"] == "finished":
-            known[file.parent.name] = {name: summary[name] for name in KEPT}
-    known = dict(sorted(known.items()))
-    path.write_text(json.dumps(known, indent=1) + "\n")
-    return known
-
-
-def by_cell(runs: dict[str, dict]) -> dict[str, list[dict]]:
-    """Summaries of all seeds of each cell."""
-    cells = defaultdict(list)
-    for name, summary in runs.items():
-        cells[re.fullmatch(r"(.*)-seed\d+", name)[1]].append(summary)
-    return dict(cells)
-
-
 def accuracies(summaries: list[dict]) -> dict[int, np.ndarray]:
     """Accuracy of each seed by number of pairs."""
     rows = defaultdict(list)
@@ -98,16 +63,13 @@ def table(cells: dict[str, list[dict]], names: list[str]) -> str:
     """A Markdown table of some cells."""
     pairs = sorted({p for name in names for p in accuracies(cells[name])})
     head = ["cell", "seeds", "parameters", "memory, bytes", *(f"{p} pairs" for p in pairs)]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    rows = []
     for name in names:
         first = cells[name][0]
         memory = first["state_bytes"] + first["key_value_bytes"]
         row = [name, len(cells[name]), f"{first['parameters']:,}", f"{memory:,}"]
-        for values in accuracies(cells[name]).values():
-            spread = f" ({values.min():.2f}–{values.max():.2f})" if len(values) > 1 else ""
-            row.append(f"{values.mean():.2f}{spread}")
-        lines.append("| " + " | ".join(map(str, row)) + " |")
-    return "\n".join(lines)
+        rows.append(row + [spread(list(values)) for values in accuracies(cells[name]).values()])
+    return markdown(head, rows)
 
 
 def within(window: int, pairs: tuple[int, ...], examples: int = 256) -> dict[int, float]:
@@ -127,11 +89,8 @@ def ceilings(cells: dict[str, list[dict]]) -> str:
     """A Markdown table of what a window alone can answer, for the windows of the study."""
     pairs = tuple(next(iter(accuracies(s) for s in cells.values())))
     head = ["window", *(f"{p} pairs" for p in pairs)]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for window in (32, 72):
-        shares = within(window, pairs).values()
-        lines.append(f"| {window} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
-    return "\n".join(lines)
+    shares = {window: within(window, pairs).values() for window in (32, 72)}
+    return markdown(head, [[w, *(f"{share:.2f}" for share in row)] for w, row in shares.items()])
 
 
 def draw_pairs(cells: dict[str, list[dict]], names: list[str], path: Path) -> None:
