@@ -215,7 +215,8 @@ def memory_attention_step(
       (B, H, P).
     """
     window = tail[0].shape[1] + 1
-    keys, values = (torch.cat([old, x[:, None]], dim=1) for old, x in zip(tail, (k, v)))
+    pairs = zip(tail, (k, v), strict=True)
+    keys, values = (torch.cat([old, x[:, None]], dim=1) for old, x in pairs)
     back = torch.arange(window - 1, -1, -1, device=q.device)
     mask = back <= age[:, None]
     if slots is not None:

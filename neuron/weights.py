@@ -122,13 +122,14 @@ def load_run(
       bmojo.validation.UserError: there is no run or no such checkpoint.
       ValueError: the model has an option without a kernel.
     """
+    from flax import nnx
+
     from bmojo.experiment import load
     from bmojo.model import Model as Original
     from bmojo.model import solve_widths
     from bmojo.training.checkpoint import restore_parameters
     from bmojo.training.parameters import outline
     from bmojo.training.rundir import RunDir, RunError
-    from flax import nnx
 
     run = RunDir(run_dir)
     if not run.config.is_file():
@@ -143,7 +144,8 @@ def load_run(
 def save(model: Model, path: str | Path) -> None:
     """Write parameters and config as a safetensors file, whole or not at all."""
     tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
-    metadata = {"format": "pt", CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)}
+    # One key: the library writes several in any order, and the bytes would differ.
+    metadata = {CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)}
     data = safetensors.torch.save(tensors, metadata)
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -171,7 +173,9 @@ def open_file(path: str | Path, implementation: Implementation = "torch") -> Mod
     for name in sorted(targets.keys() | tensors.keys()):
         here, there = (_outline(x.get(name)) for x in (targets, tensors))
         if here != there:
-            raise ValueError(f"{path}: parameter {name}: is {there} in the file, {here} in the model")
+            raise ValueError(
+                f"{path}: parameter {name}: is {there} in the file, {here} in the model"
+            )
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])

@@ -6,8 +6,7 @@ import io
 import pytest
 
 NEEDS_TORCH = ("test_layer.py", "test_model.py", "test_weights.py")
-WITHOUT_TORCH = importlib.util.find_spec("torch") is None
-collect_ignore = ["parity.py"]
+MISSING = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
 
 BINDINGS = (
     "BMojo.num_fading=3",
@@ -21,6 +20,30 @@ BINDINGS = (
     "short/MQAR.length=32",
     "short/Stage.batch_size=2",
 )
+
+
+class NeedsTorch(pytest.File):
+    """A file that can't be imported without PyTorch, as one test that is skipped."""
+
+    def collect(self):
+        yield Skipped.from_parent(self, name=self.path.stem)
+
+
+class Skipped(pytest.Item):
+    def runtest(self):
+        pytest.skip(f"needs the extra torch: no {' and no '.join(MISSING)}")
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    if MISSING and module_path.name in NEEDS_TORCH:
+        return NeedsTorch.from_parent(parent, path=module_path)
+    return None
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name == "neuron" and item.path.name in NEEDS_TORCH:
+            item.add_marker("torch")
 
 
 @pytest.fixture(scope="session")

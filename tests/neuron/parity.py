@@ -108,7 +108,9 @@ def _reference(name, dtype):
     structure, parameters = split(mixer(name, dtype))
 
     def loss(parameters, u, floats, state, ids, lengths, weights):
-        state = jax.tree.unflatten(jax.tree.structure(state), _merge(jax.tree.leaves(state), floats))
+        state = jax.tree.unflatten(
+            jax.tree.structure(state), _merge(jax.tree.leaves(state), floats)
+        )
         out, after = structure.merge(parameters)(u, state, ids, lengths)
         valid = (jnp.arange(u.shape[1]) < lengths[:, None])[..., None]
         values = fields(after)
