@@ -173,9 +173,7 @@ def open_file(path: str | Path, implementation: Implementation = "torch") -> Mod
     for name in sorted(targets.keys() | tensors.keys()):
         here, there = (_outline(x.get(name)) for x in (targets, tensors))
         if here != there:
-            raise ValueError(
-                f"{path}: parameter {name}: is {there} in the file, {here} in the model"
-            )
+            raise ValueError(f"{path}: {name}: is {there} in the file and {here} in the model")
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
