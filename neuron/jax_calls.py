@@ -8,7 +8,6 @@ inside ``jax.jit``.
 """
 
 import functools
-import os
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from neuron.kernels import (
     scan_backward,
 )
 from neuron.kernels import innovation as innovation_kernels
-from neuron.nki import nki
+from neuron.nki import nki, on_device
 
 __all__ = [
     "innovation",
@@ -40,8 +39,6 @@ __all__ = [
 ]
 
 PLATFORM = "neuron"
-DEGREE_VARIABLE = "NEURON_LOGICAL_NC_CONFIG"
-"""Environment variable: physical cores of a logical one, on which device kernels are launched."""
 
 Shape = jax.ShapeDtypeStruct
 FLOAT32 = jnp.float32
@@ -57,8 +54,7 @@ def _call(kernel: Any, shapes: list[Shape], *arguments: Any, **options: Any) -> 
       options: likewise, by name.
     """
     if jax.default_backend() == PLATFORM:
-        degree = os.environ.get(DEGREE_VARIABLE)
-        found = (kernel[int(degree)] if degree else kernel)(*arguments, **options)
+        found = on_device(kernel)(*arguments, **options)
         return list(found) if isinstance(found, tuple) else [found]
     leaves, tree = jax.tree.flatten((arguments, options))
     traced = [isinstance(x, jax.Array) for x in leaves]
@@ -143,9 +139,11 @@ def _scan_forward(x, dt, A, B, C, state, start):
     operands = _time_last(x), _time_last(dt), A, _time_last(B), _time_last(C)
     (batch, length), (channels, states) = x.shape[:2], A.shape
     tiles = -(-length // scan.tile_columns(states))
-    last = Shape((batch, channels, states), FLOAT32)
-    edges = Shape((batch, tiles, channels, states), FLOAT32)
-    shapes = [_like(operands[0]), last, edges]
+    shapes = [
+        _like(operands[0]),
+        Shape((batch, channels, states), FLOAT32),
+        Shape((batch, tiles, channels, states), FLOAT32),
+    ]
     found = _call(scan.selective_scan, shapes, *operands, state, start, keep_edges=True)
     y, last, edges = found
     return (_time_first(y), last), (operands, edges, start)
@@ -261,7 +259,7 @@ def _attention_backward(window, saved, grad):
             shapes += [_like(rest[name], k.dtype), _like(rest[name])]
     kernel = attention_backward.memory_attention_backward
     found = iter(_call(kernel, shapes, *tokens, out, lse, grad, window, **rest))
-    given = [next(found), next(found), next(found)]
+    given: list[Array | None] = [next(found), next(found), next(found)]
     for name in ("tail_v", "slot_v"):
         given += [None, None] if rest[name] is None else [next(found), next(found)]
     return None, None, tuple(given)

@@ -7,7 +7,6 @@ PyTorch/XLA wants it. **The device path follows AWS's documentation and has neve
 """
 
 import functools
-import os
 from collections.abc import Callable
 from typing import Any, Optional
 
@@ -26,7 +25,7 @@ from neuron.kernels import (
     scan_backward,
 )
 from neuron.kernels import innovation as innovation_kernels
-from neuron.nki import nki
+from neuron.nki import nki, on_device
 
 try:
     from torch_neuronx import nki_op
@@ -34,9 +33,6 @@ except ImportError:  # not installed, or the package of that name without code
     nki_op = None
 
 NEURON_DEVICES = ("neuron", "xla", "privateuseone")
-DEGREE_VARIABLE = "NEURON_LOGICAL_NC_CONFIG"
-"""Environment variable: physical cores of a logical one, on which device kernels are launched."""
-
 # Optional[...] and list[...] below are what torch reads the operators' schemas from.
 
 
@@ -196,8 +192,7 @@ def _launch(kernel: Any, *arguments: Any) -> list[Tensor]:
         found = nki.simulate(kernel)(*map(_to_numpy, arguments))
         convert: Callable[[Any], Tensor] = _to_torch
     elif device.type in NEURON_DEVICES:
-        degree = os.environ.get(DEGREE_VARIABLE)
-        found = (kernel[int(degree)] if degree else kernel)(*arguments)
+        found = on_device(kernel)(*arguments)
         convert = Tensor.contiguous
     else:
         raise ValueError(

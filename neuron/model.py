@@ -1,15 +1,20 @@
 """``bmojo.model.Model`` with the pattern (BMojo, MLP), for PyTorch."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuron.clock import Clock
 from neuron.configs import StackConfig
-from neuron.layer import BMojoLayer, Implementation, LayerState, Projection
+from neuron.layer import BMojoLayer, LayerState
+from neuron.selective_ssm import Implementation, Projection
 
 EPSILON = 1e-6
+STATE_FIELDS = tuple(field.name for field in dataclasses.fields(LayerState))
+CLOCK_FIELDS = tuple(field.name for field in dataclasses.fields(Clock))
 
 State = tuple[LayerState, ...]
 """One state for each period."""
@@ -166,3 +171,43 @@ class Model(nn.Module):
             return self.head(x).float()
         scaled = x * self.config.layer.d_model**-0.5
         return F.linear(scaled.float(), self.embedding.weight.to(x.dtype).float())
+
+
+class Flat(nn.Module):
+    """A model whose state goes in and out as a row of tensors, as tracing and export want.
+
+    Args:
+      model: to call, with a state always.
+    """
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, L, V) and the tensors of the next state.
+
+        Args:
+          tokens: (B, L) ids.
+          state: of :func:`flatten`.
+        """
+        logits, after = self.model(tokens, unflatten(state))
+        return logits, *flatten(after)
+
+
+def flatten(state: State) -> tuple[Tensor, ...]:
+    """The tensors of a state: of each period the clock's, then the others in order."""
+    tensors: list[Tensor] = []
+    for part in state:
+        clock, *rest = (getattr(part, name) for name in STATE_FIELDS)
+        tensors += [getattr(clock, name) for name in CLOCK_FIELDS]
+        tensors += rest
+    return tuple(tensors)
+
+
+def unflatten(tensors: Sequence[Tensor]) -> State:
+    """The inverse of :func:`flatten`."""
+    ticks = len(CLOCK_FIELDS)
+    each = ticks + len(STATE_FIELDS) - 1
+    parts = [tensors[n : n + each] for n in range(0, len(tensors), each)]
+    return tuple(LayerState(Clock(*part[:ticks]), *part[ticks:]) for part in parts)

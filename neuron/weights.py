@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from neuron.configs import StackConfig, stack_config
-from neuron.layer import BMojoLayer, Implementation, Projection
+from neuron.layer import BMojoLayer
 from neuron.model import Model
+from neuron.selective_ssm import Implementation, Projection
 
 CONFIG_KEY = "bmojo_config"
 """Key of the config in a file's metadata, JSON."""

@@ -1,6 +1,7 @@
 """Kernels called from JAX against the library's functions, and their gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,8 @@ def test_running_sets():
     found = jax.jit(lambda *a: jax_calls.running_sets(*a[:2], 4, *a[2:]))(
         score, carried, START, valid
     )
-    wanted, last = eidetic.running_sets(score, carried, 4, None, START, valid)
+    reference = jax.jit(lambda *a: eidetic.running_sets(*a[:2], 4, None, *a[2:]))
+    wanted, last = reference(score, carried, START, valid)
     held = np.asarray(wanted.score) != eidetic.EMPTY
     np.testing.assert_array_equal(found.score, wanted.score)
     np.testing.assert_array_equal(np.where(held, found.source, 0), np.where(held, wanted.source, 0))
@@ -155,14 +157,9 @@ def test_memory_attention_step():
             for ring, x in zip(rings, tail, strict=True):
                 ring[row, (position[row] - back) % window] = x[row, window - 1 - back]
     found = jax.jit(jax_calls.memory_attention_step)(q, k, v, *rings, position, position, slots)
-    wanted = attention.memory_attention(
-        *(x[:, None] for x in (q, k, v)),
-        *tail,
-        position[:, None],
-        window=window,
-        slots=slots,
-        offset=position % window,
-    )
+    reference = jax.jit(functools.partial(attention.memory_attention, window=window))
+    tokens = (x[:, None] for x in (q, k, v))
+    wanted = reference(*tokens, *tail, position[:, None], slots=slots, offset=position % window)
     assert relative_rms(found, wanted[:, 0]) <= 1e-5
 
 

@@ -15,7 +15,7 @@ from bmojo.experiment import load
 from bmojo.model import Model as OriginalModel
 from neuron import weights
 from neuron.configs import FadingConfig, LayerConfig, StackConfig
-from neuron.model import Model
+from neuron.model import Flat, Model, flatten, unflatten
 from tests.numerics import relative_rms
 
 PROMPTS = ([3, 77, 5, 9, 200], [8] * 4 + [11, 3, 250, 7, 6], list(range(40, 63)))
@@ -100,3 +100,16 @@ def test_tied_head():
 def test_an_empty_prompt_is_refused(trained):
     with pytest.raises(ValueError, match="^prompts: one is empty"):
         imported(trained, "torch").greedy([[1], []], 4)
+
+
+def test_state_as_tensors(trained, tokens):
+    model, ids = imported(trained, "torch"), torch.from_numpy(tokens)
+    flat = Flat(model)
+    with torch.no_grad():
+        _, state = model(ids[:, :9])
+        found = flat(ids[:, 9:], *flatten(state))
+        wanted, after = model(ids[:, 9:], state)
+    assert torch.equal(found[0], wanted)
+    assert all(torch.equal(a, b) for a, b in zip(found[1:], flatten(after), strict=True))
+    again = flatten(unflatten(found[1:]))
+    assert all(a is b for a, b in zip(again, found[1:], strict=True))
