@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from neuron import launchers
 from neuron.plain import Slots
@@ -119,6 +120,7 @@ class _Convolution(torch.autograd.Function):
         return launchers.short_convolution(*operands, age)[0].movedim(-1, 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         *operands, age = ctx.saved_tensors
         found = launchers.short_convolution_backward(*operands, _time_last(grads[0]), age)
@@ -153,6 +155,7 @@ class _Scan(torch.autograd.Function):
         return y.movedim(-1, 1), last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         *operands, edges, starts = ctx.saved_tensors
         dy, dlast = _time_last(grads[0]), grads[1].contiguous()
@@ -192,6 +195,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
         q, k, v, out, lse, *rest = ctx.saved_tensors
         found = iter(

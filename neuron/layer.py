@@ -167,7 +167,7 @@ class BMojoLayer(nn.Module):
             age = None if span.start is None else span.age
             mixed = self.ops.memory_attention(q, k, v, config.window, age, None, slots)
         else:
-            age = grid.lay(span.age, 0)
+            age = grid.lay(span.age)
             keys, values = (grid.lay_after(*x) for x in zip(past, (k, v), strict=True))
             before = keys[0], values[0]
             arguments = grid.lay(q), keys[1], values[1], config.window, age, before, slots

@@ -180,17 +180,18 @@ def expected(name, call, dtype="float32"):
     return Result(out, fields(after), gradients), state
 
 
-def torch_state(state):
-    """A ``BMojoState`` as a :class:`LayerState`."""
+def torch_state(state, dtype):
+    """A ``BMojoState`` as a :class:`LayerState` of a layer that computes in ``dtype``."""
 
-    def convert(x):
+    def convert(x, kind=None):
         x = np.asarray(x)
-        if x.dtype.name == "bfloat16":
-            return torch.from_numpy(x.astype(np.float32)).to(torch.bfloat16)
-        return torch.from_numpy(x.copy())
+        x = torch.from_numpy(x.astype(np.float32) if x.dtype.name == "bfloat16" else x.copy())
+        return x if kind is None else x.to(kind)
 
     clock = Clock(*(convert(getattr(state.clock, n)) for n in ("position", "age", "segment")))
-    return LayerState(clock, **{n: convert(x) for n, x in fields(state).items()})
+    rounded = set(FLOATS + KEPT) - {"hidden"}
+    values = fields(state).items()
+    return LayerState(clock, **{n: convert(x, dtype if n in rounded else None) for n, x in values})
 
 
 @functools.cache
@@ -210,7 +211,7 @@ def found(name, call, before, implementation, dtype="float32", gradients=True):
     state = None
     u.requires_grad_(gradients)
     if any(call.before):
-        state = torch_state(before)
+        state = torch_state(before, made.dtype)
         for n in (*FLOATS, *KEPT):
             getattr(state, n).requires_grad_(gradients)
     ids = torch.from_numpy(call.ids(call.before, length)) if call.documents else None

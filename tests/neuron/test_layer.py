@@ -87,6 +87,22 @@ def test_bfloat16(implementation):
         assert relative_rms(a, b) <= BFLOAT16
 
 
+def test_gradients_in_bfloat16():
+    """Those by kernels are as near to float32 as those of plain PyTorch, up to rounding."""
+    call = CALLS[5]
+    exact, before = parity.expected("fading", call)
+    found = {}
+    for implementation in ("torch", "nki"):
+        result = parity.found("fading", call, before, implementation, "bfloat16")
+        errors = [
+            relative_rms(x, exact.gradients[n])
+            for n, x in result.gradients.items()
+            if parity.size(x) > parity.NOTHING
+        ]
+        found[implementation] = np.sqrt(np.mean(np.square(errors)))
+    assert found["nki"] <= found["torch"] + BFLOAT16, found
+
+
 CHANGES = (
     ({"form": "token", "num_fading": 1}, "BMojo.form: is 'token'"),
     ({"tokens": "conv"}, "BMojo.tokens: is 'conv'"),
