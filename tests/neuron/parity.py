@@ -1,4 +1,7 @@
-"""The JAX layer beside the layer for PyTorch: the same parameters, calls, gradients."""
+"""The JAX layer beside the layer for PyTorch: the same parameters, calls, gradients.
+
+``python -m tests.neuron.parity`` prints the largest errors.
+"""
 
 import dataclasses
 import functools
@@ -69,6 +72,21 @@ class Call:
         """Documents of ``count`` tokens from ``first`` on, which differs between rows."""
         place = np.asarray(first)[:, None] + np.arange(count)
         return np.searchsorted(np.asarray(self.documents), place, side="right").astype(np.int32)
+
+
+FIRST = (0, 0)
+CALLS = (
+    Call(FIRST, (22, 22)),
+    Call(FIRST, (20, 20), documents=(4, 7, 15)),
+    Call(FIRST, (13, 6)),
+    Call(FIRST, (3, 3)),
+    Call((5, 12), (22, 22), documents=(3, 9, 14)),
+    Call((3, 8), (9, 16), documents=(6, 11)),
+    Call((20, 10), (20, 20)),
+    Call((2, 1), (4, 2)),
+    Call((17, 6), (1, 1)),
+    Call((3, 8), (0, 6), documents=(9,)),
+)
 
 
 @functools.cache
@@ -272,3 +290,21 @@ def check(name, call, implementation, gradients=True):
         worst = max(worst, error)
     assert max(outputs) <= 1e-5, f"outputs and state: {max(outputs):.2e}"
     return max(outputs), worst
+
+
+def main():
+    pairs = [(name, call) for name in CONFIGS for call in CALLS]
+    for implementation in ("torch", "nki"):
+        errors = [check(name, call, implementation) for name, call in pairs]
+        out, gradient = (max(column) for column in zip(*errors, strict=True))
+        print(f"{implementation}: {len(pairs)} calls, outputs {out:.1e}, gradients {gradient:.1e}")
+        rounded = []
+        for call in CALLS:
+            wanted, before = expected("both", call, "bfloat16")
+            got = found("both", call, before, implementation, "bfloat16", gradients=False)
+            rounded += map(relative_rms, got.out, wanted.out)
+        print(f"{implementation}: bfloat16, {len(CALLS)} calls, outputs {max(rounded):.1e}")
+
+
+if __name__ == "__main__":
+    main()

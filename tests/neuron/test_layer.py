@@ -20,22 +20,9 @@ from neuron.configs import FadingConfig, LayerConfig, StackConfig, layer_config,
 from neuron.layer import BMojoLayer
 from neuron.weights import sources
 from tests.neuron import parity
-from tests.neuron.parity import CONFIGS, Call
+from tests.neuron.parity import CALLS, CONFIGS
 from tests.numerics import relative_rms
 
-FIRST = (0, 0)
-CALLS = (
-    Call(FIRST, (22, 22)),
-    Call(FIRST, (20, 20), documents=(4, 7, 15)),
-    Call(FIRST, (13, 6)),
-    Call(FIRST, (3, 3)),
-    Call((5, 12), (22, 22), documents=(3, 9, 14)),
-    Call((3, 8), (9, 16), documents=(6, 11)),
-    Call((20, 10), (20, 20)),
-    Call((2, 1), (4, 2)),
-    Call((17, 6), (1, 1)),
-    Call((3, 8), (0, 6), documents=(9,)),
-)
 KERNEL_CALLS = (CALLS[0], CALLS[4], CALLS[5])
 BFLOAT16 = 2 * 2.0**-8
 
