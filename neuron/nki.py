@@ -12,6 +12,9 @@ from typing import Any
 FORCE_VARIABLE = "BMOJO_NKI"
 """Environment variable: ``emulator`` takes the emulator even if the real package is there."""
 
+DEGREE_VARIABLE = "NEURON_LOGICAL_NC_CONFIG"
+"""Environment variable of the Neuron runtime: physical cores of a logical one."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -72,3 +75,9 @@ nl: Any = nki.language
 def run(kernel: Any, *arrays: Any) -> Any:
     """A kernel's results on NumPy arrays, simulated by whichever NKI is in use."""
     return nki.simulate(kernel)(*arrays)
+
+
+def on_device(kernel: Any) -> Any:
+    """The kernel for a Neuron device, launched on all physical cores of a logical one."""
+    degree = os.environ.get(DEGREE_VARIABLE)
+    return kernel[int(degree)] if degree else kernel

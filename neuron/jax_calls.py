@@ -1,0 +1,314 @@
+"""The kernels as differentiable functions of JAX arrays, in place of the library's own.
+
+Each function takes and gives what its counterpart in ``bmojo.ops`` does, time before channels.
+On Neuron devices it calls the kernel, which JAX lowers to a custom call; elsewhere it drives
+``nki.simulate`` by ``jax.pure_callback``, which is the emulator where the package ``nki`` is
+missing. **The device path follows AWS's documentation and has never run.** There it has to be
+inside ``jax.jit``.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmojo.ops.attention import Slots
+from bmojo.ops.eidetic import EMPTY, Ranked
+from bmojo.types import Array, Bool, Float, Int
+from neuron.kernels import (
+    attention,
+    attention_backward,
+    attention_step,
+    convolution,
+    eidetic,
+    scan,
+    scan_backward,
+)
+from neuron.kernels import innovation as innovation_kernels
+from neuron.nki import nki, on_device
+
+__all__ = [
+    "innovation",
+    "memory_attention",
+    "memory_attention_step",
+    "running_sets",
+    "selective_scan",
+    "short_convolution",
+]
+
+PLATFORM = "neuron"
+
+Shape = jax.ShapeDtypeStruct
+FLOAT32 = jnp.float32
+
+
+def _call(kernel: Any, shapes: list[Shape], *arguments: Any, **options: Any) -> list[Array]:
+    """A kernel's results.
+
+    Args:
+      kernel: to call.
+      shapes: of its results.
+      arguments: arrays, or values that are known when the call is traced.
+      options: likewise, by name.
+    """
+    if jax.default_backend() == PLATFORM:
+        found = on_device(kernel)(*arguments, **options)
+        return list(found) if isinstance(found, tuple) else [found]
+    leaves, tree = jax.tree.flatten((arguments, options))
+    traced = [isinstance(x, jax.Array) for x in leaves]
+
+    def simulate(*arrays: Any) -> tuple[np.ndarray, ...]:
+        left, pairs = iter(arrays), zip(leaves, traced, strict=True)
+        values = [np.asarray(next(left)) if is_array else x for x, is_array in pairs]
+        positional, named = jax.tree.unflatten(tree, values)
+        found = nki.simulate(kernel)(*positional, **named)
+        return found if isinstance(found, tuple) else (found,)
+
+    arrays = [x for x, is_array in zip(leaves, traced, strict=True) if is_array]
+    return list(jax.pure_callback(simulate, tuple(shapes), *arrays, vmap_method="sequential"))
+
+
+def short_convolution(
+    x: Float[Array, "B L E"],
+    kernel: Float[Array, "K E"],
+    bias: Float[Array, "E"],
+    tail: Float[Array, "B T E"],
+    age: Int[Array, "B L"] | None = None,
+) -> Float[Array, "B L E"]:
+    """Silu of :func:`bmojo.ops.convolution.causal_convolution` plus ``bias``."""
+    if not tail.shape[1]:  # one tap: the kernel wants a tail, and reads nothing of it
+        tail = jnp.zeros((x.shape[0], 1, x.shape[2]), x.dtype)
+    return _convolution(x, tail.astype(x.dtype), kernel, bias, age)
+
+
+@jax.custom_vjp
+def _convolution(x: Array, tail: Array, kernel: Array, bias: Array, age: Array | None) -> Array:
+    return _convolution_forward(x, tail, kernel, bias, age)[0]
+
+
+def _convolution_forward(
+    x: Array, tail: Array, kernel: Array, bias: Array, age: Array | None
+) -> tuple[Array, Any]:
+    operands = _time_last(x), _time_last(tail), kernel.T, bias[:, None]
+    out = _call(convolution.short_convolution, [_like(operands[0])], *operands, age)[0]
+    return _time_first(out), (operands, age)
+
+
+def _convolution_backward(saved: Any, grad: Array) -> tuple[Any, ...]:
+    (x, tail, kernel, bias), age = saved
+    shapes = [_like(x), _like(tail), _like(kernel, FLOAT32), _like(bias, FLOAT32)]
+    dx, dtail, dkernel, dbias = _call(
+        convolution.short_convolution_backward,
+        shapes,
+        x,
+        tail,
+        kernel,
+        bias,
+        _time_last(grad),
+        age,
+    )
+    to_kernel, to_bias = dkernel.T.astype(kernel.dtype), dbias[:, 0].astype(bias.dtype)
+    return _time_first(dx), _time_first(dtail), to_kernel, to_bias, None
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def selective_scan(
+    x: Float[Array, "B L E"],
+    dt: Float[Array, "B L E"],
+    A: Float[Array, "E N"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B E N"],
+    start: Bool[Array, "B L"] | None = None,
+) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+    """:func:`bmojo.ops.recurrence.selective_scan`."""
+    starts = None if start is None else start.astype(FLOAT32)
+    return _scan(x, dt, A, B, C, state, starts)
+
+
+@jax.custom_vjp
+def _scan(x, dt, A, B, C, state, start):
+    return _scan_forward(x, dt, A, B, C, state, start)[0]
+
+
+def _scan_forward(x, dt, A, B, C, state, start):
+    operands = _time_last(x), _time_last(dt), A, _time_last(B), _time_last(C)
+    (batch, length), (channels, states) = x.shape[:2], A.shape
+    tiles = -(-length // scan.tile_columns(states))
+    shapes = [
+        _like(operands[0]),
+        Shape((batch, channels, states), FLOAT32),
+        Shape((batch, tiles, channels, states), FLOAT32),
+    ]
+    found = _call(scan.selective_scan, shapes, *operands, state, start, keep_edges=True)
+    y, last, edges = found
+    return (_time_first(y), last), (operands, edges, start)
+
+
+def _scan_backward(saved, grads):
+    operands, edges, start = saved
+    x, dt, A, B, _ = operands
+    batch, states, length = B.shape
+    shapes = [
+        _like(x),
+        _like(dt),
+        _like(A),
+        Shape((2, batch, states, length), FLOAT32),
+        Shape((batch, *A.shape), FLOAT32),
+    ]
+    dy, dlast = _time_last(grads[0]), grads[1]
+    kernel = scan_backward.selective_scan_backward
+    dx, ddt, da, maps, dstate = _call(kernel, shapes, *operands, edges, dy, dlast, start)
+    db, dc = (jnp.moveaxis(m, 1, 2).astype(B.dtype) for m in maps)
+    return _time_first(dx), _time_first(ddt), da, db, dc, dstate, None
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+def innovation(
+    y: Float[Array, "B L D"],
+    tail: Float[Array, "B T D"],
+    span: int,
+    age: Int[Array, "B L"] | None = None,
+) -> Float[Array, "B L"]:
+    """Plain innovation by the mean of the last ``span`` outputs; it has no gradient."""
+    y, tail = (_time_last(jax.lax.stop_gradient(v)) for v in (y, tail))
+    shape = Shape((y.shape[0], y.shape[2]), FLOAT32)
+    weights = (1.0 / span,) * span
+    return _call(innovation_kernels.innovation, [shape], y, tail, weights, age)[0]
+
+
+def running_sets(
+    score: Float[Array, "B L"],
+    carried: Float[Array, "B M"],
+    chunk: int,
+    start: Bool[Array, "B L"] | None = None,
+    valid: Bool[Array, "B L"] | None = None,
+) -> Ranked:
+    """:func:`bmojo.ops.eidetic.running_sets` on a grid that starts with the call.
+
+    Returns:
+      The sets at the end of each chunk (B, C, M); the last is the set after the last token,
+      wherever the call ends.
+    """
+    if valid is not None:
+        score = jnp.where(valid, score, EMPTY)
+    starts = None if start is None else start.astype(FLOAT32)
+    score, carried = jax.lax.stop_gradient(score), jax.lax.stop_gradient(carried)
+    shape = score.shape[0], -(-score.shape[1] // chunk), carried.shape[1]
+    shapes = [Shape(shape, FLOAT32), Shape(shape, jnp.int32)]
+    return Ranked(*_call(eidetic.running_sets, shapes, score, carried, chunk, starts))
+
+
+def memory_attention(
+    q: Float[Array, "B L H P"],
+    k: Float[Array, "B L G P"],
+    v: Float[Array, "B L G P"],
+    tail_k: Float[Array, "B T G P"] | None,
+    tail_v: Float[Array, "B T G P"] | None,
+    age: Int[Array, "B L"] | None,
+    *,
+    window: int,
+    slots: Slots | None = None,
+) -> Float[Array, "B L H P"]:
+    """:func:`bmojo.ops.attention.memory_attention` on a grid that starts with the call.
+
+    ``tail_k`` and ``tail_v`` may be None where no token was before the call, and ``age`` where
+    no document starts or ends in reach.
+    """
+    if tail_k is None or not tail_k.shape[1]:
+        tail_k = tail_v = None
+    if slots is not None and not slots.k.shape[2]:
+        slots = None
+    held = (None, None, None) if slots is None else slots
+    return _attention(window, age, held[2], (q, k, v, tail_k, tail_v, held[0], held[1]))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(window, age, distance, tensors):
+    return _attention_forward(window, age, distance, tensors)[0]
+
+
+def _attention_forward(window, age, distance, tensors):
+    q, k, v, tail_k, tail_v, slot_k, slot_v = tensors
+    tokens = _time_last(q), _time_last(k), v
+    rest = {
+        "age": age,
+        "tail_k": None if tail_k is None else _time_last(tail_k),
+        "tail_v": tail_v,
+        "slot_k": None if slot_k is None else jnp.moveaxis(slot_k, 2, -1),
+        "slot_v": slot_v,
+        "distance": distance,
+    }
+    shapes = [_like(q, v.dtype), Shape(q.shape[:3], FLOAT32)]
+    out, lse = _call(attention.memory_attention, shapes, *tokens, window, **rest)
+    return out, (tokens, out, lse, rest)
+
+
+def _attention_backward(window, saved, grad):
+    tokens, out, lse, rest = saved
+    q, k, v = tokens
+    shapes = [_like(_time_first(q)), _like(v, k.dtype), _like(v)]
+    for name in ("tail_v", "slot_v"):
+        if rest[name] is not None:
+            shapes += [_like(rest[name], k.dtype), _like(rest[name])]
+    kernel = attention_backward.memory_attention_backward
+    found = iter(_call(kernel, shapes, *tokens, out, lse, grad, window, **rest))
+    given: list[Array | None] = [next(found), next(found), next(found)]
+    for name in ("tail_v", "slot_v"):
+        given += [None, None] if rest[name] is None else [next(found), next(found)]
+    return None, None, tuple(given)
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def memory_attention_step(
+    q: Float[Array, "B H P"],
+    k: Float[Array, "B G P"],
+    v: Float[Array, "B G P"],
+    ring_k: Float[Array, "B W G P"],
+    ring_v: Float[Array, "B W G P"],
+    position: Int[Array, "B"],
+    age: Int[Array, "B"],
+    slots: Slots | None = None,
+) -> Float[Array, "B H P"]:
+    """Attention of one new token of each row; it has no gradient.
+
+    Args:
+      q: query of the token.
+      k: its key.
+      v: its value.
+      ring_k: keys of the window, that of position t in place t mod W; the token's own is not
+        looked at.
+      ring_v: their values.
+      position: of the token.
+      age: tokens of its document before it.
+      slots: of the current chunk, (B, 1, M, G, P) and (B, 1, M); None: none.
+    """
+    held: tuple[Any, ...] = (None, None, None)
+    if slots is not None and slots.k.shape[2]:
+        held = _time_last(slots.k[:, 0]), slots.v[:, 0], slots.distance[:, 0]
+    since = (position % ring_k.shape[1])[:, None].astype(jnp.int32)
+    arguments = q, k, v, _time_last(ring_k), ring_v, since, age[:, None].astype(jnp.int32), *held
+    shapes = [_like(q, v.dtype)]
+    return _call(attention_step.memory_attention_step, shapes, *arguments)[0]
+
+
+def _time_last(x: Array) -> Array:
+    """(B, L, ...) as (B, ..., L)."""
+    return jnp.moveaxis(x, 1, -1)
+
+
+def _time_first(x: Array) -> Array:
+    """(B, ..., L) as (B, L, ...)."""
+    return jnp.moveaxis(x, -1, 1)
+
+
+def _like(x: Array, dtype: Any = None) -> Shape:
+    return Shape(x.shape, dtype or x.dtype)

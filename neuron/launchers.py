@@ -1,0 +1,218 @@
+"""The kernels as functions of torch tensors, in the kernels' own layouts.
+
+Tensors on the CPU go through ``nki.simulate`` as NumPy arrays, which is the emulator where the
+package ``nki`` is missing. Tensors on a Neuron device go to the kernel itself: as an operator
+of native PyTorch where torch-neuronx has ``nki_op``, else by calling the kernel, as
+PyTorch/XLA wants it. **The device path follows AWS's documentation and has never run.**
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Optional
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuron.kernels import (
+    attention,
+    attention_backward,
+    attention_step,
+    convolution,
+    eidetic,
+    scan,
+    scan_backward,
+)
+from neuron.kernels import innovation as innovation_kernels
+from neuron.nki import nki, on_device
+
+try:
+    from torch_neuronx import nki_op
+except ImportError:  # not installed, or the package of that name without code
+    nki_op = None
+
+NEURON_DEVICES = ("neuron", "xla", "privateuseone")
+# Optional[...] and list[...] below are what torch reads the operators' schemas from.
+
+
+def _launcher(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A typed function that launches a kernel, as an operator where there are any."""
+    operator = function
+    if nki_op is not None:
+        operator = nki_op(f"bmojo::{function.__name__}", mutates_args={})(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        on_cpu = arguments[0].device.type == "cpu"
+        return (function if on_cpu else operator)(*arguments)
+
+    return call
+
+
+@_launcher
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    state: Tensor,
+    start: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """y, the last state, and the states at tile edges."""
+    return _launch(scan.selective_scan, x, dt, A, B, C, state, start, True)
+
+
+@_launcher
+def selective_scan_backward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    edges: Tensor,
+    dy: Tensor,
+    dlast: Tensor,
+    start: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """Gradients of x, dt, A, (B, C) and the state."""
+    kernel = scan_backward.selective_scan_backward
+    return _launch(kernel, x, dt, A, B, C, edges, dy, dlast, start)
+
+
+@_launcher
+def short_convolution(
+    x: Tensor,
+    tail: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    age: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """The convolution with silu, alone in a list."""
+    return _launch(convolution.short_convolution, x, tail, kernel, bias, age)
+
+
+@_launcher
+def short_convolution_backward(
+    x: Tensor,
+    tail: Tensor,
+    kernel: Tensor,
+    bias: Tensor,
+    dout: Tensor,
+    age: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """Gradients of x, tail, kernel and bias."""
+    return _launch(convolution.short_convolution_backward, x, tail, kernel, bias, dout, age)
+
+
+@_launcher
+def innovation(
+    y: Tensor,
+    tail: Tensor,
+    span: int,
+    age: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """Plain innovation, alone in a list."""
+    return _launch(innovation_kernels.innovation, y, tail, (1.0 / span,) * span, age)
+
+
+@_launcher
+def running_sets(
+    score: Tensor,
+    carried: Tensor,
+    chunk: int,
+    start: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """Scores and sources."""
+    return _launch(eidetic.running_sets, score, carried, chunk, start)
+
+
+@_launcher
+def memory_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    age: Optional[Tensor],  # noqa: UP045
+    tail_k: Optional[Tensor],  # noqa: UP045
+    tail_v: Optional[Tensor],  # noqa: UP045
+    slot_k: Optional[Tensor],  # noqa: UP045
+    slot_v: Optional[Tensor],  # noqa: UP045
+    distance: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """Output and logarithms."""
+    kernel = attention.memory_attention
+    return _launch(kernel, q, k, v, window, age, tail_k, tail_v, slot_k, slot_v, distance)
+
+
+@_launcher
+def memory_attention_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    window: int,
+    age: Optional[Tensor],  # noqa: UP045
+    tail_k: Optional[Tensor],  # noqa: UP045
+    tail_v: Optional[Tensor],  # noqa: UP045
+    slot_k: Optional[Tensor],  # noqa: UP045
+    slot_v: Optional[Tensor],  # noqa: UP045
+    distance: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """Gradients of q, k, v, and of what there is of tail and slots."""
+    kernel = attention_backward.memory_attention_backward
+    rest = (age, tail_k, tail_v, slot_k, slot_v, distance)
+    return _launch(kernel, q, k, v, out, lse, grad, window, *rest)
+
+
+@_launcher
+def memory_attention_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ring_k: Tensor,
+    ring_v: Tensor,
+    since: Tensor,
+    age: Tensor,
+    slot_k: Optional[Tensor],  # noqa: UP045
+    slot_v: Optional[Tensor],  # noqa: UP045
+    distance: Optional[Tensor],  # noqa: UP045
+) -> list[Tensor]:
+    """The output, alone in a list."""
+    kernel = attention_step.memory_attention_step
+    return _launch(kernel, q, k, v, ring_k, ring_v, since, age, slot_k, slot_v, distance)
+
+
+def _launch(kernel: Any, *arguments: Any) -> list[Tensor]:
+    device = arguments[0].device
+    if device.type == "cpu":
+        found = nki.simulate(kernel)(*map(_to_numpy, arguments))
+        convert: Callable[[Any], Tensor] = _to_torch
+    elif device.type in NEURON_DEVICES:
+        found = on_device(kernel)(*arguments)
+        convert = Tensor.contiguous
+    else:
+        raise ValueError(
+            f"implementation: 'nki' is for Neuron devices and, emulated, the CPU; the tensors are "
+            f"on {device}; move them, or take implementation='torch'"
+        )
+    results = found if isinstance(found, tuple) else (found,)
+    return [convert(x) for x in results]
+
+
+def _to_numpy(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    value = value.detach()
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return value.numpy()
+
+
+def _to_torch(array: np.ndarray) -> Tensor:
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
