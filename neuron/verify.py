@@ -1,6 +1,7 @@
 """``python -m neuron.verify``: every kernel against what it must agree with.
 
-With ``--report``, what kernels cost instead, by the emulator's rules of thumb.
+With ``--report``, what kernels cost instead, by the emulator's rules of thumb; with
+``--roofline``, the least time of the paper's models on one core of each generation.
 """
 
 import argparse
@@ -74,7 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m neuron.verify", description=__doc__)
     parser.add_argument("--only", help="kernels with this in their name")
     parser.add_argument("--report", action="store_true", help="print costs instead")
+    parser.add_argument("--roofline", action="store_true", help="print bounds of whole models")
+    parser.add_argument("--emulate", action="store_true", help="with --roofline: kernels too")
     chosen = parser.parse_args(arguments)
+    if chosen.emulate and not chosen.roofline:
+        parser.error("--emulate: goes with --roofline")
+    if chosen.roofline:
+        from neuron import roofline
+
+        for line in roofline.rows(chosen.emulate):
+            print(line, flush=True)
+        return 0
     if chosen.report:
         items = registered("COSTS", chosen.only)
         if not items:

@@ -298,7 +298,7 @@ def columns(size: Size) -> list[tuple[int, int]]:
     ]
 
 
-def bound(size: Size, gradient: bool, moved: int) -> Bound:
+def bound(size: Size, gradient: bool) -> Bound:
     """What an attention in tiles of 128 queries can't do without.
 
     Scores, weighted values and their gradients on TensorE, where a product costs a cycle for
@@ -307,11 +307,21 @@ def bound(size: Size, gradient: bool, moved: int) -> Bound:
     """
     times = size.batch * size.heads
     slow = 4 if size.dtype == "float32" else 1
-    keys = times * sum(n for _, n in columns(size))
+    keys = float(times * sum(n for _, n in columns(size)))
     turned = times * sum(n / LANES * rows for rows, n in columns(size))
     mixed = keys / LANES * size.width
     tensor = 2 * keys + 3 * mixed + turned if gradient else keys + mixed
-    return Bound({"tensor": slow * tensor, "scalar": keys, "vector": keys}, moved)
+    cycles = {"tensor": slow * tensor, "scalar": keys, "vector": keys}
+
+    rows, chunks = size.batch * size.length, -(-size.length // size.window)
+    held = rows + size.batch * (chunks * size.slots + (size.window - 1 if size.before else 0))
+    queries = rows * size.heads * size.width
+    inputs = dtype_of(size.dtype).itemsize * (queries + 2 * held * size.groups * size.width)
+    known = 4 * (rows * (size.documents > 0) + size.batch * chunks * size.slots)
+    logarithms = 4 * rows * size.heads
+    output = dtype_of(size.dtype).itemsize * queries
+    moved = inputs + known + logarithms + output
+    return Bound(cycles, moved + output + inputs if gradient else moved)
 
 
 def cost_forward(size: Size) -> tuple[Report, Bound]:
@@ -320,10 +330,7 @@ def cost_forward(size: Size) -> tuple[Report, Bound]:
     operands, options = p.operands()
     if not size.documents:
         del options["age"]
-    report = measure(memory_attention, *operands, size.window, **options)
-    outputs = p.arrays["q"].nbytes + 4 * size.batch * size.length * size.heads
-    moved = nbytes(*operands, *options.values()) + outputs
-    return report, bound(size, False, moved)
+    return measure(memory_attention, *operands, size.window, **options), bound(size, False)
 
 
 def cost_backward(size: Size) -> tuple[Report, Bound]:
@@ -335,9 +342,7 @@ def cost_backward(size: Size) -> tuple[Report, Bound]:
     out, lse = run(memory_attention, *operands, size.window, **options)
     rest = (out, lse, gradient_of_output(p))
     report = measure(memory_attention_backward, *operands, *rest, size.window, **options)
-    gradients = nbytes(*(p.arrays[n] for n in p.names))
-    moved = nbytes(*operands, *rest, *options.values()) + gradients
-    return report, bound(size, True, moved)
+    return report, bound(size, True)
 
 
 def cost_step(size: Size) -> tuple[Report, Bound]:

@@ -22,7 +22,6 @@ from neuron.checks.check import (
     dtype_of,
     gradients,
     measure,
-    nbytes,
     run,
     time_last,
     wide,
@@ -204,27 +203,36 @@ CHECKS = (
 )
 
 
+def bound(size: Size, gradient: bool) -> Bound:
+    """What a convolution can't do without.
+
+    Forward HBM alone. Backward a product of two tiles for each tap and for the slope, and a sum
+    over time for each of them; in bfloat16 three passes of ScalarE besides, in float32 two
+    products more for each tap, which TensorE does as fast as ScalarE would: it counts in
+    ScalarE's place.
+    """
+    half = 4 if size.dtype == "float32" else 2
+    unit = size.batch * size.length * size.channels
+    inputs = half * (unit + size.channels * (size.batch * max(size.taps - 1, 1) + size.taps + 1))
+    if not gradient:
+        return Bound({}, inputs + half * unit)
+    passes = 2 * (3 * size.taps + 1) if size.dtype == "float32" else 3 * (size.taps + 1) + 3
+    written = half * size.batch * size.channels * max(size.taps - 1, 1)
+    written += half * unit + 4 * size.channels * (size.taps + 1)
+    cycles = {"vector+gpsimd+scalar": passes * unit / 128}
+    return Bound(cycles, inputs + half * unit + written)
+
+
 def cost_forward(size: Size) -> tuple[Report, Bound]:
-    """What the forward kernel costs; HBM is its bound."""
-    p = size.problem()
-    given = operands(p)
-    return measure(short_convolution, *given), Bound({}, nbytes(*given, given[0]))
+    """What the forward kernel costs."""
+    return measure(short_convolution, *operands(size.problem())), bound(size, False)
 
 
 def cost_backward(size: Size) -> tuple[Report, Bound]:
-    """What the gradients cost.
-
-    Bound: a product of two tiles for each tap and for the slope, and a sum over time for each
-    of them; in bfloat16 three passes of ScalarE besides, in float32 two products more for each
-    tap, which TensorE does at a clock's half as fast as GpSimdE: it counts in ScalarE's place.
-    """
+    """What the gradients cost."""
     p = size.problem()
     given = (*operands(p), time_last(cotangent(p)))
-    report = measure(short_convolution_backward, *given)
-    unit = size.batch * size.length * size.channels / 128
-    passes = 2 * (3 * size.taps + 1) if size.dtype == "float32" else 3 * (size.taps + 1) + 3
-    written = nbytes(given[0], given[1]) + 4 * (given[2].size + given[3].size)
-    return report, Bound({"vector+gpsimd+scalar": passes * unit}, nbytes(*given) + written)
+    return measure(short_convolution_backward, *given), bound(size, True)
 
 
 LAYER = Size(1, 2048, 768, 4)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from bmojo.ops import eidetic as ops
-from neuron.checks.check import Bound, Check, Compared, Cost, measure, nbytes, run
+from neuron.checks.check import Bound, Check, Compared, Cost, measure, run
 from neuron.emulator.cost import Report
 from neuron.kernels.eidetic import running_sets
 
@@ -36,18 +36,23 @@ def check(size: tuple[int, int, int, int]) -> list[Compared]:
     return [Compared("score", float(wrong), 0.0), Compared("source", float(other), 0.0)]
 
 
-def cost(size: tuple[int, int, int, int]) -> tuple[Report, Bound]:
-    """What a layer costs.
+def bound(size: tuple[int, int, int, int]) -> Bound:
+    """What selection can't do without.
 
-    Bound: for every eight slots a search for the largest, one for their places, and, but for
-    the last eight, one that takes them out; each over a set and a chunk.
+    For every eight slots a search for the largest, one for their places, and, but for the last
+    eight, one that takes them out; each over a set and a chunk. 128 rows share them.
     """
+    batch, length, chunk, slots = size
+    chunks, rounds = -(-length // chunk), -(-slots // 8)
+    passes = -(-batch // 128) * chunks * (3 * rounds - 1)
+    moved = 4 * batch * (length + slots + 2 * chunks * slots)
+    return Bound({"vector": float(passes * (chunk + slots))}, moved)
+
+
+def cost(size: tuple[int, int, int, int]) -> tuple[Report, Bound]:
+    """What a layer costs."""
     score, carried, _ = _operands(size)
-    report = measure(running_sets, score, carried, size[2])
-    chunks, rounds = -(-size[1] // size[2]), -(-size[3] // 8)
-    passes = chunks * (3 * rounds - 1)
-    moved = nbytes(score, carried) + 8 * size[0] * chunks * size[3]
-    return report, Bound({"vector": passes * (size[2] + size[3])}, moved)
+    return measure(running_sets, score, carried, size[2]), bound(size)
 
 
 def _words(size: tuple[int, int, int, int]) -> str:

@@ -16,7 +16,6 @@ from neuron.checks.check import (
     Cost,
     distance,
     measure,
-    nbytes,
     run,
     time_last,
 )
@@ -146,22 +145,27 @@ GRID = (
 """Sizes: one token, tiles of time and channels that join, long tails, documents."""
 
 
-def cost(size: Size) -> tuple[Report, Bound]:
-    """What a layer costs.
+def bound(size: Size) -> Bound:
+    """What innovation can't do without.
 
-    Bound, on VectorE or GpSimdE: an average of k takes log k sums and one subtraction; with
-    documents each output is masked, too. Normalization takes a scan and a reciprocal on
-    VectorE, and two products anywhere.
+    On VectorE or GpSimdE: an average of k takes log k sums and one subtraction; with documents
+    each output is masked, too. Normalization takes a scan and a reciprocal on VectorE, and two
+    products anywhere.
     """
-    p = problem(size)
-    report = measure(innovation, *arguments(p))
     unit = float(size.batch * size.length * -(-size.channels // 128))
-    passes = 2 * (2 * size.span if size.starts or size.normalized else size.span.bit_length())
+    dated = bool(size.starts) or size.normalized
+    passes = 2 * (2 * size.span if dated else size.span.bit_length())
     cycles = {"vector+gpsimd": passes * unit}
     if size.normalized:
         cycles = {"vector+gpsimd": (passes + 2 + 8 + 4) * unit, "vector": 10 * unit}
-    arrays = [x for x in (p.y, p.tail, p.age, p.power, p.power) if x is not None]
-    return report, Bound(cycles, nbytes(*arrays) + 4 * size.batch * size.length)
+    held = size.length + (size.before or size.span) + 2 * size.normalized
+    scores = size.batch * size.length
+    return Bound(cycles, 4 * (size.batch * held * size.channels + scores * (1 + dated)))
+
+
+def cost(size: Size) -> tuple[Report, Bound]:
+    """What a layer costs."""
+    return measure(innovation, *arguments(problem(size))), bound(size)
 
 
 LAYER = Size(1, 2048, 768, 4)

@@ -24,13 +24,12 @@ from neuron.checks.check import (
     gradients,
     marks,
     measure,
-    nbytes,
     run,
     time_last,
     wide,
 )
 from neuron.emulator.cost import Report
-from neuron.kernels.scan import selective_scan
+from neuron.kernels.scan import selective_scan, tile_columns
 from neuron.kernels.scan_backward import selective_scan_backward
 
 NAMES = ("x", "dt", "A", "B", "C", "state")
@@ -199,41 +198,41 @@ CHECKS = (
 )
 
 
-def _unit(size: Size) -> float:
-    """Cycles of one pass with two operands over the states of all tokens."""
-    tiles = -(-size.channels // 128)
-    return 2.0 * size.batch * size.length * size.states * tiles
+def bound(size: Size, gradient: bool) -> Bound:
+    """What a scan can't do without.
+
+    VectorE alone can scan. Forward the scan, two products and the sum over states, which GpSimdE
+    may do as well. Backward two scans, three products and two sums, and four products on TensorE
+    in float32.
+    """
+    unit = 2.0 * size.batch * size.length * size.states * -(-size.channels // 128)
+    tokens = size.batch * size.length
+    half = 4 if size.dtype == "float32" else 2
+    states = 4 * size.channels * size.states
+    steps, maps = tokens * size.channels, tokens * size.states
+    read = steps * (4 + half) + 2 * half * maps + states + states * size.batch
+    if not gradient:
+        moved = read + half * steps + states * size.batch
+        return Bound({"vector": unit, "vector+gpsimd": 4 * unit}, moved)
+    edges = size.batch * -(-size.length // tile_columns(size.states)) * states
+    written = steps * (4 + half) + 8 * maps + states + states * size.batch
+    cycles = {"vector": 2 * unit, "vector+gpsimd": 7 * unit, "tensor": 8 * unit}
+    return Bound(cycles, read + edges + half * steps + written)
 
 
 def cost_forward(size: Size) -> tuple[Report, Bound]:
-    """What the scan costs.
-
-    Bound: VectorE alone can scan; the scan, both products and the sum over states are on it
-    or on GpSimdE.
-    """
-    given = operands(size.problem())
-    report = measure(selective_scan, *given)
-    unit = _unit(size)
-    moved = nbytes(*given) + given[0].nbytes + given[-1].nbytes
-    return report, Bound({"vector": unit, "vector+gpsimd": 4 * unit}, moved)
+    """What the scan costs."""
+    return measure(selective_scan, *operands(size.problem())), bound(size, False)
 
 
 def cost_backward(size: Size) -> tuple[Report, Bound]:
-    """What the gradients cost.
-
-    Bound: two scans; three products and two sums beside them; four products on TensorE in
-    float32.
-    """
+    """What the gradients cost."""
     p = size.problem()
     dy, dlast = cotangents(p)
-    x, dt, rate, b, c, state = operands(p)
-    edges = run(selective_scan, x, dt, rate, b, c, state, None, True)[2]
-    given = (x, dt, rate, b, c, edges, time_last(dy), dlast)
-    report = measure(selective_scan_backward, *given)
-    unit = _unit(size)
-    moved = nbytes(*given, x, dt, rate, state) + 4 * (b.size + c.size)
-    cycles = {"vector": 2 * unit, "vector+gpsimd": 7 * unit, "tensor": 8 * unit}
-    return report, Bound(cycles, moved)
+    given = operands(p)
+    edges = run(selective_scan, *given, None, True)[2]
+    report = measure(selective_scan_backward, *given[:-1], edges, time_last(dy), dlast)
+    return report, bound(size, True)
 
 
 LAYER = Size(1, 2048, 768, 16)
