@@ -93,12 +93,13 @@ class Sdk:
         model = weights.load_run(request.run, "nki", request.step).eval()
         state = models.flatten(model.init_state(request.batch))
         tokens = torch.zeros(request.batch, request.length, dtype=torch.int32)
-        traced = torch_neuronx.trace(
-            models.Flat(model),
-            (tokens, *state),
-            compiler_workdir=str(path.parent / "compiler"),
-            compiler_args=[f"--target={request.target}", "--auto-cast=none"],
-        )
+        with torch.no_grad():
+            traced = torch_neuronx.trace(
+                models.Flat(model),
+                (tokens, *state),
+                compiler_workdir=str(path.parent / "compiler"),
+                compiler_args=[f"--target={request.target}", "--auto-cast=none"],
+            )
         torch.jit.save(traced, str(path))
         logits = [request.batch, request.length, model.config.vocab_size]
         kept = [_outline(f"state {n}", list(x.shape), x.dtype) for n, x in enumerate(state)]
