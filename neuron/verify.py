@@ -1,6 +1,7 @@
 """``python -m neuron.verify``: every kernel against what it must agree with.
 
-With ``--report``, what kernels cost instead, by the emulator's rules of thumb.
+With ``--report``, what kernels cost instead, by the emulator's rules of thumb; with
+``--roofline``, the least time of the paper's models on one core of each generation.
 """
 
 import argparse
@@ -50,29 +51,23 @@ def costs(items: list[Cost]) -> None:
         print("    " + "\n    ".join(summary(report, bound)), flush=True)
 
 
-def summary(report: Report, bound: Bound | None) -> list[str]:
+def summary(report: Report, bound: Bound) -> list[str]:
     """What a kernel cost, beside its bound, as lines."""
     busy = "  ".join(f"{name} {time * 1e6:.1f}" for name, time in report.seconds.items())
+    cycles = "  ".join(f"{name} {work.cycles}" for name, work in report.engines.items())
     worst = report.seconds[report.bottleneck]
-    lines = [f"microseconds  {busy}"]
     moved = report.hbm_read + report.hbm_written
-    if bound is not None:
-        target = targets.resolve()
-        least = {n: c / target.ghz(n) / 1e9 for n, c in bound.cycles.items()}
-        least["dma"] = bound.bytes / min(target.hbm_bytes_per_second, target.dma_bytes_per_second)
-        limit = max(least, key=lambda name: least[name])
-        lines.append(
-            f"{report.bottleneck} {worst * 1e6:.1f}, at least {limit} {least[limit] * 1e6:.1f}: "
-            f"{worst / least[limit]:.2f} times"
-        )
-        lines.append(f"HBM bytes {moved}, at least {bound.bytes}: {moved / bound.bytes:.2f} times")
-    else:
-        lines.append(f"busiest {report.bottleneck} {worst * 1e6:.1f}; HBM bytes {moved}")
-    lines.append(
+    least = bound.seconds(targets.resolve())
+    limit = max(least, key=lambda name: least[name])
+    return [
+        f"microseconds  {busy}",
+        f"cycles  {cycles}",
+        f"{report.bottleneck} {worst * 1e6:.1f}, at least {limit} {least[limit] * 1e6:.1f}: "
+        f"{worst / least[limit]:.2f} times",
+        f"HBM bytes {moved}, at least {bound.bytes}: {moved / bound.bytes:.2f} times",
         f"SBUF {report.sbuf_high_water} and PSUM {report.psum_high_water} bytes a partition at "
-        f"most; {report.instructions} instructions"
-    )
-    return lines
+        f"most; {report.instructions} instructions",
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -80,7 +75,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m neuron.verify", description=__doc__)
     parser.add_argument("--only", help="kernels with this in their name")
     parser.add_argument("--report", action="store_true", help="print costs instead")
+    parser.add_argument("--roofline", action="store_true", help="print bounds of whole models")
+    parser.add_argument("--emulate", action="store_true", help="with --roofline: kernels too")
     chosen = parser.parse_args(arguments)
+    if chosen.emulate and not chosen.roofline:
+        parser.error("--emulate: goes with --roofline")
+    if chosen.roofline:
+        from neuron import roofline
+
+        for line in roofline.rows(chosen.emulate):
+            print(line, flush=True)
+        return 0
     if chosen.report:
         items = registered("COSTS", chosen.only)
         if not items:

@@ -4,5 +4,5 @@ A module here gives ``CHECKS``, a tuple of :class:`~neuron.checks.check.Check`, 
 ``COSTS``, a tuple of :class:`~neuron.checks.check.Cost`. To register one, name it in ``MODULES``.
 """
 
-MODULES = ("innovation", "eidetic", "scan", "attention")
+MODULES = ("innovation", "eidetic", "scan", "ssd", "convolution", "attention", "layer_step")
 """Modules of this package that hold checks."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from bmojo.ops import attention as ops
@@ -19,9 +18,12 @@ from neuron.checks.check import (
     Compared,
     Cost,
     distance,
+    dtype_of,
     measure,
+    nbytes,
     run,
     time_last,
+    wide,
 )
 from neuron.emulator.cost import Report
 from neuron.kernels.attention import memory_attention
@@ -29,7 +31,6 @@ from neuron.kernels.attention_backward import memory_attention_backward
 from neuron.kernels.attention_step import memory_attention_step
 from neuron.kernels.visibility import query_tiles
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 LANES = 128
 
 
@@ -136,17 +137,13 @@ def problem(size: Size, seed: int = 0) -> Problem:
             age[row, start:] = np.arange(length - start)
     far = rng.integers(1, size.before + length + 2, (b, chunks, size.slots))
     far[rng.random(far.shape) < 1 / 3] = ops.NEVER
-    kind = DTYPES[size.dtype]
+    kind = dtype_of(size.dtype)
     return Problem(
         size,
         {n: x.astype(kind) for n, x in arrays.items()},
         age.astype(np.int32),
         far.astype(np.int32),
     )
-
-
-def _wide(x: np.ndarray) -> jax.Array:
-    return jnp.asarray(x.astype(np.float32))
 
 
 @functools.partial(jax.jit, static_argnames="window")
@@ -159,17 +156,17 @@ def _op(arrays: dict[str, Any], age: Any, far: Any, window: int) -> jax.Array:
 
 def expected(p: Problem) -> np.ndarray:
     """The output by ``bmojo.ops.attention`` in float32."""
-    arrays = {n: _wide(x) for n, x in p.arrays.items()}
+    arrays = {n: wide(x) for n, x in p.arrays.items()}
     return np.asarray(_op(arrays, jnp.asarray(p.age), jnp.asarray(p.distance), p.size.window))
 
 
 def expected_gradients(p: Problem, grad: np.ndarray) -> dict[str, np.ndarray]:
     """The gradients by ``jax.grad`` in float32."""
-    arrays = {n: _wide(x) for n, x in p.arrays.items()}
+    arrays = {n: wide(x) for n, x in p.arrays.items()}
 
     def loss(arrays: dict[str, Any]) -> jax.Array:
         out = _op(arrays, jnp.asarray(p.age), jnp.asarray(p.distance), p.size.window)
-        return (out * _wide(grad)).sum()
+        return (out * wide(grad)).sum()
 
     return {n: np.asarray(x) for n, x in jax.grad(loss)(arrays).items()}
 
@@ -222,7 +219,7 @@ def check_step(size: Size) -> list[Compared]:
     wanted, window, length = expected(p), size.window, size.length
     begin = (length - 1) // window * window
     k, v = (
-        np.concatenate([p.arrays[f"tail_{n}"], p.arrays[n]], axis=1).astype(DTYPES[size.dtype])
+        np.concatenate([p.arrays[f"tail_{n}"], p.arrays[n]], axis=1).astype(dtype_of(size.dtype))
         for n in ("k", "v")
     )
     worst = 0.0
@@ -301,11 +298,7 @@ def columns(size: Size) -> list[tuple[int, int]]:
     ]
 
 
-def _bytes(*arrays: Any) -> int:
-    return sum(np.asarray(x).nbytes for x in arrays)
-
-
-def bound(size: Size, gradient: bool, moved: int) -> Bound:
+def bound(size: Size, gradient: bool) -> Bound:
     """What an attention in tiles of 128 queries can't do without.
 
     Scores, weighted values and their gradients on TensorE, where a product costs a cycle for
@@ -314,11 +307,21 @@ def bound(size: Size, gradient: bool, moved: int) -> Bound:
     """
     times = size.batch * size.heads
     slow = 4 if size.dtype == "float32" else 1
-    keys = times * sum(n for _, n in columns(size))
+    keys = float(times * sum(n for _, n in columns(size)))
     turned = times * sum(n / LANES * rows for rows, n in columns(size))
     mixed = keys / LANES * size.width
     tensor = 2 * keys + 3 * mixed + turned if gradient else keys + mixed
-    return Bound({"tensor": slow * tensor, "scalar": keys, "vector": keys}, moved)
+    cycles = {"tensor": slow * tensor, "scalar": keys, "vector": keys}
+
+    rows, chunks = size.batch * size.length, -(-size.length // size.window)
+    held = rows + size.batch * (chunks * size.slots + (size.window - 1 if size.before else 0))
+    queries = rows * size.heads * size.width
+    inputs = dtype_of(size.dtype).itemsize * (queries + 2 * held * size.groups * size.width)
+    known = 4 * (rows * (size.documents > 0) + size.batch * chunks * size.slots)
+    logarithms = 4 * rows * size.heads
+    output = dtype_of(size.dtype).itemsize * queries
+    moved = inputs + known + logarithms + output
+    return Bound(cycles, moved + output + inputs if gradient else moved)
 
 
 def cost_forward(size: Size) -> tuple[Report, Bound]:
@@ -327,10 +330,7 @@ def cost_forward(size: Size) -> tuple[Report, Bound]:
     operands, options = p.operands()
     if not size.documents:
         del options["age"]
-    report = measure(memory_attention, *operands, size.window, **options)
-    outputs = p.arrays["q"].nbytes + 4 * size.batch * size.length * size.heads
-    moved = _bytes(*operands, *options.values()) + outputs
-    return report, bound(size, False, moved)
+    return measure(memory_attention, *operands, size.window, **options), bound(size, False)
 
 
 def cost_backward(size: Size) -> tuple[Report, Bound]:
@@ -342,9 +342,7 @@ def cost_backward(size: Size) -> tuple[Report, Bound]:
     out, lse = run(memory_attention, *operands, size.window, **options)
     rest = (out, lse, gradient_of_output(p))
     report = measure(memory_attention_backward, *operands, *rest, size.window, **options)
-    gradients = _bytes(*(p.arrays[n] for n in p.names))
-    moved = _bytes(*operands, *rest, *options.values()) + gradients
-    return report, bound(size, True, moved)
+    return report, bound(size, True)
 
 
 def cost_step(size: Size) -> tuple[Report, Bound]:
@@ -357,7 +355,7 @@ def cost_step(size: Size) -> tuple[Report, Bound]:
     if size.slots:
         arguments += [time_last(a["slot_k"][:, 0]), a["slot_v"][:, 0], p.distance[:, 0]]
     report = measure(memory_attention_step, *arguments)
-    return report, Bound({}, _bytes(*arguments, a["q"][:, 0]))
+    return report, Bound({}, nbytes(*arguments, a["q"][:, 0]))
 
 
 LAYER = Size(1, 2048, 12, 12, 64, 512, slots=40, dtype="bfloat16")

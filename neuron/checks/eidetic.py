@@ -2,11 +2,11 @@
 
 import functools
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from bmojo.ops import eidetic as ops
-from neuron.checks.check import Check, Compared, Cost, measure, run
+from neuron.checks.check import Bound, Check, Compared, Cost, measure, run
 from neuron.emulator.cost import Report
 from neuron.kernels.eidetic import running_sets
 
@@ -28,19 +28,31 @@ def check(size: tuple[int, int, int, int]) -> list[Compared]:
     """Compare scores and sources; not one may differ."""
     score, carried, start = _operands(size)
     values, sources = run(running_sets, score, carried, size[2], start.astype(np.float32))
-    wanted, _ = ops.running_sets(
-        jnp.asarray(score), jnp.asarray(carried), size[2], start=jnp.asarray(start)
-    )
+    op = jax.jit(ops.running_sets, static_argnames="chunk")
+    wanted, _ = op(score, carried, size[2], start=start)
     held = np.asarray(wanted.score) != ops.EMPTY
     wrong = (values != np.asarray(wanted.score)).mean()
     other = (sources != np.asarray(wanted.source))[held].mean()
     return [Compared("score", float(wrong), 0.0), Compared("source", float(other), 0.0)]
 
 
-def cost(size: tuple[int, int, int, int]) -> tuple[Report, None]:
+def bound(size: tuple[int, int, int, int]) -> Bound:
+    """What selection can't do without.
+
+    For every eight slots a search for the largest, one for their places, and, but for the last
+    eight, one that takes them out; each over a set and a chunk. 128 rows share them.
+    """
+    batch, length, chunk, slots = size
+    chunks, rounds = -(-length // chunk), -(-slots // 8)
+    passes = -(-batch // 128) * chunks * (3 * rounds - 1)
+    moved = 4 * batch * (length + slots + 2 * chunks * slots)
+    return Bound({"vector": float(passes * (chunk + slots))}, moved)
+
+
+def cost(size: tuple[int, int, int, int]) -> tuple[Report, Bound]:
     """What a layer costs."""
     score, carried, _ = _operands(size)
-    return measure(running_sets, score, carried, size[2]), None
+    return measure(running_sets, score, carried, size[2]), bound(size)
 
 
 def _words(size: tuple[int, int, int, int]) -> str:

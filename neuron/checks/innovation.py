@@ -1,49 +1,182 @@
-"""Innovation against the library's op."""
+"""Innovation, plain and normalized, against the library's op."""
 
+import dataclasses
 import functools
+from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from bmojo.ops import innovation as ops
-from neuron.checks.check import FLOAT32, Check, Compared, Cost, distance, measure, run, time_last
+from neuron.checks.check import (
+    FLOAT32,
+    Bound,
+    Check,
+    Compared,
+    Cost,
+    distance,
+    measure,
+    run,
+    time_last,
+)
 from neuron.emulator.cost import Report
 from neuron.kernels.innovation import innovation
 
-GRID = ((1, 1, 1, 1), (2, 9, 3, 4), (1, 530, 130, 4), (2, 40, 256, 3))
-"""Batch, length, channels and span."""
 
-LAYER = (1, 2048, 768, 4)
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """A problem of innovation.
+
+    Attributes:
+      batch: rows.
+      length: L.
+      channels: D.
+      span: outputs that the predictor averages.
+      starts: tokens at which documents start.
+      normalized: each channel's squares are divided by their running mean.
+      before: outputs before the call; None: ``span``.
+    """
+
+    batch: int
+    length: int
+    channels: int
+    span: int
+    starts: tuple[int, ...] = ()
+    normalized: bool = False
+    before: int | None = None
+
+    def __str__(self) -> str:
+        words = [
+            f"{self.batch}x{self.length}",
+            f"{self.channels} channels",
+            f"span {self.span}",
+        ]
+        words += [f"{len(self.starts)} documents start"] if self.starts else []
+        words += ["normalized"] if self.normalized else []
+        return ", ".join(words)
 
 
-def _weights(span: int) -> tuple[float, ...]:
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Arrays of a problem, as the library's op takes them.
+
+    Attributes:
+      size: of the problem.
+      y: (batch, L, D).
+      tail: (batch, outputs before the call, D).
+      age: (batch, L); None where no document ends.
+      power: (batch, D); None if not normalized.
+    """
+
+    size: Size
+    y: np.ndarray
+    tail: np.ndarray
+    age: np.ndarray | None
+    power: np.ndarray | None
+
+
+def weights(span: int) -> tuple[float, ...]:
+    """The library's predictor as a tuple."""
     return tuple(float(c) for c in ops.predictor(span))
 
 
-def _operands(size: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    batch, length, channels, span = size
-    rng = np.random.default_rng(0)
-    y = rng.standard_normal((batch, length, channels), np.float32)
-    return y, rng.standard_normal((batch, span, channels), np.float32)
+def problem(size: Size, seed: int = 0) -> Problem:
+    """Random outputs, louder in later channels; the first document began 9 tokens earlier."""
+    rng = np.random.default_rng(seed)
+    scale = np.linspace(1, 5, size.channels, dtype=np.float32)
+    held = size.before or size.span
+    y = rng.standard_normal((size.batch, size.length, size.channels), np.float32) * scale
+    tail = rng.standard_normal((size.batch, held, size.channels), np.float32) * scale
+    age, power = None, None
+    if size.starts or size.normalized:
+        age = np.broadcast_to(np.arange(size.length) + 9, (size.batch, size.length)).copy()
+        for start in size.starts:
+            age[:, start:] = np.arange(size.length - start)
+        age = age.astype(np.int32)
+    if size.normalized:
+        power = rng.random((size.batch, size.channels), np.float32) * 9 * scale**2
+    return Problem(size, y, tail, age, power)
 
 
-def check(size: tuple[int, int, int, int]) -> list[Compared]:
-    """Compare scores."""
-    y, tail = _operands(size)
-    found = run(innovation, time_last(y), time_last(tail), _weights(size[3]))
-    residual = ops.residual(jnp.asarray(y), jnp.asarray(tail), ops.predictor(size[3]), None)
-    return [Compared("score", distance(found, ops.innovation(residual)[0]), FLOAT32)]
+def arguments(p: Problem) -> list[Any]:
+    """What the kernel takes."""
+    given = [time_last(p.y), time_last(p.tail), weights(p.size.span)]
+    given += [] if p.age is None else [p.age]
+    return given + ([] if p.power is None else [p.power])
 
 
-def cost(size: tuple[int, int, int, int]) -> tuple[Report, None]:
+def expected(p: Problem) -> tuple[jax.Array, jax.Array | None]:
+    """The score by ``bmojo.ops.innovation``, and the power after the call."""
+
+    @jax.jit
+    def compute(y: Any, tail: Any, age: Any, power: Any) -> tuple[jax.Array, jax.Array | None]:
+        residual = ops.residual(y, tail, ops.predictor(p.size.span), age)
+        return ops.innovation(residual, power, age)
+
+    return compute(p.y, p.tail, p.age, p.power)
+
+
+def check(size: Size) -> list[Compared]:
+    """Compare scores, and power if normalized."""
+    p = problem(size)
+    found = run(innovation, *arguments(p))
+    wanted = expected(p)
+    if not size.normalized:
+        return [Compared("score", distance(found, wanted[0]), FLOAT32)]
+    return [
+        Compared("score", distance(found[0], wanted[0]), FLOAT32),
+        Compared("power", distance(found[1], wanted[1]), FLOAT32),
+    ]
+
+
+GRID = (
+    Size(1, 1, 1, 1),
+    Size(2, 9, 3, 4),
+    Size(1, 530, 130, 4),
+    Size(2, 40, 256, 3),
+    Size(2, 12, 3, 4, before=6),
+    Size(1, 30, 5, 7),
+    Size(1, 530, 130, 4, starts=(2, 511, 513)),
+    Size(2, 9, 3, 4, normalized=True),
+    Size(1, 1, 3, 2, normalized=True),
+    Size(2, 14, 4, 3, starts=(0, 5, 6), normalized=True),
+    Size(1, 530, 130, 4, starts=(511, 513), normalized=True),
+)
+"""Sizes: one token, tiles of time and channels that join, long tails, documents."""
+
+
+def bound(size: Size) -> Bound:
+    """What innovation can't do without.
+
+    On VectorE or GpSimdE: an average of k takes log k sums and one subtraction; with documents
+    each output is masked, too. Normalization takes a scan and a reciprocal on VectorE, and two
+    products anywhere.
+    """
+    unit = float(size.batch * size.length * -(-size.channels // 128))
+    dated = bool(size.starts) or size.normalized
+    passes = 2 * (2 * size.span if dated else size.span.bit_length())
+    cycles = {"vector+gpsimd": passes * unit}
+    if size.normalized:
+        cycles = {"vector+gpsimd": (passes + 2 + 8 + 4) * unit, "vector": 10 * unit}
+    held = size.length + (size.before or size.span) + 2 * size.normalized
+    scores = size.batch * size.length
+    return Bound(cycles, 4 * (size.batch * held * size.channels + scores * (1 + dated)))
+
+
+def cost(size: Size) -> tuple[Report, Bound]:
     """What a layer costs."""
-    y, tail = _operands(size)
-    return measure(innovation, time_last(y), time_last(tail), _weights(size[3])), None
+    return measure(innovation, *arguments(problem(size))), bound(size)
 
 
-def _words(size: tuple[int, int, int, int]) -> str:
-    return f"{size[0]}x{size[1]}, {size[2]} channels, span {size[3]}"
+LAYER = Size(1, 2048, 768, 4)
+"""Innovation in a layer of 130M parameters."""
 
-
-CHECKS = tuple(Check("innovation", _words(s), functools.partial(check, s)) for s in GRID)
-COSTS = (Cost("innovation", _words(LAYER), functools.partial(cost, LAYER)),)
+CHECKS = tuple(Check("innovation", str(s), functools.partial(check, s)) for s in GRID)
+COSTS = tuple(
+    Cost("innovation", str(s), functools.partial(cost, s))
+    for s in (
+        LAYER,
+        dataclasses.replace(LAYER, starts=(700,)),
+        dataclasses.replace(LAYER, normalized=True),
+    )
+)

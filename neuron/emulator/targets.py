@@ -4,8 +4,10 @@ Figures of one core, from the public architecture guides. SBUF counts only the b
 kernel may use, which is less than what the chip has.
 """
 
+import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 
 VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
 """Environment variable that names the target, as for the vendor's simulator."""
@@ -86,3 +88,17 @@ def resolve(name: str | None = None) -> Target:
     except KeyError:
         choices = ", ".join(NAMES)
         raise ValueError(f"{VARIABLE}: no target {name!r}; choose one of {choices}") from None
+
+
+@contextlib.contextmanager
+def named(target: Target) -> Iterator[None]:
+    """Make a target the environment's for a while."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = target.name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before

@@ -19,7 +19,7 @@ from neuron.kernels.attention_backward_operands import (
 )
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, store
 from neuron.kernels.visibility import (
-    ages_of,
+    age_column,
     all_seen,
     hide,
     query_tiles,
@@ -235,7 +235,7 @@ def _masks(work, held, blocks, slots, distances, age, chunk, low, high):
         found.append(_known(held.masks, name))
     column = None
     if None in found and dated:
-        column = ages_of(age, work.row, low, high)[0]
+        column = age_column(age, work.row, low, high)
     if found[0] == None:
         found[0] = window_by_query(column, queries, low - start, keys, work.window)
         if len(held.masks) * keys * 2 < MASK_BYTES:

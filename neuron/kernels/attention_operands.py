@@ -3,7 +3,7 @@
 import dataclasses
 
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all
-from neuron.kernels.visibility import ALL_SEEN, to_column
+from neuron.kernels.visibility import ALL_SEEN, a_one, to_column
 from neuron.nki import nisa, nl
 
 QUADRANT = 32
@@ -297,7 +297,7 @@ def load_slots(work, room, operands, row, chunk):
                 src=distance[row, chunk : chunk + 1, begin : begin + held],
             )
         step = room.values[n].shape[0] // room.pack
-        back = to_column(room.back[n])
+        back = to_column(room.back[n], a_one())
         blocks.append(SlotBlock(begin, held, room.pack, step, room.values[n], back))
     everywhere = load_on_all(distance, at, PARTITIONS, size, nl.float32)
     half = _half(room.keys, width, room.keys.shape[2])

@@ -7,7 +7,7 @@ rows of the batch share the instructions of one softmax.
 
 import dataclasses
 
-from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, store
+from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, share, store
 from neuron.kernels.visibility import HIDDEN, ramp
 from neuron.nki import nisa, nki, nl
 
@@ -51,20 +51,34 @@ def memory_attention_step(
     Returns:
       (batch, H, P) in the dtype of ``v``.
     """
-    batch, heads, width = q.shape
+    out = nl.ndarray(q.shape, dtype=v.dtype, buffer=nl.shared_hbm)
+    slots = None if slot_k == None else (slot_k, slot_v, distance)
+    first, end = share(q.shape[0])
+    attend(out, q, k, v, (ring_k, ring_v, since, age), slots, first, end)
+    return out
+
+
+def attend(out, q, k, v, window, slots, first, end):
+    """The step of some rows of the batch, from HBM to HBM.
+
+    Args:
+      out: (batch, H, P), whose rows are written.
+      q: (batch, H, P).
+      k: (batch, G, P).
+      v: (batch, G, P).
+      window: ring_k, ring_v, since, age.
+      slots: slot_k, slot_v, distance, or None.
+      first: the first row.
+      end: one past the last.
+    """
+    heads, width = q.shape[1], q.shape[2]
     assert heads <= PARTITIONS, f"{heads} heads, at most {PARTITIONS}"
     assert width <= PARTITIONS, f"heads of width {width}, at most {PARTITIONS}"
-    out = nl.ndarray((batch, heads, width), dtype=v.dtype, buffer=nl.shared_hbm)
-    programs = nl.num_programs(0) if nl.program_ndim() > 0 else 1
-    assert batch % programs == 0, f"{batch} rows can't be shared by {programs} programs"
-    mine = batch // programs
-    first = nl.program_id(0) * mine if programs > 1 else 0
+    ring_k, ring_v, since, age = window
     together = max(1, PARTITIONS // max(heads, k.shape[1]))
-    for low in range(first, first + mine, together):
-        high = min(low + together, first + mine)
-        slots = None if slot_k == None else (slot_k, slot_v, distance)
+    for low in range(first, end, together):
+        high = min(low + together, end)
         _rows(out, q, k, v, ring_k, ring_v, since, age, slots, low, high)
-    return out
 
 
 @dataclasses.dataclass

@@ -4,7 +4,8 @@ A mask holds ``SEEN`` where the key is seen and 0 where not, and is applied to e
 a minimum: what is hidden becomes zero even if its exponential is infinite.
 """
 
-from neuron.kernels.tiles import PARTITIONS, load, load_on_all
+from neuron.kernels.matrices import on_all
+from neuron.kernels.tiles import PARTITIONS, load
 from neuron.nki import nisa, nl
 
 SEEN = 3.0e38
@@ -41,11 +42,16 @@ def ramp(partitions, columns, offset, slope, step):
     return tile
 
 
-def to_column(row):
-    """A row (1, n) of float32 as a column (n, 1)."""
-    columns = row.shape[1]
+def a_one():
+    """A tile that holds one 1."""
     one = nl.ndarray((1, 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.memset(dst=one, value=1.0)
+    return one
+
+
+def to_column(row, one):
+    """A row (1, n) of float32 as a column (n, 1), by :func:`a_one`."""
+    columns = row.shape[1]
     turned = nl.ndarray((columns, 1), dtype=nl.float32, buffer=nl.psum)
     nisa.nc_matmul(dst=turned, stationary=row, moving=one, accumulate=False)
     column = nl.ndarray((columns, 1), dtype=nl.float32, buffer=nl.sbuf)
@@ -53,13 +59,18 @@ def to_column(row):
     return column
 
 
+def age_column(age, row, low, high):
+    """Ages of some queries, a column."""
+    return to_column(load(age[row : row + 1, low:high], nl.float32), a_one())
+
+
 def ages_of(age, row, low, high):
     """Ages of some queries: as a column, and as a row on all partitions; None, None without."""
     if age == None:
         return None, None
-    column = to_column(load(age[row : row + 1, low:high], nl.float32))
-    offset = row * age.shape[1] + low
-    return column, load_on_all(age, offset, PARTITIONS, high - low, nl.float32)
+    one = a_one()
+    ages = load(age[row : row + 1, low:high], nl.float32)
+    return to_column(ages, one), on_all(one, 0, ages, PARTITIONS)
 
 
 # Queries on partitions.

@@ -10,10 +10,10 @@ from bmojo.ops import attention as ops
 from bmojo.ops import reference
 from neuron.checks import attention as checks
 from neuron.checks.attention import Size
+from neuron.checks.check import distance, run, time_last
 from neuron.kernels.attention import memory_attention
 from neuron.kernels.eidetic import running_sets
 from neuron.kernels.visibility import query_tiles
-from tests.neuron.kernels.compare import distance, run, time_last
 
 SMALL = Size(2, 21, 4, 2, 8, 8, slots=5, before=7, documents=2)
 

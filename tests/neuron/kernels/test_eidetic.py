@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bmojo.ops import eidetic as ops
+from neuron.checks.check import run
 from neuron.kernels.eidetic import running_sets
-from tests.neuron.kernels.compare import run
 
 
 def oracle(score, carried, chunk, start):

@@ -1,52 +1,19 @@
 """The backward selective scan kernel against derivatives of the operation and of the oracle."""
 
-import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
 from bmojo.ops import reference
-from bmojo.ops.recurrence import selective_scan as operation
-from neuron.kernels.scan import selective_scan
-from neuron.kernels.scan_backward import selective_scan_backward
-from tests.neuron.kernels.compare import distance, run, time_last
-from tests.neuron.kernels.test_scan import problem
-
-NAMES = ("x", "dt", "A", "B", "C", "state")
-
-
-def cotangents(p, seed=1):
-    rng = np.random.default_rng(seed)
-    dy = rng.standard_normal(p["x"].shape).astype(p["x"].dtype)
-    return dy, rng.standard_normal(p["state"].shape).astype(np.float32)
-
-
-def kernel(p, dy, dlast, start=None, programs=None):
-    """Gradients by name, time second as in ``p``."""
-    starts = None if start is None else start.astype(np.float32)
-    operands = [time_last(p["x"]), time_last(p["dt"]), p["A"], time_last(p["B"]), time_last(p["C"])]
-    edges = run(selective_scan, *operands, p["state"], starts, True, programs=programs)[2]
-    found = run(
-        selective_scan_backward, *operands, edges, time_last(dy), dlast, starts, programs=programs
-    )
-    dx, ddt, da, dmaps, dstate = found
-    parts = dict(x=dx, dt=ddt, B=dmaps[0], C=dmaps[1])
-    moved = {name: np.moveaxis(value, -1, 1) for name, value in parts.items()}
-    return dict(moved, A=da, state=dstate)
-
-
-def expected(function, p, dy, dlast, start=None):
-    """jax's gradients of a scan, in float32."""
-    wide = [jnp.asarray(np.asarray(p[name], np.float32)) for name in NAMES]
-
-    @jax.jit
-    def gradients(*operands):
-        given = start if start is None else jnp.asarray(start)
-        _, pull = jax.vjp(lambda *o: function(*o, given), *operands)
-        return pull((jnp.asarray(np.asarray(dy, np.float32)), jnp.asarray(dlast)))
-
-    return dict(zip(NAMES, gradients(*wide), strict=True))
+from neuron.checks.check import distance
+from neuron.checks.scan import (
+    NAMES,
+    backward,
+    cotangents,
+    expected_gradients,
+    forward,
+    operation,
+    problem,
+)
 
 
 def check(found, wanted, limit=1e-5):
@@ -73,7 +40,7 @@ def check(found, wanted, limit=1e-5):
 def test_agrees_with_derivatives_of_the_operation(batch, length, channels, states):
     p = problem(batch, length, channels, states)
     dy, dlast = cotangents(p)
-    check(kernel(p, dy, dlast), expected(operation, p, dy, dlast))
+    check(backward(p, dy, dlast), expected_gradients(operation, p, dy, dlast))
 
 
 @pytest.mark.parametrize(("length", "starts"), [(6, [0, 3]), (530, [5, 128, 511, 512, 529])])
@@ -83,8 +50,8 @@ def test_documents_end_the_flow(length, starts):
     start[0, starts] = True
     start[1, starts[-1]] = True
     dy, dlast = cotangents(p)
-    found = kernel(p, dy, dlast, start)
-    check(found, expected(operation, p, dy, dlast, start))
+    found = backward(p, dy, dlast, start)
+    check(found, expected_gradients(operation, p, dy, dlast, start))
     if 0 in starts:
         assert not found["state"][0].any() and found["state"][1].any()
 
@@ -94,18 +61,21 @@ def test_agrees_with_derivatives_of_the_oracle():
     start = np.zeros((1, 21), bool)
     start[0, 11] = True
     dy, dlast = cotangents(p)
-    check(kernel(p, dy, dlast, start), expected(reference.selective_scan, p, dy, dlast, start))
+    check(
+        backward(p, dy, dlast, start),
+        expected_gradients(reference.selective_scan, p, dy, dlast, start),
+    )
 
 
 def test_gradients_of_parts_make_up_the_whole():
     p = problem(1, 40, 3, 2)
     dy, dlast = cotangents(p)
-    whole = kernel(p, dy, dlast)
+    whole = backward(p, dy, dlast)
     first = {n: p[n][:, :13] for n in ("x", "dt", "B", "C")} | {n: p[n] for n in ("A", "state")}
-    middle = expected_state(first)
+    middle = forward(first)[1]
     second = {n: p[n][:, 13:] for n in ("x", "dt", "B", "C")} | dict(A=p["A"], state=middle)
-    late = kernel(second, dy[:, 13:], dlast)
-    early = kernel(first, dy[:, :13], late["state"])
+    late = backward(second, dy[:, 13:], dlast)
+    early = backward(first, dy[:, :13], late["state"])
     for name in ("x", "dt", "B", "C"):
         joined = np.concatenate([early[name], late[name]], axis=1)
         assert distance(joined, whole[name]) < 1e-6
@@ -113,16 +83,11 @@ def test_gradients_of_parts_make_up_the_whole():
     assert distance(early["state"], whole["state"]) < 1e-6
 
 
-def expected_state(p):
-    operands = [time_last(p["x"]), time_last(p["dt"]), p["A"], time_last(p["B"]), time_last(p["C"])]
-    return run(selective_scan, *operands, p["state"])[1]
-
-
 def test_decays_that_vanish_leave_no_trace_of_infinity():
     p = problem(1, 64, 4, 3)
     p["dt"] *= 1e4
     dy, dlast = cotangents(p)
-    check(kernel(p, dy, dlast), expected(operation, p, dy, dlast), 1e-4)
+    check(backward(p, dy, dlast), expected_gradients(operation, p, dy, dlast), 1e-4)
 
 
 def test_tokens_without_a_step_pass_the_gradient_on():
@@ -130,14 +95,14 @@ def test_tokens_without_a_step_pass_the_gradient_on():
     p["dt"][:, 15:] = 0
     dy, dlast = cotangents(p)
     dy[:, 15:] = 0
-    check(kernel(p, dy, dlast), expected(operation, p, dy, dlast))
+    check(backward(p, dy, dlast), expected_gradients(operation, p, dy, dlast))
 
 
 @pytest.mark.parametrize("length", [9, 515])
 def test_two_programs_share_the_channels(length):
     p = problem(2, length, 256, 1)
     dy, dlast = cotangents(p)
-    one, two = kernel(p, dy, dlast), kernel(p, dy, dlast, programs=2)
+    one, two = backward(p, dy, dlast), backward(p, dy, dlast, programs=2)
     for name in ("x", "dt", "A", "state"):
         np.testing.assert_array_equal(one[name], two[name])
     for name in ("B", "C"):
@@ -145,13 +110,11 @@ def test_two_programs_share_the_channels(length):
 
 
 def test_bfloat16_operands_and_float32_sums():
-    p = problem(1, 140, 4, 4)
-    for name in ("x", "B", "C"):
-        p[name] = p[name].astype(ml_dtypes.bfloat16)
+    p = problem(1, 140, 4, 4, dtype="bfloat16")
     dy, dlast = cotangents(p)
-    found = kernel(p, dy, dlast)
-    wanted = expected(operation, p, dy, dlast)
-    assert found["x"].dtype == ml_dtypes.bfloat16
+    found = backward(p, dy, dlast)
+    wanted = expected_gradients(operation, p, dy, dlast)
+    assert found["x"].dtype.name == "bfloat16"
     assert distance(found["x"], wanted["x"]) < 2**-8
     for name in ("dt", "A", "B", "C", "state"):
         assert distance(found[name], wanted[name]) < 1e-5, name
