@@ -27,6 +27,15 @@ CONFIGS = {
     "both": BMojoConfig(
         window=5, num_fading=2, num_eidetic=4, n_heads=4, n_kv_heads=2, fading=CELL, span=3
     ),
+    "normalized": BMojoConfig(
+        window=4,
+        num_fading=1,
+        num_eidetic=3,
+        n_heads=2,
+        fading=CELL,
+        span=2,
+        normalize_innovation=True,
+    ),
     "eidetic": BMojoConfig(
         window=1,
         num_fading=0,
@@ -101,6 +110,7 @@ def fields(state):
         "tail": state.fading.tail,
         "hidden": state.fading.hidden,
         "outputs": state.outputs,
+        "power": state.power,
         "window_k": state.window.k,
         "window_v": state.window.v,
         "slot_k": state.slots.k,

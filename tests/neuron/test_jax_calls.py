@@ -77,11 +77,29 @@ def test_innovation(age):
     def both(y):
         residuals = innovations.residual(y, tail, innovations.predictor(3), age)
         wanted = innovations.innovation(residuals)[0]
-        return jax_calls.innovation(y, tail, 3, age), wanted
+        return jax_calls.innovation(y, tail, 3, age)[0], wanted
 
     found, wanted = jax.jit(both)(y)
     assert relative_rms(found, wanted) <= 1e-5
     assert not np.any(jax.grad(lambda y: both(y)[0].sum())(y))
+
+
+@pytest.mark.parametrize("lengths", [None, jnp.array([7, 0])], ids=["", "padding"])
+def test_normalized_innovation(lengths):
+    y, tail, power = draw(B, L, E), draw(B, 5, E), jnp.abs(draw(B, E))
+
+    def both(y, power):
+        residuals = innovations.residual(y, tail, innovations.predictor(3), AGE)
+        wanted = innovations.innovation(residuals, power, AGE, lengths)
+        return jax_calls.innovation(y, tail, 3, AGE, power, lengths), wanted
+
+    (score, after), (wanted, last) = jax.jit(both)(y, power)
+    counts = [L] * B if lengths is None else lengths.tolist()
+    for row, count in enumerate(counts):
+        assert relative_rms(score[row, :count], wanted[row, :count]) <= 1e-5
+    assert relative_rms(after, last) <= 1e-5
+    with pytest.raises(ValueError, match="^normalized innovation needs the age"):
+        jax_calls.innovation(y, tail, 3, power=power)
 
 
 def test_running_sets():
@@ -166,6 +184,6 @@ def test_memory_attention_step():
 def test_rows_by_vmap():
     """A map over examples calls the kernel for one after the other."""
     y, tail = draw(3, 1, L, E), draw(3, 1, 4, E)
-    found = jax.vmap(lambda *a: jax_calls.innovation(*a, 2))(y, tail)
-    wanted = [jax_calls.innovation(a, b, 2) for a, b in zip(y, tail, strict=True)]
+    found = jax.vmap(lambda *a: jax_calls.innovation(*a, 2)[0])(y, tail)
+    wanted = [jax_calls.innovation(a, b, 2)[0] for a, b in zip(y, tail, strict=True)]
     np.testing.assert_array_equal(found, wanted)
