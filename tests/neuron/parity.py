@@ -27,15 +27,6 @@ CONFIGS = {
     "both": BMojoConfig(
         window=5, num_fading=2, num_eidetic=4, n_heads=4, n_kv_heads=2, fading=CELL, span=3
     ),
-    "normalized": BMojoConfig(
-        window=4,
-        num_fading=1,
-        num_eidetic=3,
-        n_heads=2,
-        fading=CELL,
-        span=2,
-        normalize_innovation=True,
-    ),
     "eidetic": BMojoConfig(
         window=1,
         num_fading=0,
@@ -43,6 +34,7 @@ CONFIGS = {
         n_heads=1,
         read_fading=False,
         fading=SelectiveSSMConfig(expand=1, d_state=2, d_conv=1),
+        normalize_innovation=True,
     ),
     "fading": BMojoConfig(
         window=7,

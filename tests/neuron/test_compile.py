@@ -185,14 +185,12 @@ TRACING = ("ignore:.*torch.jit:DeprecationWarning", "ignore:Converting a tensor 
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings(*TRACING)
-def test_decoding_a_run_end_to_end(torch, trained, tmp_path):
+def test_decoding_a_run_end_to_end(torch, trained, imported, tmp_path):
     """The real model by its kernels, traced, saved, loaded; over an edge of chunks."""
-    from neuron import weights
-
     module, manifest = compiled(torch, trained, tmp_path, "--decode")
     graph = str(module.inlined_graph)
     assert graph.count("bmojo_tests::layer_step") == graph.count("running_sets") == 2
-    model = weights.load_run(trained)
+    model = imported("torch")
     edge = model.config.layer.window
     tokens = torch.randint(256, (2, edge + 3), dtype=torch.int32)
     agree(torch, model, module, manifest, tokens, edge - 3, 1)
@@ -200,11 +198,11 @@ def test_decoding_a_run_end_to_end(torch, trained, tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings(*TRACING)
-def test_prefill_of_a_run_end_to_end(torch, trained, tmp_path, monkeypatch):
+def test_prefill_of_a_run_end_to_end(torch, trained, imported, tmp_path, monkeypatch):
     """In plain PyTorch, since tracing does not see through derivatives of kernels."""
     from neuron import weights
 
-    model = weights.load_run(trained)
+    model = imported("torch")
     monkeypatch.setattr(weights, "load_run", lambda run, implementation, step: model)
     module, manifest = compiled(torch, trained, tmp_path, "--length", "7")
     agree(torch, model, module, manifest, torch.randint(256, (2, 21), dtype=torch.int32), 0, 7)

@@ -121,7 +121,7 @@ def test_running_sets():
     "size",
     [
         Size(2, 11, 4, 2, 4, 4, slots=3, before=3, documents=2),
-        Size(1, 9, 2, 2, 4, 5, slots=2),
+        pytest.param(Size(1, 9, 2, 2, 4, 5, slots=2), marks=pytest.mark.slow),
         Size(2, 7, 2, 1, 4, 3),
         Size(1, 4, 1, 1, 4, 1, slots=2),
     ],

@@ -24,7 +24,14 @@ from tests.neuron import parity
 from tests.neuron.parity import CALLS, CONFIGS, Call
 from tests.numerics import relative_rms
 
-KERNEL_CALLS = (CALLS[0], CALLS[4], CALLS[5])
+KERNEL_CALLS = (
+    ("both", CALLS[0]),
+    ("both", CALLS[4]),
+    ("both", CALLS[5]),
+    ("eidetic", CALLS[4]),
+    ("eidetic", CALLS[5]),
+    pytest.param("eidetic", CALLS[0], marks=pytest.mark.slow),
+)
 BFLOAT16 = 2 * 2.0**-8
 
 
@@ -34,8 +41,7 @@ def test_plain_torch(name, call):
     parity.check(name, call, "torch")
 
 
-@pytest.mark.parametrize("call", KERNEL_CALLS, ids=str)
-@pytest.mark.parametrize("name", ["both", "eidetic"])
+@pytest.mark.parametrize(("name", "call"), KERNEL_CALLS, ids=str)
 def test_kernels(name, call):
     parity.check(name, call, "nki")
 
@@ -44,10 +50,9 @@ def test_kernels_without_eidetic_slots():
     parity.check("fading", CALLS[5], "nki")
 
 
-@pytest.mark.parametrize("call", [CALLS[5], CALLS[9]], ids=str)
-def test_normalized_innovation_by_kernels(call):
-    """Ragged, with documents and a state; in the second call one row has no token."""
-    parity.check("normalized", call, "nki", gradients=False)
+def test_normalized_innovation_by_kernels():
+    """With a state and padding; one row has no token."""
+    parity.check("eidetic", CALLS[9], "nki", gradients=False)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -57,13 +62,13 @@ def test_one_token(name, implementation):
     parity.check(name, CALLS[8], implementation, gradients=False)
 
 
-@pytest.mark.parametrize("name", ["both", "normalized"])
+@pytest.mark.parametrize("name", ["both", "eidetic"])
 def test_one_token_or_padding(name):
     """A document starts in one row, the other has no token."""
     parity.check(name, Call((3, 8), (0, 1), documents=(8,)), "nki", gradients=False)
 
 
-@pytest.mark.parametrize("name", ["both", "normalized"])
+@pytest.mark.parametrize("name", ["both", "eidetic"])
 @pytest.mark.parametrize("count", [12, pytest.param(64, marks=pytest.mark.slow)])
 def test_token_after_token(name, count, monkeypatch):
     """The layer's own kernel against the library's recurrent form, over edges of chunks."""
