@@ -48,8 +48,16 @@ def agree(call, reference, arguments, limit=1e-5, gradient=1e-4):
         assert a.dtype == b.dtype and relative_rms(a, b) <= gradient, n
 
 
-@pytest.mark.parametrize("age", [None, AGE], ids=["", "documents"])
-@pytest.mark.parametrize("taps", [1, 4])
+@pytest.mark.parametrize(
+    ("taps", "age"),
+    [
+        (1, None),
+        (4, AGE),
+        pytest.param(1, AGE, marks=pytest.mark.slow),
+        pytest.param(4, None, marks=pytest.mark.slow),
+    ],
+    ids=["1 tap", "4 taps, documents", "1 tap, documents", "4 taps"],
+)
 def test_short_convolution(taps, age):
     def reference(x, kernel, bias, tail):
         return jax.nn.silu(convolution.causal_convolution(x, kernel, tail, age) + bias)
@@ -58,7 +66,9 @@ def test_short_convolution(taps, age):
     agree(lambda *a: jax_calls.short_convolution(*a, age), reference, arguments)
 
 
-@pytest.mark.parametrize("start", [None, START], ids=["", "documents"])
+@pytest.mark.parametrize(
+    "start", [pytest.param(None, marks=pytest.mark.slow), START], ids=["", "documents"]
+)
 def test_selective_scan(start):
     dt, A = jnp.exp(draw(B, L, E, seed=1) - 2), -jnp.exp(draw(E, N))
     b, c = draw(B, L, N, seed=2), draw(B, L, N, seed=3)

@@ -45,8 +45,16 @@ def documents(tokens):
     return ids
 
 
-@pytest.mark.parametrize("implementation", ["torch", "nki"])
-@pytest.mark.parametrize("cuts", [(27,), (9, 1, 17)], ids=str)
+@pytest.mark.parametrize(
+    ("implementation", "cuts"),
+    [
+        ("torch", (27,)),
+        ("torch", (9, 1, 17)),
+        ("nki", (9, 1, 17)),
+        pytest.param("nki", (27,), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_logits(imported, tokens, wanted, implementation, cuts):
     model, state, rows, at = imported(implementation), None, [], 0
     ids = torch.from_numpy(documents(tokens))
