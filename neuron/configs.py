@@ -42,7 +42,7 @@ class FadingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LayerConfig:
-    """The B'MOJO layer, chunked, tokens from the SSM, plain innovation, tied projections.
+    """The B'MOJO layer, chunked, tokens from the SSM, tied projections.
 
     Attributes:
       d_model: D.
@@ -53,6 +53,7 @@ class LayerConfig:
       n_heads: H.
       n_kv_heads: G, a divisor of H; None: H.
       span: outputs that the predictor averages.
+      normalize_innovation: divide each channel's squared residuals by their running mean.
       read_fading: add the SSM's output to the layer's output.
       dtype: of the computation.
     """
@@ -65,6 +66,7 @@ class LayerConfig:
     n_heads: int = 4
     n_kv_heads: int | None = None
     span: int = 4
+    normalize_innovation: bool = False
     read_fading: bool = True
     dtype: str = "float32"
 
@@ -85,6 +87,11 @@ class LayerConfig:
     def kv_heads(self) -> int:
         """G."""
         return self.n_kv_heads or self.n_heads
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether there is an innovation, and it is normalized."""
+        return self.normalize_innovation and self.num_eidetic > 0
 
     @property
     def d_head(self) -> int:
@@ -139,7 +146,7 @@ def layer_config(config: Any, d_model: int, dtype: str = "float32") -> LayerConf
     Raises:
       ValueError: an option has no kernel; the message names it.
     """
-    _only(config, "BMojo", form="chunked", tokens="ssm", normalize_innovation=False)
+    _only(config, "BMojo", form="chunked", tokens="ssm")
     if config.num_fading:
         _only(config, "BMojo", tie_projections=True)
     if config.window == 0:
@@ -163,6 +170,7 @@ def layer_config(config: Any, d_model: int, dtype: str = "float32") -> LayerConf
         n_heads=config.n_heads,
         n_kv_heads=config.n_kv_heads,
         span=config.span,
+        normalize_innovation=config.normalize_innovation,
         read_fading=config.read_fading,
         dtype=dtype,
     )

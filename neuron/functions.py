@@ -4,7 +4,8 @@ Arguments and results are those of :mod:`neuron.plain`. What is turned over here
 channels) to (B, channels, L) and back, is what the kernels want.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,9 +39,22 @@ def selective_scan(
     return _Scan.apply(x, dt, A, B, C, state, start)
 
 
-def innovation(y: Tensor, tail: Tensor, span: int, age: Tensor | None) -> Tensor:
+def innovation(
+    y: Tensor,
+    tail: Tensor,
+    span: int,
+    age: Tensor | None,
+    power: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Innovation, without gradient; see :func:`neuron.plain.innovation`."""
-    return launchers.innovation(_time_last(y.detach()), _time_last(tail.detach()), span, age)[0]
+    y, tail = y.detach(), tail.detach()
+    if power is not None:
+        power = power.detach().contiguous()
+        if valid is not None and age is not None:
+            y, age = y * valid[..., None], torch.where(valid, age, -1)
+    found = launchers.innovation(_time_last(y), _time_last(tail), span, age, power)
+    return found[0], None if power is None else found[1]
 
 
 def running_sets(
@@ -70,43 +84,95 @@ def memory_attention(
     )
 
 
-def memory_attention_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tail: tuple[Tensor, Tensor],
+class Step(NamedTuple):
+    """What a layer makes of one token of each row.
+
+    Attributes:
+      out: (B, D) the layer's output.
+      x: (B, E) the convolution's new input.
+      hidden: (B, E, N) float32, the states of the scan.
+      y: (B, D) the cell's output.
+      k: (B, G, P) the token's key.
+      v: its value.
+      score: (B, 1) float32, its innovation; None: none was asked for.
+      power: (B, D) float32, the power after it; None: innovation is plain.
+    """
+
+    out: Tensor
+    x: Tensor
+    hidden: Tensor
+    y: Tensor
+    k: Tensor
+    v: Tensor
+    score: Tensor | None
+    power: Tensor | None
+
+
+def layer_step(
+    u: Tensor,
+    cell: Sequence[Tensor],
+    heads: Sequence[Tensor],
+    past: tuple[Tensor, Tensor, Tensor],
+    window: tuple[Tensor, Tensor],
     position: Tensor,
     age: Tensor,
     slots: Slots | None,
-) -> Tensor:
-    """The same for one new token of each row; see :func:`neuron.plain.memory_attention_step`.
+    span: int,
+    power: Tensor | None,
+    read_fading: bool,
+) -> Step:
+    """A whole layer for one new token of each row, by one kernel without a gradient.
 
-    It has no backward kernel.
+    The kernel's ring of keys is put in order from the window, and its states have channels
+    first: both are copied in each call.
+
+    Args:
+      u: (B, D) inputs.
+      cell: operands of the cell as :func:`neuron.kernels.layer_step.layer_step` takes them.
+      heads: those of the projections.
+      past: the convolution's tail (B, K - 1, E), the states (B, E, N) and the outputs of the
+        cell (B, at least span, D) before the token.
+      window: keys and values (B, W - 1, G, P) of the tokens before, in order of time.
+      position: (B,) of the token.
+      age: (B,) tokens of its document before it.
+      slots: of the current chunk, (B, M, G, P) and (B, M); None: none.
+      span: outputs that the innovation's predictor averages; 0: no innovation.
+      power: (B, D) float32, for normalized innovation; None: plain.
+      read_fading: add the cell's output to the layer's.
 
     Raises:
       ValueError: a gradient is asked for.
     """
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *tail)):
-        raise ValueError("memory_attention_step: has no gradient; call it under torch.no_grad()")
-    window = tail[0].shape[1] + 1
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (u, *cell, *heads, *past)):
+        raise ValueError("layer_step: has no gradient; call it under torch.no_grad()")
+    tail, hidden, outputs = past
+    if not tail.shape[1]:  # one tap: the kernel wants a tail, and reads nothing of it
+        tail = tail.new_zeros(tail.shape[0], 1, tail.shape[2])
+    size = window[0].shape[1] + 1
     # Place t mod W of the ring holds the token at t; the new token's own is not looked at.
-    back = (position[:, None] - torch.arange(window, device=q.device)) % window
-    rows = torch.arange(q.shape[0], device=q.device)[:, None]
-    past = [torch.cat([old, x[:, None]], dim=1) for old, x in zip(tail, (k, v), strict=True)]
-    ring_k, ring_v = (x[rows, window - 1 - back] for x in past)
-    slot_k, slot_v, distance = slots or (None, None, None)
-    return launchers.memory_attention_step(
-        q.contiguous(),
-        k.contiguous(),
-        v.contiguous(),
-        _time_last(ring_k),
-        ring_v.contiguous(),
-        (position % window)[:, None].to(torch.int32).contiguous(),
-        age[:, None].to(torch.int32).contiguous(),
-        None if slot_k is None else _time_last(slot_k),
-        None if slot_v is None else slot_v.contiguous(),
-        None if distance is None else distance.contiguous(),
-    )[0]
+    back = (position[:, None] - torch.arange(size, device=u.device)) % size
+    rows = torch.arange(u.shape[0], device=u.device)[:, None]
+    held = [torch.cat([x, x.new_zeros(x.shape[0], 1, *x.shape[2:])], dim=1) for x in window]
+    ring_k, ring_v = (x[rows, size - 1 - back] for x in held)
+    out, x, states, y, k, v, *scored = launchers.layer_step(
+        u.contiguous(),
+        list(cell),
+        list(heads),
+        [tail.contiguous(), hidden.movedim(1, 0).contiguous(), outputs.contiguous()],
+        [
+            _time_last(ring_k),
+            ring_v.contiguous(),
+            (position % size)[:, None].to(torch.int32).contiguous(),
+            age[:, None].to(torch.int32).contiguous(),
+        ],
+        [] if slots is None else [_time_last(slots[0]), *(s.contiguous() for s in slots[1:])],
+        span,
+        power,
+        read_fading,
+    )
+    score = scored[0] if scored else None
+    after = scored[1] if len(scored) > 1 else None
+    return Step(out, x, states.movedim(0, 1), y, k, v, score, after)
 
 
 class _Convolution(torch.autograd.Function):

@@ -175,12 +175,35 @@ def innovation(
     tail: Float[Array, "B T D"],
     span: int,
     age: Int[Array, "B L"] | None = None,
-) -> Float[Array, "B L"]:
-    """Plain innovation by the mean of the last ``span`` outputs; it has no gradient."""
-    y, tail = (_time_last(jax.lax.stop_gradient(v)) for v in (y, tail))
-    shape = Shape((y.shape[0], y.shape[2]), FLOAT32)
+    power: Float[Array, "B D"] | None = None,
+    lengths: Int[Array, "B"] | None = None,
+) -> tuple[Float[Array, "B L"], Float[Array, "B D"] | None]:
+    """:func:`bmojo.ops.innovation.innovation` of the mean of the last ``span`` outputs' residual.
+
+    Args:
+      y: outputs of the fading memory.
+      tail: at least ``span`` outputs before the call, in order of time.
+      span: outputs that the predictor averages.
+      age: tokens of the same document before each token; needed with ``power``.
+      power: of the current document before the call, for normalized innovation; None: plain.
+      lengths: valid tokens of each row, for ``power``; None: all.
+
+    Returns:
+      The innovation, and ``power`` after the last valid token, both without gradient.
+    """
+    y, tail, power = jax.lax.stop_gradient((y, tail, power))
+    if power is not None:
+        if age is None:
+            raise ValueError("normalized innovation needs the age of every token")
+        if lengths is not None:
+            valid = jnp.arange(y.shape[1]) < lengths[:, None]
+            y, age = jnp.where(valid[..., None], y, 0), jnp.where(valid, age, -1)
+    shapes = [Shape(y.shape[:2], FLOAT32)]
+    shapes += [] if power is None else [Shape(power.shape, FLOAT32)]
     weights = (1.0 / span,) * span
-    return _call(innovation_kernels.innovation, [shape], y, tail, weights, age)[0]
+    operands = _time_last(y), _time_last(tail), weights, age, power
+    found = _call(innovation_kernels.innovation, shapes, *operands)
+    return found[0], None if power is None else found[1]
 
 
 def running_sets(

@@ -18,13 +18,13 @@ from torch import Tensor
 from neuron.kernels import (
     attention,
     attention_backward,
-    attention_step,
     convolution,
     eidetic,
     scan,
     scan_backward,
 )
 from neuron.kernels import innovation as innovation_kernels
+from neuron.kernels import layer_step as step_kernels
 from neuron.nki import nki, on_device
 
 try:
@@ -112,9 +112,10 @@ def innovation(
     tail: Tensor,
     span: int,
     age: Optional[Tensor],  # noqa: UP045
+    power: Optional[Tensor],  # noqa: UP045
 ) -> list[Tensor]:
-    """Plain innovation, alone in a list."""
-    return _launch(innovation_kernels.innovation, y, tail, (1.0 / span,) * span, age)
+    """Innovation, and the power after it if it is normalized."""
+    return _launch(innovation_kernels.innovation, y, tail, _average(span), age, power)
 
 
 @_launcher
@@ -169,21 +170,26 @@ def memory_attention_backward(
 
 
 @_launcher
-def memory_attention_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    ring_k: Tensor,
-    ring_v: Tensor,
-    since: Tensor,
-    age: Tensor,
-    slot_k: Optional[Tensor],  # noqa: UP045
-    slot_v: Optional[Tensor],  # noqa: UP045
-    distance: Optional[Tensor],  # noqa: UP045
+def layer_step(
+    u: Tensor,
+    cell: list[Tensor],
+    heads: list[Tensor],
+    state: list[Tensor],
+    window: list[Tensor],
+    slots: list[Tensor],
+    span: int,
+    power: Optional[Tensor],  # noqa: UP045
+    reads: bool,
 ) -> list[Tensor]:
-    """The output, alone in a list."""
-    kernel = attention_step.memory_attention_step
-    return _launch(kernel, q, k, v, ring_k, ring_v, since, age, slot_k, slot_v, distance)
+    """Results of the kernel; without slots where there are none, without innovation for span 0."""
+    groups = tuple(cell), tuple(heads), tuple(state), tuple(window)
+    rest = _average(span), tuple(slots) or None, power, reads
+    return _launch(step_kernels.layer_step, u, *groups, *rest)
+
+
+def _average(span: int) -> tuple[float, ...]:
+    """Weights of the mean of so many outputs."""
+    return (1.0 / span,) * span if span else ()
 
 
 def _launch(kernel: Any, *arguments: Any) -> list[Tensor]:
@@ -204,6 +210,8 @@ def _launch(kernel: Any, *arguments: Any) -> list[Tensor]:
 
 
 def _to_numpy(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_to_numpy, value))
     if not isinstance(value, Tensor):
         return value
     value = value.detach()

@@ -8,10 +8,14 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from neuron import functions, plain
 from neuron.clock import Clock, Span, advance, next_tail, take
 from neuron.configs import LayerConfig
 from neuron.plain import EMPTY, NEVER, Slots
 from neuron.selective_ssm import Implementation, Projection, SelectiveSSM, operations
+
+Scored = tuple[Tensor | None, Tensor | None]
+"""Innovation (B, L) of a call's tokens, None without eidetic slots, and the power after them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +27,8 @@ class LayerState:
       tail: (B, K - 1, E) the last inputs of the short convolution.
       hidden: (B, E, N) float32, the state of the scan.
       outputs: (B, max(span, m_f), D) the last SSM outputs.
+      power: (B, D) float32, sums of squared residuals of the current document; (B, 0) unless
+        innovation is normalized.
       window_k: (B, W - 1, G, P) keys of the last tokens.
       window_v: their values.
       slot_k: (B, m_f + m_e, G, P) keys of the slots of the current chunk, fading ones first.
@@ -38,6 +44,7 @@ class LayerState:
     tail: Tensor
     hidden: Tensor
     outputs: Tensor
+    power: Tensor
     window_k: Tensor
     window_v: Tensor
     slot_k: Tensor
@@ -74,6 +81,10 @@ class Heads(nn.Module):
     def output(self, mixed: Tensor) -> Tensor:
         """(..., D) of (..., H, P)."""
         return self.o_proj(mixed.flatten(-2))
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """The matrices as :func:`neuron.kernels.layer_step.layer_step` takes them."""
+        return tuple(p.turned() for p in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
 
 
 class BMojoLayer(nn.Module):
@@ -115,6 +126,7 @@ class BMojoLayer(nn.Module):
             tail=zeros(cell.d_conv - 1, cell.d_inner),
             hidden=zeros(cell.d_inner, cell.d_state, dtype=torch.float32),
             outputs=zeros(max(config.span if eidetic else 0, config.num_fading), config.d_model),
+            power=zeros(config.d_model if config.normalizes else 0, dtype=torch.float32),
             window_k=zeros(config.window - 1, *head),
             window_v=zeros(config.window - 1, *head),
             slot_k=zeros(slots, *head),
@@ -150,30 +162,24 @@ class BMojoLayer(nn.Module):
         if state is None:
             state = self.init_state(u.shape[0])
         span, clock = advance(state.clock, length, segment_ids, lengths)
-        y, tail, hidden = self.fading(u, state.tail, state.hidden, span, fresh)
-        q, (k, v) = self.heads.queries(u), self.heads.key_values(u + y)
-
-        one = length == 1 and not (torch.is_grad_enabled() and self.implementation == "nki")
+        kernels = self.implementation == "nki"
+        one = length == 1 and not (kernels and torch.is_grad_enabled())
         offset = None if fresh else state.clock.position % config.window
         grid = Grid(config.window, length, offset, one)
-        slots, changes = self._slots(k, v, y, state, span, grid)
-        past = state.window_k, state.window_v
-        if one:
-            there = tuple(x[:, 0] for x in slots) if slots else None
-            mixed = self.ops.memory_attention_step(
-                q[:, 0], k[:, 0], v[:, 0], past, span.position[:, 0], span.age[:, 0], there
-            )[:, None]
-        elif offset is None:
-            age = None if span.start is None else span.age
-            mixed = self.ops.memory_attention(q, k, v, config.window, age, None, slots)
-        else:
-            age = grid.lay(span.age)
-            keys, values = (grid.lay_after(*x) for x in zip(past, (k, v), strict=True))
-            before = keys[0], values[0]
-            arguments = grid.lay(q), keys[1], values[1], config.window, age, before, slots
-            mixed = grid.take_out(self.ops.memory_attention(*arguments))
-        out = self.heads.output(mixed)
         counts = None if lengths is None else span.lengths
+        if one and kernels:
+            made = self._step(u, state, span)
+            out, x, y, k, v = (part[:, None] for part in (made.out, made.x, made.y, made.k, made.v))
+            scored = made.score, made.power
+            _, changes = self._slots(k, v, y, scored, state, span, grid)
+            tail, hidden = next_tail(state.tail, x, counts), made.hidden
+        else:
+            y, tail, hidden = self.fading(u, state.tail, state.hidden, span, fresh)
+            q, (k, v) = self.heads.queries(u), self.heads.key_values(u + y)
+            scored = self._innovation(y, state, span)
+            slots, changes = self._slots(k, v, y, scored, state, span, grid)
+            out = self.heads.output(self._attend(q, k, v, slots, state, span, grid))
+            out = out + y if config.read_fading else out
         changes |= {
             "clock": clock,
             "tail": tail,
@@ -182,10 +188,74 @@ class BMojoLayer(nn.Module):
             "window_k": next_tail(state.window_k, k, counts),
             "window_v": next_tail(state.window_v, v, counts),
         }
-        return (out + y if config.read_fading else out), dataclasses.replace(state, **changes)
+        return out, dataclasses.replace(state, **changes)
+
+    def _step(self, u: Tensor, state: LayerState, span: Span) -> functions.Step:
+        """What one kernel makes of one token of each row."""
+        config = self.config
+        slots = state.slot_k, state.slot_v, state.slot_distance
+        made = functions.layer_step(
+            u[:, 0].to(self.dtype),
+            self.fading.operands(),
+            self.heads.operands(),
+            (state.tail, state.hidden, state.outputs),
+            (state.window_k, state.window_v),
+            span.position[:, 0],
+            span.age[:, 0],
+            slots if slots[0].shape[1] else None,
+            config.span if config.num_eidetic else 0,
+            state.power if config.normalizes else None,
+            config.read_fading,
+        )
+        hidden, power = made.hidden, state.power if made.power is None else made.power
+        if span.valid is not None:
+            hidden = torch.where(span.valid[:, :, None], hidden, state.hidden)
+            power = torch.where(span.valid, power, state.power)
+        return made._replace(out=made.out.to(u.dtype), hidden=hidden, power=power)
+
+    def _innovation(self, y: Tensor, state: LayerState, span: Span) -> Scored:
+        """How much the tokens of a call surprised, and the power after them."""
+        if not self.config.num_eidetic:
+            return None, state.power
+        tail, power = state.outputs, state.power if self.config.normalizes else None
+        found = self.ops.innovation(y, tail, self.config.span, span.age, power, span.valid)
+        return found[0], state.power if power is None else found[1]
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        slots: Slots | None,
+        state: LayerState,
+        span: Span,
+        grid: "Grid",
+    ) -> Tensor:
+        """What the queries of a call see of window and slots, (B, L, H, P)."""
+        past = state.window_k, state.window_v
+        if grid.one:
+            there = tuple(x[:, 0] for x in slots) if slots else None
+            position, age = span.position[:, 0], span.age[:, 0]
+            token = q[:, 0], k[:, 0], v[:, 0], past, position, age, there
+            return plain.memory_attention_step(*token)[:, None]
+        if grid.offset is None:
+            age = None if span.start is None else span.age
+            return self.ops.memory_attention(q, k, v, grid.window, age, None, slots)
+        age = grid.lay(span.age)
+        keys, values = (grid.lay_after(*x) for x in zip(past, (k, v), strict=True))
+        before = keys[0], values[0]
+        arguments = grid.lay(q), keys[1], values[1], grid.window, age, before, slots
+        return grid.take_out(self.ops.memory_attention(*arguments))
 
     def _slots(
-        self, k: Tensor, v: Tensor, y: Tensor, state: LayerState, span: Span, grid: "Grid"
+        self,
+        k: Tensor,
+        v: Tensor,
+        y: Tensor,
+        scored: Scored,
+        state: LayerState,
+        span: Span,
+        grid: "Grid",
     ) -> tuple[Slots | None, dict[str, Tensor]]:
         """Slots of the chunks that the call touches, and the fields of the next state."""
         config = self.config
@@ -194,7 +264,7 @@ class BMojoLayer(nn.Module):
         if config.num_fading:
             parts.append(self._fading_slots(y, state, grid))
         if config.num_eidetic:
-            eidetic, changes = self._eidetic_slots(k, v, y, state, span, grid)
+            eidetic, changes = self._eidetic_slots(k, v, scored, state, span, grid)
             parts.append(eidetic)
         if not parts:
             return None, {}
@@ -223,11 +293,12 @@ class BMojoLayer(nn.Module):
         return *made, distance.expand(rows, grid.chunks, count)
 
     def _eidetic_slots(
-        self, k: Tensor, v: Tensor, y: Tensor, state: LayerState, span: Span, grid: "Grid"
+        self, k: Tensor, v: Tensor, scored: Scored, state: LayerState, span: Span, grid: "Grid"
     ) -> tuple[Slots, dict[str, Tensor]]:
         """The m_e most surprising tokens at each edge, and the running set after the call."""
         config, size = self.config, self.config.num_eidetic
-        score = self.ops.innovation(y, state.outputs, config.span, span.age)
+        score, power = scored
+        assert score is not None
         if span.valid is not None:
             score = torch.where(span.valid, score, EMPTY)
         start = None if span.start is None else grid.lay(span.start, False)
@@ -246,10 +317,11 @@ class BMojoLayer(nn.Module):
         kept_k, kept_v = recall(state.kept_k, k), recall(state.kept_v, v)
         position = recall(state.kept_position, span.position)
         first = state.clock.position // config.window
-        chunks = torch.arange(1, grid.chunks + 1, dtype=torch.int32, device=y.device)
+        chunks = torch.arange(1, grid.chunks + 1, dtype=torch.int32, device=k.device)
         edge = (first[:, None] + chunks) * config.window
         distance = torch.where(empty, NEVER, edge[..., None] - position)
         return (kept_k, kept_v, distance), {
+            "power": power,
             "kept_k": kept_k[:, -1],
             "kept_v": kept_v[:, -1],
             "kept_score": scores[:, -1],

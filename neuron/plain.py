@@ -1,7 +1,7 @@
 """What the kernels compute, in plain PyTorch: for comparison, and where no kernel is wanted.
 
-The functions here and in :mod:`neuron.functions` have the same arguments and results. All
-tensors have time before channels: (B, L, ...).
+The functions here and in :mod:`neuron.functions` have the same arguments and results, but for
+those of a single token. All tensors have time before channels: (B, L, ...).
 """
 
 import torch
@@ -81,22 +81,42 @@ def selective_scan(
     return torch.stack(outs, dim=1).to(kind), h
 
 
-def innovation(y: Tensor, tail: Tensor, span: int, age: Tensor | None) -> Tensor:
+def innovation(
+    y: Tensor,
+    tail: Tensor,
+    span: int,
+    age: Tensor | None,
+    power: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Mean over channels of the squared error of the mean of the last ``span`` outputs.
 
     Args:
       y: (B, L, D) outputs of the SSM.
       tail: (B, at least span, D) outputs before the call.
       span: outputs that the predictor averages.
-      age: (B, L), or None.
+      age: (B, L); None only without ``power``.
+      power: (B, D) float32, sums of each channel's squares in the document before the call, for
+        normalized innovation: squares are divided by their mean up to there. None: plain.
+      valid: (B, L) false at padding, which ``power`` passes over; None: there is none.
 
     Returns:
-      (B, L) float32, without gradient.
+      (B, L) float32, and ``power`` after the call, both without gradient.
     """
     y, tail = y.detach().to(torch.float32), tail.detach().to(torch.float32)
     taps = torch.full((span + 1, 1), -1.0 / span, device=y.device)
     taps[0] = 1.0
-    return _convolved(y, tail, taps, age).square().mean(dim=-1)
+    squares = _convolved(y, tail, taps, age).square()
+    if power is None:
+        return squares.mean(dim=-1), None
+    assert age is not None, "normalized innovation needs the age of every token"
+    counted = squares if valid is None else squares * valid[..., None]
+    sums, means = power.detach(), []
+    for t in range(y.shape[1]):
+        sums = sums * (age[:, t, None] != 0) + counted[:, t]
+        means.append(sums / (age[:, t, None] + 1))
+    mean = torch.stack(means, dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+    return (squares / mean).mean(dim=-1), sums
 
 
 def running_sets(

@@ -42,6 +42,10 @@ class Projection(nn.Linear):
         """W x."""
         return F.linear(x.to(self.compute), self.weight.to(self.compute))
 
+    def turned(self) -> Tensor:
+        """The matrix as (inputs, outputs)."""
+        return self.weight.to(self.compute).T.contiguous()
+
 
 class ShortConvolution(nn.Module):
     """Taps (K, E), the present token's first, and bias (E,) of the short convolution."""
@@ -120,3 +124,18 @@ class SelectiveSSM(nn.Module):
         y, hidden = self.ops.selective_scan(x, dt, A, B, C, hidden, span.start)
         y = (y + self.D.to(x.dtype) * x) * F.silu(z)
         return self.out_proj(y).to(u.dtype), after, hidden
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """The parameters as :func:`neuron.kernels.layer_step.layer_step` takes them."""
+        width, kind = self.config.d_inner, self.dtype
+        return (
+            self.in_proj.turned(),
+            self.conv.kernel.to(kind).contiguous(),
+            self.conv.bias.to(kind).reshape(1, width),
+            self.x_proj.turned(),
+            self.dt_proj.turned(),
+            self.dt_bias.float().reshape(width, 1),
+            -torch.exp(self.A_log.float()),
+            self.D.to(kind).reshape(width, 1),
+            self.out_proj.turned(),
+        )

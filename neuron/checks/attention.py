@@ -276,6 +276,7 @@ STEPS = (
     Size(2, 131, 2, 2, 64, 130, slots=130, documents=3),
     Size(2, 18, 4, 2, 32, 16, slots=8, before=5, programs=2),
     Size(2, 18, 4, 2, 128, 16, slots=8, before=5, dtype="bfloat16"),
+    Size(2, 9, 10, 5, 32, 4, slots=3, before=3, documents=2),
 )
 """Sizes for the step: all tokens of the last chunk of a call."""
 

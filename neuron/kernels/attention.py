@@ -22,6 +22,7 @@ from neuron.kernels.attention_operands import (
     slot_rooms,
 )
 from neuron.kernels.attention_peaks import fold, peaks_of, turned
+from neuron.kernels.attention_slots import fit, scores_by_query, weights_by_query
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, store
 from neuron.kernels.visibility import (
     ages_of,
@@ -85,6 +86,7 @@ def memory_attention(
     rows, mine = share_rows_or_groups(batch, groups)
 
     identity = selector(0, PARTITIONS, nl.bfloat16)
+    plain = selector(0, PARTITIONS, nl.float32) if q.dtype == nl.float32 else None
     bytes_each = 4 if q.dtype == nl.float32 else 2
     together = max(1, HEADS_BYTES // (bytes_each * each))
     for first in range(mine[0], mine[1], together):
@@ -103,6 +105,7 @@ def memory_attention(
             chosen=selector(base, count, nl.float32),
             scale=width**-0.5,
             identity=identity,
+            plain=plain,
             masks=[],
         )
         keys = key_tiles(work, k.dtype)
@@ -197,7 +200,9 @@ def _attend(work, tile, panels, queries, slots, out, lse):
     count = heads[1] - heads[0]
     place = tile.low - queries.start
     asked = queries.tile[:, :, place : place + rows]
-    peaks = peaks_of(work, tile, panels, queries.half[:, :, place : place + rows], slots)
+    seen = scores_by_query(work, tile, slots, asked) if fit(slots, asked.dtype) else None
+    half = queries.half[:, :, place : place + rows]
+    peaks = peaks_of(work, tile, panels, half, slots, seen)
     across = turned(work, peaks)
     if work.base > 0:
         fold(work, queries.tile, place, across)
@@ -206,7 +211,9 @@ def _attend(work, tile, panels, queries, slots, out, lse):
     blocks = _blocks(panels, tile.low - work.window + 1, tile.high)
     masks = _masks(work, tile, blocks, out.dtype)
     weights = []
-    if slots != None:
+    if seen != None:
+        weights.append(weights_by_query(work, slots, seen, peaks))
+    elif slots != None:
         for block in slots.blocks:
             weights.append(_slot_weights(work, tile, slots, block, asked, across, out.dtype))
 

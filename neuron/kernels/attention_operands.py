@@ -25,6 +25,7 @@ class Work(nl.NKIObject):
       chosen: the same in float32.
       scale: of the scores.
       identity: (128, 128), bfloat16.
+      plain: the same in float32, for operands in float32; else None.
       masks: (shift, keys, queries, mask) of masks that many tiles share.
     """
 
@@ -38,6 +39,7 @@ class Work(nl.NKIObject):
     chosen: object
     scale: float
     identity: object
+    plain: object
     masks: list
 
 

@@ -9,11 +9,11 @@ from neuron.kernels.visibility import HIDDEN, reach_column, slots_by_query, wind
 from neuron.nki import nisa, nl
 
 
-def peaks_of(work, tile, panels, asked, slots):
+def peaks_of(work, tile, panels, asked, slots, known):
     """Minus the largest score of each query and head, in bfloat16, from column ``base`` on.
 
     Whatever is subtracted from all scores of a query cancels, so that a rounded number will
-    do, if it is the same everywhere.
+    do, if it is the same everywhere. ``known`` are scores of the slots, if there are any already.
     """
     rows, count = asked.shape[2], asked.shape[1]
     first_key = max(tile.low - work.window + 1, panels[0].start)
@@ -51,7 +51,9 @@ def peaks_of(work, tile, panels, asked, slots):
                 reduce_cmd=nisa.reduce_cmd.reset_reduce,
                 reduce_res=found[:, head, bank : bank + 1],
             )
-    if slots != None:
+    if known != None:
+        nisa.tensor_reduce(dst=found[:, :, banks : banks + 1], op=nl.maximum, data=known, axis=2)
+    elif slots != None:
         _slot_peaks(work, tile, found[:, :, banks : banks + 1], slots, asked)
     peaks = nl.ndarray((rows, work.base + count), dtype=nl.bfloat16, buffer=nl.sbuf)
     if work.base > 0:

@@ -7,12 +7,22 @@ rows of the batch share the instructions of one softmax.
 
 import dataclasses
 
-from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, share, store
+from neuron.kernels.attention_step_operands import (
+    Sets,
+    load_keys,
+    load_new_keys,
+    load_own_values,
+    load_queries,
+)
+from neuron.kernels.tiles import PARTITIONS, load, load_on_all, share, store
 from neuron.kernels.visibility import HIDDEN, ramp
 from neuron.nki import nisa, nki, nl
 
 MOST_PARTS = 24
 """Parts of 128 keys whose scores fit PSUM, with room for what comes and goes."""
+
+ALWAYS = -(2.0**30)
+"""Distance of what is never out of sight."""
 
 
 @nki.jit
@@ -86,7 +96,7 @@ class Part(nl.NKIObject):
     """At most 128 keys of each row.
 
     Attributes:
-      kind: new, ring or slots.
+      kind: ring or own, which is the slots and after them the new token.
       begin: the first place in the ring, or slot.
       size: how many.
       at: columns of the scores before them.
@@ -102,17 +112,18 @@ class Part(nl.NKIObject):
 
 def _rows(out, q, k, v, ring_k, ring_v, since, age, slots, low, high):
     """The step of some rows, whose heads fit the partitions together."""
-    heads, width = q.shape[1], q.shape[2]
+    heads = q.shape[1]
+    sets = Sets(k.shape[1], heads // k.shape[1], k.shape[2])
     rows = high - low
     parts = _parts(ring_k.shape[3], since, age, slots, low, high)
     total = parts[-1].at + parts[-1].size
     assert len(parts) <= MOST_PARTS, f"{total} keys in {len(parts)} parts, at most {MOST_PARTS}"
 
-    asked = _across(q, low, high)
-    new = _across(k, low, high)
+    asked = load_queries(q, sets, low, high)
+    new = load_new_keys(k, sets, low, high)
     made = nl.ndarray((PARTITIONS, len(parts), PARTITIONS), dtype=nl.float32, buffer=nl.psum)
     for row in range(rows):
-        _score_row(made, parts, asked, new, ring_k, slots, low, row)
+        _score_row(made, parts, asked, new, ring_k, slots, sets, low, row)
     scores = nl.ndarray((rows * heads, total), dtype=nl.float32, buffer=nl.sbuf)
     for n in range(len(parts)):
         part = parts[n]
@@ -125,14 +136,17 @@ def _rows(out, q, k, v, ring_k, ring_v, since, age, slots, low, high):
             nisa.tensor_tensor(dst=seen, data1=raw, data2=penalty, op=nl.add)
         _turn(scores[:, part.at : part.at + part.size], seen)
 
-    weights = _softmax(scores, width**-0.5)
+    weights = _softmax(scores, sets.width**-0.5)
     mixers = []
     for part in parts:
         mixer = nl.ndarray((part.size, rows, heads), dtype=v.dtype, buffer=nl.sbuf)
         _turn(mixer, weights[:, part.at : part.at + part.size])
         mixers.append(mixer)
+    shape = (sets.lanes, sets.count, rows, sets.pack * sets.each)
+    mixed = nl.ndarray(shape, dtype=nl.float32, buffer=nl.psum)
     for row in range(rows):
-        _mix_row(out, mixers, parts, v, ring_v, slots, low, row)
+        _mix_row(mixed, mixers, parts, v, ring_v, slots, sets, low, row)
+    _give(out, mixed, sets, low, high)
 
 
 def _parts(window, since, age, slots, low, high):
@@ -140,21 +154,26 @@ def _parts(window, since, age, slots, low, high):
     rows = high - low
     ages = load_on_all(age, low, PARTITIONS, rows, nl.float32)
     places = load_on_all(since, low, PARTITIONS, rows, nl.float32)
-    parts = [Part("new", 0, 1, 0, None)]
+    parts = []
     for begin in range(0, window, PARTITIONS):
         size = min(PARTITIONS, window - begin)
         penalty = _ring_penalty(ages, places, begin, size, window)
-        parts.append(Part("ring", begin, size, 1 + begin, penalty))
-    if slots != None:
-        reach = nl.ndarray((PARTITIONS, rows), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_tensor(dst=reach, data1=ages, data2=places, op=nl.subtract)
-        distances = load(slots[2][low:high, :], nl.float32)
-        for begin in range(0, distances.shape[1], PARTITIONS):
-            size = min(PARTITIONS, distances.shape[1] - begin)
-            back = nl.ndarray((size, rows), dtype=nl.float32, buffer=nl.sbuf)
-            _turn(back, distances[:, begin : begin + size])
-            penalty = _penalty(back, reach[0:size, :])
-            parts.append(Part("slots", begin, size, 1 + window + begin, penalty))
+        parts.append(Part("ring", begin, size, begin, penalty))
+    if slots == None:
+        parts.append(Part("own", 0, 1, window, None))
+        return parts
+    count = slots[2].shape[1]
+    reach = nl.ndarray((PARTITIONS, rows), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.tensor_tensor(dst=reach, data1=ages, data2=places, op=nl.subtract)
+    distances = nl.ndarray((rows, count + 1), dtype=nl.float32, buffer=nl.sbuf)
+    nisa.memset(dst=distances[:, count : count + 1], value=ALWAYS)
+    nisa.dma_copy(dst=distances[:, 0:count], src=slots[2][low:high, :])
+    for begin in range(0, count + 1, PARTITIONS):
+        size = min(PARTITIONS, count + 1 - begin)
+        back = nl.ndarray((size, rows), dtype=nl.float32, buffer=nl.sbuf)
+        _turn(back, distances[:, begin : begin + size])
+        penalty = _penalty(back, reach[0:size, :])
+        parts.append(Part("own", begin, size, window + begin, penalty))
     return parts
 
 
@@ -197,56 +216,30 @@ def _turn(dst, tile):
     nisa.tensor_copy(dst=dst, src=across)
 
 
-def _across(source, low, high):
-    """Some rows of (batch, heads, P) as (P, rows, heads)."""
-    heads, width = source.shape[1], source.shape[2]
-    lanes = (high - low) * heads
-    tile = nl.ndarray((lanes, width), dtype=source.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(
-        dst=tile,
-        src=source.ap(pattern=[[width, lanes], [1, width]], offset=low * heads * width),
-    )
-    across = nl.ndarray((width, high - low, heads), dtype=source.dtype, buffer=nl.sbuf)
-    _turn(across, tile)
-    return across
-
-
-def _score_row(made, parts, asked, new, ring_k, slots, low, row):
+def _score_row(made, parts, asked, new, ring_k, slots, sets, low, row):
     """Scores of one row, keys on partitions: (128, parts, rows and heads)."""
-    groups, width, window = ring_k.shape[1:]
     heads = asked.shape[2]
-    each = heads // groups
-    ring = _keys(ring_k, low + row)
-    held = ring if slots == None else _keys(slots[0], low + row)
+    ring = load_keys(ring_k, sets, low + row, 0)
+    if slots == None:
+        own = new[:, :, row : row + 1]
+    else:
+        own = load_keys(slots[0], sets, low + row, 1)
+        last = own.shape[2] - 1
+        for first, end, lanes in sets.alike():
+            nisa.tensor_copy(dst=own[0:lanes, first:end, last], src=new[0:lanes, first:end, row])
     for n in range(len(parts)):
         part = parts[n]
-        for g in range(groups):
-            if part.kind == "new":
-                keys = new[:, row, g : g + 1]
-            else:
-                source = ring if part.kind == "ring" else held
-                keys = source[:, g, part.begin : part.begin + part.size]
-            column = row * heads + g * each
+        keys = ring if part.kind == "ring" else own
+        for s in range(sets.count):
+            lanes = sets.held(s) * sets.width
+            first = s * sets.pack * sets.each
+            end = first + sets.held(s) * sets.each
             nisa.nc_matmul(
-                dst=made[0 : part.size, n, column : column + each],
-                stationary=keys,
-                moving=asked[:, row, g * each : (g + 1) * each],
+                dst=made[0 : part.size, n, row * heads + first : row * heads + end],
+                stationary=keys[0:lanes, s, part.begin : part.begin + part.size],
+                moving=asked[0:lanes, row, first:end],
                 accumulate=False,
             )
-
-
-def _keys(source, row):
-    """One row of (batch, G, P, keys) as (P, G, keys)."""
-    groups, width, count = source.shape[1:]
-    tile = nl.ndarray((width, groups, count), dtype=source.dtype, buffer=nl.sbuf)
-    nisa.dma_copy(
-        dst=tile,
-        src=source.ap(
-            pattern=[[count, width], [width * count, groups], [1, count]],
-            offset=row * groups * width * count,
-        ),
-    )
-    return tile
 
 
 def _softmax(scores, scale):
@@ -272,34 +265,64 @@ def _softmax(scores, scale):
     return weights
 
 
-def _mix_row(out, mixers, parts, v, ring_v, slots, low, row):
-    """Weighted values of one row."""
-    groups, width = v.shape[1], v.shape[2]
-    heads = out.shape[1]
-    each = heads // groups
+def _mix_row(mixed, mixers, parts, v, ring_v, slots, sets, low, row):
+    """Weighted values of one row: those of a head on its group's lanes in its own column."""
     at = low + row
     values = []
     for part in parts:
-        if part.kind == "new":
-            values.append(load(v[at : at + 1, :, :], v.dtype))
+        if part.kind == "ring":
+            values.append(load(ring_v[at, part.begin : part.begin + part.size, :, :], v.dtype))
         else:
-            source = ring_v if part.kind == "ring" else slots[1]
-            values.append(load(source[at, part.begin : part.begin + part.size, :, :], v.dtype))
-    mixed = nl.ndarray((each, groups, width), dtype=out.dtype, buffer=nl.sbuf)
-    together = COLUMNS // width
-    for first in range(0, groups, together):
-        end = min(first + together, groups)
-        total = nl.ndarray((each, end - first, width), dtype=nl.float32, buffer=nl.psum)
-        for g in range(first, end):
-            for n in range(len(parts)):
-                nisa.nc_matmul(
-                    dst=total[:, g - first, :],
-                    stationary=mixers[n][:, row, g * each : (g + 1) * each],
-                    moving=values[n][:, g, :],
-                    accumulate=n > 0,
-                )
-        nisa.activation(dst=mixed[:, first:end, :], op=nl.copy, data=total)
-    into = out.ap(
-        pattern=[[width, each], [each * width, groups], [1, width]], offset=at * heads * width
-    )
-    store(into, mixed)
+            values.append(load_own_values(v, slots, part, at))
+    for s in range(sets.count):
+        lanes = sets.held(s) * sets.width
+        count = sets.held(s) * sets.each
+        first = s * sets.pack
+        for n in range(len(parts)):
+            nisa.nc_matmul(
+                dst=mixed[0:lanes, s, row, 0:count],
+                stationary=values[n][:, first : first + sets.held(s), :],
+                moving=mixers[n][:, row, first * sets.each : first * sets.each + count],
+                accumulate=n > 0,
+            )
+
+
+def _give(out, mixed, sets, low, high):
+    """Results of some rows to HBM, heads side by side."""
+    rows, heads, width = high - low, out.shape[1], out.shape[2]
+    shape = (sets.lanes, sets.each, sets.count, rows)
+    found = nl.ndarray(shape, dtype=out.dtype, buffer=nl.sbuf)
+    columns = sets.pack * sets.each
+    total = sets.count * rows
+    for j in range(sets.pack):
+        for r in range(sets.each):
+            nisa.activation(
+                dst=found.ap(
+                    pattern=[[sets.each * total, width], [rows, sets.having(j)], [1, rows]],
+                    offset=j * width * sets.each * total + r * total,
+                ),
+                op=nl.copy,
+                data=mixed.ap(
+                    pattern=[
+                        [total * columns, width],
+                        [rows * columns, sets.having(j)],
+                        [columns, rows],
+                    ],
+                    offset=j * width * total * columns + j * sets.each + r,
+                ),
+            )
+    result = nl.ndarray((rows, heads, width), dtype=out.dtype, buffer=nl.sbuf)
+    for s in range(sets.count):
+        lanes = sets.held(s) * width
+        for r in range(sets.each):
+            across = nl.ndarray((rows, lanes), dtype=out.dtype, buffer=nl.psum)
+            nisa.nc_transpose(dst=across, data=found[0:lanes, r, s, :], engine=nisa.engine.tensor)
+            nisa.activation(
+                dst=result.ap(
+                    pattern=[[heads * width, rows], [sets.each * width, sets.held(s)], [1, width]],
+                    offset=(s * sets.pack * sets.each + r) * width,
+                ),
+                op=nl.copy,
+                data=across,
+            )
+    store(out[low:high, :, :], result)

@@ -24,7 +24,8 @@ def innovation(y, tail, weights, age=None, power=None):
       age: (batch, L) tokens of the same document before each token; None: no document ends
         in reach.
       power: (batch, D) float32, sums of squared errors of the current document before the
-        call, for normalized innovation, which needs ``age``; None: plain innovation.
+        call, for normalized innovation, which needs ``age``; None: plain innovation. Padding
+        leaves them as they are where ``y`` is 0 and ``age`` -1.
 
     Returns:
       (batch, L) float32: mean over channels of e_t^2, e_t = y_t - sum of c_i y_{t-i}. With
@@ -111,8 +112,16 @@ class Rows(nl.NKIObject):
     """
 
     def __init__(self, ages):
-        self.keep = _changed(ages, nl.greater_equal, 1.0)
-        self.counts = _changed(ages, nl.add, 1.0)
+        self.keep = _changed(ages, nl.not_equal, 0.0)
+        self.counts = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_scalar(
+            dst=self.counts,
+            data=ages,
+            op0=nl.maximum,
+            operand0=0.0,
+            op1=nl.add,
+            operand1=1.0,
+        )
         self.floors = _changed(self.counts, nl.multiply, TINY)
 
     def shares(self, squares, carry):

@@ -31,10 +31,10 @@ FAST = nisa.engine.gpsimd
 
 
 @nki.jit
-def layer_step(u, cell, heads, state, window, weights=(), slots=None, power=None):
+def layer_step(u, cell, heads, state, window, weights=(), slots=None, power=None, reads=True):
     """The chunked form of ``bmojo.layers.bmojo`` with a selective SSM, for one token of each row.
 
-    Tokens are made from the input plus the cell's output, which is part of the result too.
+    Tokens are made from the input plus the cell's output.
 
     Args:
       u: (batch, D) normalized inputs.
@@ -50,6 +50,7 @@ def layer_step(u, cell, heads, state, window, weights=(), slots=None, power=None
       weights: c_1 .. c_k of the innovation's predictor, numbers; empty: no innovation.
       slots: slot_k, slot_v, distance, as ``memory_attention_step`` takes them; None: no slots.
       power: (batch, D) float32 for normalized innovation; None: plain.
+      reads: whether the cell's output is added to the layer's.
 
     Returns:
       The layer's output (batch, D); what the caller puts into his state: the convolution's
@@ -96,7 +97,8 @@ def layer_step(u, cell, heads, state, window, weights=(), slots=None, power=None
         attend(mixed, q, k, v, window, slots, low, high)
         joined = mixed.reshape((batch, query_heads * width))
         found = tools.blocks(load(joined[low:high, :], u.dtype))
-        store(out[low:high, :], _added(project(found, heads[3]), y))
+        looked = project(found, heads[3])
+        store(out[low:high, :], _added(looked, y) if reads else looked)
     return tuple(results)
 
 

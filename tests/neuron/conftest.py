@@ -1,5 +1,6 @@
 """What the tests for PyTorch share: one short run, and the mark of what needs PyTorch."""
 
+import functools
 import importlib.util
 import io
 
@@ -59,3 +60,11 @@ def trained(tmp_path_factory):
     parts = experiment.model, experiment.optimizer, experiment.trainer, experiment.curriculum
     train(*parts, experiment.evaluations, str(directory), text, Console(file=io.StringIO()))
     return directory
+
+
+@pytest.fixture(scope="session")
+def imported(trained):
+    """The model of that run for PyTorch, by implementation; each is read once."""
+    from neuron import weights
+
+    return functools.cache(functools.partial(weights.load_run, trained))

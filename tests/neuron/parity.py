@@ -34,6 +34,7 @@ CONFIGS = {
         n_heads=1,
         read_fading=False,
         fading=SelectiveSSMConfig(expand=1, d_state=2, d_conv=1),
+        normalize_innovation=True,
     ),
     "fading": BMojoConfig(
         window=7,
@@ -101,6 +102,7 @@ def fields(state):
         "tail": state.fading.tail,
         "hidden": state.fading.hidden,
         "outputs": state.outputs,
+        "power": state.power,
         "window_k": state.window.k,
         "window_v": state.window.v,
         "slot_k": state.slots.k,

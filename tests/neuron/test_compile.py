@@ -114,6 +114,100 @@ def test_wrong_runs_and_numbers_are_told(run, capsys):
         assert stop.value.code == 2
 
 
+@pytest.fixture
+def torch(monkeypatch):
+    """PyTorch, beside a stand-in for torch_neuronx that traces and doesn't compile.
+
+    Kernels are operators for it, as ``nki_op`` makes them; what they compute is emulated.
+    """
+    for package in ("torch", "safetensors"):
+        pytest.importorskip(package, reason=f"needs the extra torch: no {package}")
+    import torch
+
+    from neuron import launchers
+
+    standin = types.ModuleType("torch_neuronx")
+
+    def trace(module, inputs, compiler_workdir, compiler_args):
+        standin.words = compiler_args
+        return torch.jit.trace(module, inputs, check_trace=False)
+
+    standin.trace = trace
+    monkeypatch.setitem(sys.modules, "torch_neuronx", standin)
+    library = torch.library.Library("bmojo_tests", "DEF")
+    for name in ("layer_step", "running_sets"):
+        function = getattr(launchers, name).__wrapped__
+        library.define(name + torch.library.infer_schema(function, mutates_args={}))
+        library.impl(name, function, "CPU")
+        monkeypatch.setattr(launchers, name, getattr(torch.ops.bmojo_tests, name))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield torch
+    library._destroy()
+
+
+def compiled(torch, run, out, *words):
+    """The module that the command leaves, its manifest, and what the compiler was told."""
+    command_line = [str(run), "--out", str(out), "--batch", "2", "--target", "trn3", *words]
+    assert command.main(command_line, command.Sdk()) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["step"] == 2
+    assert sys.modules["torch_neuronx"].words == ["--target=trn3", "--auto-cast=none"]
+    return torch.jit.load(out / "model.pt"), manifest
+
+
+def agree(torch, model, module, manifest, tokens, first, length):
+    """Run a module over the tokens from ``first`` on; compare it with the model and manifest."""
+    from neuron.model import flatten
+
+    def outlines(tensors):
+        return [(list(x.shape), str(x.dtype).removeprefix("torch.")) for x in tensors]
+
+    def told(kind):
+        return [(x["shape"], x["dtype"]) for x in manifest[kind]]
+
+    state, found = flatten(model(tokens[:, :first])[1] if first else model.init_state(2)), []
+    for at in range(first, tokens.shape[1], length):
+        inputs = tokens[:, at : at + length], *state
+        logits, *state = module(*inputs)
+        assert outlines(inputs) == told("inputs")
+        assert outlines((logits, *state)) == told("outputs")
+        found.append(logits)
+    wanted, after = model(tokens)
+    torch.testing.assert_close(torch.cat(found, dim=1), wanted[:, first:], rtol=1e-4, atol=1e-4)
+    for a, b in zip(state, flatten(after), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+# What the trace takes for constant are shapes, which are those of the artifact.
+TRACING = ("ignore:.*torch.jit:DeprecationWarning", "ignore:Converting a tensor to a Python bool")
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings(*TRACING)
+def test_decoding_a_run_end_to_end(torch, trained, imported, tmp_path):
+    """The real model by its kernels, traced, saved, loaded; over an edge of chunks."""
+    module, manifest = compiled(torch, trained, tmp_path, "--decode")
+    graph = str(module.inlined_graph)
+    assert graph.count("bmojo_tests::layer_step") == graph.count("running_sets") == 2
+    model = imported("torch")
+    edge = model.config.layer.window
+    tokens = torch.randint(256, (2, edge + 3), dtype=torch.int32)
+    agree(torch, model, module, manifest, tokens, edge - 3, 1)
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings(*TRACING)
+def test_prefill_of_a_run_end_to_end(torch, trained, imported, tmp_path, monkeypatch):
+    """In plain PyTorch, since tracing does not see through derivatives of kernels."""
+    from neuron import weights
+
+    model = imported("torch")
+    monkeypatch.setattr(weights, "load_run", lambda run, implementation, step: model)
+    module, manifest = compiled(torch, trained, tmp_path, "--length", "7")
+    agree(torch, model, module, manifest, torch.randint(256, (2, 21), dtype=torch.int32), 0, 7)
+
+
 def test_requirements_are_pinned_and_in_no_extra():
     root = Path(__file__).parents[2]
     pins = (root / "neuron" / "requirements.txt").read_text()

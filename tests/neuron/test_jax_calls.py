@@ -48,8 +48,16 @@ def agree(call, reference, arguments, limit=1e-5, gradient=1e-4):
         assert a.dtype == b.dtype and relative_rms(a, b) <= gradient, n
 
 
-@pytest.mark.parametrize("age", [None, AGE], ids=["", "documents"])
-@pytest.mark.parametrize("taps", [1, 4])
+@pytest.mark.parametrize(
+    ("taps", "age"),
+    [
+        (1, None),
+        (4, AGE),
+        pytest.param(1, AGE, marks=pytest.mark.slow),
+        pytest.param(4, None, marks=pytest.mark.slow),
+    ],
+    ids=["1 tap", "4 taps, documents", "1 tap, documents", "4 taps"],
+)
 def test_short_convolution(taps, age):
     def reference(x, kernel, bias, tail):
         return jax.nn.silu(convolution.causal_convolution(x, kernel, tail, age) + bias)
@@ -58,7 +66,9 @@ def test_short_convolution(taps, age):
     agree(lambda *a: jax_calls.short_convolution(*a, age), reference, arguments)
 
 
-@pytest.mark.parametrize("start", [None, START], ids=["", "documents"])
+@pytest.mark.parametrize(
+    "start", [pytest.param(None, marks=pytest.mark.slow), START], ids=["", "documents"]
+)
 def test_selective_scan(start):
     dt, A = jnp.exp(draw(B, L, E, seed=1) - 2), -jnp.exp(draw(E, N))
     b, c = draw(B, L, N, seed=2), draw(B, L, N, seed=3)
@@ -77,11 +87,29 @@ def test_innovation(age):
     def both(y):
         residuals = innovations.residual(y, tail, innovations.predictor(3), age)
         wanted = innovations.innovation(residuals)[0]
-        return jax_calls.innovation(y, tail, 3, age), wanted
+        return jax_calls.innovation(y, tail, 3, age)[0], wanted
 
     found, wanted = jax.jit(both)(y)
     assert relative_rms(found, wanted) <= 1e-5
     assert not np.any(jax.grad(lambda y: both(y)[0].sum())(y))
+
+
+@pytest.mark.parametrize("lengths", [None, jnp.array([7, 0])], ids=["", "padding"])
+def test_normalized_innovation(lengths):
+    y, tail, power = draw(B, L, E), draw(B, 5, E), jnp.abs(draw(B, E))
+
+    def both(y, power):
+        residuals = innovations.residual(y, tail, innovations.predictor(3), AGE)
+        wanted = innovations.innovation(residuals, power, AGE, lengths)
+        return jax_calls.innovation(y, tail, 3, AGE, power, lengths), wanted
+
+    (score, after), (wanted, last) = jax.jit(both)(y, power)
+    counts = [L] * B if lengths is None else lengths.tolist()
+    for row, count in enumerate(counts):
+        assert relative_rms(score[row, :count], wanted[row, :count]) <= 1e-5
+    assert relative_rms(after, last) <= 1e-5
+    with pytest.raises(ValueError, match="^normalized innovation needs the age"):
+        jax_calls.innovation(y, tail, 3, power=power)
 
 
 def test_running_sets():
@@ -103,7 +131,7 @@ def test_running_sets():
     "size",
     [
         Size(2, 11, 4, 2, 4, 4, slots=3, before=3, documents=2),
-        Size(1, 9, 2, 2, 4, 5, slots=2),
+        pytest.param(Size(1, 9, 2, 2, 4, 5, slots=2), marks=pytest.mark.slow),
         Size(2, 7, 2, 1, 4, 3),
         Size(1, 4, 1, 1, 4, 1, slots=2),
     ],
@@ -166,6 +194,6 @@ def test_memory_attention_step():
 def test_rows_by_vmap():
     """A map over examples calls the kernel for one after the other."""
     y, tail = draw(3, 1, L, E), draw(3, 1, 4, E)
-    found = jax.vmap(lambda *a: jax_calls.innovation(*a, 2))(y, tail)
-    wanted = [jax_calls.innovation(a, b, 2) for a, b in zip(y, tail, strict=True)]
+    found = jax.vmap(lambda *a: jax_calls.innovation(*a, 2)[0])(y, tail)
+    wanted = [jax_calls.innovation(a, b, 2)[0] for a, b in zip(y, tail, strict=True)]
     np.testing.assert_array_equal(found, wanted)

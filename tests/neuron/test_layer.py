@@ -16,14 +16,22 @@ from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
 from bmojo.training.parameters import split
 from neuron import functions, launchers
+from neuron.checks.layer_step import expected as recurrent
 from neuron.configs import FadingConfig, LayerConfig, StackConfig, layer_config, stack_config
 from neuron.layer import BMojoLayer
 from neuron.weights import sources
 from tests.neuron import parity
-from tests.neuron.parity import CALLS, CONFIGS
+from tests.neuron.parity import CALLS, CONFIGS, Call
 from tests.numerics import relative_rms
 
-KERNEL_CALLS = (CALLS[0], CALLS[4], CALLS[5])
+KERNEL_CALLS = (
+    ("both", CALLS[0]),
+    ("both", CALLS[4]),
+    ("both", CALLS[5]),
+    ("eidetic", CALLS[4]),
+    ("eidetic", CALLS[5]),
+    pytest.param("eidetic", CALLS[0], marks=pytest.mark.slow),
+)
 BFLOAT16 = 2 * 2.0**-8
 
 
@@ -33,8 +41,7 @@ def test_plain_torch(name, call):
     parity.check(name, call, "torch")
 
 
-@pytest.mark.parametrize("call", KERNEL_CALLS, ids=str)
-@pytest.mark.parametrize("name", ["both", "eidetic"])
+@pytest.mark.parametrize(("name", "call"), KERNEL_CALLS, ids=str)
 def test_kernels(name, call):
     parity.check(name, call, "nki")
 
@@ -43,11 +50,41 @@ def test_kernels_without_eidetic_slots():
     parity.check("fading", CALLS[5], "nki")
 
 
+def test_normalized_innovation_by_kernels():
+    """With a state and padding; one row has no token."""
+    parity.check("eidetic", CALLS[9], "nki", gradients=False)
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("implementation", ["torch", "nki"])
 def test_one_token(name, implementation):
-    """Without gradients it is the step."""
+    """Without gradients it is the step, which by kernels is one."""
     parity.check(name, CALLS[8], implementation, gradients=False)
+
+
+@pytest.mark.parametrize("name", ["both", "eidetic"])
+def test_one_token_or_padding(name):
+    """A document starts in one row, the other has no token."""
+    parity.check(name, Call((3, 8), (0, 1), documents=(8,)), "nki", gradients=False)
+
+
+@pytest.mark.parametrize("name", ["both", "eidetic"])
+@pytest.mark.parametrize("count", [12, pytest.param(64, marks=pytest.mark.slow)])
+def test_token_after_token(name, count, monkeypatch):
+    """The layer's own kernel against the library's recurrent form, over edges of chunks."""
+    for other in ("selective_scan", "short_convolution", "innovation", "memory_attention"):
+        monkeypatch.setattr(launchers, other, None)
+    u = np.random.default_rng(1).standard_normal((2, count, parity.WIDTH), np.float32)
+    document = np.zeros((2, count), np.int32)
+    document[0, 7:], document[0, 9:], document[1, 30:] = 1, 2, 1
+    wanted = recurrent(parity.mixer(name), u, document)
+    state, found = None, []
+    with torch.no_grad():
+        for t in range(count):
+            token, ids = (torch.from_numpy(x[:, t : t + 1]) for x in (u, document))
+            out, state = parity.layer(name, "nki")(token, state, ids)
+            found.append(out[:, 0])
+    assert relative_rms(torch.stack(found, dim=1), wanted) <= 1e-5
 
 
 def test_one_token_with_gradients_by_kernels():
@@ -55,11 +92,14 @@ def test_one_token_with_gradients_by_kernels():
 
 
 def test_the_step_refuses_gradients():
-    q = torch.ones(1, 1, 2, requires_grad=True)
-    tail = torch.zeros(1, 3, 1, 2), torch.zeros(1, 3, 1, 2)
+    made = parity.layer("both", "nki")
+    state = made.init_state(1)
+    u = torch.ones(1, 8, requires_grad=True)
+    past, window = (state.tail, state.hidden, state.outputs), (state.window_k, state.window_v)
     zero = torch.zeros(1, dtype=torch.int32)
-    with pytest.raises(ValueError, match="^memory_attention_step: has no gradient"):
-        functions.memory_attention_step(q, q, q, tail, zero, zero, None)
+    cell, heads = made.fading.operands(), made.heads.operands()
+    with pytest.raises(ValueError, match="^layer_step: has no gradient"):
+        functions.layer_step(u, cell, heads, past, window, zero, zero, None, 0, None, True)
 
 
 @pytest.mark.parametrize("implementation", ["torch", "nki"])
@@ -93,7 +133,6 @@ def test_gradients_in_bfloat16():
 CHANGES = (
     ({"form": "token", "num_fading": 1}, "BMojo.form: is 'token'"),
     ({"tokens": "conv"}, "BMojo.tokens: is 'conv'"),
-    ({"normalize_innovation": True}, "BMojo.normalize_innovation: is True"),
     ({"tie_projections": False}, "BMojo.tie_projections: is False"),
     ({"fading": SSDConfig()}, "BMojo.fading: is SSDConfig"),
     ({"window": 0, "num_fading": 0, "num_eidetic": 0}, "BMojo.window: is 0"),

@@ -1,6 +1,5 @@
 """The model for PyTorch against the model it was imported from."""
 
-import functools
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +12,6 @@ from bmojo import generation
 from bmojo.evaluation import recall
 from bmojo.experiment import load
 from bmojo.model import Model as OriginalModel
-from neuron import weights
 from neuron.configs import FadingConfig, LayerConfig, StackConfig
 from neuron.model import Flat, Model, flatten, unflatten
 from tests.numerics import relative_rms
@@ -47,15 +45,18 @@ def documents(tokens):
     return ids
 
 
-@functools.cache
-def imported(run, implementation):
-    return weights.load_run(run, implementation)
-
-
-@pytest.mark.parametrize("implementation", ["torch", "nki"])
-@pytest.mark.parametrize("cuts", [(27,), (9, 1, 17)], ids=str)
-def test_logits(trained, tokens, wanted, implementation, cuts):
-    model, state, rows, at = imported(trained, implementation), None, [], 0
+@pytest.mark.parametrize(
+    ("implementation", "cuts"),
+    [
+        ("torch", (27,)),
+        ("torch", (9, 1, 17)),
+        ("nki", (9, 1, 17)),
+        pytest.param("nki", (27,), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_logits(imported, tokens, wanted, implementation, cuts):
+    model, state, rows, at = imported(implementation), None, [], 0
     ids = torch.from_numpy(documents(tokens))
     with torch.no_grad():
         for count in cuts:
@@ -71,15 +72,15 @@ def continuation(original):
     return generation.generate_all(original, PROMPTS, max_new_tokens=64, chunk_size=32)
 
 
-def test_greedy_decoding_draws_the_same_tokens(trained, continuation):
-    drawn = imported(trained, "torch").greedy(PROMPTS, 64).numpy()
+def test_greedy_decoding_draws_the_same_tokens(imported, continuation):
+    drawn = imported("torch").greedy(PROMPTS, 64).numpy()
     np.testing.assert_array_equal(drawn, continuation)
     assert len(np.unique(drawn)) > 8
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(64, marks=pytest.mark.slow)])
-def test_greedy_decoding_by_kernels(trained, continuation, count):
-    drawn = imported(trained, "nki").greedy(PROMPTS, count).numpy()
+def test_greedy_decoding_by_kernels(imported, continuation, count):
+    drawn = imported("nki").greedy(PROMPTS, count).numpy()
     np.testing.assert_array_equal(drawn, np.asarray(continuation)[:, :count])
 
 
@@ -97,13 +98,13 @@ def test_tied_head():
     assert relative_rms(found, wanted) <= 1e-6
 
 
-def test_an_empty_prompt_is_refused(trained):
+def test_an_empty_prompt_is_refused(imported):
     with pytest.raises(ValueError, match="^prompts: one is empty"):
-        imported(trained, "torch").greedy([[1], []], 4)
+        imported("torch").greedy([[1], []], 4)
 
 
-def test_state_as_tensors(trained, tokens):
-    model, ids = imported(trained, "torch"), torch.from_numpy(tokens)
+def test_state_as_tensors(imported, tokens):
+    model, ids = imported("torch"), torch.from_numpy(tokens)
     flat = Flat(model)
     with torch.no_grad():
         _, state = model(ids[:, :9])

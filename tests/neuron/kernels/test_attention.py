@@ -78,7 +78,7 @@ def test_without_ages_no_document_ends():
     np.testing.assert_array_equal(run(memory_attention, *operands, 8, **options)[0], with_ages)
 
 
-@pytest.mark.parametrize("starts", [(), (3, 9, 10)])
+@pytest.mark.parametrize("starts", [pytest.param((), marks=pytest.mark.slow), (3, 9, 10)])
 def test_selection_and_attention_are_the_layer(starts):
     length, window, fading, eidetic = 18, 4, 2, 3
     rng = np.random.default_rng(0)

@@ -57,6 +57,17 @@ def test_power_continues_a_sequence():
     np.testing.assert_array_equal(after, last)
 
 
+def test_power_passes_over_padding():
+    p = checks.problem(Size(2, 12, 3, 2, starts=(4,), normalized=True))
+    short = dataclasses.replace(p, y=p.y[:, :7], age=p.age[:, :7])
+    padded = dataclasses.replace(p, y=p.y.copy(), age=p.age.copy())
+    padded.y[:, 7:], padded.age[:, 7:] = 0, -1
+    score, power = run(innovation, *checks.arguments(padded))
+    wanted, last = run(innovation, *checks.arguments(short))
+    np.testing.assert_array_equal(score[:, :7], wanted)
+    np.testing.assert_array_equal(power, last)
+
+
 @pytest.mark.parametrize("normalized", [False, True])
 def test_two_programs_share_the_rows(normalized):
     p = checks.problem(Size(4, 9, 3, 2, normalized=normalized))
