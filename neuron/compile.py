@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from bmojo.training.rundir import RunError, write_atomically
 from bmojo.validation import UserError
 from neuron.emulator import targets
-from neuron.nki import CHOICE
+from neuron.nki import CHOICE, DEGREE_VARIABLE
 
 GUIDE = "https://awsdocs-neuron.readthedocs-hosted.com/en/latest/setup/index.html"
 PACKAGES = ("nki", "neuronx-cc", "torch-neuronx", "torch", "numpy", "bmojo")
@@ -244,6 +244,12 @@ def main(arguments: Sequence[str] | None = None, compiler: Compiler | None = Non
                     "versions of neuron/requirements.txt"
                 )
             compiler = Sdk()
+        cores = int(os.environ.get(DEGREE_VARIABLE) or 1)
+        if options.batch % cores:
+            raise UserError(
+                f"--batch: {DEGREE_VARIABLE}={cores} cores share the rows of a call, and "
+                f"{options.batch} can't be shared by {cores}; take a multiple, or set it to 1"
+            )
         newest = newest_step(options.run)
         step = newest if options.step is None else options.step
         length = 1 if options.decode else options.length or 2048

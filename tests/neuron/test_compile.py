@@ -208,6 +208,13 @@ def test_prefill_of_a_run_end_to_end(torch, trained, imported, tmp_path, monkeyp
     agree(torch, model, module, manifest, torch.randint(256, (2, 21), dtype=torch.int32), 0, 7)
 
 
+def test_rows_are_shared_by_the_cores_of_a_logical_one(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NEURON_LOGICAL_NC_CONFIG", "2")
+    assert command.main([str(run), "--batch", "3"], StandIn()) == 2
+    assert "3 can't be shared by 2" in capsys.readouterr().err
+    assert command.main([str(run), "--batch", "2", "--out", str(tmp_path)], StandIn()) == 0
+
+
 def test_requirements_are_pinned_and_in_no_extra():
     root = Path(__file__).parents[2]
     pins = (root / "neuron" / "requirements.txt").read_text()
