@@ -27,7 +27,7 @@ def record(runs: Path, path: Path) -> dict[str, dict]:
     """Summaries by run, those in ``path`` and the finished ones in ``runs``; kept in ``path``.
 
     With the median of a run's tokens per second, and, where ``bmojo eval`` has measured them,
-    its losses by position and on what returns.
+    its losses by position and on what returns. In commands the place of a text becomes DIR.
     """
     known = json.loads(path.read_text()) if path.exists() else {}
     for file in sorted(runs.glob("*-seed*/summary.json")):
@@ -35,6 +35,7 @@ def record(runs: Path, path: Path) -> dict[str, dict]:
         if summary["status"] != "finished":
             continue
         kept = {name: summary[name] for name in KEPT if name in summary}
+        kept["command"] = re.sub(r"'?TEXT=\S+", "TEXT=DIR", kept["command"])
         lines = map(json.loads, (file.parent / "speed.jsonl").read_text().splitlines())
         speeds = [line["tokens_per_second"] for line in lines if line.get("tokens_per_second")]
         if speeds:
