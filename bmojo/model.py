@@ -188,7 +188,7 @@ class Model(nnx.Module):
         Returns:
           Logits, float32 or wider, and the state after the valid tokens.
         """
-        x = constrain(self.embedding(tokens), "batch", None, None)
+        x = constrain(self._embed(tokens), "batch", None, None)
         graph, parameters = nnx.split(self.periods)
 
         def period(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, State]:
@@ -216,6 +216,11 @@ class Model(nnx.Module):
             return tuple(s.mixer.init_state(batch_size, capacity) for s in sublayers)
 
         return jax.vmap(period)(parameters)
+
+    def _embed(self, tokens: Int[Array, "B L"]) -> Array:
+        """A row of the table for each token."""
+        table = constrain(self.embedding.embedding[...], "vocab", None)
+        return jnp.take(table.astype(self.embedding.dtype), tokens, axis=0)
 
     def _logits(self, x: Array) -> Array:
         """The head, in float32 or wider."""

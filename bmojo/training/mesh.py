@@ -180,7 +180,7 @@ class Layout:
         """Of an optimizer's state, whose moments lie where their parameters do."""
 
         def of(path: Any, leaf: Any) -> NamedSharding:
-            name = getattr(path[-1], "key", None) if path else None
+            name = getattr(path[-1], "key", "") if path else ""
             return parameters[name] if leaf.ndim and name in parameters else self.sharding()
 
         return jax.tree_util.tree_map_with_path(of, state)
@@ -194,7 +194,7 @@ class Layout:
         return jax.tree.map(lambda leaf: self.sharding(None, "batch"), state)
 
     def check(self, what: str, rows: int, length: int) -> None:
-        """See that a batch can be cut.
+        """See that a batch can be cut; see also :meth:`check_length`.
 
         Raises:
           RunError: its rows or its time cannot be.
@@ -204,6 +204,14 @@ class Layout:
                 f"{what}: {rows} rows cannot be shared evenly by {self.rows} devices (Mesh.data "
                 f"x Mesh.fsdp); give a multiple of {self.rows}"
             )
+        self.check_length(what, length)
+
+    def check_length(self, what: str, length: int) -> None:
+        """See that time can be cut.
+
+        Raises:
+          RunError: it cannot be.
+        """
         if length % self.sequence:
             raise RunError(
                 f"{what}: {length} tokens cannot be shared evenly by Mesh.sequence = "
@@ -233,13 +241,22 @@ class Layout:
         def of(value: np.ndarray) -> jax.Array:
             shape = (rows, *value.shape[1:])
 
-            def part(index: tuple[slice, ...]) -> np.ndarray:
+            def part(index: Any) -> np.ndarray:
                 begin, end, _ = index[0].indices(rows)
                 return value[(slice(begin - first, end - first), *index[1:])]
 
             return jax.make_array_from_callback(shape, self.batch(shape), part)
 
         return {name: of(value) for name, value in batch.items()}
+
+    def flag(self, raised: bool) -> jax.Array:
+        """One number a device, 1 on those of processes that raise the flag."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
+
+        def mine(index: Any) -> np.ndarray:
+            return np.full(1, raised, np.int32)
+
+        return jax.make_array_from_callback((self.mesh.size,), sharding, mine)
 
     def _divides(self, size: int, name: str | None, what: str) -> None:
         axes = self._rules.get(name, ()) if name else ()
@@ -252,6 +269,22 @@ class Layout:
 
     def __str__(self) -> str:
         return " x ".join(f"{axis} {size}" for axis, size in self.sizes.items())
+
+
+def make_layout(config: MeshConfig | None, processes: int = 1) -> Layout | None:
+    """The layout of a config; None: on one device.
+
+    Raises:
+      RunError: the mesh does not fit the devices, or several processes have none.
+    """
+    if config is not None:
+        return Layout(config)
+    if processes > 1:
+        raise RunError(
+            f"Experiment.mesh: {processes} processes need to know who does what; add "
+            "Experiment.mesh=@Mesh()"
+        )
+    return None
 
 
 def spec_text(sharding: NamedSharding) -> str:
