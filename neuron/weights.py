@@ -128,7 +128,7 @@ def load_run(
     from bmojo.experiment import load
     from bmojo.model import Model as Original
     from bmojo.model import solve_widths
-    from bmojo.training.checkpoint import restore_parameters
+    from bmojo.training.checkpoints import restore_parameters
     from bmojo.training.parameters import outline
     from bmojo.training.rundir import RunDir, RunError
 
