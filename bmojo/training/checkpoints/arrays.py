@@ -22,7 +22,8 @@ def held(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
 def _held(array: Any) -> jax.Array:
     if not isinstance(array, jax.Array):
         return jax.device_put(np.array(array), jax.local_devices()[0])
-    if next(iter(array.sharding.device_set)).platform != "cpu":
+    device: Any = next(iter(array.sharding.device_set))
+    if device.platform != "cpu":
         return array
     shards = [jax.device_put(np.array(s.data), s.device) for s in array.addressable_shards]
     return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)

@@ -1,6 +1,7 @@
 """The best evaluation of a run, from what its evaluations wrote and nothing else."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from bmojo.training import records
@@ -8,7 +9,7 @@ from bmojo.training.config import Evaluation, best_parts
 from bmojo.training.rundir import RunError
 from bmojo.validation import suggestion
 
-__all__ = ["Best", "check_best"]
+__all__ = ["Best", "best_of", "check_best"]
 
 LOWER_IS_BETTER = {"loss": True, "bits_per_byte": True, "accuracy": False}
 
@@ -50,6 +51,13 @@ class Best:
         return better
 
 
+def best_of(metrics: Path, wanted: str | None) -> Best:
+    """The best evaluation in ``metrics.jsonl``."""
+    best = Best(wanted)
+    best.take(records.read(metrics))
+    return best
+
+
 def check_best(wanted: str | None, evaluations: Sequence[Evaluation]) -> None:
     """See that the evaluations of a run have what the best is chosen by.
 
@@ -62,8 +70,7 @@ def check_best(wanted: str | None, evaluations: Sequence[Evaluation]) -> None:
     data: dict[str, Any] = {evaluation.name: evaluation.data for evaluation in evaluations}
     if name not in data:
         raise RunError(
-            f"Trainer.best: {wanted!r}: no evaluation is called {name!r}; "
-            f"{suggestion(name, data)}"
+            f"Trainer.best: {wanted!r}: no evaluation is called {name!r}; {suggestion(name, data)}"
         )
     if field == "bits_per_byte" and getattr(data[name], "bytes_per_token", None) is None:
         raise RunError(

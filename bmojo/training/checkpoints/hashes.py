@@ -38,6 +38,7 @@ def changes(
     directory: Path,
     progress: Progress = lambda count: None,
     within: Iterable[str] | None = None,
+    content: bool = True,
 ) -> list[str] | None:
     """What is wrong with the files of a checkpoint.
 
@@ -47,6 +48,7 @@ def changes(
         time, from any thread.
       within: names of folders of the checkpoint; only what lies in them is looked at. None:
         everything.
+      content: whether to read the files, or only look at their names and sizes.
 
     Returns:
       A phrase for each file that is missing, of another size or content, or of no checkpoint,
@@ -78,6 +80,7 @@ def changes(
             found[name] = f"has {bytes_now:,} bytes, {bytes_then:,} were written"
         else:
             same.append(name)
+    same = same if content else []
     hashed = _hashed(directory, same, progress)
     for name in same:
         if hashed[name] != known[name]["sha256"]:
