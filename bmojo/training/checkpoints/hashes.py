@@ -60,7 +60,7 @@ def changes(
     try:
         text = path.read_text(encoding="utf8")
         known = json.loads(text)["files"]
-        # Also what JSON does not care about must be as it was written.
+        # Its own hash, and what JSON does not care about, must be as they were written too.
         whole = text == _text(known)
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
@@ -124,4 +124,5 @@ def _hashed(directory: Path, names: Iterable[str], progress: Progress) -> dict[s
 
 
 def _text(files: dict[str, dict[str, object]]) -> str:
-    return json.dumps({"files": files}, indent=1, sort_keys=True) + "\n"
+    own = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"files": files, "sha256": own}, indent=1, sort_keys=True) + "\n"
