@@ -126,6 +126,7 @@ class Checkpoints:
         """Wait until what was saved, and its hashes, are on the disk, and delete the rest."""
         self._manager.wait_until_finished()
         self._end_hashing()
+        processes.meet("hashes")
         steps = sorted(self._manager.all_steps())
         for step, stays in zip(steps, self._stays(steps), strict=True):
             if not stays:

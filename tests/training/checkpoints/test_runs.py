@@ -11,10 +11,10 @@ import optax
 import pytest
 
 from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes, layout
-from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.config import OptimizerConfig, TrainerConfig
 from bmojo.training.rundir import RunError
 from scripts.reliability import corrupt
-from tests.training.standin import run, task
+from tests.training.standin import run
 
 ROOT = Path(__file__).parents[3]
 
@@ -85,11 +85,7 @@ def test_hashes_that_cannot_be_written_are_told(saved, monkeypatch):
 
 
 def test_the_best_is_kept_though_the_run_was_interrupted(tmp_path):
-    def curriculum(at=-1):
-        return (Stage(task(16, (2, 3), at, signal.SIGTERM), 13, 4),)
-
     changes = {
-        "curriculum": curriculum(),
         "optimizer_config": OptimizerConfig(0.3, schedule="constant", clip=None),
         "trainer_config": TrainerConfig(
             log_every=2,
@@ -108,7 +104,7 @@ def test_the_best_is_kept_though_the_run_was_interrupted(tmp_path):
     assert not (tmp_path / "wrong").exists()
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(one, **changes).exit_code == 0
-    assert run(two, **(changes | {"curriculum": curriculum(21)})).exit_code == 143
+    assert run(two, 33, signal.SIGTERM, **changes).exit_code == 143
     assert run(two, **changes).exit_code == 0
     found = []
     for path in (one, two):
