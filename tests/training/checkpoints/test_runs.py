@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,23 @@ def test_onto_other_meshes_and_dtypes(tmp_path):
     command = [sys.executable, "-m", "tests.training.checkpoints.resharding", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
     assert done.stdout.endswith("all equal\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path):
+    """Each saves its part; what one file's damage costs is the same for both."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.training.checkpoints.several", str(tmp_path), str(port)]
+    both = [
+        subprocess.Popen([*command, str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for i in range(2)
+    ]
+    try:
+        assert [process.communicate(timeout=200)[0][-10:] for process in both] == [
+            "all equal\n"
+        ] * 2
+    finally:
+        for process in both:
+            process.kill()
