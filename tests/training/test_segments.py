@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bmojo.training.checkpoint import Checkpoint, Checkpoints
 from flax import nnx
 
 from bmojo.data.mqar import MQARConfig
@@ -16,6 +15,7 @@ from bmojo.evaluation.recall import evaluate
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.model import ModelConfig
+from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.config import Evaluation, OptimizerConfig, TrainerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import flatten, outline, split, unflatten
