@@ -6,17 +6,15 @@ period here, and a ``kernel`` (in, out) of a product is a ``weight`` (out, in).
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from bmojo.export import tensors
 from neuron.configs import StackConfig, stack_config
 from neuron.layer import BMojoLayer
 from neuron.model import Model
@@ -128,7 +126,7 @@ def load_run(
     from bmojo.experiment import load
     from bmojo.model import Model as Original
     from bmojo.model import solve_widths
-    from bmojo.training.checkpoint import restore_parameters
+    from bmojo.training.checkpoints import restore_parameters
     from bmojo.training.parameters import outline
     from bmojo.training.rundir import RunDir, RunError
 
@@ -144,17 +142,9 @@ def load_run(
 
 def save(model: Model, path: str | Path) -> None:
     """Write parameters and config as a safetensors file, whole or not at all."""
-    tensors = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters()}
-    # One key: the library writes several in any order, and the bytes would differ.
-    metadata = {CONFIG_KEY: json.dumps(model.config.to_dict(), sort_keys=True)}
-    data = safetensors.torch.save(tensors, metadata)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    arrays = {name: _array(parameter.detach()) for name, parameter in model.named_parameters()}
+    config = json.dumps(model.config.to_dict(), sort_keys=True)
+    tensors.write(path, arrays, CONFIG_KEY, config)
 
 
 def open_file(path: str | Path, implementation: Implementation = "torch") -> Model:
@@ -164,20 +154,20 @@ def open_file(path: str | Path, implementation: Implementation = "torch") -> Mod
       ValueError: the file has no config, or a parameter is missing, left over, or of another
         shape or dtype.
     """
-    with safetensors.safe_open(str(path), framework="pt") as file:
-        written = (file.metadata() or {}).get(CONFIG_KEY)
-        if written is None:
-            raise ValueError(f"{path}: has no {CONFIG_KEY} in its metadata; write it with save")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    arrays, metadata = tensors.read(path)
+    written = metadata.get(CONFIG_KEY)
+    if written is None:
+        raise ValueError(f"{path}: has no {CONFIG_KEY} in its metadata; write it with save")
+    found = {name: _tensor(array) for name, array in arrays.items()}
     model = Model(StackConfig.from_dict(json.loads(written)), implementation)
     targets = dict(model.named_parameters())
-    for name in sorted(targets.keys() | tensors.keys()):
-        here, there = (_outline(x.get(name)) for x in (targets, tensors))
+    for name in sorted(targets.keys() | found.keys()):
+        here, there = (_outline(x.get(name)) for x in (targets, found))
         if here != there:
             raise ValueError(f"{path}: {name}: is {there} in the file and {here} in the model")
     with torch.no_grad():
         for name, target in targets.items():
-            target.copy_(tensors[name])
+            target.copy_(found[name])
     return model
 
 
@@ -190,3 +180,12 @@ def _tensor(array: np.ndarray) -> Tensor:
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array.copy())
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()

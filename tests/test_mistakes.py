@@ -23,7 +23,7 @@ from bmojo.data.pipeline import Batches, Segments
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.tokenizers import train_tokenizer
 from bmojo.experiment import load
-from bmojo.training.checkpoint import Checkpoint, Checkpoints
+from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import initialize, outline
 

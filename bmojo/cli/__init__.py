@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import bmojo
+from bmojo.cli.checkpoint import app as checkpoint
 from bmojo.cli.common import EXIT_CODES
 from bmojo.cli.data import app as data
 from bmojo.cli.evaluate import evaluate_run
@@ -35,6 +36,7 @@ app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=SWEEP_EXIT_CODES)(sweep)
 app.command(epilog=REPORT_EXIT_CODES)(report)
 app.add_typer(data, name="data")
+app.add_typer(checkpoint, name="checkpoint")
 
 
 @app.callback(invoke_without_command=True)

@@ -25,6 +25,14 @@ Config = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A gin file, or its name under configs/.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A directory that bmojo train made.")]
+Step = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|best",
+        help="The checkpoint of this step, or of the best evaluation. Default: the newest.",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
@@ -63,6 +71,33 @@ def run_config(run: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{run}: no run is here (no config.gin); train one with bmojo train")
     return path
+
+
+def chosen_step(run: Path, experiment: "Experiment", step: str | None) -> int | None:
+    """The number that ``--step`` stands for; None: the newest checkpoint.
+
+    Raises:
+      UserError: it is no number, or the run has no best evaluation.
+    """
+    if step is None:
+        return None
+    if step.isdecimal():
+        return int(step)
+    if step != "best":
+        raise UserError(f"--step: {step!r} is no step; give a number, or best")
+    wanted = experiment.trainer.best
+    if wanted is None:
+        raise UserError(
+            f"--step best: the config of {run} does not say what is best; give a number, or train "
+            "with Trainer.best, such as \"Trainer.best='recall/accuracy'\""
+        )
+    from bmojo.training.checkpoints.best import best_of
+    from bmojo.training.rundir import RunDir
+
+    found = best_of(RunDir(run).metrics, wanted).step
+    if found is None:
+        raise UserError(f"--step best: {run} has no {wanted} yet; give a number, or train on")
+    return found
 
 
 @contextlib.contextmanager

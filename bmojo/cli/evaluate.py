@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bmojo.cli.common import Overrides, Run, load, progress_bar, run_config, told
+from bmojo.cli.common import Overrides, Run, Step, chosen_step, load, progress_bar, run_config, told
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -72,8 +72,9 @@ def evaluate_run(
             "bytes, 1 or 2 a large vocabulary.",
         ),
     ] = SPAN,
+    step: Step = None,
 ) -> None:
-    """Measure the newest checkpoint of a run.
+    """Measure the newest checkpoint of a run, or that of --step.
 
     Without --eval: accuracy in the evaluations of its config. With it, results and figures are
     also kept in RUN/evaluation:
@@ -99,6 +100,7 @@ def evaluate_run(
     """
     with told():
         experiment = load(run_config(run), overrides)
+        number = chosen_step(run, experiment, step)
         wanted = list(dict.fromkeys(kinds or ()))
         if not experiment.evaluations and (not wanted or Kind.RECALL in wanted):
             raise UserError(
@@ -126,7 +128,7 @@ def evaluate_run(
         if experiment.trainer.compilation_cache:
             use_compilation_cache()
         outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
-        loaded = load_run(run, outline, run_tokenizer(experiment))
+        loaded = load_run(run, outline, run_tokenizer(experiment), number)
         console = Console()
         console.print(f"{run}, step {loaded.step}", highlight=False, soft_wrap=True)
         if not wanted:

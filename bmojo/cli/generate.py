@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import Run, load, progress_bar, run_config, told
+from bmojo.cli.common import Run, Step, chosen_step, load, progress_bar, run_config, told
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def generate(
             f"all, at most {LARGEST_BATCH}.",
         ),
     ] = None,
+    step: Step = None,
 ) -> None:
-    """Continue prompts with the newest checkpoint of a run.
+    """Continue prompts with the newest checkpoint of a run, or that of --step.
 
     A text is continued as the beginning of a document; without a prompt a document is begun.
     Prompts are numbered in the order --prompt, --file, --ids. One continuation is shown as it
@@ -82,6 +83,7 @@ def generate(
     with told():
         # Options are checked before JAX takes its time to start.
         experiment = load(run_config(run), None)
+        number = chosen_step(run, experiment, step)
         from bmojo.evaluation.documents import run_tokenizer
 
         tokenizer = run_tokenizer(experiment)
@@ -112,7 +114,7 @@ def generate(
         if experiment.trainer.compilation_cache:
             use_compilation_cache()
         outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
-        loaded = load_run(run, outline, tokenizer)
+        loaded = load_run(run, outline, tokenizer, number)
         work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed)
         size = batch or min(len(prompts), LARGEST_BATCH)
         try:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmojo.data.pipeline import Batches
-from bmojo.training.checkpoint import restore_parameters
+from bmojo.training.checkpoints import restore_parameters
 from bmojo.training.config import Evaluation
 from bmojo.training.measure import Meter, Row
 from bmojo.training.parameters import Parameters, Structure, split

@@ -15,6 +15,9 @@ __all__ = ["Evaluation", "OptimizerConfig", "Source", "Stage", "Task", "TrainerC
 LARGEST_SEED = 2**32 - 1
 """JAX takes no more than the last 32 bits of a seed."""
 
+MEASURED = ("accuracy", "loss", "bits_per_byte")
+"""Fields that an evaluation can have."""
+
 SCHEDULES = ("cosine", "linear", "constant")
 
 
@@ -176,7 +179,11 @@ class TrainerConfig:
       log_every: steps between two lines of ``metrics.jsonl``; a line holds means over them.
       eval_every: steps between two evaluations; there is always one at the end. 0: only that.
       checkpoint_every: steps between two checkpoints; there is always one at the end.
-      keep: checkpoints kept.
+      keep: checkpoints kept, the newest.
+      best: what the best evaluation is chosen by, as 'evaluation/field', such as
+        'recall/accuracy' or 'validation/loss'. The checkpoint of the best one so far is kept
+        beyond ``keep``. The highest accuracy is the best, the lowest loss or bits_per_byte.
+        None: only the newest are kept.
       tensorboard: also write TensorBoard events, if tensorboardX is installed.
       compilation_cache: keep compiled programs under ``~/.cache/bmojo``, or where the
         environment variable BMOJO_CACHE_DIR says.
@@ -191,6 +198,7 @@ class TrainerConfig:
     eval_every: int = 100
     checkpoint_every: int = 200
     keep: int = 2
+    best: str | None = None
     tensorboard: bool = True
     compilation_cache: bool = True
     plots: bool = True
@@ -210,9 +218,32 @@ class TrainerConfig:
         _integer(name, "eval_every", self.eval_every, 0)
         _integer(name, "checkpoint_every", self.checkpoint_every, 1)
         _integer(name, "keep", self.keep, 1)
+        if self.best is not None:
+            best_parts(self.best)
         _boolean(name, "tensorboard", self.tensorboard)
         _boolean(name, "compilation_cache", self.compilation_cache)
         _boolean(name, "plots", self.plots)
+
+
+def best_parts(best: str) -> tuple[str, str]:
+    """Evaluation and field of ``Trainer.best``.
+
+    Raises:
+      TypeError: it is not a string.
+      ValueError: it is not of the form 'evaluation/field' with a field of evaluations.
+    """
+    if not isinstance(best, str):
+        raise TypeError(
+            f"Trainer.best: {best!r} is not a name; give 'evaluation/field', such as "
+            "'recall/accuracy'"
+        )
+    evaluation, slash, field = best.rpartition("/")
+    if not (evaluation and slash and field in MEASURED):
+        raise ValueError(
+            f"Trainer.best: {best!r} is not 'evaluation/field'; the fields are "
+            f"{', '.join(MEASURED)}, as in 'recall/accuracy'"
+        )
+    return evaluation, field
 
 
 def check_segments(name: str, segments: Any, data: Any) -> None:

@@ -26,7 +26,8 @@ from bmojo.data.pipeline import Batch, Batches, Segments
 from bmojo.layers.protocol import State
 from bmojo.training import records
 from bmojo.training.cache import use_compilation_cache
-from bmojo.training.checkpoint import Checkpoint, Checkpoints
+from bmojo.training.checkpoints import Checkpoint, Checkpoints
+from bmojo.training.checkpoints.best import Best
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.journal import AVERAGED, Journal
 from bmojo.training.measure import Meter, Row
@@ -113,7 +114,10 @@ def train(
         if trainer_config.compilation_cache:
             use_compilation_cache()
         notice = _notice(console)
-        with StopSignals(notice) as stop, Checkpoints(run.checkpoints, trainer_config.keep) as kept:
+        with (
+            StopSignals(notice) as stop,
+            Checkpoints(run.checkpoints, trainer_config.keep, console.print) as kept,
+        ):
             loop = _Loop(
                 model_config,
                 optimizer_config,
@@ -178,6 +182,7 @@ class _Loop:
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
         self.in_flight = collections.deque()
         self.rows: list[Row] = []
+        self.best = Best(trainer.best)
 
     def run(self) -> Outcome:
         """Restore or begin, train to the end, report."""
@@ -224,6 +229,8 @@ class _Loop:
             self.skipped = checkpoint.meta["skipped"]
             self.seconds_before = checkpoint.meta["seconds"]
             self.compile_seconds = checkpoint.meta["compile_seconds"]
+            self.best.take(r for r in records.read(self.dir.metrics) if r["step"] < self.step)
+            self.checkpoints.best = self.best.step
             if checkpoint.carried is not None:
                 fresh = self._fresh_state(self.parameters, self.curriculum[self.data_stage])
                 self.carried = unflatten(fresh, checkpoint.carried)
@@ -428,6 +435,10 @@ class _Loop:
             return False
         self.rows = rows
         self.journal.evaluation(self.step, rows)
+        if self.best.take({"step": self.step, **row} for row in rows):
+            self.checkpoints.best = self.step
+            if self.checkpoints.latest != self.step:
+                self._save()
         self._say(f"step {self.step}  {one_line(rows)}")
         return True
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from bmojo.training.checkpoints.best import check_best
 from bmojo.training.config import Evaluation, Stage, TrainerConfig, check_segments
 from bmojo.training.mesh import Layout
 from bmojo.training.rundir import RunError
@@ -73,6 +74,7 @@ def check(
     for name in names:
         if names.count(name) > 1:
             raise RunError(f"evaluations: two are called {name!r}; give each its own name")
+    check_best(trainer.best, evaluations)
     vocab_size = getattr(model_config, "vocab_size", None)
     for data in [stage.data for stage in curriculum] + [e.data for e in evaluations]:
         if vocab_size is not None and data.vocab_size > vocab_size:

@@ -18,10 +18,11 @@ DIGITS = 7
 
 def dumps(record: Record) -> str:
     """One line of JSON: floats to seven significant digits, keys in the order given."""
-    return json.dumps({key: _rounded(value) for key, value in record.items()}, allow_nan=False)
+    return json.dumps({key: rounded(value) for key, value in record.items()}, allow_nan=False)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """A value as a line holds it; what is not finite is None."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value

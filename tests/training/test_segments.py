@@ -15,7 +15,7 @@ from bmojo.evaluation.recall import evaluate
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.model import ModelConfig
-from bmojo.training.checkpoint import Checkpoint, Checkpoints
+from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.config import Evaluation, OptimizerConfig, TrainerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import flatten, outline, split, unflatten

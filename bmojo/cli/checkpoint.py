@@ -1,0 +1,243 @@
+"""`bmojo checkpoint`: what checkpoints a run has, whether they are whole, and their export."""
+
+import enum
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bmojo.cli.common import (
+    EXIT_CODES,
+    Run,
+    Step,
+    chosen_step,
+    load,
+    progress_bar,
+    run_config,
+    told,
+)
+from bmojo.validation import UserError
+
+if TYPE_CHECKING:
+    from bmojo.experiment import Experiment
+    from bmojo.training.checkpoints.inventory import Entry
+
+app = typer.Typer(
+    help="List, verify and export the checkpoints of a run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    epilog="\b\nExample:\n  bmojo checkpoint ls runs/quickstart",
+)
+
+DAMAGED = 1
+
+VERIFY_EXIT_CODES = f"""{EXIT_CODES}
+  1         a file is not as it was written; the line says which"""
+
+
+class Format(enum.StrEnum):
+    """What is exported."""
+
+    SAFETENSORS = "safetensors"
+    HUGGINGFACE = "huggingface"
+
+
+@app.command(name="ls", epilog=EXIT_CODES)
+def list_checkpoints(run: Run) -> None:
+    """Show the checkpoints of a run: step, time, size, tokens read, loss, evaluations.
+
+    In the column "files", whole means that names and sizes are as they were written, which
+    reads nothing; bmojo checkpoint verify reads everything.
+
+    \b
+    Example:
+      bmojo checkpoint ls runs/quickstart
+    """
+    with told():
+        experiment = load(run_config(run), None)
+        from rich.console import Console
+        from rich.table import Table
+
+        from bmojo.training.checkpoints.best import best_of
+        from bmojo.training.checkpoints.inventory import inventory
+        from bmojo.training.plan import Plan
+        from bmojo.training.rundir import RunDir
+
+        directory = RunDir(run)
+        best = best_of(directory.metrics, experiment.trainer.best).step
+        plan = Plan(experiment.curriculum, experiment.trainer.segments_per_document)
+        table = Table(title=str(run))
+        for name in ("step", "written", "MB", "tokens", "files", "loss", "evaluations"):
+            left = name in ("files", "evaluations")
+            table.add_column(name, justify="left" if left else "right", no_wrap=not left)
+        for entry in inventory(directory):
+            table.add_row(
+                f"{entry.step:,}" + (" best" if entry.step == best else ""),
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.when)),
+                f"{entry.bytes / 1e6:,.1f}",
+                f"{plan.tokens(entry.step):,}",
+                _state(entry),
+                "" if entry.loss is None else f"{entry.loss:.4f}",
+                _measured(entry),
+            )
+        Console().print(table)
+
+
+@app.command(epilog=VERIFY_EXIT_CODES)
+def verify(
+    run: Run,
+    step: Annotated[
+        int | None, typer.Option(metavar="N", help="Only this checkpoint. Default: all.")
+    ] = None,
+) -> None:
+    """Read all files of checkpoints and compare them with the hashes that were written.
+
+    \b
+    Example:
+      bmojo checkpoint verify runs/quickstart
+    """
+    with told():
+        run_config(run)
+        from bmojo.training.checkpoints import hashes
+        from bmojo.training.checkpoints.inventory import steps_of
+        from bmojo.training.rundir import RunDir
+
+        directory = RunDir(run).checkpoints
+        steps = steps_of(directory)
+        if step is not None and step not in steps:
+            raise UserError(
+                f"--step: {run} has no checkpoint of step {step}; take one of "
+                f"{', '.join(map(str, steps))}"
+            )
+        damaged = False
+        for number in steps if step is None else [step]:
+            path = directory / str(number)
+            total = hashes.size(path)
+            with progress_bar(f"step {number}", total) as done:
+                problems = hashes.changes(path, done)
+            if problems is None:
+                typer.echo(f"step {number}: has no hashes, so that there is nothing to compare")
+            elif problems:
+                damaged = True
+                for problem in problems:
+                    typer.echo(f"step {number}: {path}/{problem}")
+            else:
+                typer.echo(f"step {number}: {total / 1e6:,.1f} MB, all as it was written")
+    if damaged:
+        raise typer.Exit(DAMAGED)
+
+
+@app.command(epilog=EXIT_CODES)
+def export(
+    run: Run,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    step: Step = None,
+    format: Annotated[
+        Format, typer.Option("--format", help="Whose names and layout the weights get.")
+    ] = Format.SAFETENSORS,
+) -> None:
+    """Write the model of a checkpoint in files that other programs read.
+
+    \b
+      safetensors  model.safetensors with the names that bmojo uses, config.json with the whole
+                   config, and the tokenizer's file if the run has one
+      huggingface  a folder that transformers loads as LlamaForCausalLM, or as
+                   MistralForCausalLM if attention has a window: for models of rotary attention
+                   and MLP alone
+
+    Needs pip install 'bmojo[export]'.
+
+    \b
+    Examples:
+      bmojo checkpoint export runs/quickstart --to quickstart
+      bmojo checkpoint export runs/prose --to prose --step best --format huggingface
+    """
+    with told():
+        text = run_config(run).read_text(encoding="utf8")
+        experiment = load(run_config(run), None)
+        number = chosen_step(run, experiment, step)
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise UserError(f"--to: {to} is there already; name a new folder")
+        to = to.absolute()
+        temporary = to.with_name(f".{to.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            found = _write(run, experiment, text, number, format, temporary)
+            os.replace(temporary, to)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        typer.echo(f"{to}: the model of step {found}")
+
+
+def _write(
+    run: Path,
+    experiment: "Experiment",
+    text: str,
+    number: int | None,
+    format: Format,
+    folder: Path,
+) -> int:
+    """Write all files of an export; the step of the checkpoint."""
+    import json
+
+    from flax import nnx
+
+    from bmojo.evaluation.documents import run_tokenizer
+    from bmojo.export import llama, tensors
+    from bmojo.training.checkpoints import restore_parameters
+    from bmojo.training.parameters import outline
+    from bmojo.training.rundir import RunDir
+
+    model, tokenizer = experiment.model, run_tokenizer(experiment)
+    _, expected = outline(lambda: model.make(nnx.Rngs(0)))
+    weights = folder / "model.safetensors"
+    config: dict[str, object]
+    if format is Format.HUGGINGFACE:
+        length = max(stage.data.length for stage in experiment.curriculum)
+        eos = None if tokenizer is None else int(tokenizer.eos)
+        config = llama.huggingface_config(model, expected, length, eos)
+    else:
+        config = {"program": "bmojo", "gin": text}
+    step, parameters, _ = restore_parameters(RunDir(run).checkpoints, expected, number)
+    if format is Format.HUGGINGFACE:
+        renamed = llama.huggingface_parameters(model, parameters)
+        tensors.write(weights, renamed, "format", "pt")
+    else:
+        config["step"] = step
+        tensors.write(weights, parameters, "step", str(step))
+    if tokenizer is not None:
+        config |= _tokenizer(tokenizer, format, folder)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
+    return step
+
+
+def _tokenizer(tokenizer: object, format: Format, folder: Path) -> dict[str, object]:
+    """Write the tokenizer's file, if it has one; what the config says of it."""
+    kind = str(getattr(tokenizer, "spec", "")).partition(":")[0]
+    content = getattr(tokenizer, "content", None)
+    names = {"tokenizers": "tokenizer.json", "sentencepiece": "tokenizer.model"}
+    if content is not None:
+        (folder / names[kind]).write_bytes(content)
+    if format is Format.HUGGINGFACE:
+        return {}
+    eos = getattr(tokenizer, "eos", None)
+    return {"tokenizer": {"kind": kind, "file": names.get(kind), "eos": eos}}
+
+
+def _state(entry: "Entry") -> str:
+    if entry.problems is None:
+        return "no hashes"
+    return "damaged: " + entry.problems[0] if entry.problems else "whole"
+
+
+def _measured(entry: "Entry") -> str:
+    words = []
+    for row in entry.evaluations:
+        bits = row.get("bits_per_byte")
+        what = f"accuracy {row['accuracy']:.3f}" if bits is None else f"{bits:.3f} bits/byte"
+        words.append(f"{row['evaluation']} {what}")
+    return ", ".join(words)

@@ -1,0 +1,1 @@
+"""Models in files that other programs read."""

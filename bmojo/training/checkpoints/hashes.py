@@ -1,0 +1,128 @@
+"""Sizes and SHA-256 of all files of a checkpoint, beside them in ``hashes.json``.
+
+What the file system or a copy did to a file is found before anything is read into a model.
+"""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bmojo.training.rundir import write_atomically
+
+__all__ = ["NAME", "changes", "size", "told", "write"]
+
+NAME = "hashes.json"
+
+BLOCK = 2**22
+READERS = 4
+SHOWN = 3
+
+Progress = Callable[[int], None]
+
+
+def write(directory: Path) -> None:
+    """Read all files of a checkpoint and write down what they are."""
+    files = sorted(_files(directory))
+    hashed = _hashed(directory, files, lambda count: None)
+    found = {
+        name: {"bytes": (directory / name).stat().st_size, "sha256": hashed[name]} for name in files
+    }
+    write_atomically(directory / NAME, _text(found))
+
+
+def changes(
+    directory: Path,
+    progress: Progress = lambda count: None,
+    within: Iterable[str] | None = None,
+    content: bool = True,
+) -> list[str] | None:
+    """What is wrong with the files of a checkpoint.
+
+    Args:
+      directory: of the checkpoint.
+      progress: called with the bytes that were read since it was called last, one call at a
+        time, from any thread.
+      within: names of folders of the checkpoint; only what lies in them is looked at. None:
+        everything.
+      content: whether to read the files, or only look at their names and sizes.
+
+    Returns:
+      A phrase for each file that is missing, of another size or content, or of no checkpoint,
+      in order of their names; none if all is well. None if there are no hashes.
+    """
+    path = directory / NAME
+    if not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf8")
+        known = json.loads(text)["files"]
+        # Its own hash, and what JSON does not care about, must be as they were written too.
+        whole = text == _text(known)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        return [f"{NAME}: is not as it was written"]
+    there = _files(directory)
+    if within is not None:
+        folders = set(within)
+        known = {n: facts for n, facts in known.items() if n.split("/")[0] in folders}
+        there = {name for name in there if name.split("/")[0] in folders}
+    found = {name: "is missing" for name in known.keys() - there}
+    found |= {name: "is not one of the checkpoint's files" for name in there - known.keys()}
+    same = []
+    for name in sorted(known.keys() & there):
+        bytes_now, bytes_then = (directory / name).stat().st_size, known[name]["bytes"]
+        if bytes_now != bytes_then:
+            found[name] = f"has {bytes_now:,} bytes, {bytes_then:,} were written"
+        else:
+            same.append(name)
+    same = same if content else []
+    hashed = _hashed(directory, same, progress)
+    for name in same:
+        if hashed[name] != known[name]["sha256"]:
+            found[name] = "has changed since it was written (SHA-256)"
+    return [f"{name}: {found[name]}" for name in sorted(found)]
+
+
+def told(problems: list[str]) -> str:
+    """The first few of :func:`changes` in one line."""
+    more = len(problems) - SHOWN
+    return "; ".join(problems[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def size(directory: Path) -> int:
+    """Bytes of all files of a checkpoint."""
+    return sum((directory / name).stat().st_size for name in _files(directory))
+
+
+def _files(directory: Path) -> set[str]:
+    """Names of the files below a directory, but for the hashes."""
+    found = set()
+    for folder, _, names in os.walk(directory):
+        found |= {(Path(folder) / name).relative_to(directory).as_posix() for name in names}
+    return found - {NAME, f".{NAME}.tmp"}
+
+
+def _hashed(directory: Path, names: Iterable[str], progress: Progress) -> dict[str, str]:
+    lock = threading.Lock()
+
+    def read(name: str) -> tuple[str, str]:
+        digest = hashlib.sha256()
+        with open(directory / name, "rb", buffering=0) as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+                with lock:
+                    progress(len(block))
+        return name, digest.hexdigest()
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(pool.map(read, names))
+
+
+def _text(files: dict[str, dict[str, object]]) -> str:
+    own = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"files": files, "sha256": own}, indent=1, sort_keys=True) + "\n"

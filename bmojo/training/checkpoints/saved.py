@@ -1,0 +1,289 @@
+"""Saving in the background, and going back to the newest checkpoint that is whole."""
+
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import optax
+import orbax.checkpoint as ocp
+
+from bmojo.training.checkpoints import hashes, processes
+from bmojo.training.checkpoints.arrays import held
+from bmojo.training.checkpoints.layout import FORMAT, first_line, read_arrays, read_meta
+from bmojo.training.parameters import Parameters, flatten, unflatten
+from bmojo.training.rundir import RunError
+
+# Orbax tells of every save and restore through absl.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+PATIENCE = 10.0
+"""Seconds between two lines about a verification that takes long."""
+
+Carried = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on as if it had never stopped.
+
+    Attributes:
+      step: steps done.
+      parameters: of the model.
+      optimizer_state: of the optimizer.
+      meta: JSON values: position in the data, metrics not yet written, config.
+      carried: the model's state between two segments of a sequence, flattened; None between
+        sequences.
+    """
+
+    step: int
+    parameters: Parameters
+    optimizer_state: optax.OptState
+    meta: dict[str, Any]
+    carried: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    step: int
+    damaged: bool
+    reason: str
+
+
+class Checkpoints:
+    """The checkpoints of one run directory.
+
+    With several processes, all of them make one and call the same methods in the same order.
+
+    Args:
+      directory: where they lie, one folder for each, named by its step.
+      keep: how many of the newest are kept; None: all.
+      say: where to tell of what takes long or failed in the background.
+
+    Attributes:
+      latest: step of the one saved or restored last.
+      best: step of one that is kept however old it gets; None: there is none.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keep: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self.directory = Path(directory).absolute()
+        self.best: int | None = None
+        self._keep, self._say = keep, say
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Preserved(self._stays), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self.latest = self._manager.latest_step()
+        self._hashing: threading.Thread | None = None
+        self._trouble: str | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._end_hashing()
+        self._manager.close()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Start saving; the arrays may be donated as soon as this returns."""
+        self._manager.wait_until_finished()
+        self._end_hashing()  # lest what is being read is deleted
+        parameters = checkpoint.parameters
+        meta = {"format": FORMAT, **checkpoint.meta}
+        shapes = {name: list(value.shape) for name, value in parameters.items()}
+        items = {
+            "parameters": ocp.args.StandardSave(held(parameters)),
+            "optimizer": ocp.args.StandardSave(held(flatten(checkpoint.optimizer_state))),
+            "meta": ocp.args.JsonSave(meta),
+            "shapes": ocp.args.JsonSave(shapes),
+        }
+        if checkpoint.carried:
+            items["carried"] = ocp.args.StandardSave(held(checkpoint.carried))
+        self._manager.save(checkpoint.step, args=ocp.args.Composite(**items), force=True)
+        self.latest = checkpoint.step
+        if processes.is_first():
+            self._hashing = threading.Thread(
+                target=self._hash, args=(checkpoint.step,), name="hashes"
+            )
+            self._hashing.start()
+
+    def wait(self) -> None:
+        """Wait until what was saved, and its hashes, are on the disk, and delete the rest."""
+        self._manager.wait_until_finished()
+        self._end_hashing()
+        processes.meet("hashes")
+        steps = sorted(self._manager.all_steps())
+        for step, stays in zip(steps, self._stays(steps), strict=True):
+            if not stays:
+                self._manager.delete(step)
+
+    def restore(
+        self,
+        parameters: Parameters,
+        optimizer_state: optax.OptState,
+        carried: Carried = lambda meta: None,
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is as it was written and can be read.
+
+        Those that are not are moved aside, if an older one is.
+
+        Args:
+          parameters: shape and dtype of each, and by its ``sharding`` where it must lie; None:
+            on the first device. How it lay, and its dtype, when it was saved does not matter.
+          optimizer_state: the same of the optimizer.
+          carried: from ``meta``, the same of the state that was carried, or None.
+
+        Returns:
+          The checkpoint, None if there is none, and a line about each one moved aside and
+          about hashes that were missing.
+
+        Raises:
+          RunError: there are checkpoints, and none can be read; or one is of a format that is
+            not known here.
+        """
+        failures: list[_Failure] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            problems = processes.of_first(self._changes(step))
+            if problems:
+                failures.append(_Failure(step, True, hashes.told(problems)))
+                continue
+            checkpoint, reason = None, None
+            try:
+                checkpoint = self._read(step, parameters, optimizer_state, carried)
+            except RunError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise whatever they met.
+                reason = first_line(error)
+            reason = processes.of_any(reason)
+            if checkpoint is None or reason is not None:
+                failures.append(_Failure(step, False, reason or "another process failed"))
+                continue
+            lines = [self._move_aside(failure) for failure in failures]
+            if problems is None:
+                lines.append(self._hash_late(step))
+            self.latest = step
+            return checkpoint, lines
+        if failures:
+            raise RunError(
+                f"{self.directory}: no checkpoint can be read; the newest, of step "
+                f"{failures[0].step}: {failures[0].reason}; start over with --fresh, or use the "
+                "code version of summary.json"
+            )
+        return None, []
+
+    def _read(
+        self,
+        step: int,
+        parameters: Parameters,
+        optimizer_state: optax.OptState,
+        carried: Carried,
+    ) -> Checkpoint:
+        meta = read_meta(self._manager, self.directory, step, parameters)
+        between = carried(meta)
+        items = {"parameters": parameters, "optimizer": flatten(optimizer_state)}
+        if between is not None:
+            items["carried"] = between
+        restored = read_arrays(self._manager, step, items)
+        state = unflatten(optimizer_state, restored["optimizer"])
+        return Checkpoint(step, restored["parameters"], state, meta, restored.get("carried"))
+
+    def _changes(self, step: int) -> list[str] | None:
+        """What is wrong with the files, as the first process sees them."""
+        if not processes.is_first():
+            return None
+        directory = self.directory / str(step)
+        total, done, said = hashes.size(directory), 0, time.monotonic()
+
+        def progress(count: int) -> None:
+            nonlocal done, said
+            done += count
+            if time.monotonic() - said > PATIENCE:
+                said = time.monotonic()
+                self._say(
+                    f"verifying the checkpoint of step {step}: {done / 1e9:.1f} of "
+                    f"{total / 1e9:.1f} GB"
+                )
+
+        return hashes.changes(directory, progress)
+
+    def _move_aside(self, failure: _Failure) -> str:
+        step = failure.step
+        line = ""
+        if processes.is_first():
+            aside = self.directory.parent / f"unreadable-checkpoint-{step}"
+            number = 1
+            while aside.exists():
+                number += 1
+                aside = aside.with_name(f"unreadable-checkpoint-{step}-{number}")
+            (self.directory / str(step)).rename(aside)
+            what = "is damaged" if failure.damaged else "cannot be read"
+            line = f"the checkpoint of step {step} {what} ({failure.reason}); moved to {aside}"
+        line = processes.of_first(line)
+        self._manager.reload()
+        processes.meet(f"moved aside {step}")
+        return line
+
+    # Hashes
+
+    def _hash(self, step: int) -> None:
+        """Write the hashes as soon as a checkpoint is final; run in a thread."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception:  # the thread that saves is told too
+            return
+        try:
+            hashes.write(self.directory / str(step))
+        except OSError as error:
+            self._trouble = (
+                f"the hashes of the checkpoint of step {step} could not be written "
+                f"({first_line(error)}); nothing tells whether its files stay as they are"
+            )
+
+    def _end_hashing(self) -> None:
+        if self._hashing is not None:
+            self._hashing.join()
+            self._hashing = None
+        if self._trouble is not None:
+            self._say(self._trouble)
+            self._trouble = None
+
+    def _hash_late(self, step: int) -> str:
+        """Write the hashes of a checkpoint that was read without."""
+        if processes.is_first():
+            hashes.write(self.directory / str(step))
+        return (
+            f"the checkpoint of step {step} had no hashes (the run was killed before they were "
+            "written); it could be read, and has them now"
+        )
+
+    # What is kept
+
+    def _stays(self, steps: Sequence[int]) -> list[bool]:
+        """Of steps in rising order, the newest and the best."""
+        newest = steps if self._keep is None else steps[-self._keep :]
+        return [step in newest or step == self.best for step in steps]
+
+
+class _Preserved:
+    """Orbax's question which checkpoints to keep, put to ``stays``."""
+
+    def __init__(self, stays: Callable[[Sequence[int]], list[bool]]):
+        self._stays = stays
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return self._stays([checkpoint.step for checkpoint in checkpoints])
