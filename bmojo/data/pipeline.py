@@ -14,10 +14,46 @@ from bmojo.validation import UserError
 Batch = dict[str, np.ndarray]
 
 
+class DataError(UserError):
+    """An example cannot be read; the message names it."""
+
+    exit_code = 5
+
+
+class Told:
+    """A source whose errors say which example they are about.
+
+    Args:
+      source: random access to examples. Of a ``config`` and a ``split``, if it has them, the
+        names are told.
+      unchanged: errors that come as they are.
+    """
+
+    def __init__(self, source: Any, unchanged: tuple[type[Exception], ...] = ()):
+        self._source = source
+        self._unchanged: tuple[type[Exception], ...] = (UserError, MemoryError, *unchanged)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self._source[index]
+        except self._unchanged:
+            raise
+        except Exception as error:
+            name = type(getattr(self._source, "config", self._source)).__name__
+            split = getattr(self._source, "split", None)
+            place = f"example {index:,}" + (f" of the {split} split" if split else "")
+            cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise DataError(f"{name}: {place} cannot be read ({cause}); mend the data") from error
+
+
 class Batches:
     """Batches of examples start, start + 1, ..., without an end of their own.
 
-    A source that has no more examples for a whole batch is an error, a ``UserError``.
+    A source that has no more examples for a whole batch is an error, a ``UserError``; one that
+    cannot read an example, a :class:`DataError`.
 
     Args:
       source: random access to examples, dicts of arrays; fields are stacked. If it has a
@@ -31,7 +67,9 @@ class Batches:
         self._start, self._batch_size, self._examples = start, batch_size, len(source)
         self._source = getattr(source, "fingerprint", None)
         self._tokenizer = getattr(source, "tokenizer", None)
-        examples = grain.MapDataset.source(source)[start:].batch(batch_size, drop_remainder=True)
+        examples = grain.MapDataset.source(Told(source))[start:].batch(
+            batch_size, drop_remainder=True
+        )
         # The training loop fetches while the accelerator computes, so no thread reads ahead,
         # and the position is exactly that of the last batch handed out.
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)

@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.rundir import RunError
 
-# Orbax tells of every save and restore through absl.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax tells of every save and restore through absl, and of errors that it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ import jax
 from flax import nnx
 from rich.console import Console
 
-from bmojo.data.pipeline import Batch, Batches, Segments
+from bmojo.data.pipeline import Batch, Batches, DataError, Segments
 from bmojo.layers.protocol import State
 from bmojo.training import records
 from bmojo.training.cache import use_compilation_cache
@@ -81,7 +81,7 @@ def train(
     console = console or Console()
     check(model_config, trainer_config, curriculum, evaluations)
     run = RunDir(run_dir)
-    with run.lock():
+    with run.writing(), run.lock():
         if fresh and (aside := run.move_aside()) is not None:
             console.print(f"the run that was here is now in {aside}", soft_wrap=True)
         run.claim(config_text)
@@ -247,7 +247,10 @@ class _Loop:
         self, index: int, end: int, batches: Segments, programs: dict[Any, Any]
     ) -> bool:
         stage = self.curriculum[index]
-        within, batch, after = batches.within, next(batches), batches.get_state()
+        try:
+            within, batch, after = batches.within, next(batches), batches.get_state()
+        except DataError as error:
+            raise self._saved(error) from error
         name = f"stage {index + 1}/{len(self.curriculum)}"
         self.journal.pause()
         while self.step < end:
@@ -263,7 +266,13 @@ class _Loop:
             self.data_state = after
             self.in_flight.append((self.step, batch, metrics))
             if self.step < end:  # while the device computes
-                within, batch, after = batches.within, next(batches), batches.get_state()
+                try:
+                    within, batch, after = batches.within, next(batches), batches.get_state()
+                except DataError as error:
+                    self._settle(0, name)
+                    if self._due(self.trainer.log_every):
+                        self._log(index)
+                    raise self._saved(error) from error
             self._settle(1, name)
 
             log = self._due(self.trainer.log_every)
@@ -340,7 +349,10 @@ class _Loop:
         """Take and write the evaluations if it is time; false if asked to stop."""
         if self.step == 0 or not self.evaluations or not self._due(self.trainer.eval_every):
             return not self.stop.requested()
-        rows = self.meter.measure(self.parameters, self.evaluations, self.stop.requested)
+        try:
+            rows = self.meter.measure(self.parameters, self.evaluations, self.stop.requested)
+        except DataError as error:
+            raise self._saved(error) from error
         self.journal.pause()
         if rows is None:
             if self.checkpoints.latest != self.step:
@@ -387,6 +399,13 @@ class _Loop:
         )
         self._say(message)
         return Outcome("interrupted", self.step, 128 + number, message)
+
+    def _saved(self, error: DataError) -> DataError:
+        """Save what is done before the error ends the run."""
+        if self.step and self.checkpoints.latest != self.step:
+            self._save()
+        self.checkpoints.wait()
+        return DataError(f"{error}, and the same command goes on from step {self.step}")
 
     def _give_up(self, error: NotFiniteError) -> Outcome:
         self.checkpoints.wait()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -53,8 +54,14 @@ class Lines:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, record: Record) -> None:
-        """Add a line."""
-        self._file.write(dumps(record).encode() + b"\n")
+        """Add a line.
+
+        Raises:
+          OSError: not all of it could be written; what there is of it will not be read.
+        """
+        line = dumps(record).encode() + b"\n"
+        while line:  # a disk that fills up takes a part, and refuses the rest
+            line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
@@ -75,20 +82,29 @@ class Lines:
 class Events:
     """Scalars for TensorBoard; writes nothing if switched off or tensorboardX is absent.
 
+    They are written by the thread that calls, so that a full disk is an error there.
+
     Args:
       path: directory of the event files.
       step: events of later steps, left by a run that was cut off, are hidden.
       enabled: false to write nothing.
+
+    Raises:
+      OSError: they cannot be written.
     """
 
     def __init__(self, path: Path, step: int, enabled: bool = True):
         self._writer = None
         if enabled:
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX.proto.event_pb2 import SessionLog
+                from tensorboardX.record_writer import RecordWriter
             except ImportError:
                 return
-            self._writer = SummaryWriter(str(path), purge_step=step + 1)
+            path.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(str(path / _next_name(path)))
+            self._add(file_version="brain.Event:2")
+            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     @property
     def active(self) -> bool:
@@ -98,8 +114,17 @@ class Events:
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add values of one step."""
         if self._writer is not None:
+            from tensorboardX.summary import scalar
+
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
+                self._add(step=step, summary=scalar(name, value))
+            self._writer.flush()
+
+    def _add(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        assert self._writer is not None
+        self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def __enter__(self) -> "Events":
         return self
@@ -112,3 +137,11 @@ class Events:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _next_name(path: Path) -> str:
+    """Of a new event file, behind all there are: TensorBoard reads them in this order."""
+    prefix = "events.out.tfevents."
+    there = [entry.name.removeprefix(prefix).split(".")[0] for entry in path.glob(f"{prefix}*")]
+    number = max((int(name) for name in there if name.isdecimal()), default=0) + 1
+    return f"{prefix}{number:010d}.{os.getpid()}"
