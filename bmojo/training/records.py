@@ -1,15 +1,16 @@
 """JSON lines that survive being killed, and TensorBoard events beside them."""
 
+import itertools
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bmojo.training.rundir import write_atomically
+from bmojo.training.rundir import RunError, write_atomically
 
 Record = dict[str, Any]
 
@@ -33,12 +34,29 @@ def read(path: Path) -> list[Record]:
 
 
 def cut(path: Path, keep: Callable[[Record], bool]) -> None:
-    """Leave only the lines to keep, byte by byte as they were, in one atomic step."""
-    if path.exists():
-        write_atomically(path, b"".join(line for line, record in _lines(path) if keep(record)))
+    """Leave only the lines to keep, byte by byte as they were, in one atomic step.
+
+    Raises:
+      RunError: a whole line is no record.
+    """
+    if not path.exists():
+        return
+    kept, lines = [], _lines(path)
+    for number in itertools.count(1):
+        try:
+            line, record = next(lines)
+            if keep(record):
+                kept.append(line)
+        except StopIteration:
+            break
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{path}:{number}: is no record of a run; delete the line, and the run goes on"
+            ) from None
+    write_atomically(path, b"".join(kept))
 
 
-def _lines(path: Path) -> Iterable[tuple[bytes, Record]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
     if not path.exists():
         return
     for line in path.read_bytes().splitlines(keepends=True):

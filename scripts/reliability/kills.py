@@ -4,7 +4,8 @@
 
 Each run is killed with SIGKILL once: while it starts, between two steps, or while a checkpoint is
 being written; then the same command goes on to the end. Its ``metrics.jsonl`` must be that of the
-undisturbed run to the byte, and so must be what ``summary.json`` says but for times and command.
+undisturbed run to the byte, and so must be what ``summary.json`` says but for times, command and
+revision.
 A line for each run, and the verdict, go to standard output and to OUT/kills.log.
 """
 
@@ -28,7 +29,8 @@ SETTINGS = (
     "experiments/mqar/swa.gin",
     "runs/smoke.gin",
     "Experiment.curriculum=(@short/Stage(),)",
-    "Experiment.max_steps=16",
+    "Experiment.max_steps=12",
+    "Model.n_layers=1",
     "recall/MQAR.length=64",
     "recall/MQAR.num_pairs=(4,)",
     "Trainer.log_every=1",
@@ -36,9 +38,9 @@ SETTINGS = (
     "Trainer.eval_every=5",
     "Trainer.plots=False",
 )
-"""16 steps, a line and a checkpoint at each of them, an evaluation at every fifth."""
-STEPS = 16
-VOLATILE = ("wall_seconds", "compile_seconds", "command")
+"""12 steps, a line and a checkpoint at each of them, an evaluation at every fifth."""
+STEPS = 12
+VOLATILE = ("wall_seconds", "compile_seconds", "command", "git_revision")
 """What of a summary is not a function of the config."""
 PATIENCE = 300.0
 POLL_SECONDS = 0.001

@@ -1,5 +1,6 @@
 """Mistakes as actions: each function gives one that is carried out in the working directory."""
 
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def swap(one, other):
     def plant():
         shutil.rmtree(one)
         shutil.copytree(other, one)
+
+    return plant
+
+
+HELD = []
+
+
+def locked(path):
+    """As if another process were at work there."""
+
+    def plant():
+        HELD.append(open(path, "a+"))  # noqa: SIM115
+        fcntl.flock(HELD[-1], fcntl.LOCK_EX)
 
     return plant
 

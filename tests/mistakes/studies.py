@@ -5,6 +5,9 @@ from tests.mistakes.plant import nothing, write
 SWEEP = "Sweep.configs = ('tiny.gin',)\n"
 
 SWEEPS = {
+    "no such sweep": (
+        nothing, "sweep nowhere.gin",
+        "command line: no config file 'nowhere.gin'; looked in ..."),
     "unknown config": (
         write("s.gin", "Sweep.configs = ('tinny.gin',)"), "sweep s.gin",
         "s.gin: no config file 'tinny.gin'; ..."),

@@ -27,7 +27,7 @@ TABLE = {
     for name, case in cases.items()
 }  # fmt: skip
 
-TALKS = ("data prepare", "sweep", "train prose.gin --run-dir prose")
+TALKS = ("data prepare", "sweep", "train prose.gin --run-dir prose", "train --run-dir run")
 """Commands that say what they are about to do before they can see the mistake."""
 
 
@@ -57,6 +57,8 @@ USAGE = {
     "eval run --batch-size 0": "'--batch-size'",
     "generate prose --max-new-tokens 0": "'--max-new-tokens'",
     "generate prose --seed -1": "'--seed'",
+    "train tiny.gin --max-restarts -1": "'--max-restarts'",
+    "train tiny.gin --max-restarts many": "'--max-restarts'",
     "sweep s.gin --workers 0": "'--workers'",
 }
 

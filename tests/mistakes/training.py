@@ -1,6 +1,6 @@
 """What can go wrong with `bmojo train`: before a run, and with a run that is there."""
 
-from tests.mistakes.plant import nothing, remove, swap, write
+from tests.mistakes.plant import locked, nothing, remove, swap, write
 
 TRAIN = {
     "no such config": (
@@ -12,6 +12,18 @@ TRAIN = {
     "a run for a config": (
         nothing, "train run",
         "command line: 'run' is a folder; write 'run/config.gin'"),
+    "no such overlay": (
+        nothing, "train tiny.gin nowhere.gin",
+        "command line: no config file 'nowhere.gin'; looked in ..."),
+    "overlay without its ending": (
+        nothing, "train tiny.gin prose",
+        "command line: 'prose' is not KEY=VALUE, as in Model.d_model=128"),
+    "config that includes itself": (
+        write("a.gin", "include 'a.gin'"), "train a.gin",
+        "a.gin:1: include cycle: a.gin -> a.gin; remove one include"),
+    "empty config": (
+        write("a.gin"), "train a.gin",
+        "a.gin: Experiment.model must be set; add Experiment.model = ..."),
     "config in another encoding": (
         write("a.gin", b"Model.d_model = '\xe9'"), "train a.gin",
         "a.gin: cannot be read (it is not UTF-8); give a gin file"),
@@ -26,6 +38,30 @@ TRAIN = {
     "length": (
         nothing, "train tiny.gin MQAR.length=0",
         "command line: MQAR.length=0: MQAR.length: 0 is too small; give at least 1"),
+    "negative length": (
+        nothing, "train tiny.gin MQAR.length=-16",
+        "command line: MQAR.length=-16: MQAR.length: -16 is too small; give at least 1"),
+    "steps that are no integer": (
+        nothing, "train tiny.gin Stage.steps=2.5",
+        "command line: Stage.steps=2.5: Stage.steps: 2.5 is not an integer"),
+    "no rows": (
+        nothing, "train tiny.gin Stage.batch_size=0",
+        "command line: Stage.batch_size=0: Stage.batch_size: 0 is too small; give at least 1"),
+    "negative number of steps between lines": (
+        nothing, "train tiny.gin Trainer.log_every=-1",
+        "command line: ...: Trainer.log_every: ..."),
+    "no checkpoint is kept": (
+        nothing, "train tiny.gin Trainer.keep=0",
+        "command line: ...: Trainer.keep: ..."),
+    "negative seed": (
+        nothing, "train tiny.gin --seed -1",
+        "command line: ...: Trainer.seed: ..."),
+    "evaluation without batches": (
+        nothing, "train tiny.gin Evaluation.batches=0",
+        "command line: ...: Evaluation.batches: ..."),
+    "two evaluations of one name": (
+        nothing, "train tiny.gin 'Experiment.evaluations=(@Evaluation(), @Evaluation())'",
+        "command line: ...: Experiment.evaluations: names must differ, got recall, recall"),
     "too many pairs": (
         nothing, "train tiny.gin MQAR.num_pairs=(5,)",
         "tiny.gin:15: MQAR.length: 5 pairs shown 1 times and queried once need 20 tokens, got "
@@ -94,6 +130,10 @@ TRAIN = {
         nothing, "train tiny.gin --run-dir prose.gin",
         ".../prose.gin: the run directory cannot be written (File exists); choose another with "
         "--run-dir"),
+    "run directory below a file": (
+        nothing, "train tiny.gin --run-dir prose.gin/run",
+        ".../prose.gin/run: the run directory cannot be written (Not a directory); choose another "
+        "with --run-dir"),
 }  # fmt: skip
 
 RESUME = {
@@ -112,6 +152,24 @@ RESUME = {
         write("run/summary.json", "[]"), "train tiny.gin --run-dir run",
         ".../run/summary.json: has no 'status'; delete it, and the run goes on from its last "
         "checkpoint"),
+    "torn summary": (
+        write("run/summary.json", '{"status"'), "train tiny.gin --run-dir run",
+        ".../run/summary.json: not readable as JSON (...); delete it, and the run goes on from its "
+        "last checkpoint"),
+    "a line of metrics is broken": (
+        write("run/metrics.jsonl", '{"step": 1}\n{"step"\n'), "train --run-dir run tiny.gin",
+        ".../run/metrics.jsonl:2: is no record of a run; delete the line, and the run goes on"),
+    "a foreign line of metrics": (
+        write("run/metrics.jsonl", "[1]\n"), "train --run-dir run tiny.gin",
+        ".../run/metrics.jsonl:1: is no record of a run; delete the line, and the run goes on"),
+    "another process trains there": (
+        locked("run/.lock"), "train tiny.gin --run-dir run",
+        ".../run: process ... is training here; wait for it, stop it, or choose another directory "
+        "with --run-dir"),
+    "checkpoint of another format": (
+        write("run/checkpoints/1/meta/metadata", "{"), "train tiny.gin --run-dir run",
+        ".../run/checkpoints: no checkpoint can be read; the newest, of step 1: ...; start over "
+        "with --fresh, or use the code version of summary.json"),
     "broken checkpoint": (
         remove("run/checkpoints/1/parameters"), "train tiny.gin --run-dir run",
         ".../run/checkpoints: no checkpoint can be read; the newest, of step 1: ...; start over "

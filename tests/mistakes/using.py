@@ -11,6 +11,16 @@ EVALUATE = {
     "no checkpoint": (
         remove("run/checkpoints"), "eval run",
         ".../run/checkpoints: there are no checkpoints; train first with bmojo train"),
+    "broken config": (
+        write("run/config.gin", "Model.d_model ="), "eval run",
+        "run/config.gin:1: syntax error: ..."),
+    "no such documents": (
+        nothing, "eval prose --eval perplexity --documents nowhere",
+        "nowhere: ..."),
+    "evaluation longer than its text": (
+        nothing, "eval prose Evaluation.batches=1000",
+        "Evaluation.batches: 'loss' asks for 1000 batches of 2, its data have ... examples; "
+        "lower batches or batch_size, or give more data"),
     "another model": (
         nothing, "eval run Model.d_model=16",
         ".../run/checkpoints: the checkpoint of step 1 does not fit the model: parameter "
@@ -62,6 +72,18 @@ GENERATE = {
     "text for a task without": (
         nothing, "generate run --prompt a",
         '--prompt: the run was trained on a task without text; give token ids with --ids "1 2 3"'),
+    "no checkpoint": (
+        remove("run/checkpoints"), "generate run --ids 1",
+        ".../run/checkpoints: there are no checkpoints; train first with bmojo train"),
+    "ids that are no numbers": (
+        nothing, "generate run --ids '1 two'",
+        "--ids: ..."),
+    "prompt file is a folder": (
+        nothing, "generate prose --file books",
+        "--file: books cannot be read as UTF-8 text (Is a directory); give another file"),
+    "min-p": (
+        nothing, "generate run --ids 1 --min-p 1.5",
+        "--min-p: 1.5 is out of range; ..."),
     "no prompt": (
         nothing, "generate run --ids ''",
         "--ids: it is empty; give at least one token id"),
