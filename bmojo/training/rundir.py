@@ -21,7 +21,7 @@ LOCK = ".lock"
 UNWRITABLE = {
     getattr(errno, name)
     for name in (
-        "EACCES EDQUOT EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
+        "EACCES EDQUOT EEXIST EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
     ).split()
 }
 """What the system says of a place that cannot be written."""

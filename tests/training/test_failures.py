@@ -19,7 +19,7 @@ from bmojo.data.pipeline import DataError
 from bmojo.training import records
 from bmojo.training.config import Evaluation, Stage, TrainerConfig
 from bmojo.training.rundir import RunDir, WriteError
-from tests.training.standin import VOCAB_SIZE, run
+from tests.training.standin import CONFIG_TEXT, VOCAB_SIZE, run
 
 OFTEN = TrainerConfig(log_every=1, eval_every=3, checkpoint_every=2, plots=False)
 SELDOM = TrainerConfig(
@@ -235,6 +235,23 @@ def test_a_line_that_a_power_cut_tore_is_written_again(straight, tmp_path, monke
         (tmp_path / name).write_bytes(content + content[:20])
     assert train(tmp_path).exit_code == 0
     assert (tmp_path / "metrics.jsonl").read_bytes() == straight[OFTEN]
+
+
+def test_names_that_are_no_checkpoints_are_left_alone(straight, tmp_path, monkeypatch):
+    with pytest.raises(DataError):
+        train(tmp_path, happens=broken, monkeypatch=monkeypatch)
+    (tmp_path / "checkpoints" / "notes.txt").write_text("mine")
+    (tmp_path / "checkpoints" / "old").mkdir()
+    assert train(tmp_path).exit_code == 0
+    assert (tmp_path / "metrics.jsonl").read_bytes() == straight[OFTEN]
+    assert (tmp_path / "checkpoints" / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_where_checkpoints_belong(tmp_path):
+    (tmp_path / "checkpoints").write_text("")
+    (tmp_path / "config.gin").write_text(CONFIG_TEXT)
+    with pytest.raises(WriteError, match="cannot be written"):
+        train(tmp_path)
 
 
 def test_an_error_that_is_not_the_directorys_stays_what_it_is(tmp_path):
