@@ -12,6 +12,7 @@ from bmojo.data.induction_heads import InductionHeadsConfig
 from bmojo.data.memorization import MemorizationConfig
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.noisy_mqar import NoisyMQARConfig
+from bmojo.data.pipeline import Told
 from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.text.task import TextConfig
 from bmojo.layers.attention import AttentionConfig
@@ -172,9 +173,9 @@ def prepare_data(experiment: Experiment, training: bool = True) -> None:
             part.data.prepare()
     try:
         for stage in experiment.curriculum if training else ():
-            stage.data.source(experiment.trainer.seed, "train")[0]
+            Told(stage.data.source(experiment.trainer.seed, "train"), (ValueError,))[0]
         for evaluation in experiment.evaluations:
-            evaluation.data.source(evaluation.seed, "test")[0]
+            Told(evaluation.data.source(evaluation.seed, "test"), (ValueError,))[0]
     except ValueError as error:
         raise UserError(str(error)) from None
     for evaluation in experiment.evaluations:

@@ -18,6 +18,9 @@ _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "True or 
 class UserError(Exception):
     """Something that the user asked for cannot be done; the message is one line."""
 
+    exit_code = 2
+    """Of a command that ends with it."""
+
 
 class ConfigError(UserError):
     """A config is wrong; the message starts with the file and the line."""

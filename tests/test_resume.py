@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from scripts.reliability.kills import Runs, lines, result, said, signal_at
+
 ROOT = Path(__file__).parents[1]
-STEPS = 40  # in each of the two stages
+STEPS = 40
 SETTINGS = [
     "experiments/quickstart.gin",
     "runs/smoke.gin",
@@ -25,65 +27,70 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Start ``bmojo train`` in a directory; programs are compiled once for all runs."""
-    cache = tmp_path_factory.mktemp("cache")
-
-    def start(run_dir):
-        return subprocess.Popen(
-            [sys.executable, "-c", "from bmojo.cli import main; main()", "train", *SETTINGS]
-            + ["--run-dir", str(run_dir)],
-            cwd=ROOT,
-            env={**os.environ, "BMOJO_CACHE_DIR": str(cache)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    return start
+def runs(tmp_path_factory):
+    """Runs whose programs are compiled once for all of them."""
+    return Runs(SETTINGS, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
-def straight(start, tmp_path_factory):
-    """What ``metrics.jsonl`` holds after a run that nothing disturbed."""
+def straight(runs, tmp_path_factory):
+    """What comes of a run that nothing disturbed."""
     path = tmp_path_factory.mktemp("straight")
-    with start(path) as process:
-        said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    return (path / "metrics.jsonl").read_bytes()
+    runs.finish(path)
+    return result(path)
 
 
-def signal_at(process, metrics, lines, number):
-    """Send a signal as soon as the metrics have so many lines."""
-    deadline = time.monotonic() + 300
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < lines:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(number)
-    process.communicate(timeout=300)
-
-
-def test_killed_at_random_steps(start, straight, tmp_path):
-    whole = straight.count(b"\n")
+def test_killed_at_random_steps(runs, straight, tmp_path):
+    run = tmp_path / "run"
+    whole = straight[0].count(b"\n")
     kills = sorted(random.sample(range(1, whole - 3), 3))
     print(f"killed at lines {kills} of {whole}")
-    for lines in kills:
-        process = start(tmp_path)
-        signal_at(process, tmp_path / "metrics.jsonl", lines, signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
-    with start(tmp_path) as process:
-        said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    assert (tmp_path / "metrics.jsonl").read_bytes() == straight
+    for count in kills:
+        process = runs.start(run)
+        signal_at(process, run, count, signal.SIGKILL)
+        assert process.exitcode == -signal.SIGKILL
+    runs.finish(run)
+    assert result(run) == straight
 
 
-def test_asked_to_stop(start, straight, tmp_path):
-    process = start(tmp_path)
-    signal_at(process, tmp_path / "metrics.jsonl", random.randrange(1, 20), signal.SIGTERM)
-    assert process.returncode == 128 + signal.SIGTERM
-    with start(tmp_path) as process:
-        said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    assert "going on from step" in said
-    assert (tmp_path / "metrics.jsonl").read_bytes() == straight
+def test_asked_to_stop(runs, straight, tmp_path):
+    run = tmp_path / "run"
+    process = runs.start(run)
+    signal_at(process, run, random.randrange(1, 20), signal.SIGTERM)
+    assert process.exitcode == 128 + signal.SIGTERM, said(run)
+    assert "going on from step" in runs.finish(run)
+    assert result(run) == straight
+
+
+def supervised(run, cache):
+    """``bmojo train --max-restarts 2`` as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from bmojo.cli import main; main()", "train", *SETTINGS]
+        + ["--run-dir", str(run), "--max-restarts", "2"],
+        cwd=ROOT,
+        env={**os.environ, "BMOJO_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_supervised_run_is_killed_and_goes_on_by_itself(runs, straight, tmp_path):
+    """And another one beside it is refused, not started again."""
+    run = tmp_path / "run"
+    with supervised(run, runs.cache) as process:
+        deadline = time.monotonic() + 300
+        while lines(run) < 3:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        child = int((run / ".lock").read_text())
+        os.kill(child, signal.SIGSTOP)
+        with supervised(run, runs.cache) as other:
+            refused = other.communicate(timeout=300)[0]
+        assert other.returncode == 2
+        assert "is training here" in refused and "restart" not in refused
+        os.kill(child, signal.SIGKILL)
+        told = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, told
+    assert "the training died of SIGKILL" in told and "restart 1 of 2 in 1 s" in told
+    assert result(run) == straight

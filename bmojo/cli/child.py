@@ -1,7 +1,7 @@
-"""What a worker of a sweep starts: `python -m bmojo.cli.child [--cores 0,1] ARGUMENTS`.
+"""`bmojo` as another `bmojo` starts it: `python -m bmojo.cli.child [--cores 0,1] ARGUMENTS`.
 
 It is the program `bmojo` with these arguments, kept to some cores from its first thread on,
-and told to stop, as by SIGTERM, if the sweep that started it is killed.
+and told to stop, as by SIGTERM, if the process that started it is killed.
 """
 
 import ctypes
@@ -10,8 +10,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-__all__ = ["be_bmojo", "main"]
+__all__ = ["PROGRAM", "be_bmojo", "main"]
 
+PROGRAM = (sys.executable, "-m", "bmojo.cli.child")
 PR_SET_PDEATHSIG = 1
 
 

@@ -12,13 +12,14 @@ from bmojo.validation import UserError
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
 
-USER_ERROR = 2
-
 EXIT_CODES = """\b
 Exit codes:
   0         done, or done before
+  1         the program crashed; a traceback says where
   2         something in the command or the config has to be mended; the error says what
   3         the loss became infinite or not a number
+  4         the run directory cannot be written, such as when the disk is full
+  5         an example of the data cannot be read
   130, 143  interrupted (Ctrl-C, SIGTERM); all is saved, the same command goes on"""
 
 Config = Annotated[
@@ -102,12 +103,12 @@ def chosen_step(run: Path, experiment: "Experiment", step: str | None) -> int | 
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Tell a user's error in one line and exit with 2."""
+    """Tell a user's error in one line and exit with its code."""
     try:
         yield
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(USER_ERROR) from None
+        raise typer.Exit(error.exit_code) from None
 
 
 @contextlib.contextmanager

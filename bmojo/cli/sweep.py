@@ -1,7 +1,6 @@
 """`bmojo sweep`."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from bmojo.sweep.pool import Result
 
 CELL_FAILED = 1
-CHILD = (sys.executable, "-m", "bmojo.cli.child")
 
 SWEEP_EXIT_CODES = """\b
 Exit codes:
@@ -152,13 +150,14 @@ def run_here(
     """Run cells on this machine and tell how it went; the exit code."""
     if not todo:
         return 0
+    from bmojo.cli.child import PROGRAM
     from bmojo.sweep.pool import run, schedulable_cores
     from bmojo.sweep.view import View
 
     number = min(workers or len(schedulable_cores()), len(todo))
     try:
         with View(console, jobs, number) as view:
-            results, signal = run(todo, out, number, view, CHILD)
+            results, signal = run(todo, out, number, view, PROGRAM)
     except KeyboardInterrupt:
         console.print("killed; the same command goes on from the last checkpoints")
         return 130

@@ -1,6 +1,7 @@
 """`bmojo train`."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -49,11 +50,21 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Move a run that is there aside and start over.")
     ] = False,
+    max_restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Train in a process that is started again, at most N times, when it dies of an "
+            "error or of a signal that nobody sent through this one.",
+        ),
+    ] = 0,
 ) -> None:
     """Train a model, or go on where an interrupted run stopped.
 
     The run directory gets the whole config, metrics, checkpoints and plots. Interrupting is
-    safe: the same command resumes the run.
+    safe: the same command resumes the run. With --max-restarts it resumes by itself, after a
+    pause of 1, 2, 4 ... 60 s, unless it has died three times in a row at the same step.
 
     \b
     Examples:
@@ -67,6 +78,15 @@ def train(
         if seed is not None:
             bindings.append(f"Trainer.seed={seed}")
         directory = run_dir or default_run_dir(config, [*overlays, *bindings])
+        if max_restarts:
+            from bmojo.cli.child import PROGRAM
+            from bmojo.cli.supervise import Supervisor, without_restarts
+
+            def say(line: str) -> None:
+                typer.echo(line, err=True)
+
+            words = without_restarts(sys.argv[1:])
+            raise typer.Exit(Supervisor(PROGRAM, words, directory, max_restarts, say).run())
         from bmojo.experiment import load, prepare_data
         from bmojo.training.loop import train as run
         from bmojo.training.pages import keep_pages

@@ -14,10 +14,46 @@ from bmojo.validation import UserError
 Batch = dict[str, np.ndarray]
 
 
+class DataError(UserError):
+    """An example cannot be read; the message names it."""
+
+    exit_code = 5
+
+
+class Told:
+    """A source whose errors say which example they are about.
+
+    Args:
+      source: random access to examples. Of a ``config`` and a ``split``, if it has them, the
+        names are told.
+      unchanged: errors that come as they are.
+    """
+
+    def __init__(self, source: Any, unchanged: tuple[type[Exception], ...] = ()):
+        self._source = source
+        self._unchanged: tuple[type[Exception], ...] = (UserError, MemoryError, *unchanged)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self._source[index]
+        except self._unchanged:
+            raise
+        except Exception as error:
+            name = type(getattr(self._source, "config", self._source)).__name__
+            split = getattr(self._source, "split", None)
+            place = f"example {index:,}" + (f" of the {split} split" if split else "")
+            cause = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise DataError(f"{name}: {place} cannot be read ({cause}); mend the data") from error
+
+
 class Batches:
     """Batches of examples start, start + 1, ..., without an end of their own.
 
-    A source that has no more examples for a whole batch is an error, a ``UserError``.
+    A source that has no more examples for a whole batch is an error, a ``UserError``; one that
+    cannot read an example, a :class:`DataError`.
 
     Args:
       source: random access to examples, dicts of arrays; fields are stacked. If it has a
@@ -41,7 +77,7 @@ class Batches:
         self._tokenizer = getattr(source, "tokenizer", None)
         self._count = max(0, len(source) - start) // batch_size
         first, end = rows or (0, batch_size)
-        mine = _Rows(source, start, batch_size, first, end - first, self._count)
+        mine = _Rows(Told(source), start, batch_size, first, end - first, self._count)
         # The training loop fetches while the accelerator computes, so no thread reads ahead,
         # and the position is exactly that of the last batch handed out.
         self._batches = grain.MapDataset.source(mine).batch(end - first, drop_remainder=True)

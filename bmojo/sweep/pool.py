@@ -4,13 +4,13 @@ import collections
 import dataclasses
 import os
 import shlex
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from bmojo.processes import start, was_asked_to_stop
 from bmojo.sweep.check import Job
 from bmojo.training.signals import StopSignals
 from bmojo.validation import UserError
@@ -40,8 +40,7 @@ class Result:
     @property
     def stopped(self) -> bool:
         """Whether it was asked to stop, and did."""
-        stops = (signal.SIGINT, signal.SIGTERM)
-        return self.code is None or self.code in {c for s in stops for c in (128 + s, -s)}
+        return self.code is None or was_asked_to_stop(self.code)
 
 
 class Watcher(Protocol):
@@ -148,8 +147,7 @@ def _log(job: Job, out: Path) -> Path:
 
 
 def _start(job: Job, out: Path, share: Sequence[int], program: Sequence[str]) -> _Running:
-    """Start a cell in a process group of its own, so that Ctrl-C reaches it through us only."""
-    environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    environment = dict(os.environ)
     pin = []
     if share:
         environment.setdefault("OMP_NUM_THREADS", str(len(share)))
@@ -160,13 +158,12 @@ def _start(job: Job, out: Path, share: Sequence[int], program: Sequence[str]) ->
     begin = log.tell()
     log.write(f"$ {shlex.join(['bmojo', *arguments])}\n".encode())
     log.flush()
-    process = subprocess.Popen(
+    process = start(
         [*program, *pin, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=environment,
-        process_group=0,
     )
     return _Running(job, process, log, begin)
 

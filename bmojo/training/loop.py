@@ -22,7 +22,7 @@ import jax
 from flax import nnx
 from rich.console import Console
 
-from bmojo.data.pipeline import Batch, Batches, Segments
+from bmojo.data.pipeline import Batch, Batches, DataError, Segments
 from bmojo.layers.protocol import State
 from bmojo.training import records
 from bmojo.training.cache import use_compilation_cache
@@ -96,7 +96,7 @@ def train(
     layout = make_layout(mesh, processes.count)
     check(model_config, trainer_config, curriculum, evaluations, layout)
     run = RunDir(run_dir)
-    with contextlib.ExitStack() as held:
+    with run.writing(), contextlib.ExitStack() as held:
 
         def begin() -> dict[str, Any] | None:
             held.enter_context(run.lock())
@@ -301,7 +301,10 @@ class _Loop:
         self, index: int, end: int, batches: Segments, programs: dict[Any, Any]
     ) -> bool:
         stage = self.curriculum[index]
-        within, batch, after = batches.within, next(batches), batches.get_state()
+        try:
+            within, batch, after = batches.within, next(batches), batches.get_state()
+        except DataError as error:
+            raise self._saved(error) from error
         name = f"stage {index + 1}/{len(self.curriculum)}"
         self.journal.pause()
         while self.step < end:
@@ -318,7 +321,13 @@ class _Loop:
             self.data_state = after
             self.in_flight.append((self.step, batch, metrics))
             if self.step < end:  # while the device computes
-                within, batch, after = batches.within, next(batches), batches.get_state()
+                try:
+                    within, batch, after = batches.within, next(batches), batches.get_state()
+                except DataError as error:
+                    self._settle(0, name)
+                    if self._due(self.trainer.log_every):
+                        self._log(index)
+                    raise self._saved(error) from error
             self._settle(1, name)
 
             log = self._due(self.trainer.log_every)
@@ -427,7 +436,10 @@ class _Loop:
             return not self._stopping()
         # Of several processes none gives up in the middle, as the others would wait for it.
         stopped = self.stop.requested if self.processes.count == 1 else lambda: False
-        rows = self.meter.measure(self.parameters, self.evaluations, stopped)
+        try:
+            rows = self.meter.measure(self.parameters, self.evaluations, stopped)
+        except DataError as error:
+            raise self._saved(error) from error
         self.journal.pause()
         if rows is None:
             if self.checkpoints.latest != self.step:
@@ -479,6 +491,13 @@ class _Loop:
         )
         self._say(message)
         return Outcome("interrupted", self.step, 128 + number, message)
+
+    def _saved(self, error: DataError) -> DataError:
+        """Save what is done before the error ends the run."""
+        if self.step and self.checkpoints.latest != self.step:
+            self._save()
+        self.checkpoints.wait()
+        return DataError(f"{error}, and the same command goes on from step {self.step}")
 
     def _give_up(self, error: NotFiniteError) -> Outcome:
         self.checkpoints.wait()

@@ -21,7 +21,7 @@ import jax
 from bmojo.training.rundir import RunError
 from bmojo.validation import UserError
 
-PEER_LOST = 4
+PEER_LOST = 6
 """Exit code where another process died or stopped."""
 
 BEAT_SECONDS = 1.0

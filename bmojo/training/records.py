@@ -1,15 +1,17 @@
 """JSON lines that survive being killed, and TensorBoard events beside them."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bmojo.training.rundir import write_atomically
+from bmojo.training.rundir import RunError, write_atomically
 
 Record = dict[str, Any]
 
@@ -34,12 +36,29 @@ def read(path: Path) -> list[Record]:
 
 
 def cut(path: Path, keep: Callable[[Record], bool]) -> None:
-    """Leave only the lines to keep, byte by byte as they were, in one atomic step."""
-    if path.exists():
-        write_atomically(path, b"".join(line for line, record in _lines(path) if keep(record)))
+    """Leave only the lines to keep, byte by byte as they were, in one atomic step.
+
+    Raises:
+      RunError: a whole line is no record.
+    """
+    if not path.exists():
+        return
+    kept, lines = [], _lines(path)
+    for number in itertools.count(1):
+        try:
+            line, record = next(lines)
+            if keep(record):
+                kept.append(line)
+        except StopIteration:
+            break
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{path}:{number}: is no record of a run; delete the line, and the run goes on"
+            ) from None
+    write_atomically(path, b"".join(kept))
 
 
-def _lines(path: Path) -> Iterable[tuple[bytes, Record]]:
+def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
     if not path.exists():
         return
     for line in path.read_bytes().splitlines(keepends=True):
@@ -55,8 +74,14 @@ class Lines:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
 
     def write(self, record: Record) -> None:
-        """Add a line."""
-        self._file.write(dumps(record).encode() + b"\n")
+        """Add a line.
+
+        Raises:
+          OSError: not all of it could be written; what there is of it will not be read.
+        """
+        line = dumps(record).encode() + b"\n"
+        while line:  # a disk that fills up takes a part, and refuses the rest
+            line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
@@ -87,20 +112,29 @@ class Nowhere(contextlib.nullcontext[None]):
 class Events:
     """Scalars for TensorBoard; writes nothing if switched off or tensorboardX is absent.
 
+    They are written by the thread that calls, so that a full disk is an error there.
+
     Args:
       path: directory of the event files.
       step: events of later steps, left by a run that was cut off, are hidden.
       enabled: false to write nothing.
+
+    Raises:
+      OSError: they cannot be written.
     """
 
     def __init__(self, path: Path, step: int, enabled: bool = True):
         self._writer = None
         if enabled:
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX.proto.event_pb2 import SessionLog
+                from tensorboardX.record_writer import RecordWriter
             except ImportError:
                 return
-            self._writer = SummaryWriter(str(path), purge_step=step + 1)
+            path.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(str(path / _next_name(path)))
+            self._add(file_version="brain.Event:2")
+            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     @property
     def active(self) -> bool:
@@ -110,8 +144,17 @@ class Events:
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add values of one step."""
         if self._writer is not None:
+            from tensorboardX.summary import scalar
+
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
+                self._add(step=step, summary=scalar(name, value))
+            self._writer.flush()
+
+    def _add(self, **fields: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        assert self._writer is not None
+        self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
     def __enter__(self) -> "Events":
         return self
@@ -124,3 +167,11 @@ class Events:
     ) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _next_name(path: Path) -> str:
+    """Of a new event file, behind all there are: TensorBoard reads them in this order."""
+    prefix = "events.out.tfevents."
+    there = [entry.name.removeprefix(prefix).split(".")[0] for entry in path.glob(f"{prefix}*")]
+    number = max((int(name) for name in there if name.isdecimal()), default=0) + 1
+    return f"{prefix}{number:010d}.{os.getpid()}"

@@ -5,9 +5,11 @@ Files appear whole or not at all: each is written beside its place and moved the
 
 import contextlib
 import difflib
+import errno
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +19,23 @@ from bmojo.validation import UserError
 
 LOCK = ".lock"
 
+UNWRITABLE = {
+    getattr(errno, name)
+    for name in (
+        "EACCES EDQUOT EEXIST EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
+    ).split()
+}
+"""What the system says of a place that cannot be written."""
+
 
 class RunError(UserError):
     """A run directory is not fit for what was asked; the message says what to do."""
+
+
+class WriteError(RunError):
+    """The run directory cannot be written; what was saved before is whole."""
+
+    exit_code = 4
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -79,6 +95,26 @@ class RunDir:
             handle.write(f"{os.getpid()}\n")
             handle.flush()
             yield
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Tell what keeps files of the run from being written.
+
+        Raises:
+          WriteError: the system refused it: no space, no rights, no such place any more.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = _refusal(error, self.path)
+            if reason is None:
+                raise
+            raise WriteError(
+                f"{self.path}: cannot be written ({reason}); see to space and rights there, and "
+                "the same command goes on from the last checkpoint"
+            ) from error
 
     def move_aside(self) -> Path | None:
         """Move what the directory holds to a new sibling; None if it holds nothing."""
@@ -160,6 +196,29 @@ def _without_mesh(config: str) -> list[str]:
     """The lines of a config that say what is computed, not where."""
     lines = config.splitlines()
     return [line for line in lines if line and not line.startswith(("Mesh.", "Experiment.mesh"))]
+
+
+def _refusal(error: BaseException | None, place: Path) -> str | None:
+    """Why the system would not write below ``place``; None if the error is another one.
+
+    TensorStore tells the system's errors by their number in a text.
+    """
+    if error is None:
+        return None
+    number = None
+    told = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
+    if told is not None:
+        number = int(told[1]) if str(place) in str(error) else None
+    elif isinstance(error, OSError):
+        elsewhere = error.filename is not None and not _below(error.filename, place)
+        number = None if elsewhere else error.errno
+    if number is not None and number in UNWRITABLE:
+        return os.strerror(number)
+    return _refusal(error.__cause__, place)
+
+
+def _below(name: Any, place: Path) -> bool:
+    return not isinstance(name, int) and Path(os.fsdecode(name)).absolute().is_relative_to(place)
 
 
 def _reason(error: Exception) -> str:

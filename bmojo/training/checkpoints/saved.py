@@ -19,7 +19,7 @@ from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.rundir import RunError
 
 # Orbax tells of every save and restore through absl.
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 PATIENCE = 10.0
 """Seconds between two lines about a verification that takes long."""

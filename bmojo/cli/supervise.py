@@ -1,0 +1,170 @@
+"""`bmojo train --max-restarts N`: training in a child that is started again when it dies.
+
+This process imports neither JAX nor the data, so that what kills the training leaves it alone.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bmojo.processes import STOPS, exit_code, signal_of, start, was_asked_to_stop
+from bmojo.training.rundir import RunDir
+
+__all__ = ["Supervisor", "without_restarts"]
+
+OPTION = "--max-restarts"
+FINAL = (0, 2, 3)
+"""Exit codes after which another try would end the same: done, an error to mend, not finite."""
+SAME_STEP = 3
+"""Deaths in a row at one step that end it."""
+LONGEST_PAUSE = 60.0
+POLL_SECONDS = 0.05
+
+
+class Supervisor:
+    """Keeps a training alive.
+
+    A training that dies, of a signal that nobody sent through this process or of an error, is
+    started again after a pause of 1, 2, 4 ... 60 seconds. It is left dead if it ended with a code
+    in ``FINAL``, was asked to stop, died ``SAME_STEP`` times in a row at the same checkpoint, or
+    has been started again as often as allowed.
+
+    Args:
+      program: the command that is ``bmojo``.
+      words: its arguments; ``--fresh`` counts until the new run has begun.
+      run_dir: where it trains.
+      max_restarts: how often it may be started again.
+      say: told one line for each restart, and one if there is none.
+      pause: seconds of the first pause.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[str],
+        words: Sequence[str],
+        run_dir: Path,
+        max_restarts: int,
+        say: Callable[[str], None],
+        pause: float = 1.0,
+    ):
+        self._program, self._words = list(program), list(words)
+        self._run, self._max, self._say = RunDir(run_dir), max_restarts, say
+        self._pause = pause
+        self._asked: int | None = None
+        self._child: Any = None
+
+    def run(self) -> int:
+        """Train to the end; the exit code of the last child, 128 + the signal if it died of one."""
+        before = {number: signal.signal(number, self._pass_on) for number in STOPS}
+        before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._suspend)
+        try:
+            return self._run_all()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _run_all(self) -> int:
+        old = self._identity()
+        steps: list[int] = []
+        while True:
+            code = self._train()
+            if code in FINAL or self._asked is not None or was_asked_to_stop(code):
+                return exit_code(code)
+            if "--fresh" in self._words and self._identity() not in (None, old):
+                self._words.remove("--fresh")
+            steps.append(self.step())
+            why, number = reason(code), len(steps)
+            if number > self._max:
+                self._say(f"{why}; {OPTION} {self._max} is used up; {self._remedy(steps[-1])}")
+                return exit_code(code)
+            if steps[-SAME_STEP:] == [steps[-1]] * SAME_STEP:
+                self._say(
+                    f"{why}, for the {SAME_STEP}rd time in a row at step {steps[-1]}: trying again "
+                    f"would not help; {self._remedy(steps[-1])}"
+                )
+                return exit_code(code)
+            seconds = min(self._pause * 2 ** (number - 1), LONGEST_PAUSE)
+            self._say(
+                f"{why}; restart {number} of {self._max} in {seconds:g} s, going on from step "
+                f"{steps[-1]}"
+            )
+            self._wait(seconds)
+            if self._asked is not None:
+                return 128 + self._asked
+
+    def step(self) -> int:
+        """Of the newest checkpoint that is whole; 0 without one."""
+        try:
+            names = os.listdir(self._run.checkpoints)
+        except OSError:
+            return 0
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
+    def _train(self) -> int:
+        self._child = start([*self._program, *self._words])
+        if self._asked is not None:  # between two children
+            self._child.send_signal(self._asked)
+        try:
+            return self._child.wait()
+        finally:
+            self._child = None
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Tells one run's config from another's; None without one."""
+        try:
+            facts = self._run.config.stat()
+        except OSError:
+            return None
+        return facts.st_ino, facts.st_mtime_ns
+
+    def _remedy(self, step: int) -> str:
+        return f"see above what it said; the same command goes on from step {step}"
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self._asked is None and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._asked = self._asked or number
+        if self._child is not None:
+            self._child.send_signal(number)
+
+    def _suspend(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-Z: both stop, and both go on."""
+        if self._child is not None:
+            self._child.send_signal(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if self._child is not None:
+            self._child.send_signal(signal.SIGCONT)
+
+
+def reason(code: int) -> str:
+    """Why a training is dead, in a few words."""
+    number = signal_of(code)
+    if number is None:
+        return f"the training died with exit code {code}"
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    memory = " (out of memory, or killed by hand)" if number == signal.SIGKILL else ""
+    return f"the training died of {name}{memory}"
+
+
+def without_restarts(words: Sequence[str]) -> list[str]:
+    """A command's arguments without ``--max-restarts N``."""
+    kept: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return [*kept, word, *rest]
+        if word == OPTION:
+            next(rest, None)
+        elif not word.startswith(f"{OPTION}="):
+            kept.append(word)
+    return kept

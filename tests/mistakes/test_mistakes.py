@@ -1,0 +1,81 @@
+"""What a user of the command line can get wrong, and the one line that says so.
+
+A case is a name, what is planted in the folder of ``conftest.py``, the command, and the error;
+`...` stands for any text. Mistakes inside a config have a table of their own in
+``test_bad_configs.py``; here each kind stands once, to see that nothing was begun.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bmojo.cli import app
+from tests.mistakes.data import PREPARE, PREPARED
+from tests.mistakes.studies import REPORT, SWEEPS
+from tests.mistakes.training import RESUME, TRAIN
+from tests.mistakes.using import EVALUATE, GENERATE
+
+TABLE = {
+    f"{section}: {name}": case
+    for section, cases in {
+        "prepare": PREPARE, "prepared": PREPARED, "train": TRAIN, "resume": RESUME,
+        "eval": EVALUATE, "generate": GENERATE, "sweep": SWEEPS, "report": REPORT,
+    }.items()
+    for name, case in cases.items()
+}  # fmt: skip
+
+TALKS = ("data prepare", "sweep", "train prose.gin --run-dir prose", "train --run-dir run")
+"""Commands that say what they are about to do before they can see the mistake."""
+
+
+def everything():
+    return sorted(str(path) for path in Path().rglob("*") if path.name != ".lock")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_one_line_says_what_is_wrong_and_nothing_is_begun(here, name):
+    plant, command, error = TABLE[name]
+    plant()
+    before = everything()
+    result = CliRunner().invoke(app, shlex.split(command))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    pattern = ".*".join(map(re.escape, f"error: {error}\n".split("...")))
+    assert re.fullmatch(pattern, result.stderr), result.stderr
+    assert result.exit_code == 2
+    assert not result.stdout or command.startswith(TALKS)
+    assert everything() == before
+
+
+USAGE = {
+    "data prepare books --out out --workers 0": "'--workers'",
+    "inspect tiny.gin --length 0": "'--length'",
+    "eval run --context 0 --eval perplexity": "'--context' / '--length'",
+    "eval run --eval perplexit": "'--eval'",
+    "eval run --batch-size 0": "'--batch-size'",
+    "generate prose --max-new-tokens 0": "'--max-new-tokens'",
+    "generate prose --seed -1": "'--seed'",
+    "train tiny.gin --max-restarts -1": "'--max-restarts'",
+    "train tiny.gin --max-restarts many": "'--max-restarts'",
+    "sweep s.gin --workers 0": "'--workers'",
+}
+
+
+@pytest.mark.parametrize("command", USAGE)
+def test_options_out_of_range_are_told_with_the_usage(command):
+    result = CliRunner().invoke(app, shlex.split(command))
+    assert result.exit_code == 2
+    *_, last = result.stderr.splitlines()
+    assert last.startswith(f"Error: Invalid value for {USAGE[command]}: ")
+
+
+def test_the_world_is_right(here):
+    """Everything that the table breaks works as it is."""
+    for command in (
+        "generate prose --prompt a --max-new-tokens 1",
+        "data prepare books --out out --workers 1",
+    ):
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, (command, result.output, result.exception)
