@@ -5,14 +5,38 @@ evaluation with one call: it takes any number of new tokens and the state that t
 before them left, and gives back outputs and the next state.
 """
 
+import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 from flax import nnx
 
 from bmojo.types import Array, DType, Float, Int
 
 State = Any
 """A frozen dataclass pytree of arrays with a leading batch axis; () if there is none."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ahead:
+    """In place of a state: other tokens of the sequence lie on the devices before this one.
+
+    For calls inside ``jax.shard_map``: device i of a mesh axis holds the i-th of ``size``
+    equal parts of the time axis of inputs and ``segment_ids``, and gives that part of the
+    outputs. The state that the call returns is the one after the last token of all devices,
+    and the same on each.
+
+    Attributes:
+      axis: name of the mesh axis, a manual one.
+      size: devices along it.
+      first: the state before the first token of all, the same on every device; None: there
+        was nothing before it.
+    """
+
+    axis: str = dataclasses.field(metadata={"static": True})
+    size: int = dataclasses.field(metadata={"static": True})
+    first: State | None = None
 
 
 @runtime_checkable
@@ -22,7 +46,7 @@ class Mixer(Protocol):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: State | None = None,
+        state: State | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], State]:
@@ -32,10 +56,12 @@ class Mixer(Protocol):
           u: normalized inputs.
           state: what the tokens before left behind. None: there were none, which is also a
             promise that position 0 is the first token, so that forms may specialize.
+            :class:`Ahead`: the tokens before are on other devices too.
           segment_ids: document of each token; a change resets every kind of memory. None:
             the row's current document goes on.
           lengths: valid tokens of each row; the rest is padding on the right, leaves no
-            trace in the state, and its outputs mean nothing. None: all L.
+            trace in the state, and its outputs mean nothing. None: all L, and the only
+            choice with :class:`Ahead`.
 
         Returns:
           Outputs in the dtype of ``u``, and the state after the valid tokens.
