@@ -1,6 +1,5 @@
 """Every mixer over the devices of a mesh axis is the mixer over the whole sequence."""
 
-import jax
 import jax.numpy as jnp
 import pytest
 
