@@ -22,6 +22,7 @@ from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.mesh import MeshConfig
 from bmojo.validation import UserError
 
 __all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
@@ -37,6 +38,7 @@ class Experiment:
       trainer: how the run is kept.
       curriculum: stages, one after the other.
       evaluations: measurements during training and at its end.
+      mesh: how devices share the work; None: one does it all.
       max_steps: no stage takes more steps than this; None: as many as it says. For trying a
         config out.
       max_batches: the same for the batches of evaluations.
@@ -47,6 +49,7 @@ class Experiment:
     trainer: TrainerConfig
     curriculum: tuple[Stage, ...]
     evaluations: tuple[Evaluation, ...] = ()
+    mesh: MeshConfig | None = None
     max_steps: int | None = None
     max_batches: int | None = None
 
@@ -95,6 +98,7 @@ for _name, _cls in {
     "MLP": MLPConfig,
     "MQAR": MQARConfig,
     "Memorization": MemorizationConfig,
+    "Mesh": MeshConfig,
     "Model": ModelConfig,
     "NoisyMQAR": NoisyMQARConfig,
     "Optimizer": OptimizerConfig,

@@ -8,16 +8,19 @@ windowed attention, MLP), and B'MOJO is (B'MOJO, MLP).
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.axes import Names, constrain
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.protocol import Ahead, MixerConfig, State
 from bmojo.types import Array, DType, Float, Int
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+REMAT = ("none", "full", "products")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,9 @@ class ModelConfig:
       parameters: parameters outside embedding and head to reach as nearly as possible; the
         free width is solved for: ``d_ff`` of the MLPs, or ``d_inner`` of the SSMs in a
         pattern without MLP. None: widths are as configured.
-      remat: recompute each period in the backward pass instead of storing its inside.
+      remat: what the backward pass computes again instead of storing it: 'none', 'full' (the
+        inside of each period) or 'products' (that too, but for the outputs of matrix products
+        with parameters).
     """
 
     vocab_size: int
@@ -46,7 +51,7 @@ class ModelConfig:
     dtype: str = "float32"
     param_dtype: str = "float32"
     parameters: int | None = None
-    remat: bool = False
+    remat: Literal["none", "full", "products"] = "none"
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_layers"):
@@ -62,6 +67,8 @@ class ModelConfig:
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"{name}: must be one of {DTYPES}, got {getattr(self, name)!r}")
+        if self.remat not in REMAT:
+            raise ValueError(f"remat: must be one of {REMAT}, got {self.remat!r}")
         if self.parameters is not None and self.parameters < 1:
             raise ValueError(f"parameters: must be positive, got {self.parameters}")
 
@@ -77,6 +84,8 @@ class ModelConfig:
 
 class Sublayer(nnx.Module):
     """x + mixer(norm(x))."""
+
+    axes: ClassVar[dict[str, Names]] = {"norm.scale": (None,)}
 
     def __init__(
         self,
@@ -96,7 +105,7 @@ class Sublayer(nnx.Module):
     ) -> tuple[Array, State]:
         """Add the mixer's output to the residual stream."""
         out, state = self.mixer(self.norm(x), state, segment_ids, lengths)
-        return x + out, state
+        return constrain(x + out, "batch", None, None), state
 
 
 class Period(nnx.Module):
@@ -129,6 +138,12 @@ class Period(nnx.Module):
 
 class Model(nnx.Module):
     """Next-token logits, with a state that carries everything the model remembers."""
+
+    axes: ClassVar[dict[str, Names]] = {
+        "embedding.embedding": ("vocab", "embed"),
+        "norm.scale": (None,),
+        "head.kernel": ("embed", "vocab"),
+    }
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Draw the parameters.
@@ -174,7 +189,7 @@ class Model(nnx.Module):
         Returns:
           Logits, float32 or wider, and the state after the valid tokens.
         """
-        x = self.embedding(tokens)
+        x = constrain(self._embed(tokens), "batch", None, None)
         graph, parameters = nnx.split(self.periods)
 
         def period(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, State]:
@@ -182,8 +197,7 @@ class Model(nnx.Module):
             each = _of_sublayers(states, len(self.config.pattern))
             return nnx.merge(graph, part)(x, each, segment_ids, lengths)
 
-        body = jax.checkpoint(period) if self.config.remat else period
-        x, state = jax.lax.scan(body, x, (parameters, state))
+        x, state = jax.lax.scan(_remat(period, self.config.remat), x, (parameters, state))
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
         return self._logits(self.norm(x)), state
@@ -203,6 +217,11 @@ class Model(nnx.Module):
 
         return jax.vmap(period)(parameters)
 
+    def _embed(self, tokens: Int[Array, "B L"]) -> Array:
+        """A row of the table for each token."""
+        table = constrain(self.embedding.embedding[...], "vocab", None)
+        return jnp.take(table.astype(self.embedding.dtype), tokens, axis=0)
+
     def _logits(self, x: Array) -> Array:
         """The head, in float32 or wider."""
         dtype = jnp.result_type(jnp.float32, x.dtype)
@@ -219,6 +238,14 @@ def _of_sublayers(states: State | Ahead | None, count: int) -> tuple[State | Ahe
         firsts = _of_sublayers(states.first, count)
         return tuple(Ahead(states.axis, states.size, first) for first in firsts)
     return (None,) * count if states is None else states
+
+
+def _remat(period: Any, policy: str) -> Any:
+    """A period that stores less for its backward pass."""
+    if policy == "none":
+        return period
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return jax.checkpoint(period, policy=saved if policy == "products" else None)
 
 
 def solve_widths(config: ModelConfig) -> ModelConfig:

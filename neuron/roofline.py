@@ -190,7 +190,8 @@ def shape_of(config: ModelConfig, length: int) -> Shape:
     if not isinstance(mixer.fading, SelectiveSSMConfig):
         raise ValueError("fading: the roofline knows SelectiveSSM only")
     hidden = mlp.d_ff or 0
-    return Shape(mixer, mixer.fading, config.d_model, hidden, length, 2 if config.remat else 1)
+    times = 1 if config.remat == "none" else 2
+    return Shape(mixer, mixer.fading, config.d_model, hidden, length, times)
 
 
 @functools.cache

@@ -23,6 +23,29 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for Trainer.seed=N.", metavar="N")] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the first of several processes listens. Not needed under Slurm (srun), "
+            "Open MPI (mpirun) and on TPU slices.",
+            metavar="HOST:PORT",
+        ),
+    ] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="How many processes train together.", metavar="N")
+    ] = None,
+    process_id: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0.", metavar="I")
+    ] = None,
+    distributed: Annotated[
+        bool | None,
+        typer.Option(
+            "--distributed/--alone",
+            help="Find the other processes through the scheduler, or ignore it. Default: found "
+            "if it started several.",
+            show_default=False,
+        ),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Move a run that is there aside and start over.")
     ] = False,
@@ -47,8 +70,10 @@ def train(
         from bmojo.experiment import load, prepare_data
         from bmojo.training.loop import train as run
         from bmojo.training.pages import keep_pages
+        from bmojo.training.processes import cluster, start
 
         keep_pages()
+        processes = start(cluster(coordinator, num_processes, process_id, distributed))
         experiment, text = load(config, bindings, overlays)
         prepare_data(experiment)
         outcome = run(
@@ -60,6 +85,8 @@ def train(
             str(directory),
             text,
             fresh=fresh,
+            mesh=experiment.mesh,
+            processes=processes,
         )
     raise typer.Exit(outcome.exit_code)
 

@@ -4,7 +4,7 @@ The n-th batch is a function of the source, the batch size and the start alone. 
 read in the order of their index; a source that wants another order has it in its indices.
 """
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import grain
 import numpy as np
@@ -25,29 +25,39 @@ class Batches:
         the fingerprint of a ``tokenizer``, positions tell it.
       batch_size: examples a batch; the remainder that fills no batch is dropped.
       start: index of the first example.
+      rows: first of the rows of every batch that are wanted here, and the one after them: the
+        others are not even read. None: all. Positions do not depend on it.
     """
 
-    def __init__(self, source: Any, batch_size: int, start: int = 0):
+    def __init__(
+        self,
+        source: Any,
+        batch_size: int,
+        start: int = 0,
+        rows: tuple[int, int] | None = None,
+    ):
         self._start, self._batch_size, self._examples = start, batch_size, len(source)
         self._source = getattr(source, "fingerprint", None)
         self._tokenizer = getattr(source, "tokenizer", None)
-        examples = grain.MapDataset.source(source)[start:].batch(batch_size, drop_remainder=True)
+        self._count = max(0, len(source) - start) // batch_size
+        first, end = rows or (0, batch_size)
+        mine = _Rows(source, start, batch_size, first, end - first, self._count)
         # The training loop fetches while the accelerator computes, so no thread reads ahead,
         # and the position is exactly that of the last batch handed out.
-        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        self._iterator = iter(examples.to_iter_dataset(options))
+        self._batches = grain.MapDataset.source(mine).batch(end - first, drop_remainder=True)
+        self._next = 0
 
     def __iter__(self) -> "Batches":
         return self
 
     def __next__(self) -> Batch:
-        try:
-            return next(self._iterator)
-        except StopIteration:
+        if self._next == self._count:
             raise UserError(
                 f"data: the {self._examples:,} examples do not fill another batch of "
                 f"{self._batch_size}; ask for fewer, or give more data"
-            ) from None
+            )
+        self._next += 1
+        return self._batches[self._next - 1]
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch, as JSON values."""
@@ -56,7 +66,7 @@ class Batches:
             "batch_size": self._batch_size,
             "source": self._source,
             "tokenizer": self._tokenizer,
-            "grain": self._iterator.get_state(),
+            "next": self._next,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -77,7 +87,25 @@ class Batches:
                     f"data position: it was saved with {field} {state[field]}, not {value}; "
                     "resume with the config that the run was started with"
                 )
-        self._iterator.set_state(state["grain"])
+        self._next = state["next"]
+
+
+class _Rows:
+    """Some rows of every batch, one batch after the other."""
+
+    def __init__(self, source: Any, start: int, batch: int, first: int, rows: int, batches: int):
+        self._source, self._rows, self._batches = source, rows, batches
+        self._start, self._batch = start + first, batch
+
+    def __len__(self) -> int:
+        return self._rows * self._batches
+
+    def __getitem__(self, index: SupportsIndex) -> Batch:
+        batch, row = divmod(int(index), self._rows)
+        return self._source[self._start + batch * self._batch + row]
+
+    def __repr__(self) -> str:
+        return f"rows of {self._source!r}"
 
 
 class Segments:

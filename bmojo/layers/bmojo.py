@@ -1,12 +1,13 @@
 """B'MOJO: eidetic memory, fading memory and a sliding window under one softmax."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.axes import Names
 from bmojo.layers.forms import FORMS, Call
 from bmojo.layers.heads import Heads, KeyValues, check_heads
 from bmojo.layers.memory import (
@@ -116,6 +117,12 @@ class BMojoConfig:
 
 class BMojo(nnx.Module):
     """out_t = y_t + W_o Attn(q_t; window, fading and eidetic slots), y = SSM(u)."""
+
+    axes: ClassVar[dict[str, Names]] = {
+        "fading_k_proj.kernel": ("embed", "kv_heads"),
+        "fading_v_proj.kernel": ("embed", "kv_heads"),
+        "conv_kernel": (None, "embed"),
+    }
 
     def __init__(
         self,
@@ -335,8 +342,7 @@ class BMojo(nnx.Module):
         """Keys and values of SSM outputs."""
         if self.config.tie_projections:
             return self.heads.key_values(y)
-        shape = (*y.shape[:-1], self.heads.n_kv_heads, self.heads.d_head)
-        return KeyValues(self.fading_k_proj(y).reshape(shape), self.fading_v_proj(y).reshape(shape))
+        return self.heads.cut_key_values(self.fading_k_proj(y), self.fading_v_proj(y))
 
 
 def _after(before: BMojoState, fading: State, changes: dict[str, Any], past: Local) -> BMojoState:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.selective_ssm import init_dt_bias
 from bmojo.layers.shards import place
@@ -97,6 +99,17 @@ class CanonicalSSM(nnx.Module):
     See :class:`bmojo.layers.protocol.Mixer`.
     """
 
+    axes: ClassVar[dict[str, Names]] = {
+        "in_proj.kernel": ("embed", "inner"),
+        "x_proj.kernel": ("inner", None),
+        "dt_proj.kernel": (None, "inner"),
+        "dt_bias": ("inner",),
+        "A_log": ("inner",),
+        "theta": ("inner", None),
+        "D": ("inner",),
+        "out_proj.kernel": ("inner", "embed"),
+    }
+
     def __init__(
         self,
         d_model: int,
@@ -152,7 +165,7 @@ class CanonicalSSM(nnx.Module):
         wide = at_least_float32(self.dtype)
         rank, order = self.dt_rank, self.config.order
 
-        x, gate = jnp.split(self.in_proj(u), 2, axis=-1)
+        x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
         before = past.tail(state.tail, x)
         tail = next_tail(before, x, lengths)
         # Before the first token of all, the tail holds the zeros that age would put there.
@@ -160,7 +173,8 @@ class CanonicalSSM(nnx.Module):
         x = jax.nn.silu(self.conv(x, before, age))
 
         dt, b, c = jnp.split(self.x_proj(x), [rank, rank + 1], axis=-1)
-        dt = jax.nn.softplus(self.dt_proj(dt).astype(wide) + self.dt_bias[...].astype(wide))
+        dt = constrain(self.dt_proj(dt), "batch", None, "inner")
+        dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
         exponent = -dt * jnp.exp(self.A_log[...].astype(wide))
         radius = jnp.exp(exponent)
         theta = self.theta[...].astype(wide)

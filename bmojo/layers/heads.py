@@ -1,11 +1,13 @@
 """Queries, keys, values and output of an attention: what its mixers have in common."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.axes import Names, constrain
 from bmojo.types import Array, DType, Float
 
 
@@ -28,6 +30,13 @@ def check_heads(n_heads: int, n_kv_heads: int | None) -> None:
 
 class Heads(nnx.Module):
     """The projections of grouped-query attention (arXiv 2305.13245)."""
+
+    axes: ClassVar[dict[str, Names]] = {
+        "q_proj.kernel": ("embed", "heads"),
+        "k_proj.kernel": ("embed", "kv_heads"),
+        "v_proj.kernel": ("embed", "kv_heads"),
+        "o_proj.kernel": ("heads", "embed"),
+    }
 
     def __init__(
         self,
@@ -59,16 +68,23 @@ class Heads(nnx.Module):
 
     def queries(self, u: Float[Array, "*rest D"]) -> Float[Array, "*rest H P"]:
         """W_q u, cut into heads."""
-        return self.q_proj(u).reshape(*u.shape[:-1], self.n_heads, self.d_head)
+        return self._cut(self.q_proj(u), self.n_heads, "heads")
 
     def key_values(self, u: Float[Array, "*rest D"]) -> KeyValues:
         """W_k u and W_v u, cut into heads."""
-        shape = (*u.shape[:-1], self.n_kv_heads, self.d_head)
-        return KeyValues(self.k_proj(u).reshape(shape), self.v_proj(u).reshape(shape))
+        return self.cut_key_values(self.k_proj(u), self.v_proj(u))
+
+    def cut_key_values(self, k: Float[Array, "*rest D"], v: Float[Array, "*rest D"]) -> KeyValues:
+        """Projected keys and values, cut into heads."""
+        return KeyValues(*(self._cut(x, self.n_kv_heads, "kv_heads") for x in (k, v)))
 
     def output(self, mixed: Float[Array, "*rest H P"]) -> Float[Array, "*rest D"]:
         """W_o of the joined heads."""
         return self.o_proj(mixed.reshape(*mixed.shape[:-2], self.d_model))
+
+    def _cut(self, x: Array, heads: int, name: str) -> Array:
+        x = x.reshape(*x.shape[:-1], heads, self.d_head)
+        return constrain(x, "batch", *(None,) * (x.ndim - 3), name, None)
 
     def empty(self, batch_size: int, places: int) -> KeyValues:
         """Places for keys and values of tokens to come."""

@@ -1,10 +1,12 @@
 """SwiGLU, the sublayer without memory."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 from flax import nnx
 
+from bmojo.layers.axes import Names, project
 from bmojo.layers.protocol import Ahead
 from bmojo.types import Array, DType, Float, Int
 
@@ -32,6 +34,11 @@ class MLPConfig:
 class MLP(nnx.Module):
     """W_out(silu(W_gate u) * W_up u) (arXiv 2002.05202), a mixer whose state is empty."""
 
+    axes: ClassVar[dict[str, Names]] = {
+        "up_proj.kernel": ("embed", "mlp"),
+        "down_proj.kernel": ("mlp", "embed"),
+    }
+
     def __init__(
         self, d_model: int, d_ff: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
     ) -> None:
@@ -49,7 +56,7 @@ class MLP(nnx.Module):
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[()]]:
         """Transform each token by itself."""
-        gate, up = jax.numpy.split(self.up_proj(u), 2, axis=-1)
+        gate, up = project(self.up_proj, u, (self.d_ff,), ("mlp", "mlp"))
         return self.down_proj(jax.nn.silu(gate) * up), ()
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> tuple[()]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
@@ -83,6 +85,16 @@ class SelectiveSSM(nnx.Module):
     and dt are computed in float32 at least. See :class:`bmojo.layers.protocol.Mixer`.
     """
 
+    axes: ClassVar[dict[str, Names]] = {
+        "in_proj.kernel": ("embed", "inner"),
+        "x_proj.kernel": ("inner", None),
+        "dt_proj.kernel": (None, "inner"),
+        "dt_bias": ("inner",),
+        "A_log": ("inner", None),
+        "D": ("inner",),
+        "out_proj.kernel": ("inner", "embed"),
+    }
+
     def __init__(
         self,
         d_model: int,
@@ -132,7 +144,7 @@ class SelectiveSSM(nnx.Module):
         span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
         wide = at_least_float32(self.dtype)
 
-        x, z = jnp.split(self.in_proj(u), 2, axis=-1)
+        x, z = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
         before = past.tail(state.tail, x)
         tail = next_tail(before, x, lengths)
         # Before the first token of all, the tail holds the zeros that age would put there.
@@ -142,7 +154,8 @@ class SelectiveSSM(nnx.Module):
         dt, B, C = jnp.split(
             self.x_proj(x), [self.dt_rank, self.dt_rank + self.config.d_state], axis=-1
         )
-        dt = jax.nn.softplus(self.dt_proj(dt).astype(wide) + self.dt_bias[...].astype(wide))
+        dt = constrain(self.dt_proj(dt), "batch", None, "inner")
+        dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
         if span.valid is not None:
             dt = jnp.where(span.valid[..., None], dt, 0)
         A = -jnp.exp(self.A_log[...].astype(wide))

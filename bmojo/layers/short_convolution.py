@@ -1,11 +1,13 @@
 """The short causal convolution in front of a recurrence, with its parameters."""
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.axes import Names
 from bmojo.ops.convolution import causal_convolution
 from bmojo.types import Array, DType, Float, Int
 
@@ -17,6 +19,8 @@ class ShortConvolution(nnx.Module):
       kernel: taps (d_conv, width), the present token's first.
       bias: (width,).
     """
+
+    axes: ClassVar[dict[str, Names]] = {"kernel": (None, "inner"), "bias": ("inner",)}
 
     def __init__(
         self, width: int, d_conv: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType

@@ -1,11 +1,13 @@
 """Mamba-2's block: a state-space model with one decay per head, the fast fading memory."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.selective_ssm import init_dt_bias
 from bmojo.layers.shards import place
@@ -78,6 +80,15 @@ class SSD(nnx.Module):
     and dt are computed in float32 at least. See :class:`bmojo.layers.protocol.Mixer`.
     """
 
+    axes: ClassVar[dict[str, Names]] = {
+        "in_proj.kernel": ("embed", "inner"),
+        "dt_bias": ("heads",),
+        "A_log": ("heads",),
+        "D": ("heads",),
+        "norm.scale": ("inner",),
+        "out_proj.kernel": ("inner", "embed"),
+    }
+
     def __init__(
         self,
         d_model: int,
@@ -128,14 +139,15 @@ class SSD(nnx.Module):
         wide = at_least_float32(self.dtype)
         width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
 
-        z, convolved, dt = jnp.split(self.in_proj(u), [width, 2 * (width + d_state)], axis=-1)
+        sizes, names = (width, width + 2 * d_state), ("inner", None, "heads")
+        z, convolved, dt = project(self.in_proj, u, sizes, names)
         before = past.tail(state.tail, convolved)
         tail = next_tail(before, convolved, lengths)
         # Before the first token of all, the tail holds the zeros that age would put there.
         age = None if fresh and span.start is None else span.age
         convolved = jax.nn.silu(self.conv(convolved, before, age))
         x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
-        x = x.reshape(*x.shape[:2], heads, width // heads)
+        x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
 
         dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
         if span.valid is not None:

@@ -165,10 +165,14 @@ class TrainerConfig:
 
     Attributes:
       seed: of the initial parameters and of the training examples.
+      accumulate: parts that each batch is cut into by rows, run one after the other; one
+        update with the gradient of all. The memory of a step is that of a part.
       segments_per_document: truncated backpropagation through time: each training sequence is
         cut into so many segments of equal length, one optimizer step each; the model's state
         is carried from a segment to the next, without gradient. The memory of a step is that
         of a segment.
+      on_nonfinite: what happens where the loss or the gradient is infinite or not a number:
+        'stop', keeping the batch, or 'skip' the update and count it; ten in a row stop too.
       log_every: steps between two lines of ``metrics.jsonl``; a line holds means over them.
       eval_every: steps between two evaluations; there is always one at the end. 0: only that.
       checkpoint_every: steps between two checkpoints; there is always one at the end.
@@ -180,7 +184,9 @@ class TrainerConfig:
     """
 
     seed: int = 0
+    accumulate: int = 1
     segments_per_document: int = 1
+    on_nonfinite: str = "stop"
     log_every: int = 10
     eval_every: int = 100
     checkpoint_every: int = 200
@@ -194,7 +200,12 @@ class TrainerConfig:
         _integer(name, "seed", self.seed, 0)
         if self.seed > LARGEST_SEED:
             raise ValueError(f"{name}.seed: {self.seed} is too large; give at most {LARGEST_SEED}")
+        _integer(name, "accumulate", self.accumulate, 1)
         _integer(name, "segments_per_document", self.segments_per_document, 1)
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ValueError(
+                f"{name}.on_nonfinite: {self.on_nonfinite!r} is unknown; give 'stop' or 'skip'"
+            )
         _integer(name, "log_every", self.log_every, 1)
         _integer(name, "eval_every", self.eval_every, 0)
         _integer(name, "checkpoint_every", self.checkpoint_every, 1)

@@ -1,8 +1,10 @@
 """What a run writes while it goes: metrics.jsonl, speed.jsonl, and events for TensorBoard."""
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,27 +24,41 @@ class Journal(contextlib.ExitStack):
       step: steps done.
       window: metrics since the last line, from the checkpoint.
       tensorboard: also write events, if tensorboardX is installed.
+      writes: false in all processes of a run but one, which take part and write nothing.
     """
 
-    def __init__(self, run: RunDir, step: int, window: list[list[float]], tensorboard: bool):
+    def __init__(
+        self,
+        run: RunDir,
+        step: int,
+        window: list[list[float] | None],
+        tensorboard: bool,
+        writes: bool = True,
+    ):
         super().__init__()
 
         def stays(record: records.Record) -> bool:
             at = record["step"]
             return at < step or (at == step and "evaluation" not in record)
 
-        records.cut(run.metrics, stays)
-        records.cut(run.speed, stays)
+        def lines(path: Path) -> records.Lines | records.Nowhere:
+            if not writes:
+                return records.Nowhere()
+            records.cut(path, stays)
+            return records.Lines(path)
+
         self.window = window
         self.tokens_per_second: float | None = None
         self._mark: tuple[float, int] | None = None
-        self._metrics = self.enter_context(records.Lines(run.metrics))
-        self._speed = self.enter_context(records.Lines(run.speed))
-        self._events = self.enter_context(records.Events(run.tensorboard, step, tensorboard))
+        self._metrics, self._speed = lines(run.metrics), lines(run.speed)
+        self.callback(self._metrics.__exit__, None, None, None)
+        self.callback(self._speed.__exit__, None, None, None)
+        events = records.Events(run.tensorboard, step, tensorboard and writes)
+        self._events = self.enter_context(events)
 
-    def step(self, step: int, metrics: dict[str, float], tokens: int) -> None:
-        """Take in the metrics of a step that has just ended."""
-        self.window.append([metrics[name] for name in AVERAGED])
+    def step(self, step: int, metrics: dict[str, float] | None, tokens: int) -> None:
+        """Take in the metrics of a step that has just ended; None: its update was skipped."""
+        self.window.append(None if metrics is None else [metrics[name] for name in AVERAGED])
         now = time.monotonic()
         if self._mark is None:
             self._mark = (now, step)
@@ -57,8 +73,12 @@ class Journal(contextlib.ExitStack):
     def train(
         self, step: int, seconds: float, before: dict[str, Any], after: dict[str, Any]
     ) -> None:
-        """Write the means since the last line, between other values of the same line."""
-        means = np.asarray(self.window, np.float64).mean(axis=0).tolist()
+        """Write the means since the last line, between other values of the same line.
+
+        Skipped steps are in none of them; if there was no other, the means are null.
+        """
+        taken = [values for values in self.window if values is not None]
+        means = np.asarray(taken, np.float64).mean(axis=0).tolist() if taken else [math.nan] * 3
         self.window = []
         record = {"step": step, **before, **dict(zip(AVERAGED, means, strict=True)), **after}
         self._metrics.write(record)

@@ -10,6 +10,7 @@ again if they are due.
 """
 
 import collections
+import contextlib
 import json
 import math
 import signal
@@ -29,6 +30,7 @@ from bmojo.training.checkpoint import Checkpoint, Checkpoints
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.journal import AVERAGED, Journal
 from bmojo.training.measure import Meter, Row
+from bmojo.training.mesh import Layout, MeshConfig, make_layout
 from bmojo.training.optimizer import make_optimizer, schedule
 from bmojo.training.outcome import (
     NOT_FINITE,
@@ -39,12 +41,17 @@ from bmojo.training.outcome import (
     print_results,
 )
 from bmojo.training.parameters import Parameters, flatten, initialize, outline, unflatten
+from bmojo.training.placed import Placed, shardings_of
 from bmojo.training.plan import Plan, check
+from bmojo.training.processes import Processes
 from bmojo.training.progress import Status, clock
 from bmojo.training.report import costs, implementations, one_line, provenance
 from bmojo.training.rundir import RunDir, RunError, write_atomically
 from bmojo.training.signals import StopSignals
-from bmojo.training.step import device_fields, make_fresh_state, make_train_step
+from bmojo.training.step import STOP, device_fields, make_fresh_state, make_train_step
+
+SKIPS_IN_A_ROW = 10
+"""Updates that may be skipped one after the other before a run gives up."""
 
 
 def train(
@@ -57,6 +64,8 @@ def train(
     config_text: str,
     console: Console | None = None,
     fresh: bool = False,
+    mesh: MeshConfig | None = None,
+    processes: Processes | None = None,
 ) -> Outcome:
     """Train, or go on training, or find that all is done.
 
@@ -70,6 +79,9 @@ def train(
       config_text: kept as ``config.gin``; it must be that of the run to resume.
       console: where to show progress; None: standard output.
       fresh: move what ``run_dir`` holds aside and start over.
+      mesh: how the devices of all processes share the work; None: one device does it.
+      processes: this process and the others that call this function with it; None: it is
+        alone.
 
     Returns:
       How it ended.
@@ -78,16 +90,26 @@ def train(
       RunError: the directory is in use, holds another config, or cannot be read or written;
         or the configs do not fit each other.
     """
-    console = console or Console()
-    check(model_config, trainer_config, curriculum, evaluations)
+    processes = processes or Processes()
+    console = console or Console(quiet=not processes.main)
+    layout = make_layout(mesh, processes.count)
+    check(model_config, trainer_config, curriculum, evaluations, layout)
     run = RunDir(run_dir)
-    with run.lock():
-        if fresh and (aside := run.move_aside()) is not None:
-            console.print(f"the run that was here is now in {aside}", soft_wrap=True)
-        run.claim(config_text)
-        summary = run.finished()
+    with contextlib.ExitStack() as held:
+
+        def begin() -> dict[str, Any] | None:
+            held.enter_context(run.lock())
+            if fresh and (aside := run.move_aside()) is not None:
+                console.print(f"the run that was here is now in {aside}", soft_wrap=True)
+            run.claim(config_text)
+            return run.finished()
+
+        summary = processes.from_main(begin)
+        run.see(config_text)
         if summary is not None:
             return already_finished(run, summary, evaluations, console)
+        if layout is not None:
+            held.enter_context(layout.active())
         if trainer_config.compilation_cache:
             use_compilation_cache()
         notice = _notice(console)
@@ -103,6 +125,8 @@ def train(
                 console,
                 stop,
                 kept,
+                layout,
+                processes,
             )
             return loop.run()
 
@@ -122,28 +146,34 @@ class _Loop:
         console: Console,
         stop: StopSignals,
         checkpoints: Checkpoints,
+        layout: Layout | None,
+        processes: Processes,
     ):
         self.began = time.monotonic()
         self.model_config, self.trainer = model_config, trainer
         self.curriculum, self.evaluations = curriculum, evaluations
         self.dir, self.config_text, self.console = run, config_text, console
         self.stop, self.checkpoints = stop, checkpoints
+        self.layout, self.processes = layout, processes
 
         self.plan = Plan(curriculum, trainer.segments_per_document)
         self.make: Callable[[], Any] = lambda: model_config.make(nnx.Rngs(trainer.seed))
         self.structure, self.shapes = outline(self.make)
+        self.placed = Placed(layout, self.make, self.shapes)
         self.optimizer = make_optimizer(optimizer_config, self.plan.total, self.structure.names)
         self.learning_rate = schedule(optimizer_config, self.plan.total)
 
-        self.meter = Meter(self.structure)
-        self.fresh = make_fresh_state(self.structure)
+        self.meter = Meter(self.structure, layout)
+        self.fresh = make_fresh_state(self.structure, layout)
 
         self.step = 0
         self.seconds_before = 0.0
         self.compile_seconds = 0.0
         self.data_state: dict[str, Any] | None = None
         self.data_stage = 0
-        self.window: list[list[float]] = []
+        self.window: list[list[float] | None] = []
+        self.skipped = 0
+        self.asked_to_stop = False
         self.carried: State | None = None
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
         self.in_flight = collections.deque()
@@ -155,7 +185,13 @@ class _Loop:
         self._print_head()
         try:
             with (
-                Journal(self.dir, self.step, self.window, self.trainer.tensorboard) as self.journal,
+                Journal(
+                    self.dir,
+                    self.step,
+                    self.window,
+                    self.trainer.tensorboard,
+                    self.processes.main,
+                ) as self.journal,
                 Status(self.console, self.plan.total, self.step) as self.status,
             ):
                 finished = self._evaluate_if_due() and self._train()
@@ -166,15 +202,18 @@ class _Loop:
     # Beginning
 
     def _restore_or_begin(self) -> None:
-        state_shapes = jax.eval_shape(self.optimizer.init, self.shapes)
+        state_shapes = self.placed.optimizer(jax.eval_shape(self.optimizer.init, self.shapes))
         checkpoint, warnings = self.checkpoints.restore(
-            self.shapes, state_shapes, self._carried_shapes
+            self.placed.parameters(self.shapes), state_shapes, self._carried_shapes
         )
         for warning in warnings:
             self.console.print(warning, style="yellow", soft_wrap=True)
         if checkpoint is None:
-            self.parameters = initialize(self.make)
-            self.optimizer_state = jax.jit(self.optimizer.init)(self.parameters)
+            self.parameters = initialize(self.make, self.placed.shardings)
+            places = shardings_of(state_shapes) if self.layout else None
+            self.optimizer_state = jax.jit(self.optimizer.init, out_shardings=places)(
+                self.parameters
+            )
         else:
             self.parameters = checkpoint.parameters
             self.optimizer_state = checkpoint.optimizer_state
@@ -182,6 +221,7 @@ class _Loop:
             self.data_stage = checkpoint.meta["stage"]
             self.data_state = checkpoint.meta["data"]
             self.window = checkpoint.meta["window"]
+            self.skipped = checkpoint.meta["skipped"]
             self.seconds_before = checkpoint.meta["seconds"]
             self.compile_seconds = checkpoint.meta["compile_seconds"]
             if checkpoint.carried is not None:
@@ -193,7 +233,8 @@ class _Loop:
         if not meta["data"]["part"]:
             return None
         stage = self.curriculum[meta["stage"]]
-        return jax.eval_shape(lambda p: flatten(self._fresh_state(p, stage)), self.shapes)
+        state = jax.eval_shape(lambda p: self._fresh_state(p, stage), self.shapes)
+        return flatten(self.placed.state(state))
 
     def _fresh_state(self, parameters: Parameters, stage: Stage) -> State:
         """Of the model before the first segment."""
@@ -211,6 +252,11 @@ class _Loop:
         print_line = self._say
         print_line(f"run directory {self.dir.path}")
         print_line(line)
+        if self.layout is not None:
+            where = f"{self.layout.mesh.size} devices in {self.processes.count} processes"
+            print_line(f"mesh {self.layout}: {where}")
+        elif jax.device_count() > 1:
+            print_line(f"1 of {jax.device_count()} devices is used; Experiment.mesh=@Mesh(): all")
         for cell, implementation in implementations(self.model_config).items():
             print_line(f"{cell}: {implementation} scan")
         if self.step:
@@ -226,7 +272,8 @@ class _Loop:
             if self.step < end:
                 stage = self.curriculum[index]
                 source = stage.data.source(self.trainer.seed, "train")
-                batches = Batches(source, stage.batch_size, self.plan.examples(index))
+                rows = self.layout.local_rows(stage.batch_size) if self.layout else None
+                batches = Batches(source, stage.batch_size, self.plan.examples(index), rows)
                 parts = Segments(batches, self.plan.segments)
                 if self.step > self.plan.begin(index):
                     self._resume_data(parts, index)
@@ -255,9 +302,10 @@ class _Loop:
                 self.carried = (
                     self._fresh_state(self.parameters, stage) if self.plan.segments > 1 else None
                 )
-            program = self._program(batch, programs)
+            fields = self._fields(batch, stage.batch_size)
+            program = self._program(fields, programs)
             self.parameters, self.optimizer_state, self.carried, metrics = program(
-                self.parameters, self.optimizer_state, self.carried, device_fields(batch)
+                self.parameters, self.optimizer_state, self.carried, fields
             )
             self.step += 1
             self.data_state = after
@@ -268,28 +316,48 @@ class _Loop:
 
             log = self._due(self.trainer.log_every)
             save = self._due(self.trainer.checkpoint_every)
-            if log or save or self._due(self.trainer.eval_every) or self.stop.requested():
+            if log or save or self._due(self.trainer.eval_every) or self._stopping():
                 self._settle(0, name)
             if log:
                 self._log(index)
-            if save or self.stop.requested():
+            if save or self._stopping():
                 self._save()
-            if self.stop.requested() or not self._evaluate_if_due():
+            if self._stopping() or not self._evaluate_if_due():
                 return False
         return True
 
-    def _program(self, batch: Batch, programs: dict[Any, Any]) -> Any:
-        """The compiled step for batches of this shape."""
+    def _fields(self, batch: Batch, rows: int) -> dict[str, Any]:
+        """What a step gets of a batch, where it is to lie."""
         fields = device_fields(batch)
+        if self.layout is None:
+            return fields
+        placed = self.layout.put(fields, rows)
+        if self.processes.count > 1:
+            placed[STOP] = self.layout.flag(self.stop.requested())
+        return placed
+
+    def _stopping(self) -> bool:
+        """Whether to stop after this step: of several processes all say the same."""
+        return self.stop.requested() if self.processes.count == 1 else self.asked_to_stop
+
+    def _program(self, fields: dict[str, Any], programs: dict[Any, Any]) -> Any:
+        """The compiled step for batches of this shape."""
         key = tuple((name, value.shape) for name, value in fields.items())
         if key not in programs:
-            step = make_train_step(self.structure, self.optimizer)
+            step = make_train_step(
+                self.structure,
+                self.optimizer,
+                self.layout,
+                self.placed.shardings,
+                self.trainer.accumulate,
+                self.trainer.on_nonfinite == "skip",
+            )
             began = time.monotonic()
             arguments = (self.parameters, self.optimizer_state, self.carried, fields)
             programs[key] = step.lower(*arguments).compile()
             seconds = time.monotonic() - began
             self.compile_seconds += seconds
-            rows, length = batch["inputs"].shape
+            rows, length = fields["inputs"].shape
             self._say(f"compiled the step for {rows} x {length} tokens in {seconds:.1f} s")
         return programs[key]
 
@@ -301,9 +369,15 @@ class _Loop:
         while len(self.in_flight) > in_flight:
             step, batch, device_metrics = self.in_flight.popleft()
             metrics = {name: float(value) for name, value in device_metrics.items()}
-            if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])):
-                raise NotFiniteError(step, batch, metrics)
-            self.journal.step(step, metrics, batch["inputs"].size)
+            self.asked_to_stop |= metrics.get(STOP, 0) > 0
+            finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+            self.skipped = 0 if finite else self.skipped + 1
+            if not finite:
+                if self.trainer.on_nonfinite == "stop" or self.skipped == SKIPS_IN_A_ROW:
+                    raise NotFiniteError(step, batch, metrics)
+                self._say(f"step {step}: loss {metrics['loss']}; the update is skipped")
+            tokens = self.plan.tokens(step) - self.plan.tokens(step - 1)
+            self.journal.step(step, metrics if finite else None, tokens)
             speed = self.journal.tokens_per_second
             self.status.update(step, stage, metrics["loss"], metrics["accuracy"], speed)
 
@@ -311,7 +385,10 @@ class _Loop:
         """Write the means since the last line."""
         rate = float(self.learning_rate(self.step - 1))
         before = {"stage": stage + 1, "tokens": self.plan.tokens(self.step)}
-        self.journal.train(self.step, self._seconds(), before, {"learning_rate": rate})
+        after: dict[str, Any] = {"learning_rate": rate}
+        if self.trainer.on_nonfinite == "skip":
+            after["skipped"] = sum(values is None for values in self.journal.window)
+        self.journal.train(self.step, self._seconds(), before, after)
 
     def _save(self) -> None:
         self.journal.sync()
@@ -319,6 +396,7 @@ class _Loop:
             "stage": self.data_stage,
             "data": self.data_state,
             "window": self.journal.window,
+            "skipped": self.skipped,
             "seed": self.trainer.seed,
             "seconds": self._seconds(),
             "compile_seconds": self.compile_seconds,
@@ -339,8 +417,10 @@ class _Loop:
     def _evaluate_if_due(self) -> bool:
         """Take and write the evaluations if it is time; false if asked to stop."""
         if self.step == 0 or not self.evaluations or not self._due(self.trainer.eval_every):
-            return not self.stop.requested()
-        rows = self.meter.measure(self.parameters, self.evaluations, self.stop.requested)
+            return not self._stopping()
+        # Of several processes none gives up in the middle, as the others would wait for it.
+        stopped = self.stop.requested if self.processes.count == 1 else lambda: False
+        rows = self.meter.measure(self.parameters, self.evaluations, stopped)
         self.journal.pause()
         if rows is None:
             if self.checkpoints.latest != self.step:
@@ -368,11 +448,12 @@ class _Loop:
             "compile_seconds": self.compile_seconds,
             **provenance(self.trainer.seed),
         }
-        if self.trainer.plots:
+        if self.trainer.plots and self.processes.main:
             from bmojo.training.plots import plot_run  # Matplotlib is slow
 
             plot_run(self.dir, history, self.rows, self.curriculum, self.evaluations)
-        write_atomically(self.dir.summary, json.dumps(summary, indent=2) + "\n")
+        if self.processes.main:
+            write_atomically(self.dir.summary, json.dumps(summary, indent=2) + "\n")
         message = f"finished {self.plan.total} steps in {clock(self._seconds())}"
         self._say(message)
         print_results(self.dir, summary, self.evaluations, self.console)
@@ -390,7 +471,7 @@ class _Loop:
 
     def _give_up(self, error: NotFiniteError) -> Outcome:
         self.checkpoints.wait()
-        message = not_finite(self.dir, error, self.checkpoints.latest)
+        message = not_finite(self.dir, error, self.checkpoints.latest, self.processes.index)
         self._say(message, style="red")
         return Outcome("not finite", error.step, NOT_FINITE, message)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from bmojo.data.pipeline import Batches, Segments
 from bmojo.training.config import Evaluation
+from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
 from bmojo.training.step import device_fields, make_eval_step, make_fresh_state
 
@@ -15,10 +16,17 @@ Row = dict[str, Any]
 
 
 class Meter:
-    """Takes evaluations of models of one structure, compiling for each shape once."""
+    """Takes evaluations of models of one structure, compiling for each shape once.
 
-    def __init__(self, structure: Structure):
-        self._step, self._fresh = make_eval_step(structure), make_fresh_state(structure)
+    Args:
+      structure: of the models.
+      layout: where arrays lie; None: on one device.
+    """
+
+    def __init__(self, structure: Structure, layout: Layout | None = None):
+        self._layout = layout
+        self._step = make_eval_step(structure, layout)
+        self._fresh = make_fresh_state(structure, layout)
 
     def measure(
         self,
@@ -64,13 +72,29 @@ class Meter:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Groups (B,) of a batch, and (3, B): right answers, loss and targets of each row."""
         count, rows = evaluation.segments_per_document, evaluation.batch_size
-        carried = self._fresh(parameters, rows, evaluation.data.length) if count > 1 else None
+        parts_of_rows = 1 if self._layout is None else self._layout.rows
+        padded = -(-rows // parts_of_rows) * parts_of_rows
+        carried = self._fresh(parameters, padded, evaluation.data.length) if count > 1 else None
         table = np.zeros((3, rows))
         for _ in range(count):
             batch = next(parts)
-            sums, carried = self._step(parameters, carried, device_fields(batch))
-            table += np.asarray([sums["right"], sums["loss"], sums["count"]], np.float64)
+            fields = self._placed(device_fields(batch), padded)
+            sums, carried = self._step(parameters, carried, fields)
+            table += np.asarray([sums[k][:rows] for k in ("right", "loss", "count")], np.float64)
         return batch.get("group", np.zeros(rows, np.int32)), table
+
+    def _placed(self, fields: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
+        """Fields on the mesh, with rows that count nothing where devices would have none."""
+        if self._layout is None:
+            return fields
+        fill = {"targets": -1}
+        first, end = self._layout.local_rows(rows)
+
+        def mine(name: str, value: np.ndarray) -> np.ndarray:
+            widths = [(0, rows - len(value))] + [(0, 0)] * (value.ndim - 1)
+            return np.pad(value, widths, constant_values=fill.get(name, 0))[first:end]
+
+        return self._layout.put({n: mine(n, v) for n, v in fields.items()}, rows)
 
 
 def _rows(evaluation: Evaluation, groups: np.ndarray, table: np.ndarray) -> Iterable[Row]:

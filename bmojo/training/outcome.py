@@ -56,15 +56,17 @@ def already_finished(
     return Outcome("finished", summary["step"], 0, message, summary)
 
 
-def not_finite(run: RunDir, error: NotFiniteError, saved: int | None) -> str:
+def not_finite(run: RunDir, error: NotFiniteError, saved: int | None, process: int = 0) -> str:
     """Keep the batch, and say what happened and what to do.
 
     Args:
       run: where the batch is kept.
       error: what was found.
       saved: step of the newest checkpoint, if there is one.
+      process: whose rows of the batch these are.
     """
-    path = run.path / f"bad_batch_step{error.step}.npz"
+    part = f"_process{process}" if process else ""
+    path = run.path / f"bad_batch_step{error.step}{part}.npz"
     np.savez(path, **error.batch)  # type: ignore[arg-type]
     kept = "nothing was saved before" if saved is None else f"the checkpoint of step {saved} stays"
     return (

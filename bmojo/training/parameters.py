@@ -57,9 +57,15 @@ def outline(make: Callable[[], Any]) -> tuple[Structure, Parameters]:
     return split(nnx.eval_shape(make))
 
 
-def initialize(make: Callable[[], Any]) -> Parameters:
-    """The parameters of a new model, drawn in one compiled program."""
-    return jax.jit(lambda: split(make())[1])()
+def initialize(make: Callable[[], Any], shardings: Any = None) -> Parameters:
+    """The parameters of a new model, drawn in one compiled program.
+
+    Args:
+      make: makes the model.
+      shardings: where each parameter is to lie, by name; each device draws its own part. None:
+        on the first device.
+    """
+    return jax.jit(lambda: split(make())[1], out_shardings=shardings)()
 
 
 def count(parameters: Parameters) -> int:

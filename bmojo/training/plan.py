@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bmojo.training.config import Evaluation, Stage, TrainerConfig, check_segments
+from bmojo.training.mesh import Layout
 from bmojo.training.rundir import RunError
 
 
@@ -43,8 +44,9 @@ def check(
     trainer: TrainerConfig,
     curriculum: Sequence[Stage],
     evaluations: Sequence[Evaluation],
+    layout: Layout | None = None,
 ) -> None:
-    """See that the configs of a run fit each other.
+    """See that the configs of a run fit each other, and the mesh.
 
     Raises:
       RunError: they do not.
@@ -56,6 +58,17 @@ def check(
             check_segments("Trainer", trainer.segments_per_document, stage.data)
         except ValueError as error:
             raise RunError(str(error)) from None
+        if stage.batch_size % trainer.accumulate:
+            raise RunError(
+                f"Trainer.accumulate: {trainer.accumulate} does not divide the "
+                f"{stage.batch_size} rows of Stage.batch_size; give a divisor"
+            )
+        if layout is not None:
+            rows, length = stage.batch_size // trainer.accumulate, stage.data.length
+            layout.check("Stage", rows, length // trainer.segments_per_document)
+    if layout is not None:
+        for e in evaluations:
+            layout.check_length("Evaluation", e.data.length // e.segments_per_document)
     names = [evaluation.name for evaluation in evaluations]
     for name in names:
         if names.count(name) > 1:

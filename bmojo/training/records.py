@@ -1,5 +1,6 @@
 """JSON lines that survive being killed, and TensorBoard events beside them."""
 
+import contextlib
 import json
 import math
 import os
@@ -70,6 +71,16 @@ class Lines:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+class Nowhere(contextlib.nullcontext[None]):
+    """In place of :class:`Lines` where another process writes."""
+
+    def write(self, record: Record) -> None:
+        """Forget it."""
+
+    def sync(self) -> None:
+        """There is nothing to wait for."""
 
 
 class Events:

@@ -8,6 +8,7 @@ import difflib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ class RunDir:
         return aside
 
     def claim(self, config_text: str) -> None:
-        """Write the config, or see that the one there is the same.
+        """Write the config, or see that the one there is the same, but perhaps for its mesh.
 
         Raises:
           RunError: the directory belongs to another config.
@@ -113,12 +114,29 @@ class RunDir:
                 f"{self.config}: cannot be read ({_reason(error)}); put it back, or start over "
                 "with --fresh"
             ) from None
-        if there != config_text:
+        if _without_mesh(there) != _without_mesh(config_text):
             line, was, now = _first_difference(there, config_text)
             raise RunError(
                 f"{self.config}:{line}: the run there has {was}, this config has {now}; "
                 "choose another directory with --run-dir, or start over with --fresh"
             )
+        if there != config_text:  # on other devices
+            write_atomically(self.config, config_text)
+
+    def see(self, config_text: str) -> None:
+        """See the config that another process has written.
+
+        Raises:
+          RunError: it is not there.
+        """
+        for _ in range(20):  # storage over a network may take a while to show a new file
+            if self.config.exists() and self.config.read_text(encoding="utf8") == config_text:
+                return
+            time.sleep(0.5)
+        raise RunError(
+            f"{self.config}: this process does not see what the first one wrote there; give a "
+            "--run-dir on storage that all processes share"
+        )
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of the run, if it has come to its end."""
@@ -136,6 +154,12 @@ class RunDir:
         raise RunError(
             f"{self.summary}: {problem}; delete it, and the run goes on from its last checkpoint"
         )
+
+
+def _without_mesh(config: str) -> list[str]:
+    """The lines of a config that say what is computed, not where."""
+    lines = config.splitlines()
+    return [line for line in lines if line and not line.startswith(("Mesh.", "Experiment.mesh"))]
 
 
 def _reason(error: Exception) -> str:

@@ -8,13 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
-from bmojo.layers.protocol import State
+from bmojo.layers.protocol import Ahead, State
+from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
 from bmojo.types import Array, Float, Int
 
 MODEL_FIELDS = ("inputs", "targets", "segment_ids")
 """Fields of a batch that go to the device."""
+
+STOP = "stop"
+"""Field of a batch, on a mesh of several processes: which devices' processes want to stop."""
 
 
 def device_fields(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -39,7 +44,12 @@ def token_losses(
 
 
 def make_train_step(
-    structure: Structure, optimizer: optax.GradientTransformation
+    structure: Structure,
+    optimizer: optax.GradientTransformation,
+    layout: Layout | None = None,
+    shardings: Any = None,
+    accumulate: int = 1,
+    skip: bool = False,
 ) -> jax.stages.Wrapped:
     """The function (parameters, optimizer state, carried, batch) -> the same after a step, metrics.
 
@@ -48,58 +58,156 @@ def make_train_step(
     nothing is carried on. Arrays passed in, but for the batch, are donated: they are gone
     afterwards. Metrics: ``loss``, ``accuracy``, and ``grad_norm``, the global norm before
     clipping.
+
+    Args:
+      structure: of the model.
+      optimizer: its transformation of gradients.
+      layout: where arrays lie; None: on one device.
+      shardings: of the parameters, by name; None without a layout.
+      accumulate: parts of a batch that are run one after the other, their gradients summed; a
+        divisor of the rows.
+      skip: leave everything but the metrics as it is where loss or gradient is not finite.
     """
+    look = _make_look(structure, layout)
 
     def loss_of(
-        parameters: Parameters, carried: State | None, batch: dict[str, Array]
+        parameters: Parameters, carried: State | None, batch: dict[str, Array], number: Array
     ) -> tuple[Array, tuple[Array, State | None]]:
-        model = structure.merge(parameters)
-        logits, state = model(batch["inputs"], carried, segment_ids=batch.get("segment_ids"))
-        losses, right, counted = token_losses(logits, batch["targets"])
-        number = jnp.maximum(counted.sum(), 1)
-        after = None if carried is None else state
+        (losses, right, _), after = look(parameters, carried, batch)
         return losses.sum() / number, (right.sum() / number, after)
+
+    value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+
+    def gradient_of(
+        parameters: Parameters, carried: State | None, batch: dict[str, Array]
+    ) -> tuple[Any, Any]:
+        number = jnp.maximum((batch["targets"] >= 0).sum(), 1).astype(jnp.float32)
+        if accumulate == 1:
+            return value_and_grad(parameters, carried, batch, number)
+
+        def add(sums: Any, part: tuple[State | None, dict[str, Array]]) -> tuple[Any, Any]:
+            (loss, (accuracy, after)), gradient = value_and_grad(parameters, *part, number)
+            return jax.tree.map(jnp.add, sums, (loss, accuracy, gradient)), after
+
+        parts = (_parts(carried, accumulate, axis=1), _parts(batch, accumulate, axis=0))
+        zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, parameters))
+        (loss, accuracy, gradient), after = jax.lax.scan(add, zeros, parts)
+        return (loss, (accuracy, _whole(after, axis=1))), gradient
 
     def step(
         parameters: Parameters, state: Any, carried: State | None, batch: dict[str, Array]
     ) -> tuple[Parameters, Any, State | None, dict[str, Array]]:
-        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (accuracy, carried)), gradient = value_and_grad(parameters, carried, batch)
-        updates, state = optimizer.update(gradient, state, parameters)
-        metrics = {
-            "loss": loss,
-            "accuracy": accuracy,
-            "grad_norm": optax.tree.norm(gradient),
-        }
-        return optax.apply_updates(parameters, updates), state, carried, metrics
+        stop = batch.pop(STOP, None)
+        (loss, (accuracy, after)), gradient = gradient_of(parameters, carried, batch)
+        if shardings is not None:
+            gradient = jax.lax.with_sharding_constraint(gradient, shardings)
+        updates, moved = optimizer.update(gradient, state, parameters)
+        norm = optax.tree.norm(gradient)
+        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": norm}
+        if stop is not None:
+            metrics[STOP] = stop.max()
+        new = (optax.apply_updates(parameters, updates), moved, after)
+        if skip:
+            finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+            old = (parameters, state, carried)
+            new = jax.tree.map(lambda now, before: jnp.where(finite, now, before), new, old)
+        return *new, metrics
 
     return jax.jit(step, donate_argnums=(0, 1, 2))
 
 
-def make_eval_step(structure: Structure) -> jax.stages.Wrapped:
+def make_eval_step(structure: Structure, layout: Layout | None = None) -> jax.stages.Wrapped:
     """The function (parameters, carried, batch) -> sums by row, and the state to carry on.
 
     The sums are ``loss``, ``right`` and ``count``; ``carried`` is that of
-    :func:`make_train_step`.
+    :func:`make_train_step`. On a mesh the sums lie on every device.
     """
+    look = _make_look(structure, layout)
 
     def step(
         parameters: Parameters, carried: State | None, batch: dict[str, Array]
     ) -> tuple[dict[str, Array], State | None]:
-        model = structure.merge(parameters)
-        logits, state = model(batch["inputs"], carried, segment_ids=batch.get("segment_ids"))
-        losses, right, counted = token_losses(logits, batch["targets"])
+        batch.pop(STOP, None)
+        (losses, right, counted), after = look(parameters, carried, batch)
         sums = {"loss": losses.sum(1), "right": right.sum(1), "count": counted.sum(1)}
-        return sums, None if carried is None else state
+        if layout is not None:
+            sums = jax.lax.with_sharding_constraint(sums, layout.sharding())
+        return sums, after
 
     return jax.jit(step)
 
 
-def make_fresh_state(structure: Structure) -> Callable[[Parameters, int, int], State]:
+def make_fresh_state(
+    structure: Structure, layout: Layout | None = None
+) -> Callable[[Parameters, int, int], State]:
     """The function (parameters, rows, capacity) -> the model's state before the first token."""
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def fresh(parameters: Parameters, rows: int, capacity: int) -> State:
-        return structure.merge(parameters).init_state(rows, capacity)
+        state = structure.merge(parameters).init_state(rows, capacity)
+        if layout is not None:
+            state = jax.lax.with_sharding_constraint(state, layout.state(state))
+        return state
 
     return fresh
+
+
+Sums = tuple[Array, Array, Array]
+Look = Callable[[Parameters, State | None, dict[str, Array]], tuple[Sums, State | None]]
+
+
+def _make_look(structure: Structure, layout: Layout | None) -> Look:
+    """The function to the token losses of a batch, and the state after it if one was carried."""
+
+    def look(
+        parameters: Parameters, carried: State | None, batch: dict[str, Array]
+    ) -> tuple[Sums, State | None]:
+        return through(structure.merge(parameters), carried, batch, carried is not None)
+
+    def through(
+        model: Any, state: Any, batch: dict[str, Array], keep: bool
+    ) -> tuple[Sums, State | None]:
+        logits, after = model(batch["inputs"], state, segment_ids=batch.get("segment_ids"))
+        return token_losses(logits, batch["targets"]), after if keep else None
+
+    if layout is None or layout.sequence == 1:
+        return look
+
+    def along_time(
+        parameters: Parameters, carried: State | None, batch: dict[str, Array]
+    ) -> tuple[Sums, State | None]:
+        ahead = Ahead("sequence", layout.sequence, carried)
+        return through(structure.merge(parameters), ahead, batch, carried is not None)
+
+    cut, whole = PartitionSpec(None, "sequence"), PartitionSpec()
+    return jax.shard_map(
+        along_time,
+        mesh=layout.mesh,
+        in_specs=(whole, whole, cut),
+        out_specs=(cut, whole),
+        axis_names={"sequence"},
+        check_vma=False,
+    )
+
+
+def _parts(tree: Any, count: int, axis: int) -> Any:
+    """Rows along ``axis`` to ``count`` parts along a new first axis.
+
+    Every ``count``-th row, so that a device's rows stay on it.
+    """
+
+    def cut(x: Array) -> Array:
+        shape = (*x.shape[:axis], x.shape[axis] // count, count, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis + 1, 0)
+
+    return jax.tree.map(cut, tree)
+
+
+def _whole(tree: Any, axis: int) -> Any:
+    """The inverse of :func:`_parts`."""
+
+    def join(x: Array) -> Array:
+        x = jnp.moveaxis(x, 0, axis + 1)
+        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+    return jax.tree.map(join, tree)

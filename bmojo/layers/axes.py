@@ -1,0 +1,112 @@
+"""Names for the axes of parameters and activations, so that a mesh can cut them.
+
+Layers name axes by what they mean; a table of rules, which a mesh config holds, says along
+which axes of the mesh each name is cut. Without a table in force everything here is the
+identity, and a model is compiled as if this file did not exist.
+
+========== ====================================================================
+name       axis
+========== ====================================================================
+batch      rows
+length     time
+embed      the residual stream, in parameters
+vocab      tokens of the vocabulary
+heads      query heads, and heads of an SSM
+kv_heads   key-value heads
+inner      channels inside an SSM
+mlp        hidden channels of an MLP
+========== ====================================================================
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from bmojo.types import Array
+
+Names = tuple[str | None, ...]
+"""A name for each axis of an array; None: the axis is never cut."""
+
+NAMES = ("batch", "length", "embed", "vocab", "heads", "kv_heads", "inner", "mlp")
+
+_rules: contextvars.ContextVar[Mapping[str, tuple[str, ...]] | None]
+_rules = contextvars.ContextVar("axis_rules", default=None)
+
+
+@contextlib.contextmanager
+def axis_rules(rules: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
+    """Let models that are traced inside keep to a table: axis name -> axes of the mesh.
+
+    ``jax.set_mesh`` must be in force too.
+    """
+    token = _rules.set(rules)
+    try:
+        yield
+    finally:
+        _rules.reset(token)
+
+
+def partition(names: Names, rules: Mapping[str, tuple[str, ...]]) -> PartitionSpec:
+    """Along which axes of the mesh an array with these axis names is cut."""
+    return PartitionSpec(*(rules.get(name) or None if name else None for name in names))
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """``x``, cut as the rules in force say for the names of its axes."""
+    rules = _rules.get()
+    if rules is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition(names, rules))
+
+
+def project(
+    linear: nnx.Linear, u: Array, sizes: Sequence[int], names: Sequence[str | None]
+) -> tuple[Array, ...]:
+    """The outputs of a projection that makes several things at once.
+
+    Args:
+      linear: the projection, without bias.
+      u: its input (B, L, D).
+      sizes: channels of all outputs but the last.
+      names: the axis name of each output's channels.
+
+    Returns:
+      The outputs (B, L, size). Where rules are in force each comes from its own part of the
+      kernel: parts of one product would begin in the middle of a device's share.
+    """
+    edges = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    if _rules.get() is None:
+        return tuple(jnp.split(linear(u), edges, axis=-1))
+    kernel = linear.kernel[...].astype(linear.dtype)
+    parts = zip(jnp.split(kernel, edges, axis=-1), names, strict=True)
+    return tuple(
+        constrain(u.astype(kernel.dtype) @ constrain(part, None, name), "batch", None, name)
+        for part, name in parts
+    )
+
+
+def parameter_axes(model: nnx.Module) -> dict[str, Names]:
+    """Axis names of the parameters of a model, by the parameters' names.
+
+    A module tells them in an attribute ``axes`` of its class: for each of its parameters the
+    path from the module, such as ``q_proj.kernel``, and the names. A further axis in front,
+    that of stacked layers, is never cut. Parameters that no module tells of are not in the
+    result.
+    """
+    found: dict[str, Names] = {}
+    for path, module in nnx.iter_modules(model):
+        for name, names in getattr(module, "axes", {}).items():
+            value = module
+            for part in name.split("."):
+                value = getattr(value, part, None)
+            if value is None:
+                continue
+            missing = value.ndim - len(names)
+            full = ".".join(map(str, (*path, name)))
+            found[full] = (None,) * missing + tuple(names)
+    return found

@@ -1,0 +1,304 @@
+"""Several processes that train one model: who they are, what they agree on, who has died.
+
+JAX's distributed runtime connects them; each runs the same program on devices of its own. The
+first process, the main one, owns the run directory, talks to the user and decides what all
+have to agree on. Nothing here uses the devices: messages go through the key-value store of
+JAX's coordinator.
+"""
+
+import dataclasses
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from bmojo.training.rundir import RunError
+from bmojo.validation import UserError
+
+PEER_LOST = 4
+"""Exit code where another process died or stopped."""
+
+BEAT_SECONDS = 1.0
+SILENT_BEATS = 12
+"""A process that has not moved for so many beats of an observer is taken for dead."""
+
+WAIT_SECONDS = 600
+"""How long a process waits for another one that lives."""
+
+BEATS, FAILED, LOST = "bmojo/beat/", "bmojo/failed/", "bmojo/lost/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """How processes find each other.
+
+    Attributes:
+      coordinator: HOST:PORT of the first process; None: JAX asks the scheduler.
+      count: processes; None: JAX asks the scheduler.
+      index: of this process; None: JAX asks the scheduler.
+    """
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [value is not None for value in (self.coordinator, self.count, self.index)]
+        if any(given) and not all(given):
+            raise UserError(
+                "--coordinator, --num-processes, --process-id: give all three, or none where a "
+                "scheduler is to be asked"
+            )
+        if self.coordinator is None:
+            return
+        assert self.count is not None and self.index is not None
+        if (
+            not self.coordinator.rpartition(":")[0]
+            or not self.coordinator.rpartition(":")[2].isdigit()
+        ):
+            raise UserError(f"--coordinator: {self.coordinator!r} is not HOST:PORT")
+        if self.count < 1:
+            raise UserError(f"--num-processes: {self.count} is too small; give at least 1")
+        if not 0 <= self.index < self.count:
+            raise UserError(
+                f"--process-id: {self.index} is not one of the {self.count} processes; give 0 to "
+                f"{self.count - 1}"
+            )
+
+
+def detect(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The scheduler that started this process as one of several; None: nobody did.
+
+    Slurm (srun), Open MPI (mpirun), and TPU slices on GKE are known by their variables.
+    """
+    if _number(environment, "SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in environment:
+        return "Slurm"
+    if _number(environment, "OMPI_COMM_WORLD_SIZE") > 1:
+        return "Open MPI"
+    if "TPU_WORKER_ID" in environment and "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+        return "GKE"
+    return None
+
+
+def cluster(
+    coordinator: str | None, count: int | None, index: int | None, distributed: bool | None
+) -> Cluster | None:
+    """What a command line says of other processes; None: there are none.
+
+    Args:
+      coordinator: HOST:PORT.
+      count: processes.
+      index: of this one.
+      distributed: whether to ask the scheduler; None: if it started several.
+
+    Raises:
+      UserError: only a part of it is said.
+    """
+    if coordinator is not None or count is not None or index is not None:
+        return Cluster(coordinator, count, index)
+    if distributed or (distributed is None and detect() is not None):
+        return Cluster()
+    return None
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    return int(value) if value.isdigit() else 0
+
+
+class Processes:
+    """All processes of a run as one of them sees them.
+
+    Attributes:
+      index: of this process.
+      count: of all.
+    """
+
+    def __init__(self, index: int = 0, count: int = 1):
+        self.index, self.count = index, count
+        self._calls = 0
+        self._watch: _Watch | None = None
+        if count > 1:
+            self._watch = _Watch(_client(), index, count)
+            self._watch.start()
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.index == 0
+
+    def from_main(self, make: Callable[[], Any]) -> Any:
+        """What ``make`` gives on the main process, a JSON value, on all processes.
+
+        Raises:
+          RunError: it raised a ``UserError`` there; the same line on every process.
+        """
+        if self.count == 1:
+            return make()
+        self._calls += 1
+        key = f"bmojo/call/{self._calls}"
+        if self.main:
+            answer: dict[str, Any] = {}
+            try:
+                answer["value"] = make()
+            except UserError as error:
+                answer["error"] = str(error)
+                raise
+            finally:
+                _client().key_value_set(key, json.dumps(answer or {"error": "it died"}))
+            return answer["value"]
+        answer = json.loads(_client().blocking_key_value_get(key, WAIT_SECONDS * 1000))
+        if "error" in answer:
+            raise RunError(answer["error"])
+        return answer["value"]
+
+    def meet(self, name: str) -> None:
+        """Wait for all processes."""
+        if self.count > 1:
+            self._calls += 1
+            _client().wait_at_barrier(f"bmojo/{name}/{self._calls}", WAIT_SECONDS * 1000)
+
+    def leave(self) -> None:
+        """Meet the others and part in peace."""
+        if self._watch is not None:
+            self.meet("end")
+            self._watch.stop()
+            self._watch = None
+
+    def fail(self, message: str) -> None:
+        """Tell the others that this process stops, and why."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+            _client().key_value_set(f"{FAILED}{self.index}", message, allow_overwrite=True)
+
+    def lost(self) -> None:
+        """After an error that a dead process may have caused: wait for the watch to name it.
+
+        It ends this process if another one has died; otherwise this returns.
+        """
+        if self._watch is not None:
+            time.sleep(BEAT_SECONDS * (SILENT_BEATS + 4))
+
+
+def start(cluster: Cluster | None) -> Processes:
+    """Join the other processes, before anything touches a device.
+
+    Args:
+      cluster: how to find them; None: this process is alone.
+
+    Raises:
+      UserError: they cannot be found.
+    """
+    if cluster is None or cluster.count == 1:
+        return Processes()
+    # A dead process must not take the others down in the middle of a sentence: they say who
+    # died, and exit by themselves.
+    jax.config.update("jax_enable_recoverability", True)
+    jax.config.update("jax_enable_preemption_service", False)  # the loop listens to SIGTERM
+    try:
+        jax.distributed.initialize(cluster.coordinator, cluster.count, cluster.index)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the processes cannot find each other ({_first_line(error)}); see "
+            "--coordinator, --num-processes and --process-id"
+        ) from None
+    return Processes(jax.process_index(), jax.process_count())
+
+
+class _Watch(threading.Thread):
+    """Says that this process lives, and ends it when another one does not."""
+
+    def __init__(self, client: Any, index: int, count: int):
+        super().__init__(name="watch", daemon=True)
+        self._client, self._index, self._count = client, index, count
+        self._stopped = threading.Event()
+        self._seen: dict[int, tuple[str, int]] = {}
+        self._who = {index: f"pid {os.getpid()} on {socket.gethostname()}"}
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._stopped.set()
+
+    def run(self) -> None:
+        beat = 0
+        while not self._stopped.wait(BEAT_SECONDS):
+            beat += 1
+            reason = self._look(beat)
+            if reason is not None and not self._stopped.is_set():
+                _end(reason)
+
+    def _look(self, beat: int) -> str | None:
+        """Tell that this process lives; what there is to say of one that does not.
+
+        The main process watches all others and tells them what it finds; they watch it.
+        """
+        main = self._index == 0
+        try:
+            mine = json.dumps({"beat": beat, "who": self._who[self._index]})
+            self._client.key_value_set(f"{BEATS}{self._index}", mine, allow_overwrite=True)
+            beats, failed = self._others(BEATS if main else f"{BEATS}0"), self._others(FAILED)
+            told = [value for _, value in self._client.key_value_dir_get(LOST)]
+        except Exception as error:  # What gRPC raises has no class of its own.
+            return f"{self._called(0)} is gone ({_first_line(error)})"
+        if told:
+            return told[0]
+        for index, message in failed.items():
+            return f"{self._called(index)} stopped: {message}"
+        reason = self._silent(beats, range(1, self._count) if main else range(1))
+        if main and reason is not None:
+            self._client.key_value_set(f"{LOST}0", reason, allow_overwrite=True)
+            time.sleep(3 * BEAT_SECONDS)  # with this process the key-value store goes
+        return reason
+
+    def _silent(self, beats: dict[int, str], expected: range) -> str | None:
+        """What there is to say of a process whose beat has stopped."""
+        for index in expected:
+            text = beats.get(index, "")
+            if text:
+                self._who[index] = json.loads(text)["who"]
+            before, silent = self._seen.get(index, ("", 0))
+            silent = silent + 1 if text == before else 0
+            self._seen[index] = (text, silent)
+            if silent >= (SILENT_BEATS if text else WAIT_SECONDS / BEAT_SECONDS):
+                seconds = SILENT_BEATS * BEAT_SECONDS
+                return f"{self._called(index)} has not been heard of for {seconds:.0f} s"
+        return None
+
+    def _others(self, prefix: str) -> dict[int, str]:
+        pairs = self._client.key_value_dir_get(prefix)
+        found = {int(key.rpartition("/")[2]): value for key, value in pairs}
+        found.pop(self._index, None)
+        return found
+
+    def _called(self, index: int) -> str:
+        who = f" ({self._who[index]})" if index in self._who else ""
+        return f"process {index} of {self._count}{who}"
+
+
+def _end(reason: str) -> None:
+    """Leave at once: threads that wait for a dead process cannot be asked to."""
+    print(
+        f"error: {reason}; this process stops too, and the same command goes on from the last "
+        "checkpoint",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(PEER_LOST)
+
+
+def _client() -> Any:
+    """JAX's connection to its coordinator, which has no public name."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
