@@ -175,7 +175,8 @@ class Attention(nnx.Module):
             if span.valid is not None:
                 where = jnp.where(span.valid, where, NOWHERE)
             where, every = past.gather((where, new))
-            seen = jax.tree.map(lambda old, x: _write(old, x, where), state.past, every)
+            write = _write if past.size == 1 else _write_run
+            seen = jax.tree.map(lambda old, x: write(old, x, where), state.past, every)
             return span, q, new, seen, AttentionState(past.last(clock), seen)
         seen = past.tail(state.past, new)
         after = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), seen, new)
@@ -206,3 +207,15 @@ def _write(past: Array, new: Array, where: Int[Array, "B L"]) -> Array:
     """Put tokens at their positions; what has no place is dropped."""
     rows = jnp.arange(past.shape[0])[:, None]
     return past.at[rows, where].set(new.astype(past.dtype), mode="drop")
+
+
+def _write_run(past: Array, new: Array, where: Int[Array, "B L"]) -> Array:
+    """:func:`_write` of tokens at positions that follow one another.
+
+    XLA cannot partition a scatter over the axes that remain within a manual one.
+    """
+    index = jnp.arange(past.shape[1], dtype=jnp.int32) - where[:, :1]
+    inside = (index >= 0) & (index < new.shape[1])
+    safe = jnp.clip(index, 0, new.shape[1] - 1)[..., None, None]
+    held = jnp.take_along_axis(new.astype(past.dtype), safe, axis=1)
+    return jnp.where(inside[..., None, None], held, past)

@@ -37,10 +37,6 @@ def test_a_window_reaches_over_several_devices():
     sharded.check(CASES["window"], SINGLE, 5, 2, warm=7, with_gradients=False)
 
 
-def test_the_whole_past_is_on_all_devices():
-    sharded.check(CASES["full"], SINGLE, 3, 2)
-
-
 def test_all_memories_of_bmojo_cross_devices():
     sharded.check(ALL, SINGLE, 8, 4, with_gradients=False)
 
@@ -118,7 +114,8 @@ def over_three_axes(config, rows, length):
 
 
 def test_a_model_knows_of_no_other_axis():
-    pattern = (SSDConfig(d_state=2, n_heads=2, expand=1, d_conv=2), AttentionConfig(window=3))
+    cell = SSDConfig(d_state=2, n_heads=2, expand=1, d_conv=2)
+    pattern = (cell, AttentionConfig(rope=True, max_length=8))
     config = ModelConfig(vocab_size=8, d_model=8, n_layers=1, pattern=pattern)
     got, want = over_three_axes(config, 2, 8)
     assert_close(got, want, SINGLE)
