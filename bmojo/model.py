@@ -16,7 +16,7 @@ from flax import nnx
 
 from bmojo.layers.axes import Names, constrain
 from bmojo.layers.mlp import MLPConfig
-from bmojo.layers.protocol import MixerConfig, State
+from bmojo.layers.protocol import Ahead, MixerConfig, State
 from bmojo.types import Array, DType, Float, Int
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -169,7 +169,7 @@ class Model(nnx.Module):
     def __call__(
         self,
         tokens: Int[Array, "B L"],
-        state: State | None = None,
+        state: State | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
         at: Int[Array, "B K"] | None = None,
@@ -179,7 +179,8 @@ class Model(nnx.Module):
         Args:
           tokens: ids in 0 .. V - 1.
           state: from the call before, or from :meth:`init_state`; None: these are the first
-            tokens.
+            tokens; :class:`bmojo.layers.protocol.Ahead` around one or the other: inside
+            ``jax.shard_map``, time is cut over the devices of a mesh axis.
           segment_ids: document of each token; a change resets every kind of memory.
           lengths: valid tokens of each row, the rest is padding on the right.
           at: places in 0 .. L - 1 of each row whose logits are wanted; None: all. The head is
@@ -193,9 +194,8 @@ class Model(nnx.Module):
 
         def period(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, State]:
             part, states = inputs
-            if states is None:
-                states = (None,) * len(self.config.pattern)
-            return nnx.merge(graph, part)(x, states, segment_ids, lengths)
+            each = _of_sublayers(states, len(self.config.pattern))
+            return nnx.merge(graph, part)(x, each, segment_ids, lengths)
 
         x, state = jax.lax.scan(_remat(period, self.config.remat), x, (parameters, state))
         if at is not None:
@@ -230,6 +230,14 @@ class Model(nnx.Module):
             scaled = x * self.config.d_model**-0.5
             return jnp.einsum("bld,vd->blv", scaled, table, preferred_element_type=dtype)
         return self.head(x).astype(dtype)
+
+
+def _of_sublayers(states: State | Ahead | None, count: int) -> tuple[State | Ahead | None, ...]:
+    """What each of ``count`` sublayers is called with."""
+    if isinstance(states, Ahead):
+        firsts = _of_sublayers(states.first, count)
+        return tuple(Ahead(states.axis, states.size, first) for first in firsts)
+    return (None,) * count if states is None else states
 
 
 def _remat(period: Any, policy: str) -> Any:

@@ -17,6 +17,8 @@ import dataclasses  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+# For sequences over several devices; a call that names none of them runs on the first.
+jax.config.update("jax_num_cpu_devices", 8)
 register_dataclass = jax.tree_util.register_dataclass
 
 
@@ -24,14 +26,16 @@ def _register_dataclass(cls, *fields, **options):
     """Let JAX rebuild states with placeholders, which no array annotation would accept."""
     if fields or options or not cls.__module__.startswith("bmojo"):
         return register_dataclass(cls, *fields, **options)
-    names = [field.name for field in dataclasses.fields(cls)]
+    known = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]
+    names = [f.name for f in dataclasses.fields(cls) if f.name not in known]
 
     def children(state):
-        return [(jax.tree_util.GetAttrKey(name), getattr(state, name)) for name in names], None
+        values = [(jax.tree_util.GetAttrKey(name), getattr(state, name)) for name in names]
+        return values, tuple(getattr(state, name) for name in known)
 
-    def rebuild(_, values):
+    def rebuild(static, values):
         state = object.__new__(cls)
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(known + names, [*static, *values], strict=True):
             object.__setattr__(state, name, value)
         return state
 

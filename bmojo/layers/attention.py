@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
+from bmojo.layers.protocol import Ahead
+from bmojo.layers.shards import LOCAL, Local, place
 from bmojo.layers.trace import Trace
 from bmojo.ops.attention import (
     View,
@@ -17,9 +19,12 @@ from bmojo.ops.attention import (
     rotate,
     spread_view,
 )
-from bmojo.ops.clock import Clock, Span, advance
+from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
 from bmojo.types import Array, DType, Float, Int
+
+NOWHERE = 2**30
+"""Position of padding: beyond any capacity."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +109,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: AttentionState | None = None,
+        state: AttentionState | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], AttentionState]:
@@ -114,17 +119,18 @@ class Attention(nnx.Module):
         fit, and a wrong number must not look right.
         """
         fresh = state is None
+        past, state = place(state, lengths)
         if state is None:
-            state = self.init_state(u.shape[0], max(u.shape[1], self.config.max_length))
-        span, q, new, after = self._project(u, state, segment_ids, lengths)
+            length = past.size * u.shape[1]
+            state = self.init_state(u.shape[0], max(length, self.config.max_length))
+        span, q, new, seen, after = self._project(u, state, segment_ids, lengths, past)
         if self.config.window is not None:
-            mixed = attend_view(q, self._view(new, state, span))
+            mixed = attend_view(q, self._view(new, seen, span))
         elif fresh:
             mixed = causal_attention(q, new.k, new.v, span.age)
         else:
-            past = after.past
-            mixed = causal_attention(q, past.k, past.v, span.age, span.position)
-            full = span.position >= past.k.shape[1]
+            mixed = causal_attention(q, seen.k, seen.v, span.age, span.position)
+            full = span.position >= seen.k.shape[1]
             mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
         return self.heads.output(mixed), after
 
@@ -137,11 +143,11 @@ class Attention(nnx.Module):
         bins: int,
     ) -> Trace:
         """What a call would look at; see :class:`bmojo.layers.trace.Trace`."""
-        span, q, new, after = self._project(u, state, None, lengths)
+        span, q, new, seen, _ = self._project(u, state, None, lengths, LOCAL)
         if self.config.window is not None:
-            spread = spread_view(q, self._view(new, state, span), bins)
+            spread = spread_view(q, self._view(new, seen, span), bins)
         else:
-            spread = causal_spread(q, after.past.k, span.age, span.position, bins)
+            spread = causal_spread(q, seen.k, span.age, span.position, bins)
         rows, length = span.position.shape
         nothing = jnp.zeros((rows, length, 0), jnp.int32)
         return Trace(spread, nothing, jnp.zeros((rows, 0), spread.dtype))
@@ -152,24 +158,34 @@ class Attention(nnx.Module):
         state: AttentionState,
         segment_ids: Array | None,
         lengths: Array | None,
-    ) -> tuple[Span, Array, KeyValues, AttentionState]:
-        """Where the tokens are, their queries, keys and values, and the state after them."""
-        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        past: Local,
+    ) -> tuple[Span, Array, KeyValues, KeyValues, AttentionState]:
+        """Where the tokens are, their queries, keys and values, other keys, and the next state.
+
+        The other keys are those of the window's tokens before these, or, without a window,
+        of all tokens by position.
+        """
+        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
         q, new = self.heads.queries(u), self.heads.key_values(u)
         if self.config.rope:
             q = rotate(q, span.age, self.config.rope_theta)
             new = KeyValues(rotate(new.k, span.age, self.config.rope_theta), new.v)
         if self.config.window is None:
-            past = jax.tree.map(lambda old, x: _write(old, x, span), state.past, new)
-        else:
-            past = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), state.past, new)
-        return span, q, new, AttentionState(clock, past)
+            where = span.position
+            if span.valid is not None:
+                where = jnp.where(span.valid, where, NOWHERE)
+            where, every = past.gather((where, new))
+            write = _write if past.size == 1 else _write_run
+            seen = jax.tree.map(lambda old, x: write(old, x, where), state.past, every)
+            return span, q, new, seen, AttentionState(past.last(clock), seen)
+        seen = past.tail(state.past, new)
+        after = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), seen, new)
+        return span, q, new, seen, past.last(AttentionState(clock, after))
 
-    def _view(self, new: KeyValues, state: AttentionState, span: Span) -> View:
+    def _view(self, new: KeyValues, tail: KeyValues, span: Span) -> View:
         """What the window shows."""
         assert self.config.window is not None
-        past = state.past
-        return memory_view(new.k, new.v, past.k, past.v, span.age, window=self.config.window)
+        return memory_view(new.k, new.v, tail.k, tail.v, span.age, window=self.config.window)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> AttentionState:
         """Nothing seen: W - 1 empty places, or ``capacity`` (default max_length) without window."""
@@ -187,8 +203,19 @@ class Attention(nnx.Module):
         return self.heads.projection_flops() + 4.0 * self.d_model * seen
 
 
-def _write(past: Array, new: Array, span: Span) -> Array:
-    """Put valid tokens at their positions; what has no place is dropped."""
-    where = span.position if span.valid is None else jnp.where(span.valid, span.position, 2**30)
+def _write(past: Array, new: Array, where: Int[Array, "B L"]) -> Array:
+    """Put tokens at their positions; what has no place is dropped."""
     rows = jnp.arange(past.shape[0])[:, None]
     return past.at[rows, where].set(new.astype(past.dtype), mode="drop")
+
+
+def _write_run(past: Array, new: Array, where: Int[Array, "B L"]) -> Array:
+    """:func:`_write` of tokens at positions that follow one another.
+
+    XLA cannot partition a scatter over the axes that remain within a manual one.
+    """
+    index = jnp.arange(past.shape[1], dtype=jnp.int32) - where[:, :1]
+    inside = (index >= 0) & (index < new.shape[1])
+    safe = jnp.clip(index, 0, new.shape[1] - 1)[..., None, None]
+    held = jnp.take_along_axis(new.astype(past.dtype), safe, axis=1)
+    return jnp.where(inside[..., None, None], held, past)

@@ -5,38 +5,27 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from bmojo.layers.axes import Names
+from bmojo.layers.forms import FORMS, Call
 from bmojo.layers.heads import Heads, KeyValues, check_heads
 from bmojo.layers.memory import (
     BMojoState,
     EideticSlots,
+    eidetic_before,
     next_tails,
-    pick,
-    recall,
-    remember,
 )
-from bmojo.layers.protocol import Mixer, MixerConfig
+from bmojo.layers.protocol import Ahead, Mixer, MixerConfig, State
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
+from bmojo.layers.shards import LOCAL, Local, place
 from bmojo.layers.trace import Trace, held_positions
-from bmojo.ops.attention import (
-    EIDETIC,
-    FADING,
-    NEVER,
-    WINDOW,
-    Slots,
-    View,
-    attend_view,
-    memory_view,
-    spread_view,
-    visible,
-)
+from bmojo.ops.attention import NEVER, Slots, View, attend_view, spread_view
 from bmojo.ops.clock import Clock, Span, advance
 from bmojo.ops.convolution import causal_convolution, next_tail
-from bmojo.ops.eidetic import EMPTY, running_sets
+from bmojo.ops.eidetic import EMPTY
 from bmojo.ops.innovation import innovation, predictor, residual
+from bmojo.ops.shards import add_in_document
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 TOKEN_TAPS = 4
@@ -165,7 +154,7 @@ class BMojo(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: BMojoState | None = None,
+        state: BMojoState | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], BMojoState]:
@@ -205,32 +194,53 @@ class BMojo(nnx.Module):
     def _look(
         self,
         u: Array,
-        state: BMojoState | None,
+        state: BMojoState | Ahead | None,
         segment_ids: Array | None,
         lengths: Array | None,
     ) -> tuple[Array, tuple[Array, View] | None, BMojoState]:
         """SSM outputs, queries with what they may look at (None without a window), next state."""
-        config, fresh = self.config, state is None
+        config = self.config
+        past, state = place(state, lengths)
+        on_grid = state is None
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
         y, fading = jnp.zeros_like(u), state.fading
         if self.fading is not None:
-            y, fading = self.fading(u, None if fresh else state.fading, segment_ids, lengths)
-        changes = {
-            "clock": clock,
-            "fading": fading,
-            "outputs": next_tail(state.outputs, y, lengths),
-        }
+            inner = None if on_grid else state.fading
+            y, fading = self.fading(u, past.hand(inner), segment_ids, lengths)
+        # From here on, ``before`` is what came before the tokens of this device.
+        before = dataclasses.replace(state, outputs=past.tail(state.outputs, y))
+        after: dict[str, Any] = {"clock": clock, "outputs": next_tail(before.outputs, y, lengths)}
         if config.window == 0:
-            return y, None, dataclasses.replace(state, **changes)
+            return y, None, _after(before, fading, after, past)
 
-        q, new = self.heads.queries(u), self.heads.key_values(self._tokens(u, y, state, span))
-        form = {"chunked": self._chunked, "sliding": self._sliding, "token": self._token}
-        view, memory = form[config.form](new, y, state, span, fresh, lengths)
-        changes["inputs"] = next_tail(state.inputs, u, lengths)
-        changes["window"] = next_tails(state.window, new, lengths)
-        return y, (q, view), dataclasses.replace(state, **changes, **memory)
+        before = dataclasses.replace(before, inputs=past.tail(state.inputs, u))
+        after["inputs"] = next_tail(before.inputs, u, lengths)
+        q, new = self.heads.queries(u), self.heads.key_values(self._tokens(u, y, before, span))
+        before = dataclasses.replace(before, window=past.tail(state.window, new))
+        after["window"] = next_tails(before.window, new, lengths)
+        score = None
+        if config.num_eidetic:
+            score, after["power"] = self.innovation(y, before, span, lengths, past)
+            eidetic = eidetic_before(past, state.eidetic, score, new, span)
+            before = dataclasses.replace(before, eidetic=eidetic)
+        call = Call(
+            window=config.window,
+            num_fading=config.num_fading,
+            num_eidetic=config.num_eidetic,
+            past=past,
+            before=before,
+            span=span,
+            offset=None if on_grid else span.position[:, 0] % config.window,
+            lengths=lengths,
+            new=new,
+            y=y,
+            project=self._fading_key_values,
+            score=score,
+        )
+        view, memory = FORMS[config.form](call)
+        return y, (q, view), _after(before, fading, after | memory, past)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> BMojoState:
         """Nothing seen: zero fading state, empty window, vacant slots."""
@@ -299,6 +309,7 @@ class BMojo(nnx.Module):
         state: BMojoState,
         span: Span,
         lengths: Int[Array, "B"] | None = None,
+        past: Local = LOCAL,
     ) -> tuple[Float[Array, "B L"], Float[Array, "B channels"]]:
         """How much each token surprised the fixed predictor, and the channels' power after."""
         y = jax.lax.stop_gradient(y)
@@ -306,7 +317,15 @@ class BMojo(nnx.Module):
         residuals = residual(y, tail, predictor(self.config.span), span.age)
         if not self.config.normalize_innovation:
             return innovation(residuals)[0], state.power
-        score, power = innovation(residuals, state.power, span.age, lengths)
+
+        def own() -> tuple[Array, Array]:
+            _, total = innovation(residuals, jnp.zeros_like(state.power), span.age)
+            assert total is not None
+            return (span.age == 0).any(axis=1), total
+
+        nothing = jnp.zeros(y.shape[:1], bool)
+        _, before = past.scan(add_in_document, (nothing, state.power), own)
+        score, power = innovation(residuals, before, span.age, lengths)
         assert power is not None
         return score, power
 
@@ -325,166 +344,8 @@ class BMojo(nnx.Module):
             return self.heads.key_values(y)
         return self.heads.cut_key_values(self.fading_k_proj(y), self.fading_v_proj(y))
 
-    def _chunked(
-        self,
-        new: KeyValues,
-        y: Array,
-        state: BMojoState,
-        span: Span,
-        fresh: bool,
-        lengths: Array | None,
-    ) -> tuple[View, dict[str, Any]]:
-        """Slots frozen at the edges of the grid (section 3.2 of the paper)."""
-        window, length = self.config.window, y.shape[1]
-        offset = None if fresh else state.clock.position % window
-        parts: list[Slots] = []
-        memory: dict[str, Any] = {}
-        if self.config.num_fading:
-            parts.append(self._fading_slots(y, state, offset))
-        if self.config.num_eidetic:
-            slots, memory = self._eidetic_slots(new, y, state, span, offset, lengths)
-            parts.append(slots)
-        past = (state.window.k, state.window.v)
-        if not parts:
-            return memory_view(new.k, new.v, *past, span.age, window=window), memory
-        edges = (jnp.concatenate(x, axis=2) for x in zip(*parts, strict=True))
-        frozen = Slots(
-            *(
-                jnp.concatenate([old[:, None], x], axis=1)
-                for old, x in zip(state.slots, edges, strict=True)
-            )
-        )
-        chunks = -(-length // window)
-        touched = chunks if offset is None or length == 1 else chunks + 1
-        view = memory_view(
-            new.k,
-            new.v,
-            *past,
-            span.age,
-            window=window,
-            slots=Slots(*(x[:, :touched] for x in frozen)),
-            offset=offset,
-            num_fading=self.config.num_fading,
-        )
-        reached = (span.lengths if offset is None else span.lengths + offset) // window
-        memory["slots"] = Slots(*(pick(x, reached[:, None])[:, 0] for x in frozen))
-        return view, memory
 
-    def _fading_slots(
-        self, y: Float[Array, "B L D"], state: BMojoState, offset: Int[Array, "B"] | None
-    ) -> Slots:
-        """The last m_f SSM outputs at each edge that the call may reach."""
-        window, count = self.config.window, self.config.num_fading
-        rows, length, width = y.shape
-        chunks = -(-length // window)
-        if offset is None:
-            y = jnp.pad(y, [(0, 0), (0, chunks * window - length), (0, 0)])
-            held = y.reshape(rows, chunks, window, width)[:, :, window - count :]
-        else:
-            past = jnp.concatenate([state.outputs[:, state.outputs.shape[1] - count :], y], axis=1)
-            edge = jnp.arange(1, chunks + 1, dtype=jnp.int32) * window - offset[:, None]
-            index = edge[..., None] + jnp.arange(count, dtype=jnp.int32)
-            index = jnp.minimum(index, past.shape[1] - 1).reshape(rows, chunks * count)
-            held = pick(past, index)
-            held = held.reshape(rows, chunks, count, width)
-        made = self._fading_key_values(held)
-        distance = jnp.arange(count, 0, -1, dtype=jnp.int32)
-        return Slots(made.k, made.v, jnp.broadcast_to(distance, (rows, chunks, count)))
-
-    def _eidetic_slots(
-        self,
-        new: KeyValues,
-        y: Array,
-        state: BMojoState,
-        span: Span,
-        offset: Int[Array, "B"] | None,
-        lengths: Array | None,
-    ) -> tuple[Slots, dict[str, Any]]:
-        """The m_e most surprising tokens at each edge, and the running set after the call."""
-        window = self.config.window
-        score, power = self.innovation(y, state, span, lengths)
-        old = state.eidetic
-        edges, final = running_sets(score, old.score, window, offset, span.start, span.valid)
-        kept, position = recall(edges, new, old, span.position)
-        first = state.clock.position // window
-        edge = (first[:, None] + jnp.arange(1, position.shape[1] + 1, dtype=jnp.int32)) * window
-        distance = jnp.where(edges.score == EMPTY, NEVER, edge[..., None] - position)
-        return Slots(kept.k, kept.v, distance), {
-            "eidetic": remember(final, new, old, span.position),
-            "power": power,
-        }
-
-    def _sliding(
-        self,
-        new: KeyValues,
-        y: Array,
-        state: BMojoState,
-        span: Span,
-        fresh: bool,
-        lengths: Array | None,
-    ) -> tuple[View, dict[str, Any]]:
-        """Query i sees tokens [i-W+1, i] and SSM outputs [i-2W+1, i-W] (the authors' code)."""
-        window, (rows, length) = self.config.window, y.shape[:2]
-        faded = self._fading_key_values(y)
-        chunks = -(-length // window)
-
-        def two_chunks_back(tail: Array, x: Array) -> Array:
-            past = jnp.pad(jnp.concatenate([tail, x], axis=1), [(0, 0), (1, 0), (0, 0), (0, 0)])
-            past = past[:, : (chunks + 1) * window].reshape(rows, chunks + 1, window, *x.shape[2:])
-            return jnp.concatenate([past[:, :-1], past[:, 1:]], axis=2)
-
-        held = jax.tree.map(two_chunks_back, state.faded, faded)
-        distance = jnp.arange(2 * window, 0, -1, dtype=jnp.int32)
-        slots = Slots(held.k, held.v, jnp.broadcast_to(distance, (rows, chunks, 2 * window)))
-        view = memory_view(
-            new.k,
-            new.v,
-            state.window.k,
-            state.window.v,
-            span.age,
-            window=window,
-            slots=slots,
-            slot_range=(window, 2 * window),
-            num_fading=2 * window,
-        )
-        return view, {"faded": next_tails(state.faded, faded, lengths)}
-
-    def _token(
-        self,
-        new: KeyValues,
-        y: Array,
-        state: BMojoState,
-        span: Span,
-        fresh: bool,
-        lengths: Array | None,
-    ) -> tuple[View, dict[str, Any]]:
-        """Algorithm 1: query t sees the set M_t, the SSM output y_{t-W} and its window."""
-        window, (rows, length) = self.config.window, y.shape[:2]
-        index = jnp.arange(length)[:, None] + jnp.arange(window)
-        past = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), state.window, new)
-        parts = [jax.tree.map(lambda x: x[:, index], past)]
-        back = jnp.arange(window - 1, -1, -1, dtype=jnp.int32)
-        distances = [jnp.broadcast_to(back, (rows, length, window))]
-        tiers = [WINDOW] * window
-        memory: dict[str, Any] = {}
-        if self.config.num_fading:
-            faded = self._fading_key_values(y)
-            both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), state.faded, faded)
-            parts.append(jax.tree.map(lambda x: x[:, :length, None], both))
-            distances.append(jnp.full((rows, length, 1), window, jnp.int32))
-            tiers.append(FADING)
-            memory["faded"] = next_tails(state.faded, faded, lengths)
-        if self.config.num_eidetic:
-            score, power = self.innovation(y, state, span, lengths)
-            old = state.eidetic
-            sets, final = running_sets(score, old.score, 1, None, span.start, span.valid)
-            kept, position = recall(sets, new, old, span.position)
-            parts.append(kept)
-            distance = span.position[..., None] - position
-            distances.append(jnp.where(sets.score == EMPTY, NEVER, distance))
-            tiers += [EIDETIC] * self.config.num_eidetic
-            memory |= {"eidetic": remember(final, new, old, span.position), "power": power}
-        held = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *parts)
-        far = jnp.concatenate(distances, axis=2)[:, :, None]
-        mask = visible(far, span.age[..., None, None])
-        return View(held.k, held.v, mask, far, np.array(tiers)), memory
+def _after(before: BMojoState, fading: State, changes: dict[str, Any], past: Local) -> BMojoState:
+    """The state after the tokens of all devices, of which the cell has given its part."""
+    own = past.last(dataclasses.replace(before, fading=(), **changes))
+    return dataclasses.replace(own, fading=fading)

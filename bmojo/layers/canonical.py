@@ -9,12 +9,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.axes import Names, constrain, project
+from bmojo.layers.protocol import Ahead
 from bmojo.layers.selective_ssm import init_dt_bias
+from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
-from bmojo.ops.clock import Clock, advance
+from bmojo.ops.clock import Clock
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.convolution import next_tail
 from bmojo.ops.recurrence import Implementation, check_implementation
+from bmojo.ops.shards import compose_matrices
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
@@ -149,23 +152,25 @@ class CanonicalSSM(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: CanonicalSSMState | None = None,
+        state: CanonicalSSMState | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], CanonicalSSMState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
         fresh = state is None
+        past, state = place(state, lengths)
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
         wide = at_least_float32(self.dtype)
         rank, order = self.dt_rank, self.config.order
 
         x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        tail = next_tail(state.tail, x, lengths)
+        before = past.tail(state.tail, x)
+        tail = next_tail(before, x, lengths)
         # Before the first token of all, the tail holds the zeros that age would put there.
         age = None if fresh and span.start is None else span.age
-        x = jax.nn.silu(self.conv(x, state.tail, age))
+        x = jax.nn.silu(self.conv(x, before, age))
 
         dt, b, c = jnp.split(self.x_proj(x), [rank, rank + 1], axis=-1)
         dt = constrain(self.dt_proj(dt), "batch", None, "inner")
@@ -175,21 +180,30 @@ class CanonicalSSM(nnx.Module):
         theta = self.theta[...].astype(wide)
 
         forcing = peak_gain(theta, order, exponent) * b.astype(wide) * x.astype(wide)
-        a = varying_coefficients(unit_coefficients(theta, order), radius, state.radius)
-        z, cell = companion_scan(
-            forcing,
-            a,
-            state.cell,
-            span.start,
-            span.valid,
-            self.config.implementation,
-        )
+        radii = past.tail(state.radius, radius)
+        a = varying_coefficients(unit_coefficients(theta, order), radius, radii)
+
+        def scan(cell: Array, forcing: Array = forcing) -> tuple[Array, Array]:
+            return companion_scan(
+                forcing, a, cell, span.start, span.valid, self.config.implementation
+            )
+
+        one = jnp.broadcast_to(jnp.eye(order, dtype=wide), (*state.cell.shape, order))
+
+        def whole() -> tuple[Array, Array]:
+            none = jnp.zeros_like(forcing)
+            # Column j of the transition is where the j-th unit vector ends up.
+            matrix = jax.vmap(lambda cell: scan(cell, none)[1], -1, -1)(one)
+            return matrix, scan(jnp.zeros_like(state.cell))[1]
+
+        _, cell = past.scan(compose_matrices, (one, state.cell), whole)
+        z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
         y = (y + self.D[...].astype(x.dtype) * x) * jax.nn.silu(gate)
         out = self.out_proj(y).astype(u.dtype)
-        after = next_tail(state.radius, radius, lengths)
-        return out, CanonicalSSMState(clock=clock, tail=tail, cell=cell, radius=after)
+        after = next_tail(radii, radius, lengths)
+        return out, past.last(CanonicalSSMState(clock=clock, tail=tail, cell=cell, radius=after))
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> CanonicalSSMState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from bmojo.layers.heads import KeyValues
 from bmojo.layers.protocol import State
+from bmojo.layers.shards import Local
 from bmojo.ops.attention import Slots
-from bmojo.ops.clock import Clock
+from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
-from bmojo.ops.eidetic import EMPTY, Ranked
+from bmojo.ops.eidetic import EMPTY, Ranked, merge, running_sets
 from bmojo.types import Array, Float, Int
 
 
@@ -88,6 +89,53 @@ def remember(
     """The slots after a call that leaves the set ``final``."""
     kept, where = recall(final, new, old, position)
     return EideticSlots(kept, final.score, where)
+
+
+def eidetic_before(
+    past: Local,
+    first: EideticSlots,
+    score: Float[Array, "B L"],
+    new: KeyValues,
+    span: Span,
+) -> EideticSlots:
+    """The slots before this device's tokens.
+
+    Args:
+      past: where the tokens before are.
+      first: the slots before the tokens of all devices.
+      score: innovation of this device's tokens.
+      new: their keys and values.
+      span: where they are.
+    """
+
+    def own() -> tuple[Array, EideticSlots]:
+        vacant = dataclasses.replace(first, score=jnp.full_like(first.score, EMPTY))
+        _, final = running_sets(score, vacant.score, score.shape[1], None, span.start, span.valid)
+        anew = none if span.start is None else span.start.any(axis=1)
+        return anew, remember(final, new, vacant, span.position)
+
+    none = jnp.zeros(score.shape[:1], bool)
+    return past.scan(_merge, (none, first), own)[1]
+
+
+def _merge(
+    left: tuple[Array, EideticSlots], right: tuple[Array, EideticSlots]
+) -> tuple[Array, EideticSlots]:
+    """The best slots of both, as pairs (a document started, slots of the last document)."""
+    (reset_l, earlier), (reset_r, later) = left, right
+    size = earlier.score.shape[1]
+    place = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), earlier.score.shape)
+    kept = Ranked(jnp.where(reset_r[:, None], EMPTY, earlier.score), place)
+    best = merge(kept, Ranked(later.score, place + size), size)
+
+    def held(a: Array, b: Array) -> Array:
+        x = pick(jnp.concatenate([a, b], axis=1), best.source)
+        return jnp.where(
+            (best.score != EMPTY).reshape(best.score.shape + (1,) * (x.ndim - 2)), x, 0
+        )
+
+    slots = jax.tree.map(held, earlier, later)
+    return reset_l | reset_r, dataclasses.replace(slots, score=best.score)
 
 
 def next_tails(tail: KeyValues, new: KeyValues, lengths: Array | None) -> KeyValues:

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from bmojo.layers.axes import Names, project
+from bmojo.layers.protocol import Ahead
 from bmojo.types import Array, DType, Float, Int
 
 
@@ -50,7 +51,7 @@ class MLP(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: tuple[()] | None = None,
+        state: tuple[()] | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[()]]:

@@ -9,10 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.axes import Names, constrain, project
+from bmojo.layers.protocol import Ahead
+from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
-from bmojo.ops.clock import Clock, advance
+from bmojo.ops.clock import Clock
 from bmojo.ops.convolution import next_tail
 from bmojo.ops.recurrence import Implementation, check_implementation, selective_scan
+from bmojo.ops.shards import compose, surviving
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
@@ -129,22 +132,24 @@ class SelectiveSSM(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: SelectiveSSMState | None = None,
+        state: SelectiveSSMState | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], SelectiveSSMState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
         fresh = state is None
+        past, state = place(state, lengths)
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
         wide = at_least_float32(self.dtype)
 
         x, z = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        tail = next_tail(state.tail, x, lengths)
+        before = past.tail(state.tail, x)
+        tail = next_tail(before, x, lengths)
         # Before the first token of all, the tail holds the zeros that age would put there.
         age = None if fresh and span.start is None else span.age
-        x = jax.nn.silu(self.conv(x, state.tail, age))
+        x = jax.nn.silu(self.conv(x, before, age))
 
         dt, B, C = jnp.split(
             self.x_proj(x), [self.dt_rank, self.dt_rank + self.config.d_state], axis=-1
@@ -154,12 +159,19 @@ class SelectiveSSM(nnx.Module):
         if span.valid is not None:
             dt = jnp.where(span.valid[..., None], dt, 0)
         A = -jnp.exp(self.A_log[...].astype(wide))
-        y, hidden = selective_scan(
-            x, dt, A, B, C, state.hidden, span.start, self.config.implementation
-        )
+
+        def scan(hidden: Array) -> tuple[Array, Array]:
+            return selective_scan(x, dt, A, B, C, hidden, span.start, self.config.implementation)
+
+        def whole() -> tuple[Array, Array]:
+            decay = jnp.exp(dt.sum(axis=1)[..., None] * A)
+            return surviving(decay, span.start), scan(jnp.zeros_like(state.hidden))[1]
+
+        _, hidden = past.scan(compose, (jnp.ones_like(state.hidden), state.hidden), whole)
+        y, hidden = scan(hidden)
         y = (y + self.D[...].astype(x.dtype) * x) * jax.nn.silu(z)
         out = self.out_proj(y).astype(u.dtype)
-        return out, SelectiveSSMState(clock=clock, tail=tail, hidden=hidden)
+        return out, past.last(SelectiveSSMState(clock=clock, tail=tail, hidden=hidden))
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> SelectiveSSMState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.axes import Names, constrain, project
+from bmojo.layers.protocol import Ahead
 from bmojo.layers.selective_ssm import init_dt_bias
+from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
-from bmojo.ops.clock import Clock, advance
+from bmojo.ops.clock import Clock
 from bmojo.ops.convolution import next_tail
+from bmojo.ops.shards import compose, surviving
 from bmojo.ops.ssd import ssd
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
@@ -123,24 +126,26 @@ class SSD(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: SSDState | None = None,
+        state: SSDState | Ahead | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], SSDState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
         fresh = state is None
+        past, state = place(state, lengths)
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
         wide = at_least_float32(self.dtype)
         width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
 
         sizes, names = (width, width + 2 * d_state), ("inner", None, "heads")
         z, convolved, dt = project(self.in_proj, u, sizes, names)
-        tail = next_tail(state.tail, convolved, lengths)
+        before = past.tail(state.tail, convolved)
+        tail = next_tail(before, convolved, lengths)
         # Before the first token of all, the tail holds the zeros that age would put there.
         age = None if fresh and span.start is None else span.age
-        convolved = jax.nn.silu(self.conv(convolved, state.tail, age))
+        convolved = jax.nn.silu(self.conv(convolved, before, age))
         x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
         x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
 
@@ -148,11 +153,21 @@ class SSD(nnx.Module):
         if span.valid is not None:
             dt = jnp.where(span.valid[..., None], dt, 0)
         A = -jnp.exp(self.A_log[...].astype(wide))
-        y, hidden = ssd(x, dt, A, B, C, state.hidden, span.start, self.config.chunk_size)
+
+        def scan(hidden: Array) -> tuple[Array, Array]:
+            return ssd(x, dt, A, B, C, hidden, span.start, self.config.chunk_size)
+
+        def whole() -> tuple[Array, Array]:
+            decay = jnp.exp(dt.sum(axis=1) * A)[..., None, None]
+            return surviving(decay, span.start), scan(jnp.zeros_like(state.hidden))[1]
+
+        one = jnp.ones((*state.hidden.shape[:2], 1, 1), wide)
+        _, hidden = past.scan(compose, (one, state.hidden), whole)
+        y, hidden = scan(hidden)
         y = y + self.D[...].astype(x.dtype)[:, None] * x
         y = self.norm(y.reshape(z.shape) * jax.nn.silu(z))
         out = self.out_proj(y).astype(u.dtype)
-        return out, SSDState(clock=clock, tail=tail, hidden=hidden)
+        return out, past.last(SSDState(clock=clock, tail=tail, hidden=hidden))
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> SSDState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""

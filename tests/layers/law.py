@@ -88,13 +88,18 @@ def gradients(mixer, u, state, way):
         for i, x in zip(smooth, values, strict=True):
             full[i] = x
         out, last = way(nnx.merge(graph, parameters), u, jax.tree.unflatten(tree, full))
-        total = _functional(out)
-        for path, x in floats(last).items():
-            if "score" not in path and "power" not in path:
-                total = total + _functional(x)
-        return total
+        return functional(out, last)
 
     return jax.grad(loss, (0, 1, 2))(parameters, u, [leaves[i] for i in smooth])
+
+
+def functional(out, last):
+    """A fixed random functional of outputs and of what has gradients in the final state."""
+    total = _functional(out)
+    for path, x in floats(last).items():
+        if "score" not in path and "power" not in path:
+            total = total + _functional(x)
+    return total
 
 
 def _functional(x):
