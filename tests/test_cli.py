@@ -120,7 +120,8 @@ def test_train_passes_everything_on_and_exits_with_its_code(monkeypatch, status,
     assert result.exit_code == code
     ((model, _, trainer, curriculum, evaluations, directory, text), options), *more = calls
     assert not more
-    assert (model.d_model, trainer.seed, directory, options) == (16, 7, "here", {"fresh": True})
+    assert (model.d_model, trainer.seed, directory) == (16, 7, "here")
+    assert options["fresh"] and options["mesh"] is None and options["processes"].count == 1
     assert [stage.steps for stage in curriculum] == [2]
     assert [evaluation.name for evaluation in evaluations] == ["recall"]
     assert "Trainer.seed = 7\n" in text

@@ -123,6 +123,11 @@ class Batches:
                     f"data position: it was saved with {field} {state[field]}, not {value}; "
                     "resume with the config that the run was started with"
                 )
+        if "next" not in state:
+            raise UserError(
+                "data: the position was saved by an older version of bmojo; go on with that "
+                "version, or start over with --fresh"
+            )
         self._next = state["next"]
 
 

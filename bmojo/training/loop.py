@@ -226,7 +226,7 @@ class _Loop:
             self.data_stage = checkpoint.meta["stage"]
             self.data_state = checkpoint.meta["data"]
             self.window = checkpoint.meta["window"]
-            self.skipped = checkpoint.meta["skipped"]
+            self.skipped = checkpoint.meta.get("skipped", 0)
             self.seconds_before = checkpoint.meta["seconds"]
             self.compile_seconds = checkpoint.meta["compile_seconds"]
             self.best.take(r for r in records.read(self.dir.metrics) if r["step"] < self.step)
