@@ -1,7 +1,6 @@
 """JSON lines that survive being killed, and TensorBoard events beside them."""
 
 import contextlib
-import itertools
 import json
 import math
 import os
@@ -41,30 +40,24 @@ def cut(path: Path, keep: Callable[[Record], bool]) -> None:
     Raises:
       RunError: a whole line is no record.
     """
-    if not path.exists():
-        return
-    kept, lines = [], _lines(path)
-    for number in itertools.count(1):
-        try:
-            line, record = next(lines)
-            if keep(record):
-                kept.append(line)
-        except StopIteration:
-            break
-        except (ValueError, KeyError, TypeError):
-            raise RunError(
-                f"{path}:{number}: is no record of a run; delete the line, and the run goes on"
-            ) from None
-    write_atomically(path, b"".join(kept))
+    if path.exists():
+        write_atomically(path, b"".join(line for line, record in _lines(path) if keep(record)))
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
     if not path.exists():
         return
-    for line in path.read_bytes().splitlines(keepends=True):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             return
-        yield line, json.loads(line)
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, KeyError, TypeError):
+            raise RunError(
+                f"{path}:{number}: is no record of a run; delete the line, and the run goes on"
+            ) from None
+        yield line, record
 
 
 class Lines:
