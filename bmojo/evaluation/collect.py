@@ -255,10 +255,8 @@ def _json(path: Path) -> dict[str, Any] | None:
 def _lines(path: Path) -> list[Record]:
     try:
         return read(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: not readable as lines of JSON ({_reason(error)}); leave this run out"
-        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({_reason(error)}); leave this run out") from None
 
 
 def _reason(error: Exception) -> str:

@@ -35,7 +35,7 @@ def test_no_runs(tmp_path):
         ("summary.json", "{", r"summary\.json: not readable as JSON"),
         ("summary.json", "[]", r"summary\.json: holds no JSON object"),
         ("summary.json", "{}", r"summary\.json: has no 'status'; it is not of a run"),
-        ("metrics.jsonl", "{\n{}\n", r"metrics\.jsonl: not readable as lines of JSON"),
+        ("metrics.jsonl", "{\n{}\n", r"metrics\.jsonl:1: is no record of a run"),
         ("evaluation/perplexity.json", "x", r"perplexity\.json: not readable as JSON"),
         ("config.gin", None, r"config\.gin: cannot be read \(No such file or directory\)"),
     ],

@@ -55,7 +55,7 @@ REPORT = {
         "none of the 1 runs is finished; let them finish with bmojo train"),
     "broken metrics": (
         write("run/metrics.jsonl", "{\n"), "report run",
-        "run/metrics.jsonl: not readable as lines of JSON (...); leave this run out"),
+        "run/metrics.jsonl:1: is no record of a run; delete the line, and the run goes on"),
     "foreign summary": (
         write("run/summary.json", "{}"), "report run",
         "run/summary.json: has no 'status'; it is not of a run of bmojo train, leave it out"),

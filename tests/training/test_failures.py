@@ -107,7 +107,7 @@ def no_file_beyond(size):
 
 def test_no_room_for_a_line_of_metrics(straight, tmp_path, monkeypatch):
     metrics = tmp_path / "metrics.jsonl"
-    trainer = dataclasses.replace(OFTEN, tensorboard=False)
+    trainer = dataclasses.replace(OFTEN, tensorboard=False, checkpoint_every=1000)
     with limits_restored():
         with pytest.raises(WriteError) as caught:
             train(
