@@ -6,7 +6,10 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["STOPS", "exit_code", "signal_of", "start", "was_asked_to_stop"]
+__all__ = ["STOPS", "SUPERVISED", "exit_code", "signal_of", "start", "was_asked_to_stop"]
+
+SUPERVISED = "BMOJO_SUPERVISED"
+"""Environment variable of a program whose end is looked after by the one that started it."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """Signals by which somebody asks a program to stop."""

@@ -20,6 +20,7 @@ Exit codes:
   3         the loss became infinite or not a number
   4         the run directory cannot be written, such as when the disk is full
   5         an example of the data cannot be read
+  6         another process of the run died or stopped; the same command goes on
   130, 143  interrupted (Ctrl-C, SIGTERM); all is saved, the same command goes on"""
 
 Config = Annotated[

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bmojo.processes import STOPS, exit_code, signal_of, start, was_asked_to_stop
+from bmojo.cluster import PEER_LOST
+from bmojo.processes import STOPS, SUPERVISED, exit_code, signal_of, start, was_asked_to_stop
 from bmojo.training.rundir import RunDir
 
 __all__ = ["Supervisor", "without_restarts"]
@@ -23,6 +24,8 @@ SAME_STEP = 3
 """Deaths in a row at one step that end it."""
 LONGEST_PAUSE = 60.0
 POLL_SECONDS = 0.05
+COORDINATOR = "the first process, which coordinates the others, is gone"
+GOES_ON = "and the same command goes on from the last checkpoint"
 
 
 class Supervisor:
@@ -40,6 +43,8 @@ class Supervisor:
       max_restarts: how often it may be started again.
       say: told one line for each restart, and one if there is none.
       pause: seconds of the first pause.
+      others: whether the training is one of several processes. If the first of them dies, JAX
+        aborts the others; that is told then.
     """
 
     def __init__(
@@ -50,10 +55,11 @@ class Supervisor:
         max_restarts: int,
         say: Callable[[str], None],
         pause: float = 1.0,
+        others: bool = False,
     ):
         self._program, self._words = list(program), list(words)
         self._run, self._max, self._say = RunDir(run_dir), max_restarts, say
-        self._pause = pause
+        self._pause, self._others = pause, others
         self._asked: int | None = None
         self._child: Any = None
 
@@ -70,18 +76,28 @@ class Supervisor:
     def _run_all(self) -> int:
         old = self._identity()
         steps: list[int] = []
+        number = 0
         while True:
             code = self._train()
             if code in FINAL or self._asked is not None or was_asked_to_stop(code):
                 return exit_code(code)
+            coordinator_lost = self._others and signal_of(code) == signal.SIGABRT
+            if coordinator_lost:
+                code = PEER_LOST
+            why = COORDINATOR if coordinator_lost else reason(code)
+            if not self._max:
+                if coordinator_lost:
+                    self._say(f"error: {why}; this process stops too, {GOES_ON}")
+                return exit_code(code)
             if "--fresh" in self._words and self._identity() not in (None, old):
                 self._words.remove("--fresh")
-            steps.append(self.step())
-            why, number = reason(code), len(steps)
+            number += 1
+            if code != PEER_LOST:
+                steps.append(self.step())
             if number > self._max:
-                self._say(f"{why}; {OPTION} {self._max} is used up; {self._remedy(steps[-1])}")
+                self._say(f"{why}; {OPTION} {self._max} is used up; {self._remedy(self.step())}")
                 return exit_code(code)
-            if steps[-SAME_STEP:] == [steps[-1]] * SAME_STEP:
+            if code != PEER_LOST and steps[-SAME_STEP:] == [steps[-1]] * SAME_STEP:
                 self._say(
                     f"{why}, for the {SAME_STEP}rd time in a row at step {steps[-1]}: trying again "
                     f"would not help; {self._remedy(steps[-1])}"
@@ -90,7 +106,7 @@ class Supervisor:
             seconds = min(self._pause * 2 ** (number - 1), LONGEST_PAUSE)
             self._say(
                 f"{why}; restart {number} of {self._max} in {seconds:g} s, going on from step "
-                f"{steps[-1]}"
+                f"{self.step()}"
             )
             self._wait(seconds)
             if self._asked is not None:
@@ -105,7 +121,8 @@ class Supervisor:
         return max((int(name) for name in names if name.isdecimal()), default=0)
 
     def _train(self) -> int:
-        self._child = start([*self._program, *self._words])
+        environment = os.environ | {SUPERVISED: "1"}
+        self._child = start([*self._program, *self._words], env=environment)
         if self._asked is not None:  # between two children
             self._child.send_signal(self._asked)
         try:

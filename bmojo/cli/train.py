@@ -1,6 +1,7 @@
 """`bmojo train`."""
 
 import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Annotated
 import typer
 
 from bmojo.cli.common import Config, Overrides, split, told
+from bmojo.cluster import cluster
+from bmojo.processes import SUPERVISED
 from bmojo.validation import UserError
 
 
@@ -78,7 +81,8 @@ def train(
         if seed is not None:
             bindings.append(f"Trainer.seed={seed}")
         directory = run_dir or default_run_dir(config, [*overlays, *bindings])
-        if max_restarts:
+        others = cluster(coordinator, num_processes, process_id, distributed)
+        if (max_restarts or others) and not os.environ.get(SUPERVISED):
             from bmojo.cli.child import PROGRAM
             from bmojo.cli.supervise import Supervisor, without_restarts
 
@@ -86,14 +90,17 @@ def train(
                 typer.echo(line, err=True)
 
             words = without_restarts(sys.argv[1:])
-            raise typer.Exit(Supervisor(PROGRAM, words, directory, max_restarts, say).run())
+            supervisor = Supervisor(
+                PROGRAM, words, directory, max_restarts, say, others=others is not None
+            )
+            raise typer.Exit(supervisor.run())
         from bmojo.experiment import load, prepare_data
         from bmojo.training.loop import train as run
         from bmojo.training.pages import keep_pages
-        from bmojo.training.processes import cluster, start
+        from bmojo.training.processes import start
 
         keep_pages()
-        processes = start(cluster(coordinator, num_processes, process_id, distributed))
+        processes = start(others)
         experiment, text = load(config, bindings, overlays)
         prepare_data(experiment)
         outcome = run(

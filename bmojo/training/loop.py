@@ -92,10 +92,38 @@ def train(
         or the configs do not fit each other.
     """
     processes = processes or Processes()
+    with processes.together():
+        return _train(
+            model_config,
+            optimizer_config,
+            trainer_config,
+            tuple(curriculum),
+            tuple(evaluations),
+            RunDir(run_dir),
+            config_text,
+            console,
+            fresh,
+            mesh,
+            processes,
+        )
+
+
+def _train(
+    model_config: Any,
+    optimizer_config: OptimizerConfig,
+    trainer_config: TrainerConfig,
+    curriculum: tuple[Stage, ...],
+    evaluations: tuple[Evaluation, ...],
+    run: RunDir,
+    config_text: str,
+    console: Console | None,
+    fresh: bool,
+    mesh: MeshConfig | None,
+    processes: Processes,
+) -> Outcome:
     console = console or Console(quiet=not processes.main)
     layout = make_layout(mesh, processes.count)
     check(model_config, trainer_config, curriculum, evaluations, layout)
-    run = RunDir(run_dir)
     with run.writing(), contextlib.ExitStack() as held:
 
         def begin() -> dict[str, Any] | None:
@@ -122,8 +150,8 @@ def train(
                 model_config,
                 optimizer_config,
                 trainer_config,
-                tuple(curriculum),
-                tuple(evaluations),
+                curriculum,
+                evaluations,
                 run,
                 config_text,
                 console,

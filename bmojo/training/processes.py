@@ -6,23 +6,21 @@ have to agree on. Nothing here uses the devices: messages go through the key-val
 JAX's coordinator.
 """
 
-import dataclasses
+import contextlib
 import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from bmojo.cluster import PEER_LOST, Cluster
 from bmojo.training.rundir import RunError
 from bmojo.validation import UserError
-
-PEER_LOST = 6
-"""Exit code where another process died or stopped."""
 
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 12
@@ -32,84 +30,6 @@ WAIT_SECONDS = 600
 """How long a process waits for another one that lives."""
 
 BEATS, FAILED, LOST = "bmojo/beat/", "bmojo/failed/", "bmojo/lost/"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """How processes find each other.
-
-    Attributes:
-      coordinator: HOST:PORT of the first process; None: JAX asks the scheduler.
-      count: processes; None: JAX asks the scheduler.
-      index: of this process; None: JAX asks the scheduler.
-    """
-
-    coordinator: str | None = None
-    count: int | None = None
-    index: int | None = None
-
-    def __post_init__(self) -> None:
-        given = [value is not None for value in (self.coordinator, self.count, self.index)]
-        if any(given) and not all(given):
-            raise UserError(
-                "--coordinator, --num-processes, --process-id: give all three, or none where a "
-                "scheduler is to be asked"
-            )
-        if self.coordinator is None:
-            return
-        assert self.count is not None and self.index is not None
-        if (
-            not self.coordinator.rpartition(":")[0]
-            or not self.coordinator.rpartition(":")[2].isdigit()
-        ):
-            raise UserError(f"--coordinator: {self.coordinator!r} is not HOST:PORT")
-        if self.count < 1:
-            raise UserError(f"--num-processes: {self.count} is too small; give at least 1")
-        if not 0 <= self.index < self.count:
-            raise UserError(
-                f"--process-id: {self.index} is not one of the {self.count} processes; give 0 to "
-                f"{self.count - 1}"
-            )
-
-
-def detect(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The scheduler that started this process as one of several; None: nobody did.
-
-    Slurm (srun), Open MPI (mpirun), and TPU slices on GKE are known by their variables.
-    """
-    if _number(environment, "SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in environment:
-        return "Slurm"
-    if _number(environment, "OMPI_COMM_WORLD_SIZE") > 1:
-        return "Open MPI"
-    if "TPU_WORKER_ID" in environment and "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
-        return "GKE"
-    return None
-
-
-def cluster(
-    coordinator: str | None, count: int | None, index: int | None, distributed: bool | None
-) -> Cluster | None:
-    """What a command line says of other processes; None: there are none.
-
-    Args:
-      coordinator: HOST:PORT.
-      count: processes.
-      index: of this one.
-      distributed: whether to ask the scheduler; None: if it started several.
-
-    Raises:
-      UserError: only a part of it is said.
-    """
-    if coordinator is not None or count is not None or index is not None:
-        return Cluster(coordinator, count, index)
-    if distributed or (distributed is None and detect() is not None):
-        return Cluster()
-    return None
-
-
-def _number(environment: Mapping[str, str], name: str) -> int:
-    value = environment.get(name, "")
-    return int(value) if value.isdigit() else 0
 
 
 class Processes:
@@ -164,27 +84,31 @@ class Processes:
             self._calls += 1
             _client().wait_at_barrier(f"bmojo/{name}/{self._calls}", WAIT_SECONDS * 1000)
 
-    def leave(self) -> None:
-        """Meet the others and part in peace."""
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Do something that all processes do, and part in peace or tell the others why not."""
+        try:
+            yield
+        except UserError as error:
+            self._fail(str(error))
+            raise
+        except jax.errors.JaxRuntimeError:
+            if self._watch is not None:  # it ends this process once it knows who has died
+                time.sleep(BEAT_SECONDS * (SILENT_BEATS + 4))
+            raise
         if self._watch is not None:
             self.meet("end")
             self._watch.stop()
             self._watch = None
 
-    def fail(self, message: str) -> None:
+    def _fail(self, message: str) -> None:
         """Tell the others that this process stops, and why."""
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
             _client().key_value_set(f"{FAILED}{self.index}", message, allow_overwrite=True)
-
-    def lost(self) -> None:
-        """After an error that a dead process may have caused: wait for the watch to name it.
-
-        It ends this process if another one has died; otherwise this returns.
-        """
-        if self._watch is not None:
-            time.sleep(BEAT_SECONDS * (SILENT_BEATS + 4))
+            if self.main:
+                time.sleep(3 * BEAT_SECONDS)  # with this process the key-value store goes
 
 
 def start(cluster: Cluster | None) -> Processes:
@@ -262,7 +186,9 @@ class _Watch(threading.Thread):
         for index in expected:
             text = beats.get(index, "")
             if text:
-                self._who[index] = json.loads(text)["who"]
+                who = json.loads(text)["who"]
+                if self._who.setdefault(index, who) != who:
+                    return f"{self._called(index)} has died and was started again as {who}"
             before, silent = self._seen.get(index, ("", 0))
             silent = silent + 1 if text == before else 0
             self._seen[index] = (text, silent)
