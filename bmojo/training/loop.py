@@ -242,11 +242,10 @@ class _Loop:
         for warning in warnings:
             self.console.print(warning, style="yellow", soft_wrap=True)
         if checkpoint is None:
-            self.parameters = initialize(self.make, self.placed.shardings)
+            self.parameters = self.placed.settle(initialize(self.make, self.placed.shardings))
             places = shardings_of(state_shapes) if self.layout else None
-            self.optimizer_state = jax.jit(self.optimizer.init, out_shardings=places)(
-                self.parameters
-            )
+            init = jax.jit(self.optimizer.init, out_shardings=places)
+            self.optimizer_state = self.placed.settle(init(self.parameters))
         else:
             self.parameters = checkpoint.parameters
             self.optimizer_state = checkpoint.optimizer_state
@@ -268,12 +267,13 @@ class _Loop:
         if not meta["data"]["part"]:
             return None
         stage = self.curriculum[meta["stage"]]
-        state = jax.eval_shape(lambda p: self._fresh_state(p, stage), self.shapes)
+        rows, length = stage.batch_size, stage.data.length
+        state = jax.eval_shape(lambda p: self.fresh(p, rows, length), self.shapes)
         return flatten(self.placed.state(state))
 
     def _fresh_state(self, parameters: Parameters, stage: Stage) -> State:
         """Of the model before the first segment."""
-        return self.fresh(parameters, stage.batch_size, stage.data.length)
+        return self.placed.settle(self.fresh(parameters, stage.batch_size, stage.data.length))
 
     def _print_head(self) -> None:
         facts = costs(self.model_config, self.shapes, self.curriculum)
@@ -345,6 +345,7 @@ class _Loop:
             self.parameters, self.optimizer_state, self.carried, metrics = program(
                 self.parameters, self.optimizer_state, self.carried, fields
             )
+            self.placed.settle(metrics)
             self.step += 1
             self.data_state = after
             self.in_flight.append((self.step, batch, metrics))

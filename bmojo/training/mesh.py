@@ -258,6 +258,15 @@ class Layout:
 
         return jax.make_array_from_callback((self.mesh.size,), sharding, mine)
 
+    def settle(self, arrays: Any) -> Any:
+        """``arrays``, on forced host devices once they are there.
+
+        Those share few threads: two programs in flight could wait for each other for ever.
+        """
+        if self.mesh.devices.flat[0].platform == "cpu":
+            jax.block_until_ready(arrays)
+        return arrays
+
     def _divides(self, size: int, name: str | None, what: str) -> None:
         axes = self._rules.get(name, ()) if name else ()
         parts = math.prod(self.sizes[axis] for axis in axes)

@@ -43,6 +43,10 @@ class Placed:
             return state
         return _placed(state, self._layout.optimizer(self.shardings, state))
 
+    def settle(self, arrays: Any) -> Any:
+        """See :meth:`bmojo.training.mesh.Layout.settle`."""
+        return arrays if self._layout is None else self._layout.settle(arrays)
+
     def state(self, state: Any) -> Any:
         """Shapes of a model's state, placed."""
         return state if self._layout is None else _placed(state, self._layout.state(state))

@@ -1,0 +1,57 @@
+"""Several processes of one run."""
+
+import pytest
+
+from bmojo.cluster import Cluster, cluster, detect
+from bmojo.validation import UserError
+from scripts.clusters import processes
+
+
+def test_schedulers_are_known_by_what_they_set():
+    assert detect({}) is None
+    assert detect({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}) is None, "a batch script, no task"
+    assert detect({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}) == "Slurm"
+    assert detect({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+    assert detect({"OMPI_COMM_WORLD_SIZE": "2"}) == "Open MPI"
+    assert detect({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "a,b"}) == "GKE"
+    assert detect({"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "a"}) is None
+
+
+def test_the_command_line_may_say_all_of_it_or_nothing():
+    assert cluster(None, None, None, False) is None
+    assert cluster(None, None, None, True) == Cluster()
+    assert cluster("host:1", 2, 1, None) == Cluster("host:1", 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("host:1", None, None), "give all three"),
+        (("host", 2, 0), "--coordinator: 'host' is not HOST:PORT"),
+        (("host:1", 0, 0), "--num-processes: 0 is too small"),
+        (("host:1", 2, 2), "--process-id: 2 is not one of the 2 processes; give 0 to 1"),
+    ],
+)
+def test_half_of_it_is_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        cluster(*arguments, None)
+
+
+@pytest.mark.slow
+def test_a_killed_process_stops_the_others_and_the_run_goes_on(tmp_path):
+    straight = processes.straight(tmp_path / "straight", count=2)
+    for victim in (0, 1):
+        told = processes.killed(tmp_path / f"killed-{victim}", count=2, victim=victim, step=7)
+        assert told.seconds <= 30
+        assert all(code == 6 for code in told.codes)
+        named = "the first process" if victim == 0 else "process 1 of 2"
+        assert all(named in line for line in told.lines)
+        assert processes.resumed(tmp_path / f"killed-{victim}", count=2) == straight
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_one_step(tmp_path):
+    straight = processes.straight(tmp_path / "straight", count=2)
+    codes = processes.asked_to_stop(tmp_path / "run", count=2, victim=1, step=7)
+    assert codes == [143, 143]
+    assert processes.resumed(tmp_path / "run", count=2) == straight
