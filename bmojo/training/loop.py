@@ -19,20 +19,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-from flax import nnx
 from rich.console import Console
 
 from bmojo.data.pipeline import Batch, Batches, DataError, Segments
-from bmojo.layers.protocol import State
 from bmojo.training import records
 from bmojo.training.cache import use_compilation_cache
-from bmojo.training.checkpoints import Checkpoint, Checkpoints
+from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.checkpoints.best import Best
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.job import Job
 from bmojo.training.journal import AVERAGED, Journal
 from bmojo.training.measure import Meter, Row
-from bmojo.training.mesh import Layout, MeshConfig, make_layout
-from bmojo.training.optimizer import make_optimizer, schedule
+from bmojo.training.mesh import MeshConfig
 from bmojo.training.outcome import (
     NOT_FINITE,
     NotFiniteError,
@@ -41,15 +39,13 @@ from bmojo.training.outcome import (
     not_finite,
     print_results,
 )
-from bmojo.training.parameters import Parameters, flatten, initialize, outline, unflatten
-from bmojo.training.placed import Placed, shardings_of
-from bmojo.training.plan import Plan, check
 from bmojo.training.processes import Processes
 from bmojo.training.progress import Status, clock
-from bmojo.training.report import costs, implementations, one_line, provenance
+from bmojo.training.report import one_line, provenance
 from bmojo.training.rundir import RunDir, RunError, write_atomically
 from bmojo.training.signals import StopSignals
-from bmojo.training.step import STOP, device_fields, make_fresh_state, make_train_step
+from bmojo.training.standing import restore_or_begin
+from bmojo.training.step import STOP, device_fields, make_train_step
 
 SKIPS_IN_A_ROW = 10
 """Updates that may be skipped one after the other before a run gives up."""
@@ -92,211 +88,84 @@ def train(
         or the configs do not fit each other.
     """
     processes = processes or Processes()
+    console = console or Console(quiet=not processes.main)
     with processes.together():
-        return _train(
+        job = Job(
             model_config,
             optimizer_config,
             trainer_config,
-            tuple(curriculum),
-            tuple(evaluations),
-            RunDir(run_dir),
+            curriculum,
+            evaluations,
             config_text,
-            console,
-            fresh,
             mesh,
             processes,
         )
+        return _run(job, RunDir(run_dir), console, fresh)
 
 
-def _train(
-    model_config: Any,
-    optimizer_config: OptimizerConfig,
-    trainer_config: TrainerConfig,
-    curriculum: tuple[Stage, ...],
-    evaluations: tuple[Evaluation, ...],
-    run: RunDir,
-    config_text: str,
-    console: Console | None,
-    fresh: bool,
-    mesh: MeshConfig | None,
-    processes: Processes,
-) -> Outcome:
-    console = console or Console(quiet=not processes.main)
-    layout = make_layout(mesh, processes.count)
-    check(model_config, trainer_config, curriculum, evaluations, layout)
+def _run(job: Job, run: RunDir, console: Console, fresh: bool) -> Outcome:
+    """What :func:`train` does, in the run directory."""
     with run.writing(), contextlib.ExitStack() as held:
 
         def begin() -> dict[str, Any] | None:
             held.enter_context(run.lock())
             if fresh and (aside := run.move_aside()) is not None:
                 console.print(f"the run that was here is now in {aside}", soft_wrap=True)
-            run.claim(config_text)
+            run.claim(job.config_text)
             return run.finished()
 
-        summary = processes.from_main(begin)
-        run.see(config_text)
+        summary = job.processes.from_main(begin)
+        run.see(job.config_text)
         if summary is not None:
-            return already_finished(run, summary, evaluations, console)
-        if layout is not None:
-            held.enter_context(layout.active())
-        if trainer_config.compilation_cache:
+            return already_finished(run, summary, job.evaluations, console)
+        if job.layout is not None:
+            held.enter_context(job.layout.active())
+        if job.trainer.compilation_cache:
             use_compilation_cache()
-        notice = _notice(console)
-        with (
-            StopSignals(notice) as stop,
-            Checkpoints(run.checkpoints, trainer_config.keep, console.print) as kept,
-        ):
-            loop = _Loop(
-                model_config,
-                optimizer_config,
-                trainer_config,
-                curriculum,
-                evaluations,
-                run,
-                config_text,
-                console,
-                stop,
-                kept,
-                layout,
-                processes,
-            )
-            return loop.run()
+        stop = held.enter_context(StopSignals(_notice(console)))
+        kept = held.enter_context(Checkpoints(run.checkpoints, job.trainer.keep, console.print))
+        return _Loop(job, run, console, stop, kept).run()
 
 
 class _Loop:
     """One process's part of a run."""
 
     def __init__(
-        self,
-        model_config: Any,
-        optimizer_config: OptimizerConfig,
-        trainer: TrainerConfig,
-        curriculum: tuple[Stage, ...],
-        evaluations: tuple[Evaluation, ...],
-        run: RunDir,
-        config_text: str,
-        console: Console,
-        stop: StopSignals,
-        checkpoints: Checkpoints,
-        layout: Layout | None,
-        processes: Processes,
+        self, job: Job, run: RunDir, console: Console, stop: StopSignals, checkpoints: Checkpoints
     ):
-        self.began = time.monotonic()
-        self.model_config, self.trainer = model_config, trainer
-        self.curriculum, self.evaluations = curriculum, evaluations
-        self.dir, self.config_text, self.console = run, config_text, console
+        self.job, self.trainer, self.plan = job, job.trainer, job.plan
+        self.dir, self.console = run, console
         self.stop, self.checkpoints = stop, checkpoints
-        self.layout, self.processes = layout, processes
-
-        self.plan = Plan(curriculum, trainer.segments_per_document)
-        self.make: Callable[[], Any] = lambda: model_config.make(nnx.Rngs(trainer.seed))
-        self.structure, self.shapes = outline(self.make)
-        self.placed = Placed(layout, self.make, self.shapes)
-        self.optimizer = make_optimizer(optimizer_config, self.plan.total, self.structure.names)
-        self.learning_rate = schedule(optimizer_config, self.plan.total)
-
-        self.meter = Meter(self.structure, layout)
-        self.fresh = make_fresh_state(self.structure, layout)
-
-        self.step = 0
-        self.seconds_before = 0.0
-        self.compile_seconds = 0.0
-        self.data_state: dict[str, Any] | None = None
-        self.data_stage = 0
-        self.window: list[list[float] | None] = []
-        self.skipped = 0
-        self.asked_to_stop = False
-        self.carried: State | None = None
+        self.meter = Meter(job.structure, job.layout)
+        self.signal = 0
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
         self.in_flight = collections.deque()
         self.rows: list[Row] = []
-        self.best = Best(trainer.best)
+        self.best = Best(job.trainer.best)
 
     def run(self) -> Outcome:
         """Restore or begin, train to the end, report."""
-        self._restore_or_begin()
-        self._print_head()
+        self.now, warnings = restore_or_begin(self.job, self.checkpoints)
+        for warning in warnings:
+            self._say(warning, style="yellow")
+        written = records.read(self.dir.metrics) if self.now.step else []
+        self.best.take(record for record in written if record["step"] < self.now.step)
+        self.checkpoints.best = self.best.step
+        for line in (f"run directory {self.dir.path}", *self.job.head()):
+            self._say(line)
+        if self.now.step:
+            self._say(f"going on from step {self.now.step} of {self.plan.total}")
+        writes = self.job.processes.main
+        journal = (self.dir, self.now.step, self.now.window, self.trainer.tensorboard, writes)
         try:
             with (
-                Journal(
-                    self.dir,
-                    self.step,
-                    self.window,
-                    self.trainer.tensorboard,
-                    self.processes.main,
-                ) as self.journal,
-                Status(self.console, self.plan.total, self.step) as self.status,
+                Journal(*journal) as self.journal,
+                Status(self.console, self.plan.total, self.now.step) as self.status,
             ):
                 finished = self._evaluate_if_due() and self._train()
         except NotFiniteError as error:
             return self._give_up(error)
         return self._finish() if finished else self._interrupted()
-
-    # Beginning
-
-    def _restore_or_begin(self) -> None:
-        state_shapes = self.placed.optimizer(jax.eval_shape(self.optimizer.init, self.shapes))
-        checkpoint, warnings = self.checkpoints.restore(
-            self.placed.parameters(self.shapes), state_shapes, self._carried_shapes
-        )
-        for warning in warnings:
-            self.console.print(warning, style="yellow", soft_wrap=True)
-        if checkpoint is None:
-            self.parameters = self.placed.settle(initialize(self.make, self.placed.shardings))
-            places = shardings_of(state_shapes) if self.layout else None
-            init = jax.jit(self.optimizer.init, out_shardings=places)
-            self.optimizer_state = self.placed.settle(init(self.parameters))
-        else:
-            self.parameters = checkpoint.parameters
-            self.optimizer_state = checkpoint.optimizer_state
-            self.step = checkpoint.step
-            self.data_stage = checkpoint.meta["stage"]
-            self.data_state = checkpoint.meta["data"]
-            self.window = checkpoint.meta["window"]
-            self.skipped = checkpoint.meta.get("skipped", 0)
-            self.seconds_before = checkpoint.meta["seconds"]
-            self.compile_seconds = checkpoint.meta["compile_seconds"]
-            self.best.take(r for r in records.read(self.dir.metrics) if r["step"] < self.step)
-            self.checkpoints.best = self.best.step
-            if checkpoint.carried is not None:
-                fresh = self._fresh_state(self.parameters, self.curriculum[self.data_stage])
-                self.carried = unflatten(fresh, checkpoint.carried)
-
-    def _carried_shapes(self, meta: dict[str, Any]) -> dict[str, Any] | None:
-        """Of the state that a checkpoint between two segments holds."""
-        if not meta["data"]["part"]:
-            return None
-        stage = self.curriculum[meta["stage"]]
-        rows, length = stage.batch_size, stage.data.length
-        state = jax.eval_shape(lambda p: self.fresh(p, rows, length), self.shapes)
-        return flatten(self.placed.state(state))
-
-    def _fresh_state(self, parameters: Parameters, stage: Stage) -> State:
-        """Of the model before the first segment."""
-        return self.placed.settle(self.fresh(parameters, stage.batch_size, stage.data.length))
-
-    def _print_head(self) -> None:
-        facts = costs(self.model_config, self.shapes, self.curriculum)
-        line = f"{facts['parameters']:,} parameters"
-        if "state_bytes" in facts:
-            longest = max(stage.data.length for stage in self.curriculum)
-            line += (
-                f", {facts['state_bytes'] + facts['key_value_bytes']:,} bytes of state a row "
-                f"after {longest} tokens, {facts['training_flops']:.2e} FLOPs in all"
-            )
-        print_line = self._say
-        print_line(f"run directory {self.dir.path}")
-        print_line(line)
-        if self.layout is not None:
-            where = f"{self.layout.mesh.size} devices in {self.processes.count} processes"
-            print_line(f"mesh {self.layout}: {where}")
-        elif jax.device_count() > 1:
-            print_line(f"1 of {jax.device_count()} devices is used; Experiment.mesh=@Mesh(): all")
-        for cell, implementation in implementations(self.model_config).items():
-            print_line(f"{cell}: {implementation} scan")
-        if self.step:
-            print_line(f"going on from step {self.step} of {self.plan.total}")
-        self.facts = facts
 
     # Training
 
@@ -304,52 +173,53 @@ class _Loop:
         """Run the stages that are left; false if asked to stop."""
         programs: dict[Any, Any] = {}
         for index, end in enumerate(self.plan.ends):
-            if self.step < end:
-                stage = self.curriculum[index]
+            if self.now.step < end:
+                stage = self.job.curriculum[index]
                 source = stage.data.source(self.trainer.seed, "train")
-                rows = self.layout.local_rows(stage.batch_size) if self.layout else None
+                rows = self.job.layout.local_rows(stage.batch_size) if self.job.layout else None
                 batches = Batches(source, stage.batch_size, self.plan.examples(index), rows)
                 parts = Segments(batches, self.plan.segments)
-                if self.step > self.plan.begin(index):
+                if self.now.step > self.plan.begin(index):
                     self._resume_data(parts, index)
-                self.data_stage = index
+                self.now.stage = index
                 if not self._train_stage(index, end, parts, programs):
                     return False
         return True
 
     def _resume_data(self, batches: Segments, stage: int) -> None:
-        if self.data_stage != stage or self.data_state is None:
+        if self.now.stage != stage or self.now.data is None:
             raise RunError(
-                f"{self.checkpoints.directory}: the checkpoint of step {self.step} has the data "
-                f"position of stage {self.data_stage + 1}, not {stage + 1}; start over with --fresh"
+                f"{self.checkpoints.directory}: the checkpoint of step {self.now.step} has the "
+                f"data position of stage {self.now.stage + 1}, not {stage + 1}; start over with "
+                "--fresh"
             )
-        batches.set_state(self.data_state)
+        batches.set_state(self.now.data)
 
     def _train_stage(
         self, index: int, end: int, batches: Segments, programs: dict[Any, Any]
     ) -> bool:
-        stage = self.curriculum[index]
+        stage = self.job.curriculum[index]
         try:
             within, batch, after = batches.within, next(batches), batches.get_state()
         except DataError as error:
             raise self._saved(error) from error
-        name = f"stage {index + 1}/{len(self.curriculum)}"
+        name = f"stage {index + 1}/{len(self.job.curriculum)}"
         self.journal.pause()
-        while self.step < end:
+        now = self.now
+        while now.step < end:
             if not within:
-                self.carried = (
-                    self._fresh_state(self.parameters, stage) if self.plan.segments > 1 else None
-                )
+                segments = self.plan.segments
+                now.carried = self.job.fresh_state(now.parameters, stage) if segments > 1 else None
             fields = self._fields(batch, stage.batch_size)
             program = self._program(fields, programs)
-            self.parameters, self.optimizer_state, self.carried, metrics = program(
-                self.parameters, self.optimizer_state, self.carried, fields
+            now.parameters, now.optimizer_state, now.carried, metrics = program(
+                now.parameters, now.optimizer_state, now.carried, fields
             )
-            self.placed.settle(metrics)
-            self.step += 1
-            self.data_state = after
-            self.in_flight.append((self.step, batch, metrics))
-            if self.step < end:  # while the device computes
+            self.job.placed.settle(metrics)
+            self.now.step += 1
+            self.now.data = after
+            self.in_flight.append((self.now.step, batch, metrics))
+            if self.now.step < end:  # while the device computes
                 try:
                     within, batch, after = batches.within, next(batches), batches.get_state()
                 except DataError as error:
@@ -374,51 +244,53 @@ class _Loop:
     def _fields(self, batch: Batch, rows: int) -> dict[str, Any]:
         """What a step gets of a batch, where it is to lie."""
         fields = device_fields(batch)
-        if self.layout is None:
+        if self.job.layout is None:
             return fields
-        placed = self.layout.put(fields, rows)
-        if self.processes.count > 1:
-            placed[STOP] = self.layout.flag(self.stop.requested())
+        placed = self.job.layout.put(fields, rows)
+        if self.job.processes.count > 1:
+            placed[STOP] = self.job.layout.flag(self.stop.number or 0)
         return placed
 
     def _stopping(self) -> bool:
         """Whether to stop after this step: of several processes all say the same."""
-        return self.stop.requested() if self.processes.count == 1 else self.asked_to_stop
+        if self.job.processes.count == 1:
+            self.signal = self.stop.number or 0
+        return self.signal > 0
 
     def _program(self, fields: dict[str, Any], programs: dict[Any, Any]) -> Any:
         """The compiled step for batches of this shape."""
         key = tuple((name, value.shape) for name, value in fields.items())
         if key not in programs:
             step = make_train_step(
-                self.structure,
-                self.optimizer,
-                self.layout,
-                self.placed.shardings,
+                self.job.structure,
+                self.job.optimizer,
+                self.job.layout,
+                self.job.placed.shardings,
                 self.trainer.accumulate,
                 self.trainer.on_nonfinite == "skip",
             )
             began = time.monotonic()
-            arguments = (self.parameters, self.optimizer_state, self.carried, fields)
+            arguments = (self.now.parameters, self.now.optimizer_state, self.now.carried, fields)
             programs[key] = step.lower(*arguments).compile()
             seconds = time.monotonic() - began
-            self.compile_seconds += seconds
+            self.now.compile_seconds += seconds
             rows, length = fields["inputs"].shape
             self._say(f"compiled the step for {rows} x {length} tokens in {seconds:.1f} s")
         return programs[key]
 
     def _due(self, every: int) -> bool:
-        return self.step == self.plan.total or (every > 0 and self.step % every == 0)
+        return self.now.step == self.plan.total or (every > 0 and self.now.step % every == 0)
 
     def _settle(self, in_flight: int, stage: str) -> None:
         """Look at the metrics of all steps but the newest few, waiting for them if need be."""
         while len(self.in_flight) > in_flight:
             step, batch, device_metrics = self.in_flight.popleft()
             metrics = {name: float(value) for name, value in device_metrics.items()}
-            self.asked_to_stop |= metrics.get(STOP, 0) > 0
+            self.signal = self.signal or int(metrics.get(STOP, 0))
             finite = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
-            self.skipped = 0 if finite else self.skipped + 1
+            self.now.skipped = 0 if finite else self.now.skipped + 1
             if not finite:
-                if self.trainer.on_nonfinite == "stop" or self.skipped == SKIPS_IN_A_ROW:
+                if self.trainer.on_nonfinite == "stop" or self.now.skipped == SKIPS_IN_A_ROW:
                     raise NotFiniteError(step, batch, metrics)
                 self._say(f"step {step}: loss {metrics['loss']}; the update is skipped")
             tokens = self.plan.tokens(step) - self.plan.tokens(step - 1)
@@ -428,59 +300,42 @@ class _Loop:
 
     def _log(self, stage: int) -> None:
         """Write the means since the last line."""
-        rate = float(self.learning_rate(self.step - 1))
-        before = {"stage": stage + 1, "tokens": self.plan.tokens(self.step)}
+        rate = float(self.job.learning_rate(self.now.step - 1))
+        before = {"stage": stage + 1, "tokens": self.plan.tokens(self.now.step)}
         after: dict[str, Any] = {"learning_rate": rate}
         if self.trainer.on_nonfinite == "skip":
             after["skipped"] = sum(values is None for values in self.journal.window)
-        self.journal.train(self.step, self._seconds(), before, after)
+        self.journal.train(self.now.step, self.now.seconds, before, after)
 
     def _save(self) -> None:
         self.journal.sync()
-        meta = {
-            "stage": self.data_stage,
-            "data": self.data_state,
-            "window": self.journal.window,
-            "skipped": self.skipped,
-            "seed": self.trainer.seed,
-            "seconds": self._seconds(),
-            "compile_seconds": self.compile_seconds,
-            "config": self.config_text,
-        }
-        within = self.data_state is not None and self.data_state["part"]
-        self.checkpoints.save(
-            Checkpoint(
-                self.step,
-                self.parameters,
-                self.optimizer_state,
-                meta,
-                flatten(self.carried) if within else None,
-            )
-        )
+        self.now.window = self.journal.window
+        self.checkpoints.save(self.now.checkpoint(self.job))
         self.journal.pause()
 
     def _evaluate_if_due(self) -> bool:
         """Take and write the evaluations if it is time; false if asked to stop."""
-        if self.step == 0 or not self.evaluations or not self._due(self.trainer.eval_every):
+        if self.now.step == 0 or not self.job.evaluations or not self._due(self.trainer.eval_every):
             return not self._stopping()
         # Of several processes none gives up in the middle, as the others would wait for it.
-        stopped = self.stop.requested if self.processes.count == 1 else lambda: False
+        stopped = self.stop.requested if self.job.processes.count == 1 else lambda: False
         try:
-            rows = self.meter.measure(self.parameters, self.evaluations, stopped)
+            rows = self.meter.measure(self.now.parameters, self.job.evaluations, stopped)
         except DataError as error:
             raise self._saved(error) from error
         self.journal.pause()
         if rows is None:
-            if self.checkpoints.latest != self.step:
+            self._stopping()
+            if self.checkpoints.latest != self.now.step:
                 self._save()
             return False
         self.rows = rows
-        self.journal.evaluation(self.step, rows)
-        if self.best.take({"step": self.step, **row} for row in rows):
-            self.checkpoints.best = self.step
-            if self.checkpoints.latest != self.step:
+        self.journal.evaluation(self.now.step, rows)
+        if self.best.take({"step": self.now.step, **row} for row in rows):
+            self.checkpoints.best = self.now.step
+            if self.checkpoints.latest != self.now.step:
                 self._save()
-        self._say(f"step {self.step}  {one_line(rows)}")
+        self._say(f"step {self.now.step}  {one_line(rows)}")
         return True
 
     # Ending
@@ -491,53 +346,50 @@ class _Loop:
         last = [record for record in history if "evaluation" not in record][-1]
         summary = {
             "status": "finished",
-            "step": self.step,
-            "tokens": self.plan.tokens(self.step),
+            "step": self.now.step,
+            "tokens": self.plan.tokens(self.now.step),
             "final": {name: last[name] for name in AVERAGED},
             "evaluations": self.rows,
-            **self.facts,
-            "wall_seconds": self._seconds(),
-            "compile_seconds": self.compile_seconds,
+            **self.job.facts,
+            "wall_seconds": self.now.seconds,
+            "compile_seconds": self.now.compile_seconds,
             **provenance(self.trainer.seed),
         }
-        if self.trainer.plots and self.processes.main:
+        if self.trainer.plots and self.job.processes.main:
             from bmojo.training.plots import plot_run  # Matplotlib is slow
 
-            plot_run(self.dir, history, self.rows, self.curriculum, self.evaluations)
-        if self.processes.main:
+            plot_run(self.dir, history, self.rows, self.job.curriculum, self.job.evaluations)
+        if self.job.processes.main:
             write_atomically(self.dir.summary, json.dumps(summary, indent=2) + "\n")
-        message = f"finished {self.plan.total} steps in {clock(self._seconds())}"
+        message = f"finished {self.plan.total} steps in {clock(self.now.seconds)}"
         self._say(message)
-        print_results(self.dir, summary, self.evaluations, self.console)
-        return Outcome("finished", self.step, 0, message, summary)
+        print_results(self.dir, summary, self.job.evaluations, self.console)
+        return Outcome("finished", self.now.step, 0, message, summary)
 
     def _interrupted(self) -> Outcome:
         self.checkpoints.wait()
-        number = self.stop.number or signal.SIGINT
+        number = self.signal or signal.SIGINT
         message = (
-            f"stopped by {signal.Signals(number).name} at step {self.step} of "
+            f"stopped by {signal.Signals(number).name} at step {self.now.step} of "
             f"{self.plan.total}, all saved in {self.dir.path}; the same command goes on from here"
         )
         self._say(message)
-        return Outcome("interrupted", self.step, 128 + number, message)
+        return Outcome("interrupted", self.now.step, 128 + number, message)
 
     def _saved(self, error: DataError) -> DataError:
         """Save what is done before the error ends the run."""
-        if self.step and self.checkpoints.latest != self.step:
+        if self.now.step and self.checkpoints.latest != self.now.step:
             self._save()
         self.checkpoints.wait()
-        return DataError(f"{error}, and the same command goes on from step {self.step}")
+        return DataError(f"{error}, and the same command goes on from step {self.now.step}")
 
     def _give_up(self, error: NotFiniteError) -> Outcome:
         self.checkpoints.wait()
-        message = not_finite(self.dir, error, self.checkpoints.latest, self.processes.index)
+        message = not_finite(self.dir, error, self.checkpoints.latest, self.job.processes.index)
         self._say(message, style="red")
         return Outcome("not finite", error.step, NOT_FINITE, message)
 
     # Small things
-
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.began
 
     def _say(self, text: str, style: str | None = None) -> None:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -249,12 +249,12 @@ class Layout:
 
         return {name: of(value) for name, value in batch.items()}
 
-    def flag(self, raised: bool) -> jax.Array:
-        """One number a device, 1 on those of processes that raise the flag."""
+    def flag(self, number: int) -> jax.Array:
+        """One number a device: that which its process gives."""
         sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
 
         def mine(index: Any) -> np.ndarray:
-            return np.full(1, raised, np.int32)
+            return np.full(1, number, np.int32)
 
         return jax.make_array_from_callback((self.mesh.size,), sharding, mine)
 
