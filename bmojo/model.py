@@ -219,7 +219,8 @@ class Model(nnx.Module):
 
     def _embed(self, tokens: Int[Array, "B L"]) -> Array:
         """A row of the table for each token."""
-        table = constrain(self.embedding.embedding[...], "vocab", None)
+        # By channels: XLA cannot look up in a table whose rows are cut where time is cut too.
+        table = constrain(self.embedding.embedding[...], None, "lookup")
         return jnp.take(table.astype(self.embedding.dtype), tokens, axis=0)
 
     def _logits(self, x: Array) -> Array:

@@ -11,6 +11,7 @@ batch      rows
 length     time
 embed      the residual stream, in parameters
 vocab      tokens of the vocabulary
+lookup     channels of the embedding table while tokens are looked up in it
 heads      query heads, and heads of an SSM
 kv_heads   key-value heads
 inner      channels inside an SSM
@@ -32,7 +33,7 @@ from bmojo.types import Array
 Names = tuple[str | None, ...]
 """A name for each axis of an array; None: the axis is never cut."""
 
-NAMES = ("batch", "length", "embed", "vocab", "heads", "kv_heads", "inner", "mlp")
+NAMES = ("batch", "length", "embed", "vocab", "lookup", "heads", "kv_heads", "inner", "mlp")
 
 _rules: contextvars.ContextVar[Mapping[str, tuple[str, ...]] | None]
 _rules = contextvars.ContextVar("axis_rules", default=None)
@@ -62,6 +63,12 @@ def constrain(x: Array, *names: str | None) -> Array:
     if rules is None:
         return x
     return jax.lax.with_sharding_constraint(x, partition(names, rules))
+
+
+def is_cut(name: str) -> bool:
+    """Whether the rules in force cut axes of this name."""
+    rules = _rules.get()
+    return rules is not None and bool(rules.get(name))
 
 
 def project(

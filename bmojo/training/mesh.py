@@ -28,6 +28,7 @@ RULES = (
     ("length", "sequence"),
     ("embed", "fsdp"),
     ("vocab", "tensor"),
+    ("lookup", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("inner", "tensor"),

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
+from bmojo.layers.axes import is_cut
 from bmojo.layers.protocol import Ahead, State
 from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
@@ -33,7 +34,12 @@ def token_losses(
     """Cross-entropy (nats), right answers and counted targets, zero where the target is -1."""
     counted = targets >= 0
     answers = jnp.where(counted, targets, 0)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
+    if is_cut("vocab"):  # each device finds the answers among its own tokens
+        tokens = jnp.arange(logits.shape[-1], dtype=answers.dtype)
+        right_ones = jnp.where(tokens == answers[..., None], logits, 0).sum(-1)
+        losses = jax.nn.logsumexp(logits, axis=-1) - right_ones
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
     right = jnp.argmax(logits, axis=-1) == targets
     zero = jnp.zeros_like(losses)
     return (

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    # Eight devices need as many threads at once, or they wait for one another for ever.
+    os.environ.setdefault("NPROC", "32")
     jax.config.update("jax_num_cpu_devices", 8)
 
     known = json.loads(args.out.read_text()) if args.out and args.out.exists() else {}
