@@ -17,6 +17,7 @@ from bmojo.validation import UserError
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
     from bmojo.training.mesh import Layout
+    from bmojo.training.preflight.program import Step
     from bmojo.training.processes import Processes
 
 DOES_NOT_FIT = 1
@@ -28,6 +29,8 @@ Exit codes:
   2         something in the command or the config has to be mended; the error says what
   5         an example of the data cannot be read
   6         another process died or stopped"""
+
+MORE_ROOM = "raise Mesh.fsdp or Trainer.accumulate, or see Model.remat"
 
 WIDTH = 150
 """Of tables in a file."""
@@ -253,7 +256,7 @@ class Report:
             self.console.print(tables.totals(totals))
             self.compiled(step, experiment.trainer.compilation_cache)
 
-    def compiled(self, step: Any, cached: bool) -> None:
+    def compiled(self, step: "Step", cached: bool) -> None:
         """Memory, operations and time of the compiled step."""
         from bmojo.training.cache import use_compilation_cache
         from bmojo.training.preflight.machine import entries
@@ -263,7 +266,9 @@ class Report:
         before = entries(directory) if directory else set()
         rows = step.stage.batch_size
         with self.doing("compiling the training step"):
-            program = step.compile()
+            program = self.try_to_compile(step)
+        if program is None:
+            return
         new = bool(directory and entries(directory) - before)
         program |= {
             "stage": step.number,
@@ -302,8 +307,24 @@ class Report:
         else:
             self.problem(
                 f"the step takes {size(memory['together'])} of each device, which has "
-                f"{size(limit)}; raise Mesh.fsdp or Trainer.accumulate, or see Model.remat"
+                f"{size(limit)}; {MORE_ROOM}"
             )
+
+    def try_to_compile(self, step: "Step") -> dict[str, Any] | None:
+        """The compiled step; None if the compiler or a layer says that it does not fit."""
+        from jax.errors import JaxRuntimeError
+
+        try:
+            return step.compile()
+        except JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            self.problem(f"the compiler: {str(error).splitlines()[0]}; {MORE_ROOM}")
+        except ValueError as error:
+            if step.pieces_of_time == 1:
+                raise
+            self.problem(f"Mesh.sequence: {str(error).splitlines()[0]}")
+        return None
 
     def end(self, out: Path | None) -> None:
         """Write everything, and say how it went."""

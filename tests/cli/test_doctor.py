@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import pytest
 
 from bmojo.training.preflight import machine
@@ -94,6 +95,37 @@ def test_a_mesh_that_does_not_fit(bmojo, words, problem):
     assert result.exit_code == 1, result.output
     assert f"\nproblem: {problem}" in result.stdout
     assert result.stdout.count("problem") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "mesh", "problem"),
+    [
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: ran out of memory\nmore"),
+            "Mesh.data=8",
+            "the compiler: RESOURCE_EXHAUSTED: ran out of memory; raise Mesh.fsdp or",
+        ),
+        (ValueError("window: 8 does not divide 12"), "Mesh.sequence=8", "Mesh.sequence: window: 8"),
+    ],
+)
+def test_what_the_compiler_refuses(bmojo, monkeypatch, error, mesh, problem):
+    def refuse(step):
+        raise error
+
+    monkeypatch.setattr(Step, "compile", refuse)
+    result = bmojo("doctor", *CONFIG, "Experiment.mesh=@Mesh()", mesh)
+    assert result.exit_code == 1, result.output
+    assert f"\nproblem: {problem}" in result.stdout
+
+
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("INTERNAL"), ValueError("no")])
+def test_a_bug_is_a_traceback(bmojo, monkeypatch, error):
+    def fail(step):
+        raise error
+
+    monkeypatch.setattr(Step, "compile", fail)
+    result = bmojo("doctor", *CONFIG)
+    assert result.exit_code == 1 and result.exception is error
 
 
 def test_a_cache_that_cannot_be_written(bmojo, tmp_path, monkeypatch):

@@ -70,6 +70,11 @@ class Step:
         """Read by the step, on all devices."""
         return self.stage.batch_size * self.stage.data.length // self._plan.segments
 
+    @property
+    def pieces_of_time(self) -> int:
+        """Devices that share a sequence."""
+        return 1 if self._layout is None else self._layout.sequence
+
     def parameters(self) -> list[dict[str, Any]]:
         """Of each parameter ``name``, ``shape``, ``axes`` (their names), ``sharding``, bytes.
 
@@ -127,6 +132,10 @@ class Step:
 
     def compile(self) -> dict[str, Any]:
         """Compile the step, and ask XLA what it takes.
+
+        Raises:
+          ValueError: a layer cannot cut its time over as many devices.
+          JaxRuntimeError: RESOURCE_EXHAUSTED where the compiler knows that memory is too small.
 
         Returns:
           ``trace_seconds``, ``compile_seconds``; ``flops``, of one device, a loop's body counted
