@@ -252,7 +252,8 @@ class Report:
             rows, totals = step.parameters(), step.totals()
             self.facts |= {"parameters": rows, "totals": totals}
             self.console.print(tables.parameters(rows))
-            self.say(tables.uncut(rows))
+            if layout is not None:
+                self.say(tables.uncut(rows))
             self.console.print(tables.totals(totals))
             self.compiled(step, experiment.trainer.compilation_cache)
 

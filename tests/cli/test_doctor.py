@@ -77,6 +77,8 @@ def test_a_step_that_needs_too_much(bmojo, tmp_path, device_memory):
     file = tmp_path / "facts.json"
     result = bmojo("doctor", *CONFIG, "--json", str(file))
     assert result.exit_code == 1, result.output
+    assert "mesh             none: one of 8 devices" in result.stdout
+    assert "not cut" not in result.stdout
     problem = "the step takes 1 KiB of each device, which has 1023 bytes; raise Mesh.fsdp"
     assert f"problem: {problem}" in result.stdout
     assert json.loads(file.read_text())["problems"][0].startswith(problem)
