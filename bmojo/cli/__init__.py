@@ -11,6 +11,7 @@ import bmojo
 from bmojo.cli.checkpoint import app as checkpoint
 from bmojo.cli.common import EXIT_CODES
 from bmojo.cli.data import app as data
+from bmojo.cli.doctor import DOCTOR_EXIT_CODES, doctor
 from bmojo.cli.evaluate import evaluate_run
 from bmojo.cli.generate import generate
 from bmojo.cli.inspect import inspect
@@ -33,6 +34,7 @@ app.command(epilog=EXIT_CODES)(train)
 app.command(name="eval", epilog=EXIT_CODES)(evaluate_run)
 app.command(epilog=EXIT_CODES)(generate)
 app.command(epilog=EXIT_CODES)(inspect)
+app.command(epilog=DOCTOR_EXIT_CODES)(doctor)
 app.command(epilog=SWEEP_EXIT_CODES)(sweep)
 app.command(epilog=REPORT_EXIT_CODES)(report)
 app.add_typer(data, name="data")

@@ -70,13 +70,13 @@ def implementations(model_config: Any) -> dict[str, str]:
 
 def provenance(seed: int) -> dict[str, Any]:
     """Where a result comes from: command, code, versions, machine, seed."""
-    versions = {name: _version(name) for name in PACKAGES}
+    versions = {name: version(name) for name in PACKAGES}
     device = jax.devices()[0]
     return {
         "seed": seed,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git_revision": git_revision(),
-        "versions": {"bmojo": _version("bmojo"), "python": platform.python_version(), **versions},
+        "versions": {"bmojo": version("bmojo"), "python": platform.python_version(), **versions},
         "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
     }
 
@@ -99,7 +99,8 @@ def _git(directory: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
