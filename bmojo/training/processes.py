@@ -26,6 +26,9 @@ BEAT_SECONDS = 1.0
 SILENT_BEATS = 12
 """A process that has not moved for so many beats of an observer is taken for dead."""
 
+PARTING_SECONDS = 30
+"""How long the main process waits for the others to leave before it."""
+
 WAIT_SECONDS = 600
 """How long a process waits for another one that lives."""
 
@@ -100,6 +103,16 @@ class Processes:
             self.meet("end")
             self._watch.stop()
             self._watch = None
+            self._part()
+
+    def _part(self) -> None:
+        """Leave JAX's runtime, the main process as the last: the others need it to leave."""
+        if self.main:
+            end = time.monotonic() + PARTING_SECONDS
+            everyone = list(range(self.count))
+            while len(_client().get_live_nodes(everyone)) > 1 and time.monotonic() < end:
+                time.sleep(0.1)
+        jax.distributed.shutdown()
 
     def _fail(self, message: str) -> None:
         """Tell the others that this process stops, and why."""

@@ -83,6 +83,7 @@ def draw_scaling(cells: dict[str, list[dict]], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks([1e5, 2e5, 5e5, 1e6], ["0.1M", "0.2M", "0.5M", "1M"])
+    axes.xaxis.set_minor_formatter("")
     axes.yaxis.set_minor_formatter("{x:.1f}")
     axes.yaxis.set_major_formatter("{x:.1f}")
     axes.set(xlabel="parameters outside the embedding", ylabel="bits a byte, validation")
