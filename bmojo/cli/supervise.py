@@ -24,7 +24,7 @@ SAME_STEP = 3
 """Deaths in a row at one step that end it."""
 LONGEST_PAUSE = 60.0
 POLL_SECONDS = 0.05
-COORDINATOR = "the first process, which coordinates the others, is gone"
+COORDINATOR = "the first process, which coordinates the others, is gone or could not be reached"
 GOES_ON = "and the same command goes on from the last checkpoint"
 
 

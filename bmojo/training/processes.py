@@ -139,6 +139,8 @@ def start(cluster: Cluster | None) -> Processes:
     # died, and exit by themselves.
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # the loop listens to SIGTERM
+    where = cluster.coordinator or "the place that the scheduler tells"
+    print(f"meeting the other processes at {where}", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(cluster.coordinator, cluster.count, cluster.index)
     except (RuntimeError, ValueError) as error:
