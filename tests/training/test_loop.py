@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import shutil
@@ -190,6 +191,18 @@ def test_not_finite_keeps_the_batch_and_the_last_good_checkpoint(tmp_path):
     assert not (tmp_path / "summary.json").exists()
     again = run(tmp_path, optimizer_config=wild, trainer_config=often)
     assert again.step == outcome.step and checkpoints(tmp_path) == kept
+
+
+def test_updates_that_are_not_finite_are_skipped_but_not_for_ever(tmp_path):
+    wild = OptimizerConfig(learning_rate=1e38, warmup=0.3, clip=None)
+    often = TrainerConfig(log_every=1, tensorboard=False, plots=False)
+    first = run(tmp_path / "stop", optimizer_config=wild, trainer_config=often).step
+    skip = dataclasses.replace(often, on_nonfinite="skip")
+    outcome = run(tmp_path / "skip", optimizer_config=wild, trainer_config=skip)
+    assert (outcome.status, outcome.step) == ("not finite", first + 9)
+    lines = [line for line in records(tmp_path / "skip") if "stage" in line]
+    assert [line["skipped"] for line in lines] == [0] * (first - 1) + [1] * 9
+    assert {line["loss"] for line in lines[first - 1 :]} == {None}
 
 
 def test_a_finished_run_says_so_and_changes_nothing(straight):
