@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from bmojo.ops.innovation import innovation, predictor, residual
 from bmojo.ops.recurrence import IMPLEMENTATIONS, selective_scan
 from bmojo.ops.ssd import CHUNK_SIZE, ssd
 from bmojo.types import Array
+from bmojo.validation import UserError, suggestion
 
 __all__ = ["Family", "Sizes", "families"]
 
@@ -78,11 +79,25 @@ class Family:
     flops: float
 
 
-def families(sizes: Sizes, seed: int = 0) -> list[Family]:
-    """Every operation at these sizes, operands drawn from the seed."""
-    rng = np.random.default_rng(seed)
-    makers = (_scan, _ssd, _attention, _memory_attention, _convolution, _selection)
-    return [make(sizes, rng) for make in makers]
+def families(sizes: Sizes, only: Sequence[str] = (), seed: int = 0) -> list[Family]:
+    """The operations ``only``, or all, at these sizes; operands are drawn from the seed.
+
+    Raises:
+      UserError: there is no such operation.
+    """
+    makers = {
+        "scan": _scan,
+        "ssd": _ssd,
+        "attention": _attention,
+        "memory_attention": _memory_attention,
+        "convolution": _convolution,
+        "selection": _selection,
+    }
+    for name in only:
+        if name not in makers:
+            raise UserError(f"--ops: there is no {name!r}; {suggestion(name, makers)}")
+    wanted = [make for name, make in makers.items() if not only or name in only]
+    return [make(sizes, np.random.default_rng(seed)) for make in wanted]
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> Array:

@@ -22,28 +22,37 @@ ODD = Sizes(2, 37, 6, 3, 2, 8, 7, 2, 3)
 Tell = Callable[[str], None]
 
 
-def check_operations(seed: int = 0, tell: Tell = lambda text: None) -> list[Check]:
+def check_operations(
+    only: Sequence[str] = (), seed: int = 0, tell: Tell = lambda text: None
+) -> list[Check]:
     """Outputs of every implementation against the oracle, and gradients, at an odd size."""
     checks = []
-    for family in families(ODD, seed):
+    for family in families(ODD, only, seed):
         tell(f"checking {family.name}")
         right = _arrays(family.oracle(*family.operands))
-        slope = None
+        slopes = None
         if family.gradient is not None:
-            slope = jax.jit(_gradient(family.gradient, family.operands))(*family.operands)
+            slopes = _look(family.gradient, family)[1]
         for name, function in {**family.ours, **family.plain}.items():
             case = f"{family.name}: {name}"
-            found = _arrays(jax.jit(function)(*family.operands))
+            found, gradients = _look(function, family)
             checks.append(_check(case, f"output and oracle's, {ODD.length} tokens", found, right))
-            if slope is not None:
-                found = jax.jit(_gradient(function, family.operands))(*family.operands)
+            if slopes is not None:
                 what = f"gradient and derivative of the plain form, {ODD.length} tokens"
-                checks.append(_check(case, what, found[1], slope[1]))
+                checks.append(_check(case, what, gradients, slopes))
     return checks
 
 
+def _look(function: Callable[..., Any], family: Family) -> tuple[Any, Any]:
+    """Outputs, and gradients where the operation has any."""
+    if family.gradient is None:
+        return _arrays(jax.jit(function)(*family.operands)), ()
+    (_, found), gradients = jax.jit(_gradient(function, family.operands))(*family.operands)
+    return found, gradients
+
+
 def operation_cases(
-    sizes: Sizes, seed: int = 0, tell: Tell = lambda text: None
+    sizes: Sizes, only: Sequence[str] = (), seed: int = 0, tell: Tell = lambda text: None
 ) -> tuple[list[Case], list[Check], list[str]]:
     """Compile everything at the measured size.
 
@@ -54,7 +63,7 @@ def operation_cases(
     cases: list[Case] = []
     checks: list[Check] = []
     notes: list[str] = []
-    for family in families(sizes, seed):
+    for family in families(sizes, only, seed):
         kinds = (FORWARD,) if family.gradient is None else (FORWARD, GRADIENT)
         for kind in kinds:
             found: dict[str, Any] = {}
@@ -110,16 +119,17 @@ def _check(case: str, what: str, found: Sequence[Any], right: Sequence[Any]) -> 
 
 
 def _gradient(function: Callable[..., Any], operands: tuple[Array, ...]) -> Callable[..., Any]:
-    """The function's value and gradients of a fixed mixture of its outputs."""
+    """The function to ((mixture, outputs), gradients) of a fixed mixture of its outputs."""
 
-    def mixture(*operands: Array) -> Array:
+    def mixture(*operands: Array) -> tuple[Array, tuple[Array, ...]]:
         total = jnp.zeros(())
-        for value in _arrays(function(*operands)):
+        found = _arrays(function(*operands))
+        for value in found:
             weights = jnp.cos(1.7 * jnp.arange(value.size, dtype=value.dtype))
             total = total + jnp.sum(value * weights.reshape(value.shape))
-        return total
+        return total, found
 
-    return jax.value_and_grad(mixture, argnums=tuple(range(len(operands))))
+    return jax.value_and_grad(mixture, tuple(range(len(operands))), has_aux=True)
 
 
 def _arrays(value: Any) -> tuple[Any, ...]:
