@@ -98,6 +98,7 @@ class Case:
       xla_flops: operations of a whole call as XLA counts them; it counts the body of a loop
         once.
       facts: further columns of its table.
+      calls: of a sample; None: as many as make it long enough to be timed.
       pause: seconds to wait before each call, where another process has just computed.
     """
 
@@ -111,4 +112,5 @@ class Case:
     flops: float | None = None
     xla_flops: float | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    calls: int | None = None
     pause: float = 0.0
