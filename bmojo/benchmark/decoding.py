@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmojo.benchmark.cases import Case, Check, difference, limit
+from bmojo.benchmark.lengths import growth
 from bmojo.benchmark.models import Chosen, draw
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.statistics import exponent
@@ -105,7 +106,6 @@ def decode_cases(
                 _taking(stream, tokens),
                 units=tokens,
                 baseline=baseline,
-                flops=chosen.flops(1) if not _grows(chosen, model) else None,
                 facts=facts,
                 calls=1,
             )
@@ -115,8 +115,6 @@ def decode_cases(
 
 def conclude(rows: Sequence[Row]) -> list[str]:
     """For each model, how time and state grow with the position."""
-    from bmojo.benchmark.lengths import growth
-
     models: dict[str, list[Row]] = {}
     for row in rows:
         if "position" in row.facts:
@@ -124,9 +122,10 @@ def conclude(rows: Sequence[Row]) -> list[str]:
     notes = []
     for name, found in models.items():
         positions = [row.facts["position"] for row in found]
-        taken = growth(exponent(positions, [row.seconds.median for row in found]))
-        held = growth(exponent(positions, [row.facts["state bytes"] for row in found]))
-        notes.append(f"{name}: time of a token is {taken}, state {held}".replace("length", "p"))
+        times = [row.seconds.median for row in found]
+        sizes = [row.facts["state bytes"] for row in found]
+        taken, held = (growth(exponent(positions, v), "position") for v in (times, sizes))
+        notes.append(f"{name}: time of a token is {taken}, state {held}")
     return notes
 
 
@@ -158,8 +157,3 @@ def _with_places(model: Any, state: Any, places: int) -> Any:
 
     return jax.tree.map(grown, state, shapes)
 
-
-def _grows(chosen: Chosen, model: Any) -> bool:
-    from bmojo.generation import memory_grows
-
-    return memory_grows(model)

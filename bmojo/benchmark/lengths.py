@@ -98,14 +98,14 @@ def _case(
     )
 
 
-def growth(power: float | None) -> str:
-    """An exponent in words."""
+def growth(power: float | None, of: str = "length") -> str:
+    """An exponent in words: how something grows with ``of``."""
     if power is None:
-        return "not to be told from one length"
+        return f"not to be told from one {of}"
     for whole, word in ((0, "constant"), (1, "linear"), (2, "quadratic")):
         if abs(power - whole) <= NEAR:
-            return f"{word} (length^{power:.2f})"
-    return f"length^{power:.2f}"
+            return f"{word} ({of}^{power:.2f})"
+    return f"{of}^{power:.2f}"
 
 
 def conclude(rows: Sequence[Row]) -> list[str]:
