@@ -20,7 +20,7 @@ COPIED = 2**25
 EXPONENTIALS = 2**20
 
 
-def calibration(length: int, width: int, small: bool = False) -> list[Case]:
+def calibration(length: int, width: int) -> list[Case]:
     """Products of float32 matrices, copying and exponentials, each with its work in ``facts``.
 
     ``facts`` has ``work`` (operations, bytes read and written, or exponentials of a call) and
@@ -29,19 +29,17 @@ def calibration(length: int, width: int, small: bool = False) -> list[Case]:
     Args:
       length: rows of the left matrix of the first products.
       width: the other dimensions of those.
-      small: arrays of a few kilobytes, to try the program out.
     """
-    square, copied, numbers = (64, 2**10, 2**10) if small else (SQUARE, COPIED, EXPONENTIALS)
-    shapes = [(length, width, width), (length, width, 4 * width), (square, square, square)]
+    shapes = [(length, width, width), (length, width, 4 * width), (SQUARE, SQUARE, SQUARE)]
     cases = []
     for m, k, n in dict.fromkeys(shapes):
         x, y = jnp.ones((m, k), jnp.float32), jnp.ones((k, n), jnp.float32)
         name = f"GEMM {m} x {k} x {n}"
         cases.append(_case(name, jnp.matmul, (x, y), 2.0 * m * k * n, "GFLOP/s"))
-    values = jnp.zeros((copied,), jnp.float32)
-    cases.append(_case("copy (x + 1)", lambda x: x + 1, (values,), 8.0 * copied, "GB/s"))
-    some = jnp.linspace(-1.0, 1.0, numbers)
-    cases.append(_case("exp", jnp.exp, (some,), float(numbers), "Gexp/s"))
+    values = jnp.zeros((COPIED,), jnp.float32)
+    cases.append(_case("copy (x + 1)", lambda x: x + 1, (values,), 8.0 * COPIED, "GB/s"))
+    some = jnp.linspace(-1.0, 1.0, EXPONENTIALS)
+    cases.append(_case("exp", jnp.exp, (some,), float(EXPONENTIALS), "Gexp/s"))
     return cases
 
 

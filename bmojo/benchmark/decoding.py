@@ -156,4 +156,3 @@ def _with_places(model: Any, state: Any, places: int) -> Any:
         return jnp.pad(old, widths) if any(more for _, more in widths) else old
 
     return jax.tree.map(grown, state, shapes)
-

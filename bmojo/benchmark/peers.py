@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from bmojo.benchmark.cases import Case, Check
-from bmojo.benchmark.models import Chosen, Dimensions
+from bmojo.benchmark.models import Dimensions
 from bmojo.benchmark.steps import STEP_GROUP
 from bmojo.training.cache import cache_directory
 from bmojo.validation import UserError, suggestion
@@ -223,7 +223,7 @@ def peer_case(
     return case, checks, made["versions"]
 
 
-def pausing(case: Case, chosen: Chosen) -> Case:
+def pausing(case: Case) -> Case:
     """One of our cases, as it takes turns with peers."""
     facts = {**case.facts, "whose": "bmojo"}
     return dataclasses.replace(case, facts=facts, pause=PAUSE, calls=1)
@@ -235,5 +235,3 @@ def _off(loss: float | None, chance: float) -> float:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-

@@ -143,9 +143,7 @@ def layer_cases(
     return cases, checks
 
 
-def _layer(
-    chosen: Chosen, batch: int, length: int, baseline: str | None
-) -> tuple[Case, Check]:
+def _layer(chosen: Chosen, batch: int, length: int, baseline: str | None) -> tuple[Case, Check]:
     config = chosen.config
 
     def make() -> Period:

@@ -67,11 +67,8 @@ class Worker:
 
         def model_of(inner):
             config = CONFIG_MAPPING[asked["model"]](**settings(asked, inner))
-            return AutoModelForCausalLM.from_config(
-                config, attn_implementation="sdpa", dtype=torch.float32
-            ) if asked["model"] != "mamba2" else AutoModelForCausalLM.from_config(
-                config, dtype=torch.float32
-            )
+            options = {} if asked["model"] == "mamba2" else {"attn_implementation": "sdpa"}
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
 
         def count(inner):
             with torch.device("meta"):
@@ -136,11 +133,8 @@ def inner_parameters(model):
     """Parameters outside embedding and head; shared ones count once."""
     embedding = model.get_input_embeddings().weight
     head = model.get_output_embeddings().weight
-    return sum(
-        p.numel()
-        for p in model.parameters()
-        if p is not embedding and p is not head and p.shape != embedding.shape
-    )
+    apart = {id(embedding), id(head)}
+    return sum(p.numel() for p in model.parameters() if id(p) not in apart)
 
 
 def serve(worker):
