@@ -173,12 +173,7 @@ def _attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     every = functools.partial(plain.attention, mask=past)
 
     def oracle(q: Array, k: Array, v: Array) -> Array:
-        nothing = {"num_fading": 0, "num_eidetic": 0, "window": length}
-        rows = [
-            reference.memory_attention(*row, *row[1:], [0.0] * length, [0] * length, **nothing)
-            for row in zip(q, k, v, strict=True)
-        ]
-        return jnp.stack(rows)
+        return _by_rows((q, k, v, k, v), np.zeros(length), length, 0, 0)
 
     return Family(
         "causal attention",
@@ -233,12 +228,7 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
         return plain.attention(q, keys, values, sees)
 
     def oracle(*operands: Array) -> Array:
-        options = {"num_fading": sizes.num_fading, "num_eidetic": sizes.num_eidetic}
-        rows = [
-            reference.memory_attention(*row, score, [0] * length, window=window, **options)
-            for row in zip(*operands, strict=True)
-        ]
-        return jnp.stack(rows)
+        return _by_rows(operands, score, window, sizes.num_fading, sizes.num_eidetic)
 
     return Family(
         "attention to window and memory",
@@ -250,6 +240,29 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
         every,
         4.0 * sizes.width * batch * float(sees.sum()),
     )
+
+
+def _by_rows(
+    operands: Sequence[Array], score: np.ndarray, window: int, num_fading: int, num_eidetic: int
+) -> Array:
+    """The oracle of attention, one document a row."""
+    document = [0] * len(score)
+    rows = []
+    for q, k, v, faded_k, faded_v in zip(*operands, strict=True):
+        row = reference.memory_attention(
+            q,
+            k,
+            v,
+            faded_k,
+            faded_v,
+            score.tolist(),
+            document,
+            window=window,
+            num_fading=num_fading,
+            num_eidetic=num_eidetic,
+        )
+        rows.append(row)
+    return jnp.stack(rows)
 
 
 def _table(sets: list[list[int]], size: int) -> tuple[np.ndarray, np.ndarray]:

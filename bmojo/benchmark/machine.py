@@ -3,13 +3,16 @@
 import datetime
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from bmojo.training.pages import keep_pages
 from bmojo.training.report import provenance
 
-__all__ = ["QUIET", "busy", "load", "record", "threads"]
+__all__ = ["QUIET", "busy", "cached", "load", "record", "threads"]
 
 QUIET = 0.5
 """Load average above which other work is taken to be running."""
@@ -46,7 +49,16 @@ def record() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_at_start": load(),
         "freed_memory_kept": kept,
+        "compilation_cache": jax.config.values.get("jax_compilation_cache_dir"),
     }
+
+
+def cached(facts: Mapping[str, Any]) -> str | None:
+    """A warning if compiled programs may come from a cache; None if there is none."""
+    directory = facts["compilation_cache"]
+    if directory is None:
+        return None
+    return f"compile times may be those of reading the cache in {directory}; unset its variable"
 
 
 def busy(average: float | None) -> str | None:

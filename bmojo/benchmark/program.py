@@ -35,19 +35,11 @@ class Program:
 
 
 def compiled(function: Any, *arguments: Any) -> Program:
-    """Compile a function, or what ``jax.jit`` made of one, for arguments or their shapes.
-
-    The cache of compiled programs is not asked, so that the time is that of compiling.
-    """
+    """Compile a function, or what ``jax.jit`` made of one, for arguments or their shapes."""
     jitted = function if hasattr(function, "lower") else jax.jit(function)
-    kept = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        began = time.perf_counter()
-        call = jitted.lower(*arguments).compile()
-        seconds = time.perf_counter() - began
-    finally:
-        jax.config.update("jax_enable_compilation_cache", kept)
+    began = time.perf_counter()
+    call = jitted.lower(*arguments).compile()
+    seconds = time.perf_counter() - began
     memory, cost = call.memory_analysis(), call.cost_analysis() or {}
     if isinstance(cost, list):
         cost = cost[0] if cost else {}

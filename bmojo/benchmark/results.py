@@ -152,6 +152,8 @@ def measure(
     ended = {**facts, "load_at_end": machine.load()}
     name = None if gemm is None else gemm.name
     notes = tuple(conclude(rows))
+    if name is not None:
+        notes = (*notes, f"parts of GEMM are of {name}, the fastest matrix product here")
     return Results(benchmark, dict(settings), ended, tuple(checks), name, tuple(rows), notes)
 
 

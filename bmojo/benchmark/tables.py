@@ -42,7 +42,7 @@ def sheets(results: Results) -> list[Sheet]:
         if group == calibration.GROUP:
             made.append(_calibration_sheet(rows))
         else:
-            made.append(_sheet(group, rows, results.gemm))
+            made.append(_sheet(group, rows))
     return made
 
 
@@ -70,9 +70,8 @@ def markdown(results: Results) -> str:
     """The whole as a page: how it was taken, tables, what follows from them."""
     facts = results.machine
     lines = [f"# bmojo bench {results.benchmark}", ""]
-    warning = machine.busy(facts.get("load_at_start"))
-    if warning:
-        lines += [f"**{warning}.**", ""]
+    for warning in (machine.busy(facts["load_at_start"]), machine.cached(facts)):
+        lines += [f"**{warning}.**", ""] if warning else []
     lines += [f"    {facts['command']}", ""]
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     known = {
@@ -98,7 +97,7 @@ def markdown(results: Results) -> str:
 Cell = Callable[[Row], str]
 
 
-def _sheet(group: str, rows: Sequence[Row], gemm: str | None) -> Sheet:
+def _sheet(group: str, rows: Sequence[Row]) -> Sheet:
     """A table of cases, without the columns that nobody fills."""
     baselines = {row.baseline for row in rows if row.baseline}
     against = baselines.pop() if len(baselines) == 1 else "baseline"
@@ -107,7 +106,7 @@ def _sheet(group: str, rows: Sequence[Row], gemm: str | None) -> Sheet:
         "ms": lambda row: _spread(row.seconds, 1e3),
         f"time / {against}": lambda row: _spread(row.ratio),
         "GFLOP/s": lambda row: _spread(row.gflops),
-        f"of {gemm}": lambda row: "" if row.gemm_fraction is None else _percent(row.gemm_fraction),
+        "of GEMM": lambda row: "" if row.gemm_fraction is None else _percent(row.gemm_fraction),
         "GFLOPs": lambda row: _number(row.flops, 1e-9),
         "XLA's GFLOPs": lambda row: _number(row.xla_flops, 1e-9),
         "temporary MiB": lambda row: _number(row.temporary_bytes, 2**-20),

@@ -70,8 +70,9 @@ class Session:
         if self.out is not None:
             write_folder(self.out)
         self.facts = machine.record()
-        warning = machine.busy(self.facts["load_at_start"])
-        if warning:
+        for warning in (machine.busy(self.facts["load_at_start"]), machine.cached(self.facts)):
+            if warning is None:
+                continue
             self.errors.print(f"warning: {warning}", style="bold yellow", markup=False)
 
     def tell(self, text: str) -> None:
