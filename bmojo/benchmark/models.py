@@ -116,13 +116,14 @@ def choose(
 def _chosen(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Chosen:
     base, variant = VARIANTS.get(name, (name, ()))
     file = base if base.endswith(".gin") else f"models/{base}.gin"
-    read_here = {
-        part.name
-        for binding in read([file], variant)[0]
-        for part in values(binding.value)
-        if isinstance(part, Macro)
-    }
+    written = read([file], variant)[0]
+    read_here = {m.name for b in written for m in values(b.value) if isinstance(m, Macro)}
+    last = {binding.key: binding.value for binding in written}
     shared = {"N_HEADS": dimensions.heads, "WINDOW": dimensions.window}
+    slots = {
+        "BMojo.num_fading": dimensions.num_fading,
+        "BMojo.num_eidetic": dimensions.num_eidetic,
+    }
     bindings = [
         f"Model.d_model={dimensions.width}",
         f"Model.n_layers={dimensions.layers}",
@@ -130,31 +131,17 @@ def _chosen(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Chos
         f"Model.parameters={dimensions.target}",
         f"Model.dtype={dimensions.dtype!r}",
         *(f"{macro}={value}" for macro, value in shared.items() if macro in read_here),
+        *(f"{key}={value}" for key, value in slots.items() if last.get(key)),  # 0: has none
         *variant,
     ]
     loaded = config.load(REGISTRY, "Model", [file], [*bindings, *overrides])
-    model = dataclasses.replace(
-        loaded.value, pattern=tuple(_with_slots(m, dimensions) for m in loaded.value.pattern)
-    )
     try:
-        model = solve_widths(model)
+        model = solve_widths(loaded.value)
         description = describe(model)
     except (TypeError, ValueError) as error:
         raise loaded.explain(error) from None
     everything = description.parameters
     return Chosen(name, model, everything - description.embedding_parameters, everything)
-
-
-def _with_slots(mixer: Any, dimensions: Dimensions) -> Any:
-    """The mixer with the wanted numbers of slots, where it has any."""
-    wanted = {"num_fading": dimensions.num_fading, "num_eidetic": dimensions.num_eidetic}
-    fields = {name: value for name, value in wanted.items() if getattr(mixer, name, 0)}
-    if not fields:
-        return mixer
-    try:
-        return dataclasses.replace(mixer, **fields)
-    except ValueError as error:
-        raise UserError(f"{type(mixer).__name__}.{error}") from None
 
 
 def draw(chosen: Chosen, seed: int = 0) -> tuple[Structure, Parameters]:
