@@ -24,6 +24,7 @@ __all__ = ["COLD", "GROUP", "PARTS", "WARM", "Starts"]
 GROUP = "process start to first finished step"
 COLD, WARM = "empty cache", "warm cache"
 PARTS = ("import", "make", "compile", "step")
+PROGRAM = (sys.executable, "-m", "bmojo.benchmark.first_step")
 NEAR_CHANCE = 0.5
 """By how much of ln V the first loss may differ from it."""
 
@@ -89,7 +90,7 @@ class Starts:
             "BMOJO_CACHE_DIR": str(cache),
             "PYTHONPATH": os.pathsep.join(paths),
         }
-        command = [sys.executable, "-m", "bmojo.benchmark.first_step", json.dumps(self._options)]
+        command = [*PROGRAM, json.dumps(self._options)]
         began = time.perf_counter()
         with subprocess.Popen(
             command,

@@ -47,7 +47,7 @@ def test_overrides_reach_every_model(tiny):
 
 
 def test_forms_agree_and_a_wrong_window_is_seen(tiny, monkeypatch):
-    models = choose(["hybrid"], tiny)
+    models = choose(["swa"], tiny)
     assert check_forms(models[0], 64).passed
     view = Attention._view
 
@@ -60,7 +60,7 @@ def test_forms_agree_and_a_wrong_window_is_seen(tiny, monkeypatch):
 
 
 def test_a_step_trains(tiny):
-    (model,) = choose(["bmojo"], tiny)
+    (model,) = choose(["swa"], tiny)
     (case,), (check,) = steps.step_cases([model], 1, 11, None)
     assert check.passed
     assert check.what.startswith("loss of the first step")
@@ -80,16 +80,19 @@ def test_a_layer_of_a_pattern_of_two_counts_half(tiny):
 
 
 def test_segments_start_from_the_same_state_every_time(tiny):
-    cases, checks = length_cases(choose(["bmojo"], tiny), [8, 16], 8)
+    cases, checks = length_cases(choose(["swa"], tiny), [16], 8)
     assert all(check.passed for check in checks)
-    assert [case.name for case in cases] == ["8 tokens", "16 tokens"] * 2
-    assert [case.facts["tokens in a step"] for case in cases] == [8, 16, 8, 8]
-    assert cases[2].temporary_bytes == cases[3].temporary_bytes
-    last = cases[3]
+    assert [case.group for case in cases] == [
+        "swa, whole sequences",
+        "swa, last segment of 8 tokens",
+    ]
+    assert [case.facts["tokens in a step"] for case in cases] == [16, 8]
+    assert cases[1].temporary_bytes < cases[0].temporary_bytes
+    run = cases[1].run
+    (training,) = (c.cell_contents for c in run.__closure__ if hasattr(c.cell_contents, "step"))
     positions = []
     for _ in range(2):
-        assert last.run() > 0
-        training = last.run.__closure__[1].cell_contents
+        assert run() > 0
         positions.append(int(np.asarray(training.carried[0].clock.position).max()))
     assert positions == [16, 16]
 
@@ -110,20 +113,19 @@ def test_conclusions_name_growth():
 
 
 def test_decoding(tiny):
-    models = choose(["transformer", "bmojo"], tiny)
-    checks = [check for model in models for check in decoding.check_decoding(model)]
-    assert len(checks) == 4 and all(check.passed for check in checks)
-    cases = decoding.decode_cases(models, [5, 20], 2, 1, "transformer")
-    assert [case.facts["position"] for case in cases] == [5, 5, 20, 20]
-    sizes = {(case.name, case.facts["position"]): case.facts["state bytes"] for case in cases}
-    assert sizes["bmojo", 5] == sizes["bmojo", 20]
-    assert sizes["transformer", 5] < sizes["transformer", 20]
+    transformer, windowed = choose(["transformer", "swa"], tiny)
+    checks = decoding.check_decoding(windowed)
+    assert len(checks) == 2 and all(check.passed for check in checks)
+    cases = decoding.decode_cases([transformer], [5, 20], 2, 1, "transformer")
+    assert [case.facts["position"] for case in cases] == [5, 20]
+    grown = cases[1].facts["state bytes"] - cases[0].facts["state bytes"]
+    assert grown == 15 * 2 * 2 * 16 * 4, "keys and values of each layer"
     samples, calls = take_turns(cases, 1)
-    assert calls == [1] * 4 and all(len(taken) == 1 for taken in samples)
+    assert calls == [1, 1] and all(len(taken) == 1 for taken in samples)
 
 
 def test_a_wrong_decoder_is_seen(tiny, monkeypatch):
-    (model,) = choose(["bmojo"], tiny)
+    (model,) = choose(["swa"], tiny)
     monkeypatch.setattr(decoding, "decode", lambda *_, **__: iter(np.zeros((8, 1), int)))
     checks = decoding.check_decoding(model)
     assert not checks[1].passed and "largest logits" in checks[1].what

@@ -26,7 +26,10 @@ class Worker:
     """One model and its optimizer, the step compiled once."""
 
     def make(self, asked):
-        """Make the model; a layer has no MLP beside it, so there are two for one."""
+        """Make the model; a layer has no MLP beside it, so there are two for one.
+
+        Its inner width is chosen to come near to the wanted number of parameters.
+        """
         import jax
         import mamba2_jax
         import numpy as np
@@ -35,14 +38,28 @@ class Worker:
 
         self.jax = jax
         width = asked["width"]
-        config = mamba2_jax.Mamba2Config(
-            vocab_size=asked["vocabulary"],
-            hidden_size=width,
-            state_size=64,
-            head_dim=2 * width // asked["heads"],
-            num_hidden_layers=2 * asked["layers"],
-        )
-        model = mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0))
+
+        def make(inner):
+            config = mamba2_jax.Mamba2Config(
+                vocab_size=asked["vocabulary"],
+                hidden_size=width,
+                state_size=64,
+                expand=inner / width,
+                head_dim=inner // asked["heads"],
+                num_hidden_layers=2 * asked["layers"],
+            )
+            return mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0))
+
+        def count(inner):
+            shapes = nnx.state(nnx.eval_shape(lambda: make(inner)), nnx.Param)
+            sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
+            return sum(sizes) - asked["vocabulary"] * width
+
+        unit = asked["heads"]
+        low, high = count(32 * unit), count(64 * unit)
+        steps = 32 + round((asked["parameters"] - low) / ((high - low) / 32))
+        inner = unit * max(1, steps)
+        model = make(inner)
         graph, self.parameters, rest = nnx.split(model, nnx.Param, ...)
         optimizer = optax.chain(
             optax.clip_by_global_norm(1.0), optax.adamw(1e-4, b1=0.9, b2=0.95, weight_decay=0.1)
@@ -74,6 +91,7 @@ class Worker:
         total = sum(leaf.size for leaf in jax.tree.leaves(self.parameters))
         return {
             "parameters": total - embedding,
+            "inner": inner,
             "compile_seconds": seconds,
             "versions": {name: importlib.metadata.version(name) for name in names},
             "whose": "mamba2-jax, JAX",

@@ -32,7 +32,7 @@ def settings(asked, inner):
     attention = {"num_attention_heads": heads, "num_key_value_heads": heads}
     attention |= {"max_position_embeddings": max(asked["length"], 64)}
     return {
-        # Two layers for one: a layer of Mamba-2 has no MLP beside it.
+        # Two layers for one: a layer of Mamba-2 has no MLP beside it. No width of it is free.
         "mamba2": common
         | {"num_hidden_layers": 2 * layers, "num_heads": heads, "head_dim": 2 * width // heads}
         | {"state_size": 64, "expand": 2, "n_groups": 1},
@@ -40,10 +40,11 @@ def settings(asked, inner):
         | attention
         | {"num_hidden_layers": layers, "intermediate_size": inner}
         | {"sliding_window": asked["window"]},
-        # A layer of Mamba-2, then one with the shared attention and MLP before it.
+        # In turns a layer of Mamba-2, and one with the shared attention and MLP before it.
         "zamba2": common
         | attention
-        | {"num_hidden_layers": 2 * layers, "layers_block_type": ["mamba", "hybrid"] * layers}
+        | {"num_hidden_layers": layers}
+        | {"layers_block_type": [("mamba", "hybrid")[i % 2] for i in range(layers)]}
         | {"intermediate_size": inner, "n_mamba_heads": heads, "use_mem_rope": True},
         # Mamba-2 and attention side by side, then an MLP.
         "falcon_h1": common
@@ -74,10 +75,10 @@ class Worker:
             with torch.device("meta"):
                 return inner_parameters(model_of(inner))
 
-        low, high = count(64), count(128)
-        inner = 64
-        if high > low:  # the width is free
-            inner = max(8, 64 + round((asked["parameters"] - low) / ((high - low) / 64)))
+        low, high = count(32), count(64)
+        inner = None
+        if high > low:
+            inner = max(1, 32 + round((asked["parameters"] - low) / ((high - low) / 32)))
         self.model = model_of(inner)
         self.model.train()
         self.optimizer = torch.optim.AdamW(
@@ -89,7 +90,7 @@ class Worker:
         names = ("torch", "transformers")
         return {
             "parameters": inner_parameters(self.model),
-            "inner": inner if high > low else None,
+            "inner": inner,
             "versions": {name: importlib.metadata.version(name) for name in names},
             "whose": "transformers, PyTorch",
         }
