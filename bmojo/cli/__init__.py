@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import bmojo
+from bmojo.cli.bench import app as bench
 from bmojo.cli.checkpoint import app as checkpoint
 from bmojo.cli.common import EXIT_CODES
 from bmojo.cli.data import app as data
@@ -37,6 +38,7 @@ app.command(epilog=EXIT_CODES)(inspect)
 app.command(epilog=DOCTOR_EXIT_CODES)(doctor)
 app.command(epilog=SWEEP_EXIT_CODES)(sweep)
 app.command(epilog=REPORT_EXIT_CODES)(report)
+app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
 
