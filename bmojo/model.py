@@ -16,6 +16,7 @@ from flax import nnx
 
 from bmojo.layers.axes import Names, constrain
 from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.norm import RMSNorm
 from bmojo.layers.protocol import Ahead, MixerConfig, State
 from bmojo.types import Array, DType, Float, Int
 
@@ -97,7 +98,7 @@ class Sublayer(nnx.Module):
         param_dtype: DType,
     ) -> None:
         """Make the norm and the mixer."""
-        self.norm = nnx.RMSNorm(d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.norm = RMSNorm(d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.mixer = config.make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     def __call__(
@@ -162,7 +163,7 @@ class Model(nnx.Module):
         )
         make = nnx.vmap(lambda keys: Period(config, rngs=keys), in_axes=0, out_axes=0)
         self.periods = make(rngs.split(config.periods))
-        self.norm = nnx.RMSNorm(config.d_model, **options)
+        self.norm = RMSNorm(config.d_model, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
 
