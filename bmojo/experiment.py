@@ -130,7 +130,10 @@ def register(name: str, cls: type) -> None:
 
 
 def load(
-    path: str | Path, overrides: Sequence[str] = (), overlays: Sequence[str | Path] = ()
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    overlays: Sequence[str | Path] = (),
+    training: bool = False,
 ) -> tuple[Experiment, str]:
     """Make an experiment from a gin file.
 
@@ -138,6 +141,7 @@ def load(
       path: a gin file, or a name under ``configs/``.
       overrides: 'KEY=VALUE', the last to count.
       overlays: further gin files, each overriding those before.
+      training: whether it is to be trained, so that its parts have to fit each other for that.
 
     Returns:
       The experiment, and the text of every binding in force, defaults included, which loads
@@ -149,9 +153,17 @@ def load(
     loaded = config.load(REGISTRY, "Experiment", [path, *overlays], overrides)
     try:
         describe(loaded.value.model)
-    except (TypeError, ValueError) as error:
+        if training:
+            _check(loaded.value)
+    except (TypeError, ValueError, UserError) as error:
         raise loaded.explain(error) from None
     return loaded.value, loaded.text
+
+
+def _check(experiment: Experiment) -> None:
+    from bmojo.training.plan import check  # with checkpoints, which only training needs
+
+    check(experiment.model, experiment.trainer, experiment.curriculum, experiment.evaluations)
 
 
 def prepare_data(experiment: Experiment, training: bool = True) -> None:

@@ -118,7 +118,7 @@ def doctor(
                 from bmojo.experiment import load
 
                 bindings, overlays = split(overrides)
-                loaded = load(config, bindings, overlays)[0]
+                loaded = load(config, bindings, overlays, training=True)[0]
                 layout = report.mesh(loaded)
             if speed:
                 report.speed(mebibytes, matrix, layout)

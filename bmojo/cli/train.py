@@ -101,7 +101,7 @@ def train(
 
         keep_pages()
         processes = start(others)
-        experiment, text = load(config, bindings, overlays)
+        experiment, text = load(config, bindings, overlays, training=True)
         prepare_data(experiment)
         outcome = run(
             experiment.model,

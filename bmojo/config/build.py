@@ -35,15 +35,18 @@ class Loaded:
     def explain(self, error: Exception) -> ConfigError:
         """An error that shows only later, at the place of the parameter that it names.
 
-        A message 'field: what is wrong' belongs to the only parameter of that name, if there
-        is one; any other message stands without a place.
+        A message 'Name.field: what is wrong' or 'field: what is wrong' belongs to the only
+        parameter of that name, if there is one; any other message stands without a place.
         """
         message = " ".join(str(error).split())
         field = re.match(r"(?:\w+\.)?(\w+): ", message)
-        keys = [key for key in self.places if field and key.endswith(f".{field.group(1)}")]
-        if len(keys) != 1 or field is None:
+        if field is None:
             return ConfigError(message)
-        return ConfigError(f"{self.places[keys[0]]}: {keys[0]}: {message[field.end() :]}")
+        for wanted in (field.group()[:-2], field.group(1)):
+            keys = [key for key in self.places if re.search(rf"(^|[./]){wanted}$", key)]
+            if len(keys) == 1:
+                return ConfigError(f"{self.places[keys[0]]}: {keys[0]}: {message[field.end() :]}")
+        return ConfigError(message)
 
 
 def load(

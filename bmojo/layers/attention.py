@@ -114,16 +114,18 @@ class Attention(nnx.Module):
         """
         fresh = state is None
         past, state = place(state, lengths)
+        reach = None
         if state is None:
-            length = past.size * u.shape[1]
-            state = self.init_state(u.shape[0], max(length, self.config.max_length))
+            reach = past.size * u.shape[1]
+            state = self.init_state(u.shape[0], max(reach, self.config.max_length))
         span, q, new, seen, after = self._project(u, state, segment_ids, lengths, past)
         if self.config.window is not None:
             mixed = self._sight(new, seen, span).attend(q)
         elif fresh:
             mixed = causal_attention(q, new.k, new.v, span.age)
         else:
-            mixed = causal_attention(q, seen.k, seen.v, span.age, span.position)
+            k, v = seen.k[:, :reach], seen.v[:, :reach]  # no further, where nothing came before
+            mixed = causal_attention(q, k, v, span.age, span.position)
             full = span.position >= seen.k.shape[1]
             mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
         return self.heads.output(mixed), after

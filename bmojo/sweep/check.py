@@ -73,10 +73,9 @@ def check_data(jobs: Sequence[Job]) -> None:
 
 
 def _load(cell: Cell, plan: Plan) -> tuple[str, int]:
+    bindings = [*cell.bindings, f"Trainer.seed={cell.seed}"]
     try:
-        experiment, text = load(
-            cell.config, [*cell.bindings, f"Trainer.seed={cell.seed}"], cell.overlays
-        )
+        experiment, text = load(cell.config, bindings, cell.overlays, training=True)
     except ConfigError as error:
         reason = str(error).removeprefix("command line: ")
         raise ConfigError(f"{display(plan.path)}: {cell.name}: {reason}") from None

@@ -115,7 +115,7 @@ def over_three_axes(config, rows, length):
 
 def test_a_model_knows_of_no_other_axis():
     cell = SSDConfig(d_state=2, n_heads=2, expand=1, d_conv=2)
-    pattern = (cell, AttentionConfig(rope=True, max_length=8))
+    pattern = (cell, AttentionConfig(rope=True, max_length=12))
     config = ModelConfig(vocab_size=8, d_model=8, n_layers=1, pattern=pattern)
     got, want = over_three_axes(config, 2, 8)
     assert_close(got, want, SINGLE)

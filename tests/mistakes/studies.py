@@ -29,6 +29,10 @@ SWEEPS = {
         write("s.gin", SWEEP + "Sweep.cells = (('a', 'Stage.stps=2'),)"), "sweep s.gin",
         "s.gin: tiny-a-seed0: Stage.stps=2: Stage.stps: Stage has no parameter 'stps'; did you "
         "mean 'steps'?"),
+    "the best of an unknown evaluation": (
+        write("s.gin", SWEEP), "sweep s.gin \"Trainer.best='recal/loss'\"",
+        "s.gin: tiny-seed0: Trainer.best='recal/loss': Trainer.best: 'recal/loss': no evaluation "
+        "is called 'recal'; did you mean 'recall'?"),
     "no such cell": (
         write("s.gin", SWEEP), "sweep s.gin --only big",
         "--only big: no cell has such a name; choose one of tiny"),

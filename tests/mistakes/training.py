@@ -96,8 +96,29 @@ TRAIN = {
         "them to 0"),
     "segments that do not divide": (
         nothing, "train tiny.gin Trainer.segments_per_document=3",
-        "Trainer.segments_per_document: 3 does not divide the 16 tokens of MQARConfig; give a "
-        "divisor, or another length"),
+        "command line: ...: Trainer.segments_per_document: 3 does not divide the 16 tokens of "
+        "MQARConfig; give a divisor, or another length"),
+    "parts of a batch that do not divide": (
+        nothing, "train tiny.gin Trainer.accumulate=3",
+        "command line: ...: Trainer.accumulate: 3 does not divide the 2 rows of Stage.batch_size; "
+        "give a divisor"),
+    "the best of no field": (
+        nothing, "train tiny.gin Trainer.best=lossx",
+        "command line: Trainer.best=lossx: Trainer.best: 'lossx' is not 'evaluation/field'; the "
+        "fields are accuracy, loss, bits_per_byte, as in 'recall/accuracy'"),
+    "the best of an unknown field": (
+        write("a.gin", "include 'tiny.gin'\nTrainer.best = 'recall/lossx'"), "train a.gin",
+        "a.gin:2: Trainer.best: 'recall/lossx' is not 'evaluation/field'; the fields are "
+        "accuracy, loss, bits_per_byte, as in 'recall/accuracy'"),
+    "the best of an unknown evaluation": (
+        write("a.gin", "include 'tiny.gin'\nTrainer.best = 'recal/loss'"), "train a.gin",
+        "a.gin:2: Trainer.best: 'recal/loss': no evaluation is called 'recal'; did you mean "
+        "'recall'?"),
+    "the best of what text alone has": (
+        write("a.gin", "include 'tiny.gin'\nTrainer.best = 'recall/bits_per_byte'"),
+        "train a.gin",
+        "a.gin:2: Trainer.best: 'recall/bits_per_byte': 'recall' is not of text and has no "
+        "bits_per_byte; take recall/loss"),
     "seed beyond JAX": (
         nothing, "train tiny.gin --seed 4294967296",
         "command line: ...: Trainer.seed: 4294967296 is too large; give at most 4294967295"),
