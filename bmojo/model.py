@@ -16,6 +16,7 @@ from flax import nnx
 
 from bmojo.layers.axes import Names, constrain
 from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.norm import RMSNorm
 from bmojo.layers.protocol import Ahead, MixerConfig, State
 from bmojo.types import Array, DType, Float, Int
 
@@ -97,7 +98,7 @@ class Sublayer(nnx.Module):
         param_dtype: DType,
     ) -> None:
         """Make the norm and the mixer."""
-        self.norm = nnx.RMSNorm(d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.norm = RMSNorm(d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.mixer = config.make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     def __call__(
@@ -162,7 +163,7 @@ class Model(nnx.Module):
         )
         make = nnx.vmap(lambda keys: Period(config, rngs=keys), in_axes=0, out_axes=0)
         self.periods = make(rngs.split(config.periods))
-        self.norm = nnx.RMSNorm(config.d_model, **options)
+        self.norm = RMSNorm(config.d_model, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
 
@@ -189,6 +190,19 @@ class Model(nnx.Module):
         Returns:
           Logits, float32 or wider, and the state after the valid tokens.
         """
+        x, state = self.features(tokens, state, segment_ids, lengths)
+        if at is not None:
+            x = jnp.take_along_axis(x, at[:, :, None], axis=1)
+        return self.logits(x), state
+
+    def features(
+        self,
+        tokens: Int[Array, "B L"],
+        state: State | Ahead | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], State]:
+        """What the head sees of each token, and the state after them; see :meth:`__call__`."""
         x = constrain(self._embed(tokens), "batch", None, None)
         graph, parameters = nnx.split(self.periods)
 
@@ -198,9 +212,24 @@ class Model(nnx.Module):
             return nnx.merge(graph, part)(x, each, segment_ids, lengths)
 
         x, state = jax.lax.scan(_remat(period, self.config.remat), x, (parameters, state))
-        if at is not None:
-            x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-        return self._logits(self.norm(x)), state
+        return self.norm(x), state
+
+    def logits(self, features: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """The head, in float32 or wider."""
+        if self.config.tie_embeddings:
+            scaled, table = self.words(features)
+            dtype = jnp.result_type(jnp.float32, features.dtype)
+            return jnp.einsum("bld,vd->blv", scaled, table, preferred_element_type=dtype)
+        return self.head(features).astype(jnp.result_type(jnp.float32, features.dtype))
+
+    def words(
+        self, features: Float[Array, "B L D"]
+    ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
+        """Factors of the logits: features as they meet the table, and a row for each word."""
+        if self.config.tie_embeddings:
+            table = self.embedding.embedding[...].astype(features.dtype)
+            return features * self.config.d_model**-0.5, table
+        return features, self.head.kernel[...].astype(features.dtype).T
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> State:
         """The state before the first token: one per sublayer of the pattern, periods stacked.
@@ -222,15 +251,6 @@ class Model(nnx.Module):
         # By channels: XLA cannot look up in a table whose rows are cut where time is cut too.
         table = constrain(self.embedding.embedding[...], None, "lookup")
         return jnp.take(table.astype(self.embedding.dtype), tokens, axis=0)
-
-    def _logits(self, x: Array) -> Array:
-        """The head, in float32 or wider."""
-        dtype = jnp.result_type(jnp.float32, x.dtype)
-        if self.config.tie_embeddings:
-            table = self.embedding.embedding[...].astype(x.dtype)
-            scaled = x * self.config.d_model**-0.5
-            return jnp.einsum("bld,vd->blv", scaled, table, preferred_element_type=dtype)
-        return self.head(x).astype(dtype)
 
 
 def _of_sublayers(states: State | Ahead | None, count: int) -> tuple[State | Ahead | None, ...]:

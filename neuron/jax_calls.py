@@ -239,7 +239,7 @@ def memory_attention(
     window: int,
     slots: Slots | None = None,
 ) -> Float[Array, "B L H P"]:
-    """:func:`bmojo.ops.attention.memory_attention` on a grid that starts with the call.
+    """:func:`bmojo.ops.blocked_attention.memory_attention` on a grid that starts with the call.
 
     ``tail_k`` and ``tail_v`` may be None where no token was before the call, and ``age`` where
     no document starts or ends in reach.

@@ -9,16 +9,10 @@ from flax import nnx
 from bmojo.layers.heads import Heads, KeyValues, check_heads
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.shards import LOCAL, Local, place
+from bmojo.layers.sight import Sight
 from bmojo.layers.trace import Trace
-from bmojo.ops.attention import (
-    View,
-    attend_view,
-    causal_attention,
-    causal_spread,
-    memory_view,
-    rotate,
-    spread_view,
-)
+from bmojo.ops.attention import causal_spread, rotate, spread_view
+from bmojo.ops.blocked_attention import causal_attention
 from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
 from bmojo.types import Array, DType, Float, Int
@@ -126,7 +120,7 @@ class Attention(nnx.Module):
             state = self.init_state(u.shape[0], max(reach, self.config.max_length))
         span, q, new, seen, after = self._project(u, state, segment_ids, lengths, past)
         if self.config.window is not None:
-            mixed = attend_view(q, self._view(new, seen, span))
+            mixed = self._sight(new, seen, span).attend(q)
         elif fresh:
             mixed = causal_attention(q, new.k, new.v, span.age)
         else:
@@ -147,7 +141,7 @@ class Attention(nnx.Module):
         """What a call would look at; see :class:`bmojo.layers.trace.Trace`."""
         span, q, new, seen, _ = self._project(u, state, None, lengths, LOCAL)
         if self.config.window is not None:
-            spread = spread_view(q, self._view(new, seen, span), bins)
+            spread = spread_view(q, self._sight(new, seen, span).view(), bins)
         else:
             spread = causal_spread(q, seen.k, span.age, span.position, bins)
         rows, length = span.position.shape
@@ -184,10 +178,10 @@ class Attention(nnx.Module):
         after = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), seen, new)
         return span, q, new, seen, past.last(AttentionState(clock, after))
 
-    def _view(self, new: KeyValues, tail: KeyValues, span: Span) -> View:
+    def _sight(self, new: KeyValues, tail: KeyValues, span: Span) -> Sight:
         """What the window shows."""
         assert self.config.window is not None
-        return memory_view(new.k, new.v, tail.k, tail.v, span.age, window=self.config.window)
+        return Sight(self.config.window, new, tail, span.age)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> AttentionState:
         """Nothing seen: W - 1 empty places, or ``capacity`` (default max_length) without window."""

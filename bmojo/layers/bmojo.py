@@ -19,8 +19,9 @@ from bmojo.layers.memory import (
 from bmojo.layers.protocol import Ahead, Mixer, MixerConfig, State
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.shards import LOCAL, Local, place
+from bmojo.layers.sight import Gathered, Sight
 from bmojo.layers.trace import Trace, held_positions
-from bmojo.ops.attention import NEVER, Slots, View, attend_view, spread_view
+from bmojo.ops.attention import NEVER, Slots, spread_view
 from bmojo.ops.clock import Clock, Span, advance
 from bmojo.ops.convolution import causal_convolution, next_tail
 from bmojo.ops.eidetic import EMPTY
@@ -162,7 +163,8 @@ class BMojo(nnx.Module):
         y, seen, after = self._look(u, state, segment_ids, lengths)
         if seen is None:
             return y, after
-        out = self.heads.output(attend_view(*seen))
+        q, sight = seen
+        out = self.heads.output(sight.attend(q))
         return (out + y if self.config.read_fading else out), after
 
     def trace(
@@ -188,8 +190,8 @@ class BMojo(nnx.Module):
         score = jnp.zeros((u.shape[0], 0), at_least_float32(self.dtype))
         if self.config.num_eidetic:
             score, _ = self.innovation(y, state, span, lengths)
-        held = held_positions(seen[1], span.position)
-        return Trace(spread_view(*seen, bins), held, score)
+        q, view = seen[0], seen[1].view()
+        return Trace(spread_view(q, view, bins), held_positions(view, span.position), score)
 
     def _look(
         self,
@@ -197,7 +199,7 @@ class BMojo(nnx.Module):
         state: BMojoState | Ahead | None,
         segment_ids: Array | None,
         lengths: Array | None,
-    ) -> tuple[Array, tuple[Array, View] | None, BMojoState]:
+    ) -> tuple[Array, tuple[Array, Sight | Gathered] | None, BMojoState]:
         """SSM outputs, queries with what they may look at (None without a window), next state."""
         config = self.config
         past, state = place(state, lengths)
@@ -239,8 +241,8 @@ class BMojo(nnx.Module):
             project=self._fading_key_values,
             score=score,
         )
-        view, memory = FORMS[config.form](call)
-        return y, (q, view), _after(before, fading, after | memory, past)
+        sight, memory = FORMS[config.form](call)
+        return y, (q, sight), _after(before, fading, after | memory, past)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> BMojoState:
         """Nothing seen: zero fading state, empty window, vacant slots."""

@@ -13,6 +13,7 @@ from bmojo.layers.protocol import Ahead
 from bmojo.layers.selective_ssm import init_dt_bias
 from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.convolution import next_tail
@@ -200,7 +201,7 @@ class CanonicalSSM(nnx.Module):
         z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
-        y = (y + self.D[...].astype(x.dtype) * x) * jax.nn.silu(gate)
+        y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(gate)
         out = self.out_proj(y).astype(u.dtype)
         after = next_tail(radii, radius, lengths)
         return out, past.last(CanonicalSSMState(clock=clock, tail=tail, cell=cell, radius=after))

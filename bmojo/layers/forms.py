@@ -11,7 +11,8 @@ import numpy as np
 from bmojo.layers.heads import KeyValues
 from bmojo.layers.memory import BMojoState, next_tails, pick, recall, remember
 from bmojo.layers.shards import Local
-from bmojo.ops.attention import EIDETIC, FADING, NEVER, WINDOW, Slots, View, memory_view, visible
+from bmojo.layers.sight import Gathered, Sight
+from bmojo.ops.attention import EIDETIC, FADING, NEVER, WINDOW, Slots, View, visible
 from bmojo.ops.clock import Span
 from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.types import Array, Float, Int
@@ -51,7 +52,7 @@ class Call:
     score: Float[Array, "B L"] | None
 
 
-def chunked(call: Call) -> tuple[View, dict[str, Any]]:
+def chunked(call: Call) -> tuple[Sight, dict[str, Any]]:
     """Slots frozen at the edges of the grid (section 3.2 of the paper).
 
     Raises:
@@ -65,9 +66,9 @@ def chunked(call: Call) -> tuple[View, dict[str, Any]]:
     if call.num_eidetic:
         slots, memory["eidetic"] = _eidetic_slots(call)
         parts.append(slots)
-    new, past = call.new, call.before.window
+    sight = Sight(window, call.new, call.before.window, span.age)
     if not parts:
-        return memory_view(new.k, new.v, past.k, past.v, span.age, window=window), memory
+        return sight, memory
     if call.past.size > 1 and length % window:
         raise ValueError(
             f"window: the {length} tokens of a device are no multiple of window = {window}; cut "
@@ -80,20 +81,15 @@ def chunked(call: Call) -> tuple[View, dict[str, Any]]:
     frozen = Slots(*(jnp.concatenate(x, axis=1) for x in zip(entry, edges, strict=True)))
     chunks = -(-length // window)
     touched = chunks if offset is None or length == 1 else chunks + 1
-    view = memory_view(
-        new.k,
-        new.v,
-        past.k,
-        past.v,
-        span.age,
-        window=window,
+    sight = dataclasses.replace(
+        sight,
         slots=Slots(*(x[:, :touched] for x in frozen)),
         offset=offset,
         num_fading=call.num_fading,
     )
     reached = (span.lengths if offset is None else span.lengths + offset) // window
     memory["slots"] = Slots(*(pick(x, reached[:, None])[:, 0] for x in frozen))
-    return view, memory
+    return sight, memory
 
 
 def _fading_slots(call: Call) -> Slots:
@@ -129,7 +125,7 @@ def _eidetic_slots(call: Call) -> tuple[Slots, Any]:
     return Slots(kept.k, kept.v, distance), remember(final, call.new, old, span.position)
 
 
-def sliding(call: Call) -> tuple[View, dict[str, Any]]:
+def sliding(call: Call) -> tuple[Sight, dict[str, Any]]:
     """Query i sees tokens [i-W+1, i] and SSM outputs [i-2W+1, i-W] (the authors' code)."""
     window, (rows, length) = call.window, call.y.shape[:2]
     faded = call.project(call.y)
@@ -144,21 +140,19 @@ def sliding(call: Call) -> tuple[View, dict[str, Any]]:
     held = jax.tree.map(two_chunks_back, before, faded)
     distance = jnp.arange(2 * window, 0, -1, dtype=jnp.int32)
     slots = Slots(held.k, held.v, jnp.broadcast_to(distance, (rows, chunks, 2 * window)))
-    view = memory_view(
-        call.new.k,
-        call.new.v,
-        call.before.window.k,
-        call.before.window.v,
+    sight = Sight(
+        window,
+        call.new,
+        call.before.window,
         call.span.age,
-        window=window,
         slots=slots,
         slot_range=(window, 2 * window),
         num_fading=2 * window,
     )
-    return view, {"faded": next_tails(before, faded, call.lengths)}
+    return sight, {"faded": next_tails(before, faded, call.lengths)}
 
 
-def token(call: Call) -> tuple[View, dict[str, Any]]:
+def token(call: Call) -> tuple[Gathered, dict[str, Any]]:
     """Algorithm 1: query t sees the set M_t, the SSM output y_{t-W} and its window."""
     window, (rows, length), span = call.window, call.y.shape[:2], call.span
     index = jnp.arange(length)[:, None] + jnp.arange(window)
@@ -189,7 +183,10 @@ def token(call: Call) -> tuple[View, dict[str, Any]]:
     held = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *parts)
     far = jnp.concatenate(distances, axis=2)[:, :, None]
     mask = visible(far, span.age[..., None, None])
-    return View(held.k, held.v, mask, far, np.array(tiers)), memory
+    return Gathered(View(held.k, held.v, mask, far, np.array(tiers))), memory
 
 
-FORMS = {"chunked": chunked, "sliding": sliding, "token": token}
+Form = Callable[[Call], tuple[Sight | Gathered, dict[str, Any]]]
+
+FORMS: dict[str, Form] = {"chunked": chunked, "sliding": sliding, "token": token}
+"""By name of the form."""

@@ -12,6 +12,7 @@ from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.convolution import next_tail
 from bmojo.ops.recurrence import Implementation, check_implementation, selective_scan
@@ -169,7 +170,7 @@ class SelectiveSSM(nnx.Module):
 
         _, hidden = past.scan(compose, (jnp.ones_like(state.hidden), state.hidden), whole)
         y, hidden = scan(hidden)
-        y = (y + self.D[...].astype(x.dtype) * x) * jax.nn.silu(z)
+        y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(z)
         out = self.out_proj(y).astype(u.dtype)
         return out, past.last(SelectiveSSMState(clock=clock, tail=tail, hidden=hidden))
 

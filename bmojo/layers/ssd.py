@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.axes import Names, constrain, project
+from bmojo.layers.norm import RMSNorm
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.selective_ssm import init_dt_bias
 from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.convolution import next_tail
 from bmojo.ops.shards import compose, surviving
@@ -120,7 +122,7 @@ class SSD(nnx.Module):
         decay = jax.random.uniform(rngs.params(), (heads,), param_dtype, DECAY_MIN, DECAY_MAX)
         self.A_log = nnx.Param(jnp.log(decay))
         self.D = nnx.Param(jnp.ones((heads,), param_dtype))
-        self.norm = nnx.RMSNorm(self.d_inner, **types)
+        self.norm = RMSNorm(self.d_inner, **types)
         self.out_proj = nnx.Linear(self.d_inner, d_model, **options)
 
     def __call__(
@@ -164,8 +166,9 @@ class SSD(nnx.Module):
         one = jnp.ones((*state.hidden.shape[:2], 1, 1), wide)
         _, hidden = past.scan(compose, (one, state.hidden), whole)
         y, hidden = scan(hidden)
-        y = y + self.D[...].astype(x.dtype)[:, None] * x
-        y = self.norm(y.reshape(z.shape) * jax.nn.silu(z))
+        skip = jnp.repeat(self.D[...].astype(x.dtype), width // heads)
+        y = y.reshape(z.shape) + scale(x.reshape(z.shape), skip)
+        y = self.norm(y * jax.nn.silu(z))
         out = self.out_proj(y).astype(u.dtype)
         return out, past.last(SSDState(clock=clock, tail=tail, hidden=hidden))
 

@@ -150,54 +150,6 @@ def _weights(q: Array, k: Array, mask: Array) -> Float[Array, "*rest G heads L S
     return jnp.exp(scores - peak)
 
 
-def memory_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B L G P"],
-    v: Float[Array, "B L G P"],
-    tail_k: Float[Array, "B T G P"],
-    tail_v: Float[Array, "B T G P"],
-    age: Int[Array, "B L"],
-    *,
-    window: int,
-    slots: Slots | None = None,
-    slot_range: tuple[int, int | None] = (0, None),
-    offset: Int[Array, "B"] | None = None,
-) -> Float[Array, "B L H P"]:
-    """One softmax over a true sliding window and the memory slots of the query's chunk.
-
-    A query at t attends to the tokens t - W + 1 .. t of its document and to the slots of its
-    chunk. Cost is O(L (W + M)) in time; the scores of at most ``SCORES_AT_ONCE`` pairs exist
-    at once, and the gradient recomputes them where that is less than all.
-
-    Args:
-      q: queries.
-      k: keys of the same tokens.
-      v: values of the same tokens.
-      tail_k: keys of the W - 1 tokens before the call, in order of time.
-      tail_v: their values.
-      age: tokens of the same document before each token.
-      window: W, the query's own token included.
-      slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
-      slot_range: nearest distance at which a slot is seen, and the first that is too far.
-      offset: tokens of the current chunk that precede the call, per row; None: zero.
-
-    Returns:
-      The attention's output for each query.
-    """
-    view = memory_view(
-        k,
-        v,
-        tail_k,
-        tail_v,
-        age,
-        window=window,
-        slots=slots,
-        slot_range=slot_range,
-        offset=offset,
-    )
-    return attend_view(q, view)
-
-
 def memory_view(
     k: Float[Array, "B L G P"],
     v: Float[Array, "B L G P"],
@@ -211,7 +163,9 @@ def memory_view(
     offset: Int[Array, "B"] | None = None,
     num_fading: int = 0,
 ) -> View:
-    """The keys that :func:`memory_attention` looks at, in blocks of at most W queries.
+    """The keys that a window and slots show, in blocks of at most W queries.
+
+    What :func:`bmojo.ops.blocked_attention.memory_attention` looks at, written out.
 
     Args:
       k: keys of the call's tokens.
@@ -325,40 +279,6 @@ def _over_blocks(look: Callable[..., Array], q: Array, k: Array, *rest: Array) -
     return out.reshape(batch, blocks * block, *out.shape[3:])[:, :length]
 
 
-def causal_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B S G P"],
-    v: Float[Array, "B S G P"],
-    age: Int[Array, "B L"],
-    position: Int[Array, "B L"] | None = None,
-) -> Float[Array, "B L H P"]:
-    """Attention over the whole past of the query's document, in blocks of queries.
-
-    At most ``SCORES_AT_ONCE`` scores exist at a time and the gradient recomputes them, so
-    that memory is O(L) beyond the inputs.
-
-    Args:
-      q: queries.
-      k: keys; key s stands at position s of its row.
-      v: values.
-      age: tokens of the same document before each query.
-      position: of each query in its row; None: S = L and query i stands at i, so that keys
-        after a stretch of queries are not even looked at.
-    """
-    length = q.shape[1]
-    if position is not None:
-        return _over_queries(_attend_to(k, v), q, age, position, k.shape[1])
-    position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), age.shape)
-    stretch = max(128, -(-length // 16))
-    outs = []
-    for low in range(0, length, stretch):
-        high = min(low + stretch, length)
-        part = slice(low, high)
-        look = _attend_to(k[:, :high], v[:, :high])
-        outs.append(_over_queries(look, q[:, part], age[:, part], position[:, part], high))
-    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
-
-
 def causal_spread(
     q: Float[Array, "B L H P"],
     k: Float[Array, "B S G P"],
@@ -366,17 +286,13 @@ def causal_spread(
     position: Int[Array, "B L"],
     bins: int,
 ) -> Float[Array, "B L H tiers bins"]:
-    """:func:`spread` of :func:`causal_attention`; everything is in the window."""
+    """:func:`spread` over the whole past, all of which counts as window."""
     tier = np.full(k.shape[1], WINDOW)
 
     def look(q: Array, mask: Array, distance: Array) -> Array:
         return spread(q, k, mask, distance, tier, bins)
 
     return _over_queries(look, q, age, position, k.shape[1])
-
-
-def _attend_to(k: Array, v: Array) -> Callable[[Array, Array, Array], Array]:
-    return lambda q, mask, distance: attend(q, k, v, mask)
 
 
 def _over_queries(

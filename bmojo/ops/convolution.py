@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from bmojo.ops.channels import scale
 from bmojo.types import Array, Float, Int
 
 
@@ -31,12 +32,12 @@ def causal_convolution(
     if history < taps - 1:
         raise ValueError(f"a kernel of {taps} taps needs a tail of {taps - 1}, got {history}")
     past = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
-    out = kernel[0] * x
+    out = scale(x, kernel[0])
     for lag in range(1, taps):
         delayed = past[:, history - lag : history - lag + length]
         if age is not None:
             delayed = jnp.where((age >= lag)[..., None], delayed, 0)
-        out = out + kernel[lag] * delayed
+        out = out + scale(delayed, kernel[lag])
     return out
 
 

@@ -59,7 +59,7 @@ def _forward(inputs, A, h):
     """Outputs, the last state, and the state before each chunk."""
 
     def step(h, now):
-        h = _next(now, A, h)
+        h = _next(now, _decay(now, A), h)
         return h, jnp.sum(h * now["C"][..., :, None], axis=-2)
 
     def chunk(h, now):
@@ -80,15 +80,16 @@ def _backward(saved, cotangents):
     dy, g = cotangents
 
     def recompute(h, now):
-        return _next(now, A, h), h
+        decay = _decay(now, A)
+        return _next(now, decay, h), (h, decay)
 
     def step(carry, now):
         g, dA, h = carry
-        token, dy, h_before = now
+        token, dy, (h_before, decay) = now
         x, dt, B, C = (token[name] for name in ("x", "dt", "B", "C"))
         dC = jnp.einsum("...ne,...e->...n", h, dy)
         g = g + C[..., :, None] * dy[..., None, :]
-        g_before = g * _decay(token, A)
+        g_before = g * decay
         dB = jnp.einsum("...ne,...e->...n", g, dt * x)
         d_input = jnp.sum(g * B[..., :, None], axis=-2)
         d_log_decay = g_before * h_before
@@ -125,7 +126,7 @@ def _decay(token, A):
     return decay
 
 
-def _next(token, A, h):
+def _next(token, decay, h):
     """The state after a token."""
     update = token["B"][..., :, None] * (token["dt"] * token["x"])[..., None, :]
-    return _decay(token, A) * h + update
+    return decay * h + update

@@ -12,12 +12,17 @@ from jax.sharding import PartitionSpec
 
 from bmojo.layers.axes import is_cut
 from bmojo.layers.protocol import Ahead, State
+from bmojo.ops.cross_entropy import blocked_cross_entropy
 from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
 from bmojo.types import Array, Float, Int
 
 MODEL_FIELDS = ("inputs", "targets", "segment_ids")
 """Fields of a batch that go to the device."""
+
+WHOLE = 4096
+"""Words of a vocabulary whose logits are computed at once, at most. On a mesh all of them are:
+there each device has the logits of its own rows, or of its own words."""
 
 STOP = "stop"
 """Field of a batch, on a mesh of several processes: which devices' processes want to stop."""
@@ -44,6 +49,21 @@ def token_losses(
     zero = jnp.zeros_like(losses)
     return (
         jnp.where(counted, losses, zero),
+        (counted & right).astype(losses.dtype),
+        counted.astype(losses.dtype),
+    )
+
+
+def blocked_losses(
+    features: Float[Array, "B L D"], table: Float[Array, "V D"], targets: Int[Array, "B L"]
+) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Float[Array, "B L"]]:
+    """:func:`token_losses` without logits of all tokens; see ``bmojo.ops.cross_entropy``."""
+    counted = targets >= 0
+    answers = jnp.where(counted, targets, 0).reshape(-1)
+    losses, right = blocked_cross_entropy(features.reshape(-1, table.shape[1]), table, answers)
+    losses, right = losses.reshape(targets.shape), right.reshape(targets.shape)
+    return (
+        jnp.where(counted, losses, 0),
         (counted & right).astype(losses.dtype),
         counted.astype(losses.dtype),
     )
@@ -173,8 +193,13 @@ def _make_look(structure: Structure, layout: Layout | None) -> Look:
     def through(
         model: Any, state: Any, batch: dict[str, Array], keep: bool
     ) -> tuple[Sums, State | None]:
-        logits, after = model(batch["inputs"], state, segment_ids=batch.get("segment_ids"))
-        return token_losses(logits, batch["targets"]), after if keep else None
+        features, after = model.features(batch["inputs"], state, batch.get("segment_ids"))
+        scaled, table = model.words(features)
+        if layout is None and len(table) > WHOLE:
+            sums = blocked_losses(scaled, table, batch["targets"])
+        else:
+            sums = token_losses(model.logits(features), batch["targets"])
+        return sums, after if keep else None
 
     if layout is None or layout.sequence == 1:
         return look

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.ops import attention as ops
+from bmojo.ops.attention import NEVER, Slots
+from bmojo.ops.blocked_attention import memory_attention as op
 from neuron.checks.check import (
     BFLOAT16,
     FLOAT32,
@@ -136,7 +137,7 @@ def problem(size: Size, seed: int = 0) -> Problem:
         for start in sorted(rng.integers(0, length, size.documents)):
             age[row, start:] = np.arange(length - start)
     far = rng.integers(1, size.before + length + 2, (b, chunks, size.slots))
-    far[rng.random(far.shape) < 1 / 3] = ops.NEVER
+    far[rng.random(far.shape) < 1 / 3] = NEVER
     kind = dtype_of(size.dtype)
     return Problem(
         size,
@@ -148,14 +149,14 @@ def problem(size: Size, seed: int = 0) -> Problem:
 
 @functools.partial(jax.jit, static_argnames="window")
 def _op(arrays: dict[str, Any], age: Any, far: Any, window: int) -> jax.Array:
-    slots = ops.Slots(arrays["slot_k"], arrays["slot_v"], far) if far.shape[2] else None
+    slots = Slots(arrays["slot_k"], arrays["slot_v"], far) if far.shape[2] else None
     tail = (arrays["tail_k"], arrays["tail_v"])
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
-    return ops.memory_attention(q, k, v, *tail, age, window=window, slots=slots)
+    return op(q, k, v, *tail, age, window=window, slots=slots)
 
 
 def expected(p: Problem) -> np.ndarray:
-    """The output by ``bmojo.ops.attention`` in float32."""
+    """The output by ``bmojo.ops.blocked_attention`` in float32."""
     arrays = {n: wide(x) for n, x in p.arrays.items()}
     return np.asarray(_op(arrays, jnp.asarray(p.age), jnp.asarray(p.distance), p.size.window))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import attention, convolution, eidetic, recurrence
+from bmojo.ops import attention, blocked_attention, convolution, eidetic, recurrence
 from bmojo.ops import innovation as innovations
 from neuron import jax_calls
 from neuron.checks.attention import Size, problem
@@ -156,7 +156,7 @@ def test_memory_attention(size):
         return call
 
     arguments = [p.arrays[n] for n in names]
-    agree(run(jax_calls.memory_attention), run(attention.memory_attention), arguments)
+    agree(run(jax_calls.memory_attention), run(blocked_attention.memory_attention), arguments)
 
 
 def test_memory_attention_in_bfloat16():
@@ -166,7 +166,7 @@ def test_memory_attention_in_bfloat16():
     options = {"age": p.age, "window": 4, "slots": slots}
     agree(
         lambda *a: jax_calls.memory_attention(*a, **options),
-        lambda *a: attention.memory_attention(*a, **options),
+        lambda *a: blocked_attention.memory_attention(*a, **options),
         arguments,
         limit=2**-7,
         gradient=2**-6,
@@ -185,7 +185,7 @@ def test_memory_attention_step():
             for ring, x in zip(rings, tail, strict=True):
                 ring[row, (position[row] - back) % window] = x[row, window - 1 - back]
     found = jax.jit(jax_calls.memory_attention_step)(q, k, v, *rings, position, position, slots)
-    reference = jax.jit(functools.partial(attention.memory_attention, window=window))
+    reference = jax.jit(functools.partial(blocked_attention.memory_attention, window=window))
     tokens = (x[:, None] for x in (q, k, v))
     wanted = reference(*tokens, *tail, position[:, None], slots=slots, offset=position % window)
     assert relative_rms(found, wanted[:, 0]) <= 1e-5

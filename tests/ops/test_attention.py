@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import attention
-from bmojo.ops.attention import NEVER, Slots, attend, causal_attention, memory_attention, visible
+from bmojo.ops import blocked_attention
+from bmojo.ops.attention import NEVER, Slots, attend, attend_view, memory_view, visible
+from bmojo.ops.blocked_attention import causal_attention, memory_attention
 from tests.numerics import assert_close
 
 
@@ -28,29 +29,33 @@ def test_nothing_is_visible_before_the_document():
     assert counts.tolist() == [1, 2, 3, 1, 2, 3, 4]
 
 
-def test_every_query_of_the_layer_sees_exactly_window_plus_slots_keys(monkeypatch):
+@pytest.mark.parametrize("length", [2, 7, 40, 43])
+@pytest.mark.parametrize("offset", [None, 0, 3])
+def test_every_query_of_the_layer_sees_exactly_window_plus_slots_keys(length, offset):
     """K = W + m_f + m_e once the memory is full (design: the chunked form)."""
-    window, slots, length = 8, 5, 40
-    masks = []
-    monkeypatch.setattr(
-        attention, "attend", lambda q, k, v, mask: masks.append(np.asarray(mask)) or q
-    )
-    q = jnp.zeros((1, length, 2, 4))
-    held = jnp.zeros((1, length // window, slots, 2, 4))
-    memory_attention(
-        q, q, q, q[:, : window - 1], q[:, : window - 1],
-        jnp.arange(1000, 1000 + length)[None], window=window,
-        slots=Slots(held, held, jnp.full(held.shape[:3], 3)),
-    )  # fmt: skip
-    assert (masks[0].sum(axis=-1) == window + slots).all()
-    masks.clear()
-    held = held.at[:, :, :2].get()
-    memory_attention(
-        q, q, q, q[:, : window - 1], q[:, : window - 1],
-        jnp.arange(1000, 1000 + length)[None], window=window,
-        slots=Slots(held, held, jnp.full(held.shape[:3], NEVER)),
-    )  # fmt: skip
-    assert (masks[0].sum(axis=-1) == window).all()
+    window, count = 8, 5
+    chunks = -(-length // window) + (offset is not None)
+    nothing = jnp.zeros((1, length, 2, 4))
+    tail = nothing[:, :1].repeat(window - 1, axis=1)
+
+    def look(v, held, distance):
+        """Shares of what counts one, in a softmax of equal weights."""
+        at = jnp.full((1, chunks, count, 2, 4), held)
+        out = memory_attention(
+            nothing, nothing, v, tail, tail, jnp.arange(1000, 1000 + length)[None], window=window,
+            slots=Slots(jnp.zeros_like(at), at, jnp.full((1, chunks, count), distance)),
+            offset=None if offset is None else jnp.array([offset]),
+        )  # fmt: skip
+        return np.asarray(out)[0, :, 0, 0]
+
+    np.testing.assert_allclose(look(nothing, 1.0, 3), count / (window + count), rtol=1e-6)
+    assert (look(nothing, 1.0, NEVER) == 0).all()
+    for token in (0, length // 2):
+        seen = np.zeros(length)
+        seen[token : token + window] = 1
+        one = nothing.at[:, token].set(1)
+        np.testing.assert_allclose(look(one, 0.0, 3), seen / (window + count), rtol=1e-6)
+        np.testing.assert_allclose(look(one, 1.0, NEVER), seen / window, rtol=1e-6)
 
 
 def naive(q, k, v, mask):
@@ -73,11 +78,14 @@ def test_attend_is_softmax_attention_with_grouped_heads(dtype, groups):
 
 
 @pytest.mark.parametrize("length", [1, 31, 130, 150])
-@pytest.mark.parametrize("scores", [200, 2**22])
-def test_causal_attention_in_blocks_is_causal_attention(dtype, length, scores, monkeypatch):
-    monkeypatch.setattr(attention, "SCORES_AT_ONCE", scores)
+@pytest.mark.parametrize("block", [(7, 5), (16, 64), (128, 256)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, groups, monkeypatch):
+    monkeypatch.setattr(blocked_attention, "PAST_QUERIES", block[0])
+    monkeypatch.setattr(blocked_attention, "KEYS", block[1])
     rng = np.random.default_rng(1)
-    q, k, v = (draw(rng, 1, length, 2, 4, dtype=dtype) for _ in range(3))
+    q = draw(rng, 1, length, 2, 4, dtype=dtype)
+    k, v = (draw(rng, 1, length, groups, 4, dtype=dtype) for _ in range(2))
     age = jnp.arange(length)[None] % 77
     distance = jnp.arange(length)[:, None] - jnp.arange(length)
     mask = visible(distance, age[0][:, None])
@@ -86,18 +94,62 @@ def test_causal_attention_in_blocks_is_causal_attention(dtype, length, scores, m
     assert_close(causal_attention(q, k, v, age, jnp.arange(length)[None])[0], want, dtype)
 
 
-def test_one_block_at_a_time_gives_the_same_gradient(dtype, monkeypatch):
+@pytest.mark.parametrize("groups", [1, 2])
+def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeypatch):
+    monkeypatch.setattr(blocked_attention, "PAST_QUERIES", 7)
+    monkeypatch.setattr(blocked_attention, "KEYS", 10)
+    rng = np.random.default_rng(3)
+    length, places = 33, 50
+    q = draw(rng, 2, length, 2, 4, dtype=dtype)
+    k, v = (draw(rng, 2, places, groups, 4, dtype=dtype) for _ in range(2))
+    position = jnp.arange(length) + jnp.array([[0], [12]])
+    age = jnp.minimum(position, jnp.array([[100], [9]]))
+    mask = visible(position[..., None] - jnp.arange(places), age[..., None])
+
+    def gradients(look):
+        def loss(q, k, v):
+            out = look(q, k, v)
+            return jnp.sum(out * jnp.cos(jnp.arange(out.size)).reshape(out.shape))
+
+        return jax.grad(loss, range(3))(q, k, v)
+
+    found = gradients(lambda q, k, v: causal_attention(q, k, v, age, position))
+    assert_close(found, gradients(lambda q, k, v: attend(q, k, v, mask)), dtype)
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 64])
+@pytest.mark.parametrize("offset", [None, (0, 5)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_blocks_have_the_output_and_the_gradient_of_one_softmax(
+    dtype, block, offset, groups, monkeypatch
+):
+    monkeypatch.setattr(blocked_attention, "QUERIES", block)
+    monkeypatch.setattr(blocked_attention, "FEW", 1)
     rng = np.random.default_rng(2)
-    q, k, v = (draw(rng, 2, 29, 2, 4, dtype=dtype) for _ in range(3))
-    tail = draw(rng, 2, 7, 2, 4, dtype=dtype)
-    held = draw(rng, 2, 4, 3, 2, 4, dtype=dtype)
-    age = jnp.broadcast_to(jnp.arange(9, 38), (2, 29))
+    window, length = 8, 29
+    chunks = 4 if offset is None else 5
+    q = draw(rng, 2, length, 2, 4, dtype=dtype)
+    k, v = (draw(rng, 2, length, groups, 4, dtype=dtype) for _ in range(2))
+    tails = [draw(rng, 2, window - 1, groups, 4, dtype=dtype) for _ in range(2)]
+    held = [draw(rng, 2, chunks, 3, groups, 4, dtype=dtype) for _ in range(2)]
+    distance = rng.integers(1, 30, (2, chunks, 3))
+    distance[:, :, 0] = NEVER
+    rest = {"window": window, "offset": None if offset is None else jnp.array(offset)}
+    age = jnp.stack([jnp.arange(9, 38), jnp.arange(29) % 11])
 
-    def loss(q, k, v, tail, held):
-        slots = Slots(held, held, jnp.full(held.shape[:3], 2))
-        out = memory_attention(q, k, v, tail, tail, age, window=8, slots=slots)
-        return jnp.sum(out * jnp.cos(jnp.arange(out.size)).reshape(out.shape))
+    def gradients(look):
+        def loss(q, k, v, tail_k, tail_v, held_k, held_v):
+            slots = Slots(held_k, held_v, jnp.asarray(distance, jnp.int32))
+            options = [{"slot_range": (0, None)}, {"slot_range": (4, 25)}]
+            outs = [
+                look(q, k, v, tail_k, tail_v, age, slots=slots, **more, **rest) for more in options
+            ]
+            weight = jnp.cos(jnp.arange(q.size)).reshape(q.shape)
+            return sum(jnp.sum(out * weight) for out in outs), outs
 
-    together = jax.grad(loss, range(5))(q, k, v, tail, held)
-    monkeypatch.setattr(attention, "SCORES_AT_ONCE", 1)
-    assert_close(jax.grad(loss, range(5))(q, k, v, tail, held), together, dtype)
+        return jax.grad(loss, range(7), has_aux=True)(q, k, v, *tails, *held)
+
+    def plain(q, *args, **kwargs):
+        return attend_view(q, memory_view(*args, **kwargs))
+
+    assert_close(gradients(memory_attention), gradients(plain), dtype)

@@ -34,6 +34,10 @@ class StandIn(nnx.Module):
         self.norm = nnx.RMSNorm(width, rngs=rngs)
 
     def __call__(self, tokens, state=None, segment_ids=None, lengths=None):
+        features, state = self.features(tokens, state, segment_ids, lengths)
+        return self.logits(features), state
+
+    def features(self, tokens, state=None, segment_ids=None, lengths=None):
         if state is None:
             state = self.init_state(tokens.shape[0])
         x = self.embedding(tokens)
@@ -42,7 +46,13 @@ class StandIn(nnx.Module):
         mean = sums / seen[..., None]
         after = {"sum": sums[:, -1], "seen": seen[:, -1], "empty": state["empty"]}
         x = self.norm(x + self.in_proj(mean) * jnp.tanh(self.q_proj(x)))
-        return x @ self.embedding.embedding[...].T, after
+        return x, after
+
+    def words(self, features):
+        return features, self.embedding.embedding[...]
+
+    def logits(self, features):
+        return features @ self.embedding.embedding[...].T
 
     def init_state(self, batch_size, capacity=None):
         zeros = jnp.zeros((batch_size, self.embedding.features))

@@ -6,10 +6,12 @@ from flax import nnx
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import Batches
 from bmojo.evaluation.recall import evaluate
+from bmojo.training import step as training_step
 from bmojo.training.config import Evaluation, OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import count, initialize, outline, split
-from bmojo.training.step import device_fields, make_train_step
+from bmojo.training.step import blocked_losses, device_fields, make_train_step
+from tests.numerics import assert_close
 from tests.training.standin import VOCAB_SIZE, StandInConfig
 
 TASK = MQARConfig(length=24, num_pairs=(1, 2, 4), vocab_size=VOCAB_SIZE)
@@ -59,6 +61,30 @@ def test_step_metrics_are_means_over_counted_targets():
     *_, metrics = step(parameters, optimizer.init(parameters), None, device_fields(batch))
     assert np.isclose(metrics["loss"], losses.sum() / counted.sum(), rtol=1e-5)
     assert np.isclose(metrics["accuracy"], right.sum() / counted.sum())
+
+
+def test_a_large_vocabulary_in_blocks_takes_the_same_step(monkeypatch):
+    structure, parameters = split(make())
+    optimizer = make_optimizer(OptimizerConfig(clip=None), 10, structure.names)
+    batch = device_fields(next(Batches(TASK.source(0, "train"), 8)))
+    calls, results = [], []
+
+    def blocked(*args):
+        calls.append(args)
+        return blocked_losses(*args)
+
+    monkeypatch.setattr(training_step, "blocked_losses", blocked)
+    for whole, taken in ((VOCAB_SIZE, 0), (VOCAB_SIZE - 1, 1)):
+        monkeypatch.setattr(training_step, "WHOLE", whole)
+        own = jax.tree.map(lambda x: x.copy(), parameters)
+        step = make_train_step(structure, optimizer)
+        results.append(step(own, optimizer.init(parameters), None, dict(batch)))
+        assert len(calls) == taken
+    (_, first, _, metrics), (_, second, _, others) = results
+    assert metrics["accuracy"] == others["accuracy"]
+    assert_close(others, metrics, "float32")
+    # The optimizer has seen the same gradients.
+    assert_close(second, first, "float32")
 
 
 def test_gradient_norm_is_that_before_clipping():

@@ -1,0 +1,16 @@
+"""RMS normalization."""
+
+from flax import nnx
+
+from bmojo.types import Array, Float
+
+
+class RMSNorm(nnx.RMSNorm):
+    """That of Flax (arXiv 1910.07467)."""
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Divide by the root mean square of the channels and scale."""
+        # XLA's CPU compiler does not vectorize sums over the tokens of a batch of one.
+        if x.shape[0] == 1:
+            return super().__call__(x[0])[None]
+        return super().__call__(x)
