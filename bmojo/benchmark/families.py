@@ -11,7 +11,8 @@ import numpy as np
 
 from bmojo.benchmark import plain
 from bmojo.ops import reference
-from bmojo.ops.attention import Slots, causal_attention, memory_attention
+from bmojo.ops.attention import Slots
+from bmojo.ops.blocked_attention import causal_attention, memory_attention
 from bmojo.ops.convolution import causal_convolution
 from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
