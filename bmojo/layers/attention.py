@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers import kernels
 from bmojo.layers.heads import Heads, KeyValues, check_heads
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.shards import LOCAL, Local, place
 from bmojo.layers.trace import Trace
 from bmojo.ops.attention import (
     View,
-    attend_view,
     causal_attention,
     causal_spread,
     memory_view,
     rotate,
     spread_view,
 )
+from bmojo.ops.attention_choice import Implementation, check_implementation
 from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
 from bmojo.types import Array, DType, Float, Int
@@ -38,6 +39,8 @@ class AttentionConfig:
       rope: rotary position embedding.
       rope_theta: its base.
       max_length: tokens that the state of full attention holds where nobody asks for more.
+      attention_implementation: 'auto', 'xla' or 'pallas'; see
+        :mod:`bmojo.ops.attention_choice`.
     """
 
     n_heads: int = 4
@@ -46,8 +49,10 @@ class AttentionConfig:
     rope: bool = False
     rope_theta: float = 10000.0
     max_length: int = 2048
+    attention_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
+        check_implementation(self.attention_implementation, "attention_implementation")
         check_heads(self.n_heads, self.n_kv_heads)
         if self.window is not None and self.window < 1:
             raise ValueError(
@@ -125,7 +130,8 @@ class Attention(nnx.Module):
             state = self.init_state(u.shape[0], max(length, self.config.max_length))
         span, q, new, seen, after = self._project(u, state, segment_ids, lengths, past)
         if self.config.window is not None:
-            mixed = attend_view(q, self._view(new, seen, span))
+            view = self._view(new, seen, span)
+            mixed = kernels.attend(q, view, self.config.attention_implementation)
         elif fresh:
             mixed = causal_attention(q, new.k, new.v, span.age)
         else:

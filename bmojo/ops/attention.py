@@ -39,6 +39,32 @@ class Slots(NamedTuple):
     distance: Int[Array, "B C M"]
 
 
+class Source(NamedTuple):
+    """What a :class:`View` was made from, for kernels that need no view.
+
+    Attributes:
+      k: keys of the call's tokens.
+      v: their values.
+      tail_k: keys of the W - 1 tokens before the call.
+      tail_v: their values.
+      age: tokens of the same document before each token.
+      window: W.
+      slots: of the chunks that the call touches; None: none.
+      slot_range: distances at which a slot is seen.
+      offset: tokens of the current chunk that precede the call, per row; None: zero.
+    """
+
+    k: Float[Array, "B L G P"]
+    v: Float[Array, "B L G P"]
+    tail_k: Float[Array, "B T G P"]
+    tail_v: Float[Array, "B T G P"]
+    age: Int[Array, "B L"]
+    window: int
+    slots: Slots | None
+    slot_range: tuple[int, int | None]
+    offset: Int[Array, "B"] | None
+
+
 class View(NamedTuple):
     """What n blocks of b queries may look at: S keys for each block.
 
@@ -48,6 +74,7 @@ class View(NamedTuple):
       mask: whether a query sees a key.
       distance: tokens from the key forward to the query; means nothing where the mask is false.
       tier: of each key, known before anything is computed.
+      source: what it was made from by :func:`memory_view`; None: it was made otherwise.
     """
 
     k: Float[Array, "B n S G P"]
@@ -55,6 +82,7 @@ class View(NamedTuple):
     mask: Bool[Array, "B n b S"]
     distance: Int[Array, "B n b S"]
     tier: Int[np.ndarray, "S"]
+    source: Source | None = None
 
 
 def visible(
@@ -255,7 +283,8 @@ def memory_view(
         distance = jnp.concatenate([distance, reach], axis=3)
         kind = np.where(np.arange(slots.k.shape[2]) < num_fading, FADING, EIDETIC)
         tier = np.concatenate([tier, np.tile(kind, held.k.shape[2] // len(kind))])
-    return View(keys, values, mask, distance, tier)
+    source = Source(k, v, tail_k, tail_v, age, window, slots, slot_range, offset)
+    return View(keys, values, mask, distance, tier, source)
 
 
 def attend_view(q: Float[Array, "B L H P"], view: View) -> Float[Array, "B L H P"]:

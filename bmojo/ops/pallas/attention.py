@@ -12,7 +12,6 @@ from bmojo.ops.pallas.targets import (
     LANES,
     VMEM,
     Target,
-    check_dtype,
     here,
     pad,
     power_of_2,
@@ -68,17 +67,29 @@ def geometry(
     )
 
 
-def misfit(g: Geometry, width: int, itemsize: int) -> str | None:
-    """Why the kernels cannot run with these sizes; None: they can."""
-    if g.target.device == "gpu":
+def unfit(
+    length: int,
+    window: int,
+    num_slots: int,
+    width: int,
+    dtype: jnp.dtype,
+    target: Target | None = None,
+    block: int | None = None,
+) -> str | None:
+    """Why the kernels cannot run with heads of this width and so on; None: they can."""
+    target = here() if target is None else target
+    if not target.interpret and jnp.dtype(dtype) == jnp.float64:
+        return "the kernels compute in float32, not in float64"
+    if target.device == "gpu":
         if width > 256:
             return f"heads of width {width} exceed the 256 that the GPU's kernels hold"
         return None
-    taken = g.vmem_bytes(round_up(width, LANES), itemsize)
+    g = geometry(target, length, window, num_slots, block=block)
+    taken = g.vmem_bytes(round_up(width, LANES), jnp.dtype(dtype).itemsize)
     if taken <= VMEM:
         return None
     return (
-        f"window {g.window} with heads of width {width} and {g.slots} slots takes "
+        f"window {window} with {num_slots} slots and heads of width {width} takes "
         f"{taken / 2**20:.0f} MiB of a TPU's vector memory, more than {VMEM / 2**20:.0f}"
     )
 
@@ -94,14 +105,17 @@ def memory_attention(
     window: int,
     slots: Slots | None = None,
     slot_range: tuple[int, int | None] = (0, None),
+    offset: Int[Array, "B"] | None = None,
     target: Target | None = None,
     block: int | None = None,
 ) -> Float[Array, "B L H P"]:
-    """The attention of :func:`bmojo.ops.attention.memory_attention`, on the grid of chunks.
+    """The attention of :func:`bmojo.ops.attention.memory_attention`.
 
-    Scores are float32 or wider and exist for one pair of blocks at a time. Products are as
-    precise as ``jax.default_matmul_precision`` says. Saved for the backward pass are the
-    operands, the output and one number for each query and head.
+    Chunks lie on the grid of the slots: with ``offset`` the tokens of each row are moved onto
+    it, with up to W - 1 empty places in front, and the outputs back. Scores are float32 or
+    wider and exist for one pair of blocks at a time. Products are as precise as
+    ``jax.default_matmul_precision`` says. Saved for the backward pass are the operands, the
+    output and one number for each query and head.
 
     Args:
       q: queries.
@@ -111,8 +125,9 @@ def memory_attention(
       tail_v: their values.
       age: tokens of the same document before each token.
       window: W.
-      slots: of the chunks; the call begins on the edge of one.
+      slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
       slot_range: nearest distance at which a slot is seen, and the first that is too far.
+      offset: tokens of the current chunk that precede the call, per row; None: zero.
       target: the device; None: JAX's default one.
       block: tokens of a block; None: see :func:`geometry`.
 
@@ -126,40 +141,52 @@ def memory_attention(
     held = () if slots is None else (slots.k, slots.v)
     common = jnp.result_type(q, k, v, tail_k, tail_v, *held)
     out_dtype = jnp.result_type(v, tail_v, *held[1:])
-    check_dtype(target, common)
+    offset = None if slots is None else offset
     num_slots = 0 if slots is None else slots.k.shape[2]
-    g = geometry(target, length, window, num_slots, slot_range, block)
-    why = misfit(g, width, common.itemsize)
+    taken = length if offset is None else length + window - 1
+    g = geometry(target, taken, window, num_slots, slot_range, block)
+    why = unfit(taken, window, num_slots, width, common, target, block)
     if why is not None:
         raise ValueError(f"implementation: {why}; take 'xla'")
     padded = power_of_2(max(width, LEAST)) if target.device == "gpu" else width
+
+    def on_grid(x: Array, value: int = 0, before: Array | None = None) -> Array:
+        """(B, L, ...) to (B, chunks, chunk, ...), with a chunk that ends in ``before``."""
+        x = pad(x, 1, g.chunks * window, value)
+        if before is not None:
+            first = pad(before[:, ::-1], 1, window)[:, ::-1]
+            x = jnp.concatenate([first, x], axis=1)
+        x = x if offset is None else _rolled(x, offset)
+        return pad(x.reshape(x.shape[0], -1, window, *x.shape[2:]), 2, g.chunk, value)
 
     def heads_first(x: Array) -> Array:
         """(B, chunks, rows, heads, P) to (B, heads, chunks rows, P)."""
         x = pad(jnp.moveaxis(x.astype(common), 3, 1), 4, padded)
         return x.reshape(*x.shape[:2], -1, padded)
 
-    def chunked(x: Array, value: int = 0) -> Array:
-        """(B, L, ...) to (B, C, chunk, ...)."""
-        x = pad(x, 1, g.chunks * window, value)
-        return pad(x.reshape(x.shape[0], g.chunks, window, *x.shape[2:]), 2, g.chunk, value)
-
-    def with_tail(tail: Array, x: Array) -> Array:
-        first = jnp.pad(tail, [(0, 0), (1, g.chunk - window), (0, 0), (0, 0)])[:, None]
-        return heads_first(jnp.concatenate([first, chunked(x)], axis=1))
-
     slot_k = slot_v = distance = None
     if slots is not None:
         slot_k, slot_v = (heads_first(pad(x[:, : g.chunks], 2, g.slots)) for x in held)
         distance = pad(slots.distance[:, : g.chunks], 2, g.slots, NEVER)
-    ages = chunked(age, -1).reshape(age.shape[0], -1)
-    queries = heads_first(chunked(q * width**-0.5))
-    out = _attend(
-        g, queries, with_tail(tail_k, k), with_tail(tail_v, v), slot_k, slot_v, distance, ages
-    )
+    ages = on_grid(age, -1).reshape(age.shape[0], -1)
+    queries, keys = heads_first(on_grid(q * width**-0.5)), heads_first(on_grid(k, before=tail_k))
+    values = heads_first(on_grid(v, before=tail_v))
+    out = _attend(g, queries, keys, values, slot_k, slot_v, distance, ages)
     out = out.reshape(*out.shape[:2], g.chunks, g.chunk, padded)[:, :, :, :window, :width]
-    out = out.reshape(*out.shape[:2], g.chunks * window, width)[:, :, :length]
-    return jnp.moveaxis(out, 1, 2).astype(out_dtype)
+    out = jnp.moveaxis(out.reshape(*out.shape[:2], g.chunks * window, width), 1, 2)
+    out = out if offset is None else _rolled(out, -offset)
+    return out[:, :length].astype(out_dtype)
+
+
+@jax.custom_vjp
+def _rolled(x: Array, by: Array) -> Array:
+    """Each row of (B, L, ...) moved ``by`` so many places in time, and round."""
+    index = (jnp.arange(x.shape[1], dtype=jnp.int32) - by[:, None]) % x.shape[1]
+    return jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+# Written down because JAX would make a scatter of the gather's derivative.
+_rolled.defvjp(lambda x, by: (_rolled(x, by), by), lambda by, dx: (_rolled(dx, -by), None))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -188,10 +215,10 @@ def _save(g, q, k, v, slot_k, slot_v, distance, age):
 
 
 def _backward(g, saved, d_out):
-    *operands, lse, out = saved
+    q, k, v, slot_k, slot_v, distance, age, lse, out = saved
     delta = jnp.sum(d_out.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
-    gradients = kernels.backward(g, *operands, lse, delta, d_out)
-    return *gradients, None, None
+    operands = (q, k, v, slot_k, slot_v, distance, age)
+    return *kernels.backward(g, *operands, lse, delta, d_out), None, None
 
 
 _attend.defvjp(_save, _backward)

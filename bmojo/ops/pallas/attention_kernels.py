@@ -30,6 +30,7 @@ from bmojo.types import Array, at_least_float32
 
 Ref = Any
 Specs = list[pl.BlockSpec]
+Index = tuple[Array | int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,7 +267,7 @@ class _Specs:
     def chunk_of_keys(self, ahead: int) -> pl.BlockSpec:
         """The chunk before a block of queries, or ``ahead`` chunks later."""
 
-        def index(n: Array, i: Array) -> tuple[Array, ...]:
+        def index(n: Array, i: Array) -> Index:
             return *self.kv_head(n), _div(i, self.g.blocks) + ahead, 0
 
         return pl.BlockSpec((None, None, self.g.chunk, self.width), index)
@@ -274,13 +275,13 @@ class _Specs:
     def slots(self, programs: int) -> pl.BlockSpec:
         """The slots of a chunk that so many programs share."""
 
-        def index(n: Array, i: Array) -> tuple[Array, ...]:
+        def index(n: Array, i: Array) -> Index:
             return *self.kv_head(n), _div(i, programs), 0
 
         return pl.BlockSpec((None, None, self.g.slots, self.width), index)
 
     def slot_row(self) -> pl.BlockSpec:
-        def index(n: Array, i: Array) -> tuple[Array, ...]:
+        def index(n: Array, i: Array) -> Index:
             return self.row(n), _div(i, self.g.blocks), 0, 0
 
         return pl.BlockSpec((None, None, 1, self.g.slots), index)
@@ -289,10 +290,10 @@ class _Specs:
         """Queries, output gradients, log-sum-exp, delta and ages of a chunk."""
         g = self.g
 
-        def number(n: Array, i: Array) -> tuple[Array, ...]:
+        def number(n: Array, i: Array) -> Index:
             return *self.head(n), which(g, i), 0, 0, 0
 
-        def of_row(n: Array, i: Array) -> tuple[Array, ...]:
+        def of_row(n: Array, i: Array) -> Index:
             return self.row(n), which(g, i), 0, 0, 0
 
         many = pl.BlockSpec(
@@ -357,13 +358,13 @@ def _places(first: Array | int, size: int, axis: int) -> Array:
 
 
 def _scores(a: Array, b: Array) -> Array:
-    """a b^T."""
+    """The product of a and b^T."""
     wide = at_least_float32(a.dtype)
     return jax.lax.dot_general(a, b, (((1,), (1,)), ((), ())), preferred_element_type=wide)
 
 
 def _product(a: Array, b: Array) -> Array:
-    """a b, with a rounded to the dtype of b."""
+    """The product of a, rounded to the dtype of b, and b."""
     wide = at_least_float32(b.dtype)
     return jax.lax.dot_general(
         a.astype(b.dtype), b, (((1,), (0,)), ((), ())), preferred_element_type=wide
@@ -474,9 +475,7 @@ def _d_tokens(g: Geometry, *refs: Ref) -> None:
     nothing = jnp.zeros(k.shape, dk_ref.dtype)
     # Chunk 0 is before the queries; after the last there are none.
     end = jnp.where(chunk > 0, g.blocks, at)
-    carry = jax.lax.fori_loop(
-        at, end, _gather(k, v, seen(0), own, g.block), (nothing, nothing)
-    )
+    carry = jax.lax.fori_loop(at, end, _gather(k, v, seen(0), own, g.block), (nothing, nothing))
     end = jnp.where(chunk < g.chunks, at + 1, 0)
     dk_ref[...], dv_ref[...] = jax.lax.fori_loop(
         0, end, _gather(k, v, seen(g.window), after, g.block), carry

@@ -14,7 +14,6 @@ from bmojo.ops.pallas.targets import (
     SUBLANES,
     VMEM,
     Target,
-    check_dtype,
     here,
     pad,
     power_of_2,
@@ -57,17 +56,11 @@ def tiles(
     and a block 32 channels, fewer where N is more than 64. Chunks are then made as equal as
     their number allows.
 
-    Raises:
-      ValueError: one chunk and block of the smallest size do not fit.
+    Where not even the smallest fit, see :func:`unfit`, the answer is the smallest.
     """
     if target.device == "gpu":
         states = power_of_2(d_state)
-        channels = min(32, 8 * 32 * scan_gpu.EACH // states)
-        if channels < 8:
-            raise ValueError(
-                f"implementation: the pallas scan for GPUs holds at most 256 states of a channel "
-                f"in registers, got d_state = {d_state}; take 'associative'"
-            )
+        channels = max(8, min(32, 8 * 32 * scan_gpu.EACH // states))
         most = min(chunk_size or scan_gpu.TOKENS, scan_gpu.TOKENS)
         return Tiles(target, chunks.plan(length, most)[1], channels, states)
 
@@ -80,13 +73,28 @@ def tiles(
                 even = round_up(chunks.plan(length, tokens)[1], SUBLANES)
                 return Tiles(target, even, channels, states)
         if tokens == SUBLANES:
-            raise ValueError(
-                f"implementation: {SUBLANES} tokens and {LANES} channels of the pallas scan with "
-                f"d_state = {d_state} take "
-                f"{scan_tpu.vmem_bytes(SUBLANES, LANES, states) / 2**20:.0f} MiB of a TPU's vector "
-                f"memory, more than {VMEM / 2**20:.0f}; take 'associative'"
-            )
+            return Tiles(target, tokens, LANES, states)
         tokens = max(SUBLANES, tokens // 2 // SUBLANES * SUBLANES)
+
+
+def unfit(width: int, d_state: int, dtype: jnp.dtype, target: Target | None = None) -> str | None:
+    """Why the kernels cannot run with so many channels and states; None: they can."""
+    target = here() if target is None else target
+    if not target.interpret and jnp.dtype(dtype) == jnp.float64:
+        return "the pallas scan computes in float32, not in float64"
+    if target.device == "gpu":
+        if d_state > 256:
+            return f"the pallas scan for GPUs holds at most 256 states of a channel, got {d_state}"
+        return None
+    least = tiles(target, 1, width, d_state)
+    taken = scan_tpu.vmem_bytes(least.tokens, least.channels, least.d_state)
+    if taken <= VMEM:
+        return None
+    return (
+        f"{least.tokens} tokens and {least.channels} channels of the pallas scan with d_state = "
+        f"{d_state} take {taken / 2**20:.0f} MiB of a TPU's vector memory, more than "
+        f"{VMEM / 2**20:.0f}"
+    )
 
 
 def scan(
@@ -121,8 +129,10 @@ def scan(
       ValueError: the sizes fit no tile, or the operands are float64 on a device.
     """
     target = here() if target is None else target
-    check_dtype(target, x.dtype)
     (_, length, width), d_state = x.shape, A.shape[1]
+    why = unfit(width, d_state, x.dtype, target)
+    if why is not None:
+        raise ValueError(f"implementation: {why}; take 'associative'")
     plan = tiles(target, length, width, d_state, chunk_size)
     time, wide = round_up(length, plan.tokens), round_up(width, plan.channels)
 

@@ -53,15 +53,6 @@ def _of_backend(backend: str) -> Target:
     return Target("tpu", interpret=True)
 
 
-def check_dtype(target: Target, dtype: jnp.dtype) -> None:
-    """Raise ValueError if a kernel cannot compute in ``dtype`` there."""
-    if jnp.dtype(dtype) == jnp.float64 and not target.interpret:
-        raise ValueError(
-            "implementation: the pallas kernels compute in float32, got float64 operands; take "
-            "another implementation"
-        )
-
-
 def round_up(size: int, multiple: int) -> int:
     """The next multiple."""
     return -(-size // multiple) * multiple

@@ -1,0 +1,89 @@
+"""Operations that a kernel may compute, on one device or on each device of a mesh.
+
+XLA cannot cut a kernel: where axes of arrays are cut by rules (:mod:`bmojo.layers.axes`), every
+device runs the kernel on its own part, inside ``jax.shard_map``.
+"""
+
+import functools
+from typing import Any
+
+from bmojo.layers.axes import on_each_device
+from bmojo.ops.attention import Slots, View, attend_view
+from bmojo.ops.attention_choice import takes_kernel
+from bmojo.ops.recurrence import resolve, selective_scan
+from bmojo.types import Array, Bool, Float
+
+KEYS = ("batch", None, "kv_heads", None)
+# Query heads are cut as the key-value heads are, so that a device holds whole groups.
+QUERIES = KEYS
+
+
+def attend(
+    q: Float[Array, "B L H P"], view: View, implementation: str = "auto"
+) -> Float[Array, "B L H P"]:
+    """Attention of every query to what the view shows it.
+
+    Args:
+      q: queries.
+      view: what they may look at. Where a kernel computes the attention, only what the view was
+        made from is used, and the compiler leaves out the rest.
+      implementation: see :mod:`bmojo.ops.attention_choice`.
+    """
+    if not takes_kernel(q, view, implementation):
+        return attend_view(q, view)
+    from bmojo.ops.pallas.attention import memory_attention
+
+    source = view.source
+    assert source is not None
+    named: dict[str, tuple[Array | None, tuple[str | None, ...]]] = {
+        "q": (q, QUERIES),
+        "k": (source.k, KEYS),
+        "v": (source.v, KEYS),
+        "tail_k": (source.tail_k, KEYS),
+        "tail_v": (source.tail_v, KEYS),
+        "age": (source.age, ("batch", None)),
+        "offset": (source.offset, ("batch",)),
+    }
+    if source.slots is not None:
+        slots_kv = ("batch", None, None, "kv_heads", None)
+        named["slot_k"] = (source.slots.k, slots_kv)
+        named["slot_v"] = (source.slots.v, slots_kv)
+        named["slot_distance"] = (source.slots.distance, ("batch", None, None))
+    there = {name: pair for name, pair in named.items() if pair[0] is not None}
+
+    def run(*arrays: Array) -> Array:
+        held: dict[str, Any] = dict(zip(there, arrays, strict=True))
+        slots = None
+        if source.slots is not None:
+            slots = Slots(held.pop("slot_k"), held.pop("slot_v"), held.pop("slot_distance"))
+        return memory_attention(
+            **held, slots=slots, window=source.window, slot_range=source.slot_range
+        )
+
+    each = on_each_device(run, [names for _, names in there.values()], QUERIES)
+    return each(*(array for array, _ in there.values()))
+
+
+def scan(
+    x: Float[Array, "B L E"],
+    dt: Float[Array, "B L E"],
+    A: Float[Array, "E N"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B E N"],
+    start: Bool[Array, "B L"] | None = None,
+    implementation: str = "auto",
+) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+    """:func:`bmojo.ops.recurrence.selective_scan`."""
+    run = functools.partial(selective_scan, implementation=implementation)
+    operands = [x, dt, A, B, C, state] + ([] if start is None else [start])
+    if resolve(implementation) != "pallas":
+        return run(*operands)
+    channels, states, last = (
+        ("batch", None, "inner"),
+        ("batch", None, None),
+        ("batch", "inner", None),
+    )
+    names = [channels, channels, ("inner", None), states, states, last, ("batch", None)]
+    each = on_each_device(run, names[: len(operands)], (channels, last))
+    return each(*operands)

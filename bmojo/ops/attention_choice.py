@@ -1,0 +1,88 @@
+"""Who computes an attention: XLA, or kernels for TPUs and GPUs.
+
+``auto`` is ``pallas`` on a TPU or GPU and ``xla`` elsewhere. ``xla`` takes over, and a log line
+says so once for each reason, where
+
+- what the queries may look at was not made by :func:`bmojo.ops.attention.memory_view`: the
+  token form of B'MOJO renews its memory at every token;
+- a call has fewer than ``FEWEST`` tokens, such as a step of decoding;
+- with ``auto`` only, the kernels cannot run at these sizes. With ``pallas`` that is an error.
+"""
+
+import functools
+import logging
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from bmojo.ops.attention import View
+from bmojo.types import Array, Float
+
+Implementation = Literal["auto", "xla", "pallas"]
+
+FEWEST = 16
+"""Tokens of a call that kernels are worth while for: a block has no fewer rows."""
+
+ACCELERATORS = ("tpu", "gpu", "cuda", "rocm")
+
+logger = logging.getLogger(__name__)
+
+
+def check_implementation(name: str, field: str = "implementation") -> None:
+    """Raise ValueError, naming ``field``, unless there is an implementation of that name."""
+    names = get_args(Implementation)
+    if name not in names:
+        raise ValueError(f"{field}: must be one of {', '.join(names)}, got {name!r}")
+
+
+def resolve(name: str) -> str:
+    """The implementation that a name stands for: ``auto`` asks JAX for its backend.
+
+    Raises:
+      ValueError: there is no implementation of that name.
+    """
+    check_implementation(name)
+    return _automatic(jax.default_backend()) if name == "auto" else name
+
+
+@functools.cache
+def _automatic(backend: str) -> str:
+    choice = "pallas" if backend in ACCELERATORS else "xla"
+    logger.info("attention on %s: %s", backend, choice)
+    return choice
+
+
+def takes_kernel(q: Float[Array, "B L H P"], view: View, implementation: str = "auto") -> bool:
+    """Whether a kernel computes the attention of these queries to what the view was made from.
+
+    Raises:
+      ValueError: there is no such implementation, or ``pallas`` was asked for by name and
+        cannot run at these sizes.
+    """
+    if resolve(implementation) == "xla":
+        return False
+    if view.source is None:
+        _say(implementation, "memory that is renewed at every token has no kernel")
+        return False
+    if q.shape[1] < FEWEST:
+        _say(implementation, f"calls of fewer than {FEWEST} tokens need none")
+        return False
+    from bmojo.ops.pallas import attention  # not needed on a CPU
+
+    source, slots = view.source, view.source.slots
+    dtype = jnp.result_type(q, view.k, view.v)
+    num_slots = 0 if slots is None else slots.k.shape[2]
+    why = attention.unfit(q.shape[1], source.window, num_slots, q.shape[3], dtype)
+    if why is None:
+        return True
+    if implementation == "pallas":
+        raise ValueError(f"attention_implementation: {why}; take 'xla'")
+    _say(implementation, why)
+    return False
+
+
+@functools.cache
+def _say(implementation: str, why: str) -> None:
+    level = logging.WARNING if implementation == "pallas" else logging.INFO
+    logger.log(level, "attention by xla in place of pallas: %s", why)
