@@ -17,7 +17,7 @@ from bmojo.ops.pallas.targets import (
     power_of_2,
     round_up,
 )
-from bmojo.types import Array, Float, Int
+from bmojo.types import Array, DType, Float, Int
 
 LEAST = 16
 """Rows of a block at the least: a tile of bfloat16 on a TPU, a matrix unit's on a GPU."""
@@ -72,7 +72,7 @@ def unfit(
     window: int,
     num_slots: int,
     width: int,
-    dtype: jnp.dtype,
+    dtype: DType,
     target: Target | None = None,
     block: int | None = None,
 ) -> str | None:

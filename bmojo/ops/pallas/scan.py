@@ -19,7 +19,7 @@ from bmojo.ops.pallas.targets import (
     power_of_2,
     round_up,
 )
-from bmojo.types import Array, Bool, Float
+from bmojo.types import Array, Bool, DType, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def tiles(
         tokens = max(SUBLANES, tokens // 2 // SUBLANES * SUBLANES)
 
 
-def unfit(width: int, d_state: int, dtype: jnp.dtype, target: Target | None = None) -> str | None:
+def unfit(width: int, d_state: int, dtype: DType, target: Target | None = None) -> str | None:
     """Why the kernels cannot run with so many channels and states; None: they can."""
     target = here() if target is None else target
     if not target.interpret and jnp.dtype(dtype) == jnp.float64:

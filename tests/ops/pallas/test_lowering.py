@@ -38,7 +38,9 @@ def calls(device, function, *operands):
 
 
 @every_device
-@pytest.mark.parametrize("width, d_state", [(512, 16), (1024, 64)])
+@pytest.mark.parametrize(
+    "width, d_state", [(512, 16), pytest.param(1024, 64, marks=pytest.mark.slow)]
+)
 def test_the_scan_forward_and_backward(device, width, d_state):
     channels, states = shape(ROWS, LENGTH, width), shape(ROWS, LENGTH, d_state)
     operands = (channels, channels, shape(width, d_state), states, states)

@@ -30,11 +30,11 @@ oracle = everything(reference.selective_scan)
 @pytest.mark.parametrize(
     "dtype, length, documents, width, chunk_size, decays",
     [
-        ("float64", 37, True, 5, 16, ("near 0", "mixed")),
+        pytest.param("float64", 37, True, 5, 16, ("near 0", "mixed"), marks=pytest.mark.slow),
         ("float32", 37, True, 5, None, ("near 0", "middle", "near 1", "mixed")),
         # Two blocks of channels, the last not full.
         ("float32", 17, False, 140, 8, ("mixed",)),
-        ("float32", 1, True, 5, None, ("middle",)),
+        pytest.param("float32", 1, True, 5, None, ("middle",), marks=pytest.mark.slow),
     ],
 )
 def test_outputs_state_and_gradients_are_the_oracles(
@@ -70,7 +70,7 @@ def test_bfloat16_inputs_keep_a_float32_state():
     assert relative_rms(y.astype(jnp.float32), want_y) <= 1e-2
 
 
-@every_device
+@pytest.mark.parametrize("device", ("tpu", pytest.param("gpu", marks=pytest.mark.slow)))
 def test_under_vmap_checkpoint_and_a_loop_over_layers(device):
     """Two layers, one after the other, for two sets of operands at once."""
     both = [jnp.stack(v) for v in zip(draw("float32", 9), draw("float32", 9, seed=1), strict=True)]
