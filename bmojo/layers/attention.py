@@ -133,7 +133,8 @@ class Attention(nnx.Module):
             view = self._view(new, seen, span)
             mixed = kernels.attend(q, view, self.config.attention_implementation)
         elif fresh:
-            mixed = causal_attention(q, new.k, new.v, span.age)
+            name = self.config.attention_implementation
+            mixed = kernels.attend_causally(q, new.k, new.v, span.age, name)
         else:
             mixed = causal_attention(q, seen.k, seen.v, span.age, span.position)
             full = span.position >= seen.k.shape[1]

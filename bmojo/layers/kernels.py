@@ -8,10 +8,10 @@ import functools
 from typing import Any
 
 from bmojo.layers.axes import on_each_device
-from bmojo.ops.attention import Slots, View, attend_view
-from bmojo.ops.attention_choice import takes_kernel
+from bmojo.ops.attention import Slots, View, attend_view, causal_attention
+from bmojo.ops.attention_choice import takes_causal_kernel, takes_kernel
 from bmojo.ops.recurrence import resolve, selective_scan
-from bmojo.types import Array, Bool, Float
+from bmojo.types import Array, Bool, Float, Int
 
 KEYS = ("batch", None, "kv_heads", None)
 # Query heads are cut as the key-value heads are, so that a device holds whole groups.
@@ -62,6 +62,30 @@ def attend(
 
     each = on_each_device(run, [names for _, names in there.values()], QUERIES)
     return each(*(array for array, _ in there.values()))
+
+
+def attend_causally(
+    q: Float[Array, "B L H P"],
+    k: Float[Array, "B L G P"],
+    v: Float[Array, "B L G P"],
+    age: Int[Array, "B L"],
+    implementation: str = "auto",
+) -> Float[Array, "B L H P"]:
+    """Attention over the whole past, for a call that no tokens precede.
+
+    Args:
+      q: queries.
+      k: keys of the same tokens.
+      v: their values.
+      age: tokens of the same document before each token.
+      implementation: see :mod:`bmojo.ops.attention_choice`.
+    """
+    if not takes_causal_kernel(q, implementation):
+        return causal_attention(q, k, v, age)
+    from bmojo.ops.pallas import causal
+
+    run = on_each_device(causal.causal_attention, [QUERIES, KEYS, KEYS, ("batch", None)], QUERIES)
+    return run(q, k, v, age)
 
 
 def scan(

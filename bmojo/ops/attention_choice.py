@@ -6,6 +6,8 @@ says so once for each reason, where
 - what the queries may look at was not made by :func:`bmojo.ops.attention.memory_view`: the
   token form of B'MOJO renews its memory at every token;
 - a call has fewer than ``FEWEST`` tokens, such as a step of decoding;
+- full attention is on a device that JAX's own kernels, which compute it, are not for, or it
+  looks at tokens before the call;
 - with ``auto`` only, the kernels cannot run at these sizes. With ``pallas`` that is an error.
 """
 
@@ -74,6 +76,29 @@ def takes_kernel(q: Float[Array, "B L H P"], view: View, implementation: str = "
     dtype = jnp.result_type(q, view.k, view.v)
     num_slots = 0 if slots is None else slots.k.shape[2]
     why = attention.unfit(q.shape[1], source.window, num_slots, q.shape[3], dtype)
+    return _fits(implementation, why)
+
+
+def takes_causal_kernel(q: Float[Array, "B L H P"], implementation: str = "auto") -> bool:
+    """Whether a kernel computes full attention over the tokens of a call that none precede.
+
+    Raises:
+      ValueError: as :func:`takes_kernel`.
+    """
+    if resolve(implementation) == "xla":
+        return False
+    from bmojo.ops.pallas import causal, targets
+
+    if q.shape[1] < FEWEST:
+        _say(implementation, f"calls of fewer than {FEWEST} tokens need none")
+        return False
+    if targets.here().interpret:
+        _say(implementation, "JAX's kernels of full attention run on TPUs and GPUs alone")
+        return False
+    return _fits(implementation, causal.unfit(q.shape[3], q.dtype))
+
+
+def _fits(implementation: str, why: str | None) -> bool:
     if why is None:
         return True
     if implementation == "pallas":

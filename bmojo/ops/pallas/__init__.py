@@ -8,6 +8,7 @@ module                     what is in it
 :mod:`.scan_gpu`           its kernels for GPUs (Triton)
 :mod:`.attention`          the memory attention: layout, tiles, derivative
 :mod:`.attention_kernels`  its kernels, for both
+:mod:`.causal`             full attention, by kernels that JAX maintains
 :mod:`.targets`            which of the two a call is for, and the memory that it may take
 ========================== =====================================================================
 
