@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
 
+from bmojo.layers import kernels
+from bmojo.layers.axes import axis_rules
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.ops.attention import Slots
@@ -16,6 +19,7 @@ from bmojo.ops.pallas import targets
 from bmojo.ops.pallas.attention import memory_attention
 from bmojo.ops.pallas.scan import scan
 from bmojo.ops.pallas.targets import Target
+from bmojo.ops.recurrence import selective_scan
 
 PLATFORM = {"tpu": "tpu", "gpu": "cuda"}
 CALL = {"tpu": "tpu_custom_call", "gpu": "__gpu$xla.gpu.triton"}
@@ -102,3 +106,34 @@ def test_a_layer_and_its_gradient(device, monkeypatch):
     u = shape(ROWS, LENGTH, 256, dtype=jnp.bfloat16)
     assert calls(device, loss, parameters, u) == 2
     assert calls(device, jax.grad(loss), parameters, u) == 6
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_kernel_on_a_mesh(nested, monkeypatch):
+    """By itself it is refused; on each device it is lowered, also where time is cut already."""
+    monkeypatch.setattr(targets, "_of_backend", lambda backend: Target("tpu"))
+    kinds = (AxisType.Auto,) * 3
+    mesh = jax.make_mesh((2, 2, 2), ("data", "tensor", "sequence"), axis_types=kinds)
+    channels, states = shape(ROWS, 256, 256), shape(ROWS, 256, 16)
+    operands = (channels, channels, shape(256, 16), states, states, shape(ROWS, 256, 16))
+
+    def plain(*operands):
+        return selective_scan(*operands, implementation="pallas")[0]
+
+    def each(*operands):
+        return kernels.scan(*operands, implementation="pallas")[0]
+
+    def through(function):
+        if not nested:
+            return function
+        time, whole = PartitionSpec(None, "sequence"), PartitionSpec()
+        specs = (time, time, whole, time, time, whole)
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=time,
+            axis_names={"sequence"}, check_vma=False,
+        )  # fmt: skip
+
+    with jax.set_mesh(mesh), axis_rules({"batch": ("data",), "inner": ("tensor",)}):
+        assert calls("tpu", through(each), *operands) == 1
+        with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
+            calls("tpu", through(plain), *operands)
