@@ -59,6 +59,7 @@ def inputs(rows):
     return jnp.asarray(u, jnp.float32), jnp.asarray(ids)
 
 
+@pytest.mark.slow
 def test_a_layer_by_kernels_is_the_layer():
     got, want = (everything(bmojo(kernels), *inputs(2)) for kernels in (True, False))
     assert_close(got, want, "float32")

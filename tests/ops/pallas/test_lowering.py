@@ -83,7 +83,7 @@ def test_the_attention_forward_and_backward(device, window, num_slots, width, dt
     assert calls(device, jax.grad(loss, range(7)), *operands) == (4 if num_slots else 3)
 
 
-@every_device
+@pytest.mark.parametrize("device", ["tpu", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_a_layer_and_its_gradient(device, monkeypatch):
     """One kernel for the scan and one for the attention; two and four with the gradient."""
     monkeypatch.setattr(targets, "_of_backend", lambda backend: Target(device))

@@ -70,7 +70,8 @@ def test_bfloat16_inputs_keep_a_float32_state():
     assert relative_rms(y.astype(jnp.float32), want_y) <= 1e-2
 
 
-@pytest.mark.parametrize("device", ("tpu", pytest.param("gpu", marks=pytest.mark.slow)))
+@pytest.mark.slow
+@every_device
 def test_under_vmap_checkpoint_and_a_loop_over_layers(device):
     """Two layers, one after the other, for two sets of operands at once."""
     both = [jnp.stack(v) for v in zip(draw("float32", 9), draw("float32", 9, seed=1), strict=True)]
