@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers import kernels
 from bmojo.layers.heads import Heads, KeyValues, check_heads
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.shards import LOCAL, Local, place
 from bmojo.layers.sight import Sight
 from bmojo.layers.trace import Trace
 from bmojo.ops.attention import causal_spread, rotate, spread_view
+from bmojo.ops.attention_choice import Implementation, check_implementation
 from bmojo.ops.blocked_attention import causal_attention
 from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
@@ -32,6 +34,8 @@ class AttentionConfig:
       rope: rotary position embedding.
       rope_theta: its base.
       max_length: tokens that the state of full attention holds where nobody asks for more.
+      attention_implementation: 'auto', 'xla' or 'pallas'; see
+        :mod:`bmojo.ops.attention_choice`.
     """
 
     n_heads: int = 4
@@ -40,8 +44,10 @@ class AttentionConfig:
     rope: bool = False
     rope_theta: float = 10000.0
     max_length: int = 2048
+    attention_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
+        check_implementation(self.attention_implementation, "attention_implementation")
         check_heads(self.n_heads, self.n_kv_heads)
         if self.window is not None and self.window < 1:
             raise ValueError(
@@ -120,9 +126,11 @@ class Attention(nnx.Module):
             state = self.init_state(u.shape[0], max(reach, self.config.max_length))
         span, q, new, seen, after = self._project(u, state, segment_ids, lengths, past)
         if self.config.window is not None:
-            mixed = self._sight(new, seen, span).attend(q)
+            sight = self._sight(new, seen, span)
+            mixed = kernels.attend(q, sight, self.config.attention_implementation)
         elif fresh:
-            mixed = causal_attention(q, new.k, new.v, span.age)
+            name = self.config.attention_implementation
+            mixed = kernels.attend_causally(q, new.k, new.v, span.age, name)
         else:
             k, v = seen.k[:, :reach], seen.v[:, :reach]  # no further, where nothing came before
             mixed = causal_attention(q, k, v, span.age, span.position)

@@ -21,7 +21,9 @@ mlp        hidden channels of an MLP
 
 import contextlib
 import contextvars
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +97,48 @@ def project(
         constrain(u.astype(kernel.dtype) @ constrain(part, None, name), "batch", None, name)
         for part, name in parts
     )
+
+
+def on_each_device(
+    function: Callable[..., Any], arguments: Sequence[Names], results: Any
+) -> Callable[..., Any]:
+    """``function``, run by every device on its own part of the arguments.
+
+    For functions that XLA cannot cut. They must treat the entries of the named axes apart:
+    arrays that lack such an axis are whole on every device. A name whose axes of the mesh do
+    not divide every array that has it is not cut. Without rules in force, and where all axes
+    of the mesh are manual already, this is ``function`` itself.
+
+    Args:
+      function: of arrays.
+      arguments: for each of them the names of its axes.
+      results: a name for each axis of the result, or a tuple of such for several.
+    """
+    rules = _rules.get()
+    if rules is None:
+        return function
+
+    def run(*arrays: Array) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        free = set(mesh.axis_names) - set(mesh.manual_axes)
+        if not free:
+            return function(*arrays)
+        cut = {name: axes for name, axes in rules.items() if axes and free.issuperset(axes)}
+        for x, names in zip(arrays, arguments, strict=True):
+            for size, name in zip(x.shape, names, strict=True):
+                if name in cut and size % math.prod(mesh.shape[axis] for axis in cut[name]):
+                    del cut[name]
+        several = isinstance(results[0], tuple)
+        made = tuple(partition(r, cut) for r in results) if several else partition(results, cut)
+        return jax.shard_map(
+            function,
+            in_specs=tuple(partition(names, cut) for names in arguments),
+            out_specs=made,
+            axis_names=free,
+            check_vma=False,
+        )(*arrays)
+
+    return run
 
 
 def parameter_axes(model: nnx.Module) -> dict[str, Names]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers import kernels
 from bmojo.layers.axes import Names
 from bmojo.layers.forms import FORMS, Call
 from bmojo.layers.heads import Heads, KeyValues, check_heads
@@ -22,6 +23,7 @@ from bmojo.layers.shards import LOCAL, Local, place
 from bmojo.layers.sight import Gathered, Sight
 from bmojo.layers.trace import Trace, held_positions
 from bmojo.ops.attention import NEVER, Slots, spread_view
+from bmojo.ops.attention_choice import Implementation, check_implementation
 from bmojo.ops.clock import Clock, Span, advance
 from bmojo.ops.convolution import causal_convolution, next_tail
 from bmojo.ops.eidetic import EMPTY
@@ -55,6 +57,8 @@ class BMojoConfig:
       tie_projections: fading slots share the key and value projections of tokens.
       span: k, SSM outputs that the predictor of the innovation averages.
       normalize_innovation: scale each channel's residual by its running variance.
+      attention_implementation: 'auto', 'xla' or 'pallas'; see
+        :mod:`bmojo.ops.attention_choice`.
     """
 
     window: int = 64
@@ -71,8 +75,10 @@ class BMojoConfig:
     tie_projections: bool = True
     span: int = 4
     normalize_innovation: bool = False
+    attention_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
+        check_implementation(self.attention_implementation, "attention_implementation")
         check_heads(self.n_heads, self.n_kv_heads)
         for name in ("window", "num_fading", "num_eidetic"):
             if getattr(self, name) < 0:
@@ -163,8 +169,7 @@ class BMojo(nnx.Module):
         y, seen, after = self._look(u, state, segment_ids, lengths)
         if seen is None:
             return y, after
-        q, sight = seen
-        out = self.heads.output(sight.attend(q))
+        out = self.heads.output(kernels.attend(*seen, self.config.attention_implementation))
         return (out + y if self.config.read_fading else out), after
 
     def trace(

@@ -17,7 +17,7 @@ from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.convolution import next_tail
-from bmojo.ops.recurrence import Implementation, check_implementation
+from bmojo.ops.recurrence import Loop, check_implementation
 from bmojo.ops.shards import compose_matrices
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
@@ -43,7 +43,9 @@ class CanonicalSSMConfig:
     d_inner: int | None = None
     dt_min: float = 1e-3
     dt_max: float = 0.1
-    implementation: Implementation = "auto"
+    implementation: Loop = "auto"
+
+    kernels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.order not in (2, 3, 4):
@@ -56,7 +58,7 @@ class CanonicalSSMConfig:
             raise ValueError(
                 f"dt_min: must be positive and at most dt_max = {self.dt_max}, got {self.dt_min}"
             )
-        check_implementation(self.implementation)
+        check_implementation(self.implementation, kernels=False)
 
     def make(
         self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType

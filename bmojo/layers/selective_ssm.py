@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers import kernels
 from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.protocol import Ahead
 from bmojo.layers.shards import place
@@ -15,7 +16,7 @@ from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.convolution import next_tail
-from bmojo.ops.recurrence import Implementation, check_implementation, selective_scan
+from bmojo.ops.recurrence import Implementation, check_implementation
 from bmojo.ops.shards import compose, surviving
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
@@ -162,7 +163,7 @@ class SelectiveSSM(nnx.Module):
         A = -jnp.exp(self.A_log[...].astype(wide))
 
         def scan(hidden: Array) -> tuple[Array, Array]:
-            return selective_scan(x, dt, A, B, C, hidden, span.start, self.config.implementation)
+            return kernels.scan(x, dt, A, B, C, hidden, span.start, self.config.implementation)
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1)[..., None] * A)

@@ -26,6 +26,9 @@ SCORES = 2**19
 
 FEW = 16
 
+LARGE = 8
+"""How many times more queries, and keys, a block may have on other processors."""
+
 
 def memory_attention(
     q: Float[Array, "B L H P"],
@@ -127,7 +130,7 @@ def causal_attention(
     if length == 1:
         distance = position[..., None] - jnp.arange(many, dtype=jnp.int32)
         return attend(q, k, v, visible(distance, age[..., None]))
-    size = min(KEYS, many) if jax.default_backend() == "cpu" else many
+    size = min(KEYS * _larger(), many)
     block = _block(batch * heads, size, length)
     padding = -length % block
 
@@ -141,6 +144,10 @@ def causal_attention(
     return _tokens_first(out, heads)[:, :length]
 
 
+def _larger() -> int:
+    return 1 if jax.default_backend() == "cpu" else LARGE
+
+
 def _block(heads: int, keys: int, length: int, window: int | None = None) -> int:
     """Queries of a block: a divisor of the window, if there is a good one.
 
@@ -150,10 +157,10 @@ def _block(heads: int, keys: int, length: int, window: int | None = None) -> int
       length: queries.
       window: W.
     """
-    most = length if window is None else min(length, window)
-    if jax.default_backend() == "cpu":
-        limit = PAST_QUERIES if window is None else QUERIES
-        most = min(most, limit, max(FEW, SCORES // (heads * keys)))
+    large = _larger()
+    limit = PAST_QUERIES if window is None else QUERIES
+    limit = min(limit * large, max(FEW, SCORES * large**2 // (heads * keys)))
+    most = min(limit, length if window is None else min(length, window))
     if window is None:
         return most
     divisor = next(size for size in range(most, 0, -1) if window % size == 0)

@@ -52,7 +52,7 @@ def companion_scan(
     Raises:
       ValueError: if there is no such implementation, or ``chunk_size`` is less than 1.
     """
-    name = resolve(implementation)
+    name = resolve(implementation, kernels=False)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: {chunk_size} is less than 1")
     wide = at_least_float32(x.dtype, a.dtype, state.dtype)

@@ -7,7 +7,7 @@ again in the backward pass.
 
 import functools
 import logging
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +15,77 @@ import jax.numpy as jnp
 from bmojo.ops import scan_associative, scan_sequential
 from bmojo.types import Array, Bool, Float, at_least_float32
 
-Implementation = Literal["auto", "associative", "sequential"]
+Implementation = Literal["auto", "associative", "sequential", "pallas"]
+Loop = Literal["auto", "associative", "sequential"]
+"""The implementations that recurrences without a kernel have."""
+
+
+def _kernel(*operands: Any) -> tuple[Array, Array]:
+    from bmojo.ops.pallas import scan  # not needed on a CPU
+
+    return scan.scan(*operands)
+
 
 IMPLEMENTATIONS = {
     "associative": scan_associative.scan,
     "sequential": scan_sequential.scan,
+    "pallas": _kernel,
 }
 
 logger = logging.getLogger(__name__)
 
 
-def check_implementation(name: str) -> None:
-    """Raise ValueError unless there is an implementation of that name."""
-    names = get_args(Implementation)
+def check_implementation(name: str, kernels: bool = True) -> None:
+    """Raise ValueError unless there is an implementation of that name.
+
+    Args:
+      name: of the implementation.
+      kernels: whether the recurrence has any.
+    """
+    names = get_args(Implementation if kernels else Loop)
     if name not in names:
         raise ValueError(f"implementation: must be one of {', '.join(names)}, got {name!r}")
 
 
-def resolve(name: str) -> str:
+def resolve(name: str, kernels: bool = True) -> str:
     """The implementation that a name stands for: ``auto`` asks JAX for its backend.
 
-    ``auto`` is ``sequential`` on a CPU and ``associative`` elsewhere.
+    ``auto`` is ``sequential`` on a CPU, ``pallas`` on a TPU or GPU if the recurrence has
+    kernels, and ``associative`` elsewhere.
 
     Raises:
       ValueError: there is no implementation of that name.
     """
-    check_implementation(name)
-    return _automatic(jax.default_backend()) if name == "auto" else name
+    check_implementation(name, kernels)
+    return _automatic(jax.default_backend(), kernels) if name == "auto" else name
 
 
 @functools.cache
-def _automatic(backend: str) -> str:
+def _automatic(backend: str, kernels: bool) -> str:
     choice = "sequential" if backend == "cpu" else "associative"
-    logger.info("selective scan on %s: %s", backend, choice)
+    if kernels and backend in ("tpu", "gpu", "cuda", "rocm"):
+        choice = "pallas"
+    what = "selective scan" if kernels else "companion scan"
+    logger.info("%s on %s: %s", what, backend, choice)
     return choice
+
+
+def _at(name: str, implementation: str, A: Float[Array, "E N"]) -> str:
+    """``name``, or what ``auto`` takes in place of a kernel that cannot run at these sizes."""
+    if name != "pallas" or implementation != "auto":
+        return name
+    from bmojo.ops.pallas import scan
+
+    why = scan.unfit(A.shape[0], A.shape[1], A.dtype)
+    if why is None:
+        return name
+    _say(why)
+    return "associative"
+
+
+@functools.cache
+def _say(why: str) -> None:
+    logger.info("selective scan: associative in place of pallas: %s", why)
 
 
 def selective_scan(
@@ -76,8 +113,9 @@ def selective_scan(
       C: output map, shared by all channels.
       state: h before the first token.
       start: true where a document starts: h_{t-1} counts as zero there. None: nowhere.
-      implementation: ``auto``, ``sequential`` (loops in time; no forward-mode derivatives)
-        or ``associative`` (parallel in time within a chunk).
+      implementation: ``auto``, ``sequential`` (loops in time; no forward-mode derivatives),
+        ``associative`` (parallel in time within a chunk) or ``pallas`` (a kernel for TPUs or
+        GPUs; no forward-mode derivatives; elsewhere it is interpreted, for tests).
       chunk_size: the most tokens between two states that the backward pass keeps. None: a
         good one for the implementation.
 
@@ -86,9 +124,10 @@ def selective_scan(
       or wider if an operand is wider.
 
     Raises:
-      ValueError: there is no such implementation, or ``chunk_size`` is less than 1.
+      ValueError: there is no such implementation, ``chunk_size`` is less than 1, or the kernel
+        was asked for by name and cannot run at these sizes.
     """
-    run = IMPLEMENTATIONS[resolve(implementation)]
+    name = resolve(implementation)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: must be at least 1, got {chunk_size}")
     out_dtype, length = x.dtype, x.shape[1]
@@ -102,5 +141,6 @@ def selective_scan(
         state = decay * state + (dt * x)[:, 0, :, None] * B
         y = jnp.sum(state * C, axis=-1)[:, None]
     else:
+        run = IMPLEMENTATIONS[_at(name, implementation, A)]
         y, state = run(x, dt, A, B, C, state, start, chunk_size)
     return y.astype(out_dtype), state

@@ -53,7 +53,7 @@ def implementations(model_config: Any) -> dict[str, str]:
     def visit(config: Any) -> None:
         named = getattr(config, "implementation", None)
         if isinstance(named, str):
-            picked = resolve(named)
+            picked = resolve(named, getattr(config, "kernels", True))
             chosen[type(config).__name__.removesuffix("Config")] = (
                 f"{picked} (auto on {jax.default_backend()})" if named == "auto" else picked
             )

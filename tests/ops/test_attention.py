@@ -29,8 +29,7 @@ def test_nothing_is_visible_before_the_document():
     assert counts.tolist() == [1, 2, 3, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("length", [2, 7, 40, 43])
-@pytest.mark.parametrize("offset", [None, 0, 3])
+@pytest.mark.parametrize(("length", "offset"), [(2, None), (40, None), (43, 3), (7, 5)])
 def test_every_query_of_the_layer_sees_exactly_window_plus_slots_keys(length, offset):
     """K = W + m_f + m_e once the memory is full (design: the chunked form)."""
     window, count = 8, 5
@@ -77,9 +76,10 @@ def test_attend_is_softmax_attention_with_grouped_heads(dtype, groups):
     assert_close(attend(q, k, v, jnp.asarray(mask)), naive(q, k, v, mask), dtype)
 
 
-@pytest.mark.parametrize("length", [1, 31, 130, 150])
-@pytest.mark.parametrize("block", [(7, 5), (16, 64), (128, 256)])
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("length", "block", "groups"),
+    [(1, (7, 5), 1), (31, (7, 5), 2), (130, (16, 64), 1), (150, (128, 256), 2)],
+)
 def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, groups, monkeypatch):
     monkeypatch.setattr(blocked_attention, "PAST_QUERIES", block[0])
     monkeypatch.setattr(blocked_attention, "KEYS", block[1])
@@ -117,9 +117,10 @@ def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeyp
     assert_close(found, gradients(lambda q, k, v: attend(q, k, v, mask)), dtype)
 
 
-@pytest.mark.parametrize("block", [1, 3, 4, 64])
-@pytest.mark.parametrize("offset", [None, (0, 5)])
-@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(
+    ("block", "offset", "groups"),
+    [(1, None, 1), (3, None, 2), (4, (0, 5), 1), (64, (0, 5), 2), (64, None, 2)],
+)
 def test_blocks_have_the_output_and_the_gradient_of_one_softmax(
     dtype, block, offset, groups, monkeypatch
 ):

@@ -106,13 +106,17 @@ def test_backward_memory_does_not_grow_with_the_number_of_states(implementation)
 
 def test_auto_is_for_the_backend():
     assert recurrence.resolve("auto") == "sequential"
-    assert recurrence._automatic("gpu") == recurrence._automatic("tpu") == "associative"
+    assert recurrence._automatic("gpu", True) == recurrence._automatic("tpu", True) == "pallas"
+    assert recurrence._automatic("tpu", False) == "associative"
+    assert recurrence._automatic("neuron", True) == "associative"
     assert recurrence.resolve("associative") == "associative"
 
 
 def test_wrong_arguments_are_named():
     operands = draw(jnp.float32, 3)
-    with pytest.raises(ValueError, match="must be one of auto, associative, sequential, got 'so'"):
+    with pytest.raises(
+        ValueError, match="must be one of auto, associative, sequential, pallas, got 'so'"
+    ):
         selective_scan(*operands, implementation="so")
     with pytest.raises(ValueError, match="chunk_size: must be at least 1, got 0"):
         selective_scan(*operands, chunk_size=0)

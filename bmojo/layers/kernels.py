@@ -1,0 +1,116 @@
+"""Operations that a kernel may compute, on one device or on each device of a mesh.
+
+XLA cannot cut a kernel: where axes of arrays are cut by rules (:mod:`bmojo.layers.axes`), every
+device runs the kernel on its own part, inside ``jax.shard_map``.
+"""
+
+import functools
+from typing import Any
+
+from bmojo.layers.axes import on_each_device
+from bmojo.layers.sight import Gathered, Sight
+from bmojo.ops.attention import Slots
+from bmojo.ops.attention_choice import takes_causal_kernel, takes_kernel
+from bmojo.ops.blocked_attention import causal_attention
+from bmojo.ops.recurrence import resolve, selective_scan
+from bmojo.types import Array, Bool, Float, Int
+
+KEYS = ("batch", None, "kv_heads", None)
+# Query heads are cut as the key-value heads are, so that a device holds whole groups.
+QUERIES = KEYS
+
+
+def attend(
+    q: Float[Array, "B L H P"], sight: Sight | Gathered, implementation: str = "auto"
+) -> Float[Array, "B L H P"]:
+    """Attention of every query to what it may look at.
+
+    Args:
+      q: queries.
+      sight: what they may look at.
+      implementation: see :mod:`bmojo.ops.attention_choice`.
+    """
+    if isinstance(sight, Gathered):
+        takes_kernel(q, None, 0, implementation)
+        return sight.attend(q)
+    slots = sight.slots
+    if not takes_kernel(q, sight.window, 0 if slots is None else slots.k.shape[2], implementation):
+        return sight.attend(q)
+    from bmojo.ops.pallas.attention import memory_attention
+
+    named: dict[str, tuple[Array | None, tuple[str | None, ...]]] = {
+        "q": (q, QUERIES),
+        "k": (sight.new.k, KEYS),
+        "v": (sight.new.v, KEYS),
+        "tail_k": (sight.tail.k, KEYS),
+        "tail_v": (sight.tail.v, KEYS),
+        "age": (sight.age, ("batch", None)),
+        "offset": (sight.offset, ("batch",)),
+    }
+    if slots is not None:
+        slots_kv = ("batch", None, None, "kv_heads", None)
+        named["slot_k"] = (slots.k, slots_kv)
+        named["slot_v"] = (slots.v, slots_kv)
+        named["slot_distance"] = (slots.distance, ("batch", None, None))
+    there = {name: pair for name, pair in named.items() if pair[0] is not None}
+
+    def run(*arrays: Array) -> Array:
+        held: dict[str, Any] = dict(zip(there, arrays, strict=True))
+        mine = None
+        if slots is not None:
+            mine = Slots(held.pop("slot_k"), held.pop("slot_v"), held.pop("slot_distance"))
+        return memory_attention(
+            **held, slots=mine, window=sight.window, slot_range=sight.slot_range
+        )
+
+    each = on_each_device(run, [names for _, names in there.values()], QUERIES)
+    return each(*(array for array, _ in there.values()))
+
+
+def attend_causally(
+    q: Float[Array, "B L H P"],
+    k: Float[Array, "B L G P"],
+    v: Float[Array, "B L G P"],
+    age: Int[Array, "B L"],
+    implementation: str = "auto",
+) -> Float[Array, "B L H P"]:
+    """Attention over the whole past, for a call that no tokens precede.
+
+    Args:
+      q: queries.
+      k: keys of the same tokens.
+      v: their values.
+      age: tokens of the same document before each token.
+      implementation: see :mod:`bmojo.ops.attention_choice`.
+    """
+    if not takes_causal_kernel(q, implementation):
+        return causal_attention(q, k, v, age)
+    from bmojo.ops.pallas import causal
+
+    run = on_each_device(causal.causal_attention, [QUERIES, KEYS, KEYS, ("batch", None)], QUERIES)
+    return run(q, k, v, age)
+
+
+def scan(
+    x: Float[Array, "B L E"],
+    dt: Float[Array, "B L E"],
+    A: Float[Array, "E N"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B E N"],
+    start: Bool[Array, "B L"] | None = None,
+    implementation: str = "auto",
+) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+    """:func:`bmojo.ops.recurrence.selective_scan`."""
+    run = functools.partial(selective_scan, implementation=implementation)
+    operands = [x, dt, A, B, C, state] + ([] if start is None else [start])
+    if resolve(implementation) != "pallas":
+        return run(*operands)
+    channels, states, last = (
+        ("batch", None, "inner"),
+        ("batch", None, None),
+        ("batch", "inner", None),
+    )
+    names = [channels, channels, ("inner", None), states, states, last, ("batch", None)]
+    each = on_each_device(run, names[: len(operands)], (channels, last))
+    return each(*operands)

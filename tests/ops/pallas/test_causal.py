@@ -1,0 +1,71 @@
+"""Full attention by JAX's kernels, interpreted, is ours."""
+
+import contextlib
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from bmojo.layers.attention import AttentionConfig
+from bmojo.ops import attention_choice
+from bmojo.ops import blocked_attention as xla
+from bmojo.ops.pallas import targets
+from bmojo.ops.pallas.causal import causal_attention, unfit
+from bmojo.ops.pallas.targets import Target
+from tests.numerics import assert_close
+from tests.ops.pallas.test_lowering import PLATFORM, calls, every_device, shape
+
+
+def draw(length, heads=4, groups=2, width=8):
+    rng = np.random.default_rng(0)
+    sizes = [(2, length, n, width) for n in (heads, groups, groups)]
+    arrays = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in sizes]
+    age = np.stack([np.arange(length), np.arange(length)])
+    age[1, 40:] -= 40
+    return arrays, jnp.asarray(age, jnp.int32)
+
+
+def everything(attend, arrays, age):
+    def loss(arrays):
+        out = attend(*arrays, age)
+        weights = jnp.cos(1.7 * jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        return jnp.sum(out * weights), out
+
+    return jax.jit(jax.grad(loss, has_aux=True))(arrays)
+
+
+@pytest.mark.parametrize("device", ["gpu", pytest.param("tpu", marks=pytest.mark.slow)])
+def test_outputs_and_gradients_are_ours(device):
+    operands = draw(70 if device == "gpu" else 140)
+    run = functools.partial(causal_attention, target=Target(device, interpret=True))
+    want = everything(xla.causal_attention, *operands)
+    with pltpu.force_tpu_interpret_mode() if device == "tpu" else contextlib.nullcontext():
+        assert_close(everything(run, *operands), want, "float32")
+
+
+@every_device
+def test_lowering(device):
+    arrays = [shape(2, 2048, n, 64) for n in (8, 4, 4)]
+    age = shape(2, 2048, dtype=jnp.int32)
+    run = functools.partial(causal_attention, target=Target(device))
+    assert calls(device, run, *arrays, age) == 1
+
+    def loss(*operands):
+        return jnp.sum(run(*operands))
+
+    assert calls(device, jax.grad(loss, range(3)), *arrays, age) >= 2
+
+
+def test_who_computes(monkeypatch, caplog):
+    q = jnp.zeros((1, 32, 4, 8))
+    assert not attention_choice.takes_causal_kernel(q)
+    with caplog.at_level("INFO", "bmojo"):
+        assert not attention_choice.takes_causal_kernel(q, "pallas")
+    assert "run on TPUs and GPUs alone" in caplog.text
+    assert "width 192" in unfit(192, jnp.float32, Target("tpu"))
+    monkeypatch.setattr(targets, "_of_backend", lambda backend: Target("tpu"))
+    assert attention_choice.takes_causal_kernel(q, "pallas")
+    assert AttentionConfig().attention_implementation == "auto" and set(PLATFORM) == {"tpu", "gpu"}
