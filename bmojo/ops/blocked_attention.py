@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from bmojo.ops.attention import Slots, attend, attend_view, memory_view, visible
 from bmojo.types import Array, Float, Int, at_least_float32
 
-QUERIES, PAST_QUERIES = 64, 128
-"""Queries of a block on a CPU, at most: of a window, and of the whole past."""
+QUERIES = 128
+"""Queries of a block on a CPU, at most."""
 
 KEYS = 256
 """Keys of a block of the whole past on a CPU, at most."""
@@ -158,8 +158,7 @@ def _block(heads: int, keys: int, length: int, window: int | None = None) -> int
       window: W.
     """
     large = _larger()
-    limit = PAST_QUERIES if window is None else QUERIES
-    limit = min(limit * large, max(FEW, SCORES * large**2 // (heads * keys)))
+    limit = min(QUERIES * large, max(FEW, SCORES * large**2 // (heads * keys)))
     most = min(limit, length if window is None else min(length, window))
     if window is None:
         return most

@@ -81,7 +81,7 @@ def test_attend_is_softmax_attention_with_grouped_heads(dtype, groups):
     [(1, (7, 5), 1), (31, (7, 5), 2), (130, (16, 64), 1), (150, (128, 256), 2)],
 )
 def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, groups, monkeypatch):
-    monkeypatch.setattr(blocked_attention, "PAST_QUERIES", block[0])
+    monkeypatch.setattr(blocked_attention, "QUERIES", block[0])
     monkeypatch.setattr(blocked_attention, "KEYS", block[1])
     rng = np.random.default_rng(1)
     q = draw(rng, 1, length, 2, 4, dtype=dtype)
@@ -96,7 +96,7 @@ def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, gr
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeypatch):
-    monkeypatch.setattr(blocked_attention, "PAST_QUERIES", 7)
+    monkeypatch.setattr(blocked_attention, "QUERIES", 7)
     monkeypatch.setattr(blocked_attention, "KEYS", 10)
     rng = np.random.default_rng(3)
     length, places = 33, 50
