@@ -42,22 +42,22 @@ def cases_and_dtypes(single, double=tuple(CASES)):
     )
 
 
-@cases_and_dtypes(["bmojo"], ["bmojo", "conv", "normalized", "sliding", "token"])
+@cases_and_dtypes([], ["bmojo", "conv", "sliding", "token"])
 def test_parallel_is_recurrent_is_segments(case, dtype):
     law.check_forms(CASES[case], dtype)
 
 
-@cases_and_dtypes([], ["bmojo", "conv", "sliding"])
+@cases_and_dtypes([], ["bmojo", "sliding"])
 def test_gradients_of_all_forms_agree(case, dtype):
     law.check_gradients(CASES[case], dtype)
 
 
-@cases_and_dtypes(["bmojo"], ["bmojo", "normalized", "token"])
+@cases_and_dtypes([], ["bmojo", "normalized", "token"])
 def test_ragged_rows_are_rows_alone(case, dtype):
     law.check_ragged(CASES[case], dtype)
 
 
-@cases_and_dtypes(["bmojo"], ["bmojo", "conv", "sliding", "token"])
+@cases_and_dtypes([], ["bmojo", "sliding", "token"])
 def test_a_packed_document_is_the_document_alone(case, dtype):
     law.check_packed(CASES[case], dtype, grid=CASES[case].window)
 
@@ -106,7 +106,7 @@ def test_the_layer_is_its_oracle(case, dtype):
     assert_close(law.run(mixer, u, None, ids)[0], oracle(mixer, u, ids), dtype)
 
 
-@pytest.mark.parametrize("case", ["bmojo", "conv"])
+@pytest.mark.parametrize("case", ["bmojo", pytest.param("conv", marks=pytest.mark.slow)])
 def test_gradients_are_those_of_the_oracle(case):
     """Innovation is a constant to both: the choice of tokens carries no gradient."""
     with jax.enable_x64(True):

@@ -29,13 +29,13 @@ def test_parallel_is_recurrent_is_segments(case, dtype):
 
 
 @in_float64
-@pytest.mark.parametrize("case", ["order-2", "order-3"])
+@pytest.mark.parametrize("case", ["order-2", pytest.param("order-3", marks=pytest.mark.slow)])
 def test_gradients_of_all_forms_agree(case, dtype):
     law.check_gradients(CASES[case], dtype, length=13, cuts=(5,))
 
 
 @in_float64
-@pytest.mark.parametrize("case", ["order-2", "order-4"])
+@pytest.mark.parametrize("case", ["order-2", pytest.param("order-4", marks=pytest.mark.slow)])
 def test_ragged_rows_are_rows_alone(case, dtype):
     law.check_ragged(CASES[case], dtype, length=12)
 
@@ -104,6 +104,7 @@ def test_any_sequence_of_radii_is_stable(order):
     assert not np.abs(z[0, 200, 0, -1]) < 1e6
 
 
+@pytest.mark.slow
 def test_initial_outputs_and_gradients_are_finite_over_long_inputs():
     mixer = law.make(CanonicalSSMConfig(order=4), "float32")
     out, state = law.run(mixer, 30 * law.draw("float32", 1, 3000), None)

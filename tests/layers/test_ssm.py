@@ -35,6 +35,7 @@ def test_parallel_is_recurrent_is_segments(case):
         law.check_forms(CASES[case], jnp.dtype("float64"), length=18, cuts=(1, 9, 10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", sorted(set(CASES) - set(MAIN)))
 def test_other_variants_split_too(case):
     mixer = law.make(CASES[case], jnp.float32)

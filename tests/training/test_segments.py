@@ -122,6 +122,7 @@ def test_evaluation_in_segments_measures_the_same(model):
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_interrupted_while_it_reads_the_metrics_are_the_same_to_the_byte(tmp_path):
     options = {"trainer_config": KEPT}
     assert run(tmp_path / "straight", **options).exit_code == 0
