@@ -1,6 +1,6 @@
 """Damage every file of a run's newest checkpoint in every way, and see that nothing is lost.
 
-    python -m scripts.reliability.corrupt [--some]
+    python -m scripts.reliability.corrupt [--some] [--skip FILES]
 
 A tiny run with three checkpoints is trained once. Then, for each file of the newest checkpoint
 and each kind of damage, a copy of the run goes on: it must name the file, use the checkpoint
@@ -99,13 +99,14 @@ def main() -> int:
     """Print a table; 1 if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--some", action="store_true", help="every fourth case only")
+    parser.add_argument("--skip", type=int, default=0, help="files left out, the first ones")
     chosen = parser.parse_args()
     lost = number = 0
     with tempfile.TemporaryDirectory() as folder:
         straight = Path(folder) / "straight"
         run(straight)
         print(f"| file | {' | '.join(KINDS)} |\n| --- |{' --- |' * len(KINDS)}")
-        for row, name in enumerate(files(straight)):
+        for row, name in list(enumerate(files(straight)))[chosen.skip :]:
             results = []
             for column, kind in enumerate(KINDS):
                 if chosen.some and (row + column) % 4:
