@@ -49,6 +49,7 @@ def record() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_at_start": load(),
         "freed_memory_kept": kept,
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
         "compilation_cache": jax.config.values.get("jax_compilation_cache_dir"),
     }
 
