@@ -82,6 +82,7 @@ def markdown(results: Results) -> str:
         "versions": versions,
         "load average": f"{facts['load_at_start']} before, {facts['load_at_end']} after",
         "freed memory kept": facts["freed_memory_kept"],
+        "GLIBC_TUNABLES": facts["glibc_tunables"] or "-",
     }
     for part in (known, results.settings):
         lines += [f"- {name}: {_plain(value)}" for name, value in part.items() if value is not None]

@@ -21,6 +21,7 @@ FACTS = {
     "cores": 2,
     "load_at_start": 0.1,
     "freed_memory_kept": True,
+    "glibc_tunables": "glibc.malloc.hugetlb=1",
     "compilation_cache": None,
 }
 GOOD = [Check("a", "this and that", 1e-7, 1e-4)]
