@@ -13,6 +13,8 @@ arguments and results. What a step reads twice, keeps between, or computes again
 
 import argparse
 import dataclasses
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,8 @@ BRIEF = ("case", "what", "ms", "of GEMM", "% of the parts", AT_GEMM, AT_COPY, SL
 """Columns on the terminal."""
 
 
-def measured(arguments: argparse.Namespace, console: Console) -> Results:
-    """Compile, check and time everything."""
+def measured(arguments: argparse.Namespace, command: str, console: Console) -> Results:
+    """Compile, check and time everything; ``command`` is for the record."""
     dimensions = Dimensions(
         width=arguments.width,
         layers=1,
@@ -54,7 +56,7 @@ def measured(arguments: argparse.Namespace, console: Console) -> Results:
         num_fading=arguments.fading,
         num_eidetic=arguments.eidetic,
     )
-    facts = machine.record()
+    facts = {**machine.record(), "command": command}
     for warning in (machine.busy(facts["load_at_start"]), machine.cached(facts)):
         if warning:
             console.print(f"warning: {warning}", style="bold yellow", markup=False)
@@ -209,9 +211,10 @@ def draw_roofline(results: Results, path: Path) -> None:
             face = color if kind == GRADIENT else "none"
             axis.plot(*points[-1], marker, color=color, markerfacecolor=face, markersize=8)
             if row.case not in colors:
-                axis.annotate(
-                    f" {row.case}", points[-1], fontsize=7, va="top", annotation_clip=False
-                )
+                if kind == GRADIENT:
+                    axis.annotate(
+                        row.case, points[-1], (9, -3), textcoords="offset points", fontsize=7
+                    )
             else:
                 seen[row.case] = Line2D([], [], color=color, marker="o", ls="")
     low = min(x for x, _ in points) / 2
@@ -252,7 +255,7 @@ def draw_roofline(results: Results, path: Path) -> None:
     plt.close(figure)
 
 
-def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+def parsed(words: Sequence[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     sizes = {"batch": 1, "length": 2048, "width": 256, "heads": 4, "window": 512, "fading": 16}
@@ -266,11 +269,13 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
-    arguments = parsed(words)
+    given = sys.argv[1:] if words is None else list(words)
+    arguments = parsed(given)
+    command = shlex.join(["python", "-m", "scripts.performance.parts", *given])
     console = Console(highlight=False, width=140)
     if arguments.out is not None:
         write_folder(arguments.out)
-    results = measured(arguments, console)
+    results = measured(arguments, command, console)
     for sheet in sheets(results):
         console.print(terminal(brief(sheet)))
     for note in results.notes:
