@@ -167,7 +167,7 @@ def draw_parts(results: Results, path: Path) -> None:
         for place, value in zip(places, total, strict=True):
             axis.annotate(
                 f"{value:.1f}" if value >= 1 else f"{value:.2f}",
-                (max(value, ideal[place] or 0.0), place),
+                (max(value, first[place], ideal[place] or 0.0), place),
                 xytext=(5, 0),
                 textcoords="offset points",
                 va="center",
