@@ -193,7 +193,7 @@ def draw_roofline(results: Results, path: Path) -> None:
     """Parts by operations a byte and operations a second, under the measured roofs."""
     gemm, copy = gemm_rate(results), copy_rate(results)
     figure, axis = plt.subplots(figsize=(10, 5.6), layout="constrained")
-    colors = dict(zip((*PARTS, WHOLE_LAYER), [*plt.get_cmap("tab10").colors], strict=True))
+    colors = dict(zip((*PARTS, WHOLE_LAYER), map(plt.get_cmap("tab10"), range(10)), strict=True))
     seen: dict[str, Any] = {}
     points: list[tuple[float, float]] = []
     titles = [*TITLES.values(), BESIDE]
