@@ -49,12 +49,12 @@ def test_overrides_reach_every_model(tiny):
 def test_forms_agree_and_a_wrong_window_is_seen(tiny, monkeypatch):
     models = choose(["swa"], tiny)
     assert check_forms(models[0], 64).passed
-    view = Attention._view
+    view = Attention._sight
 
     def forgetful(self, new, tail, span):
         return view(self, new, dataclasses.replace(tail, k=tail.k * 0), span)
 
-    monkeypatch.setattr(Attention, "_view", forgetful)
+    monkeypatch.setattr(Attention, "_sight", forgetful)
     check = check_forms(models[0], 64)
     assert not check.passed and check.difference > 1e-3
 

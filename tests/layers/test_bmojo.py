@@ -98,7 +98,7 @@ def oracle(mixer, u, ids, offset=0):
     return jnp.stack(rows)
 
 
-@cases_and_dtypes(["bmojo"])
+@cases_and_dtypes([])
 def test_the_layer_is_its_oracle(case, dtype):
     mixer = law.make(CASES[case], dtype)
     u = law.draw(dtype, 2, 27)

@@ -46,6 +46,7 @@ def test_a_packed_document_is_the_document_alone(case, dtype):
     law.check_packed(CASES[case], dtype, grid=3)
 
 
+@pytest.mark.slow
 def test_neither_future_nor_other_documents_leak():
     law.check_isolation(CASES["order-3"], jnp.dtype("float32"), length=20)
 

@@ -30,7 +30,7 @@ def alone():
     return meshes.train(SMALL, None, 4)
 
 
-@pytest.mark.parametrize("mesh", [(2, 2, 2, 1), (1, 2, 1, 4)])
+@pytest.mark.parametrize("mesh", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (1, 2, 1, 4)])
 def test_losses_are_those_of_one_device(alone, mesh):
     result = meshes.train(SMALL, MeshConfig(*mesh), 4)
     np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)

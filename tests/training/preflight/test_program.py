@@ -28,8 +28,14 @@ class Toy(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(8))
         self.head = nnx.Param(jnp.zeros((8, VOCAB), jnp.bfloat16))
 
-    def __call__(self, tokens, state=None, segment_ids=None):
-        return (self.table[...][tokens] + self.bias[...]) @ self.head[...], state
+    def features(self, tokens, state=None, segment_ids=None):
+        return self.table[...][tokens] + self.bias[...], state
+
+    def words(self, features):
+        return features, self.head[...].T
+
+    def logits(self, features):
+        return features @ self.head[...]
 
 
 @dataclasses.dataclass(frozen=True)
