@@ -32,7 +32,7 @@ version = release = bmojo.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
+    "sphinx.ext.linkcode",
     "myst_nb",
     "bindings",
     "citation",
@@ -65,7 +65,6 @@ napoleon_use_rtype = False
 python_maximum_signature_line_length = 76
 add_module_names = False
 toc_object_entries_show_parents = "hide"
-viewcode_line_numbers = True
 
 # HTML
 html_theme = "furo"
@@ -81,3 +80,11 @@ html_theme_options = {
 }
 pygments_style = "tango"
 pygments_dark_style = "monokai"
+
+
+def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
+    """The source of an object, on this site; the pages of the API all lie at the same depth."""
+    import repository
+
+    place = repository.source_of(info["module"], info["fullname"])
+    return None if place is None else f"../../{place}"

@@ -5,6 +5,9 @@ file, and on this site, which ends at ``docs/``. Here such a link leads to a pag
 file's text. A few Markdown files have a page of their own (``repository_pages``).
 """
 
+import functools
+import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
 FOLDER = "files"
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = (".gin", ".sbatch")
 
 
@@ -64,6 +68,30 @@ def _outside(docs: Path, docname: str, node: nodes.Element) -> Path | None:
     return None
 
 
+def source_of(module: str, name: str) -> str | None:
+    """Page and line of an object's source; notes that the page is wanted."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    found = inspect.unwrap(found) if callable(found) else found
+    try:
+        file, (_, line) = inspect.getsourcefile(found), inspect.getsourcelines(found)
+    except (OSError, TypeError):
+        return None
+    path = Path(file or "")
+    if not path.is_relative_to(ROOT / "bmojo"):
+        return None
+    name = str(path.relative_to(ROOT))
+    _sources().add(name)
+    return f"{FOLDER}/{name}.html#line-{line}"
+
+
+@functools.cache
+def _sources() -> set[str]:
+    """Files of which a documented object is in."""
+    return set()
+
+
 def wanted(app: Sphinx) -> set[str]:
     """The files that pages link to."""
     if not hasattr(app.env, "repository_files"):
@@ -73,7 +101,7 @@ def wanted(app: Sphinx) -> set[str]:
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """A page for each file."""
-    for name in sorted(wanted(app)):
+    for name in sorted(wanted(app) | _sources()):
         text = (Path(app.srcdir).parent / name).read_text(encoding="utf8")
         try:
             lexer = get_lexer_for_filename("x.py" if name.endswith(PYTHON) else name)
@@ -86,7 +114,8 @@ def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 def _highlight(text: str, lexer: Any) -> str:
     import pygments
 
-    return pygments.highlight(text, lexer, HtmlFormatter())
+    form = HtmlFormatter(lineanchors="line", linenos="inline")
+    return pygments.highlight(text, lexer, form)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
