@@ -18,8 +18,10 @@ os.environ.setdefault(
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(
     os.pathsep
 )
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["BMOJO_CACHE_DIR"] = str(HERE / "_build" / "cache")
 os.environ["COLUMNS"] = "88"
+os.environ["TTY_COMPATIBLE"] = "0"  # for Rich, which kernels tell to use colours
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 import bmojo  # noqa: E402

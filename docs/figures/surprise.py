@@ -1,5 +1,6 @@
 """Innovation along a sequence, and which tokens the slots hold while it is read."""
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,7 @@ def read() -> tuple[np.ndarray, np.ndarray]:
     u = jnp.asarray(words[ids] + 0.1 * rng.normal(size=(LENGTH, WIDTH)), jnp.float32)[None]
     config = BMojoConfig(window=SIZE, num_fading=2, num_eidetic=SLOTS, n_heads=1)
     layer = config.make(WIDTH, rngs=nnx.Rngs(0), dtype=jnp.float32, param_dtype=jnp.float32)
-    trace = layer.trace(u, layer.init_state(1), bins=1)
+    trace = jax.jit(lambda u: layer.trace(u, layer.init_state(1), bins=1))(u)
     assert trace is not None
     return np.asarray(trace.innovation)[0], np.asarray(trace.held)[0, ::SIZE]
 
