@@ -8,7 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bmojo.cli.common import Overrides, Run, Step, chosen_step, load, progress_bar, run_config, told
+from bmojo.cli.common import (
+    Overrides,
+    Run,
+    Step,
+    chosen_step,
+    load,
+    progress_bar,
+    run_config,
+    tell,
+    told,
+)
+from bmojo.cli.evaluate_stored import (
+    by_drift,
+    by_memory,
+    by_needles,
+    by_rereading,
+    haystack_task,
+)
+from bmojo.cli.stored import Every, MemoryDir, Nearest, ReadOnly, Threshold
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +46,9 @@ class Kind(enum.StrEnum):
     RECALL = "recall"
     RETURNS = "returns"
     HARNESS = "harness"
+    NEEDLES = "needles"
+    DRIFT = "drift"
+    REREADING = "rereading"
 
 
 def evaluate_run(
@@ -72,6 +93,15 @@ def evaluate_run(
             "bytes, 1 or 2 a large vocabulary.",
         ),
     ] = SPAN,
+    memory_dir: MemoryDir = None,
+    read_only: ReadOnly = False,
+    every: Every = None,
+    nearest: Nearest = 2,
+    threshold: Threshold = 1.0,
+    streams: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="For needles and drift: streams of each length."),
+    ] = 4,
     step: Step = None,
 ) -> None:
     """Measure the newest checkpoint of a run, or that of --step.
@@ -85,9 +115,14 @@ def evaluate_run(
       recall      accuracy by number of pairs, and by distance from the pair to its query
       returns     loss on what the training text has not and the text before has, by distance
       harness     the tasks of --tasks, by lm-evaluation-harness (pip install 'bmojo[eval]')
+      needles     32 facts, then filler of each --length, then questions: with a store and without
+      drift       facts whose values change, asked for their last one: by half-life of the store
+      rereading   loss of chapters read twice with a store, and of others; --length cuts chapters
 
     Documents are read through the model's state in segments, so that memory does not grow
-    with their length (but for full attention) and nothing is cut off.
+    with their length (but for full attention) and nothing is cut off. With --memory, perplexity
+    reads documents one after the other, and each may remember those before it; needles, drift
+    and rereading make stores of their own and throw them away.
 
     \b
     Examples:
@@ -97,6 +132,8 @@ def evaluate_run(
       bmojo eval runs/prose --eval perplexity --eval length --documents books --context 4096
       bmojo eval runs/prose --eval returns --context 8192
       bmojo eval runs/prose --eval harness --tasks my_tasks
+      bmojo eval runs/prose --eval perplexity --documents books --memory read
+      bmojo eval runs/needles/bmojo --eval needles --length 1000 --length 100000
     """
     with told():
         experiment = load(run_config(run), overrides)
@@ -111,10 +148,14 @@ def evaluate_run(
             _refuse_text(experiment)
         if Kind.HARNESS in wanted:
             _check_tasks(run, experiment, tasks)
+        if memory_dir is not None and Kind.PERPLEXITY not in wanted:
+            raise UserError("--memory: goes with --eval perplexity; name that, or leave it out")
+        if {Kind.NEEDLES, Kind.DRIFT} & set(wanted):
+            haystack_task(run, experiment)
         texts = None
         if Kind.RETURNS in wanted:
             training_documents(run, experiment)
-        if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS} & set(wanted):
+        if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS, Kind.REREADING} & set(wanted):
             texts = _documents(experiment, documents)
         from flax import nnx
 
@@ -137,7 +178,19 @@ def evaluate_run(
                 rows = evaluate(loaded.model, experiment.evaluations, done)
             for table in result_tables(rows, experiment.evaluations):
                 console.print(table)
-        if texts is not None:
+        use = (every, nearest, threshold)
+        if memory_dir is not None and texts is not None:
+            by_memory(
+                console, run, experiment, loaded, texts, memory_dir, *use, read_only=read_only
+            )
+            wanted.remove(Kind.PERPLEXITY)
+        if Kind.REREADING in wanted and texts is not None:
+            by_rereading(console, run, loaded, texts, contexts, *use)
+        if Kind.NEEDLES in wanted:
+            by_needles(console, run, experiment, loaded, contexts, streams, *use)
+        if Kind.DRIFT in wanted:
+            by_drift(console, run, experiment, loaded, contexts, streams, *use)
+        if texts is not None and {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS} & set(wanted):
             found = by_documents(
                 console, run, experiment, loaded, texts, wanted, contexts, batch_size
             )
@@ -186,12 +239,12 @@ def by_documents(
         rows, positions = by_context(found, contexts), by_position(found)
         console.print(context_table(rows))
         results = {**facts, "contexts": rows, "positions": positions}
-        _tell(console, save(run, "perplexity", results, plot_positions(positions)))
+        tell(console, save(run, "perplexity", results, plot_positions(positions)))
     if Kind.LENGTH in wanted:
         positions = by_position(found, trained)
         console.print(position_table(positions))
         figure = plot_positions(positions, trained)
-        _tell(console, save(run, "length", {**facts, "positions": positions}, figure))
+        tell(console, save(run, "length", {**facts, "positions": positions}, figure))
     return found
 
 
@@ -214,7 +267,7 @@ def by_returns(
     console.print(returns_table(rows, span))
     longest = max(map(len, found.losses))
     facts = {"step": loaded.step, "windows": len(found.windows), "longest": longest, "span": span}
-    _tell(console, save(run, "returns", {**facts, "rows": rows}, plot_returns(rows)))
+    tell(console, save(run, "returns", {**facts, "rows": rows}, plot_returns(rows)))
 
 
 def training_documents(run: Path, experiment: "Experiment") -> Sequence[Any]:
@@ -243,7 +296,7 @@ def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "Lo
     levels = [level for level in map(chance, evaluations) if level is not None]
     names = " / ".join(dict.fromkeys(slice_name(e) or "group" for e in evaluations))
     results = {"step": loaded.step, "groups": groups, "distances": distances}
-    _tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
+    tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
 
 
 def by_harness(
@@ -277,7 +330,7 @@ def by_harness(
         for metric, value in metrics.items():
             table.add_row(task, metric, f"{value:,.4f}")
     console.print(table)
-    _tell(console, save(run, "harness", {"step": loaded.step, "tasks": results}))
+    tell(console, save(run, "harness", {"step": loaded.step, "tasks": results}))
 
 
 def _documents(experiment: "Experiment", folder: Path | None) -> Sequence[Any]:
@@ -306,10 +359,3 @@ def _check_tasks(run: Path, experiment: "Experiment", tasks: Path | None) -> Non
         raise UserError(f"{run}: it was trained on a task without text; the harness needs a text")
     if not any(tasks.rglob("*.yaml")):
         raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
-
-
-def _tell(console: Console, path: Path) -> None:
-    """Say where results are."""
-    for place in (path, path.with_suffix(".png")):
-        if place.exists():
-            console.print(str(place), highlight=False, soft_wrap=True)
