@@ -116,7 +116,8 @@ def by_needles(
     from bmojo.evaluation.outputs import save
     from bmojo.evaluation.stored.haystacks import ask, summary
     from bmojo.evaluation.stored.outputs import needles_table, plot_needles
-    from bmojo.storage import Policy, Use
+    from bmojo.session import Use
+    from bmojo.storage import Policy
 
     task, use = haystack_task(run, experiment), Use(every, nearest, threshold=threshold)
     lengths = sorted(set(lengths or NEEDLES))
@@ -149,7 +150,8 @@ def by_drift(
     from bmojo.evaluation.outputs import save
     from bmojo.evaluation.stored.haystacks import ask, summary
     from bmojo.evaluation.stored.outputs import drift_table, plot_drift
-    from bmojo.storage import Policy, Use
+    from bmojo.session import Use
+    from bmojo.storage import Policy
 
     task, use = haystack_task(run, experiment), Use(every, nearest, threshold=threshold)
     filler = max(lengths or (DRIFT,))
@@ -184,7 +186,8 @@ def by_rereading(
     from bmojo.evaluation.outputs import save
     from bmojo.evaluation.stored.outputs import rereading_table
     from bmojo.evaluation.stored.rereading import reread
-    from bmojo.storage import Policy, Use
+    from bmojo.session import Use
+    from bmojo.storage import Policy
 
     size = max(lengths or (CHAPTER,))
     chapters = [text[:size] for text in texts if len(text) >= size][:CHAPTERS]

@@ -260,7 +260,7 @@ class Work:
         if self.memory is None:
             logits, state = generation.prefill(self._model, tokens, lengths, capacity=capacity)
         else:
-            from bmojo.storage import Session
+            from bmojo.session import Session
 
             session = Session(
                 self._model, self.memory.store, self.memory.use, source=f"prompt {rows[0] + 1}"
@@ -333,7 +333,7 @@ class Work:
             return
         self._warm.add((batch, capacity))
         if self.memory is not None:
-            from bmojo.storage import Session
+            from bmojo.session import Session
 
             session = Session(self._model, None, self.memory.use)
             session.read([0, 0])

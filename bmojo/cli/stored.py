@@ -11,7 +11,8 @@ import typer
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
-    from bmojo.storage import Store, Use
+    from bmojo.session import Use
+    from bmojo.storage import Store
 
 MemoryDir = Annotated[
     Path | None,
@@ -83,7 +84,8 @@ def memory(
             raise UserError("--memory-read-only: there is no store; name one with --memory DIR")
         yield None
         return
-    from bmojo.storage import Store, Use, identify
+    from bmojo.session import Use, identify
+    from bmojo.storage import Store
 
     use = Use(every=every, nearest=nearest, threshold=threshold, write=not read_only)
     identity = identify(model, tokenizer, description)

@@ -13,7 +13,8 @@ import numpy as np
 from bmojo.data.haystack import Haystack, HaystackConfig
 from bmojo.data.noisy_mqar import NoisyMQARConfig
 from bmojo.generation import check_tokens
-from bmojo.storage import Identity, Policy, Session, Store, Use, identify
+from bmojo.session import Session, Use, identify
+from bmojo.storage import Identity, Policy, Store
 
 __all__ = ["Answered", "answer", "ask", "fresh_store"]
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from bmojo.evaluation.stored.haystacks import fresh_store
 from bmojo.evaluation.stored.scoring import score_stored
-from bmojo.storage import Policy, Use, identify
+from bmojo.session import Use, identify
+from bmojo.storage import Policy
 
 __all__ = ["Reread", "reread"]
 

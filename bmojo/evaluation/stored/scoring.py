@@ -7,7 +7,8 @@ import numpy as np
 
 from bmojo.evaluation.streaming import Scores
 from bmojo.generation import check_tokens
-from bmojo.storage import Session, Store, Use
+from bmojo.session import Session, Use
+from bmojo.storage import Store
 from bmojo.validation import UserError
 
 __all__ = ["score_stored"]

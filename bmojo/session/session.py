@@ -8,7 +8,6 @@ slots are written. All of this happens between calls of the model's compiled pro
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -17,19 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bmojo.layers.bmojo import BMojoConfig
-from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.protocol import State
 from bmojo.ops.attention import NEVER, Slots
 from bmojo.ops.eidetic import EMPTY
-from bmojo.storage.keeper import CONTEXT, Keeper
-from bmojo.storage.store import Store
+from bmojo.session.keeper import CONTEXT, Keeper
+from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
+from bmojo.storage import Store
 from bmojo.types import Array
 from bmojo.validation import UserError
 
-__all__ = ["Piece", "Session", "StoredLayer", "Use", "largest_cell", "stored_layers"]
-
-CELL = 32
+__all__ = ["Piece", "Session", "Use"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,77 +59,6 @@ class Use:
             raise ValueError(f"ask: must be 'within' or 'before', got {self.ask!r}")
         if self.threshold is not None and not self.threshold >= 0:
             raise ValueError(f"threshold: must not be negative, got {self.threshold}")
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredLayer:
-    """A layer that has a store, and its place in the model.
-
-    Attributes:
-      number: of the mixer, counted from 1 at the bottom; MLPs do not count.
-      period: which repetition of the pattern it is in.
-      index: its place in the pattern.
-      window: W.
-      heads: key-value heads G.
-      width: of a head, P.
-    """
-
-    number: int
-    period: int
-    index: int
-    window: int
-    heads: int
-    width: int
-
-
-def stored_layers(config: Any) -> list[StoredLayer]:
-    """The layers of a model that keep tokens beyond their slots, from the bottom.
-
-    Args:
-      config: a :class:`bmojo.model.ModelConfig`.
-
-    Raises:
-      UserError: there is none.
-    """
-    found, number = [], 0
-    for period in range(config.periods):
-        for index, mixer in enumerate(config.pattern):
-            if isinstance(mixer, MLPConfig):
-                continue
-            number += 1
-            if isinstance(mixer, BMojoConfig) and mixer.num_eidetic and mixer.form == "chunked":
-                heads = mixer.n_kv_heads or mixer.n_heads
-                width = config.d_model // mixer.n_heads
-                found.append(StoredLayer(number, period, index, mixer.window, heads, width))
-    if not found:
-        raise UserError(
-            "memory: no layer of the model has eidetic slots in chunked form, so that nothing "
-            "decides what to store; take a run of a model with BMojo.num_eidetic above 0"
-        )
-    if len({(layer.heads, layer.width) for layer in found}) > 1:
-        raise UserError(
-            "memory: layers with different heads cannot share a store; give every BMojo the same "
-            "n_heads and n_kv_heads"
-        )
-    return found
-
-
-def largest_cell(layers: list[StoredLayer], wanted: int | None = None) -> int:
-    """Tokens of a cell: what is wanted, or as many as fit the layers' chunks, 32 at most.
-
-    Raises:
-      UserError: what is wanted does not divide a window.
-    """
-    if wanted is None:
-        common = math.gcd(*(layer.window for layer in layers))
-        return next(size for size in range(CELL, 0, -1) if common % size == 0)
-    for layer in layers:
-        if layer.window % wanted:
-            raise UserError(
-                f"--memory-every: cells of {wanted} tokens do not divide the window of "
-                f"{layer.window} of layer {layer.number}; give a divisor of it"
-            )
-    return wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +172,8 @@ class Session:
                 for layer, part in zip(self.layers, run()[2], strict=True):
                     self._look_up(layer, part.q, offset, within=True)
         logits, self.state, parts = run()
-        self._cell = [_join(*x) for x in zip(self._cell, parts, strict=True)] or parts
+        joined = (_join(*x) for x in zip(self._cell, parts, strict=True))
+        self._cell = list(joined) if self._cell else parts
         self._recent += tokens.tolist()
         self.position += size
         if self.position % self.every == 0:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bmojo.storage.store import Entries
+from bmojo.storage import Entries
 
 __all__ = ["CONTEXT", "Keeper"]
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from bmojo.storage.identity import Identity
-from bmojo.storage.session import stored_layers
+from bmojo.session.layers import stored_layers
+from bmojo.storage import Identity
 
 __all__ = ["identify"]
 
@@ -41,4 +41,5 @@ def identify(model: Any, tokenizer: Any | None, description: str) -> Identity:
         width=layers[0].width,
         layers=tuple(layer.number for layer in layers),
         description=description,
+        tokenizer_spec="" if tokenizer is None else str(tokenizer.spec),
     )
