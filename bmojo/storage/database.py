@@ -59,6 +59,7 @@ SELECT_COLUMNS = (
     "id, coalesce(strength, 1.0), coalesce(clock, born), coalesce(used, written), position, "
     "source, innovation"
 )
+PATIENCE_SECONDS = 60
 MANY = 500
 """Ids in one query."""
 
@@ -119,7 +120,8 @@ class Database:
             made.execute("SELECT value FROM counters").fetchone()
         except sqlite3.OperationalError:
             # No right to make the files that readers and a writer share: nobody writes either.
-            if self.path.with_name(self.path.name + "-wal").exists():
+            log = self.path.with_name(self.path.name + "-wal")
+            if log.exists() and log.stat().st_size:
                 raise
             made = self._open(f"{self.path.as_uri()}?mode=ro&immutable=1")
             made.execute("SELECT value FROM counters").fetchone()
@@ -128,12 +130,19 @@ class Database:
     @staticmethod
     def _open(uri: str) -> sqlite3.Connection:
         return sqlite3.connect(
-            uri, uri=True, timeout=60.0, isolation_level=None, check_same_thread=False
+            uri, uri=True, timeout=PATIENCE_SECONDS, isolation_level=None, check_same_thread=False
         )
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; the last one to do so, if it may write, leaves all in one file."""
         self._connection.close()
+
+    def shrink(self) -> None:
+        """Give back the space of what was deleted, as far as readers let it go."""
+        self.execute("VACUUM")
+        self.execute("PRAGMA busy_timeout = 1000")
+        self.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.execute(f"PRAGMA busy_timeout = {PATIENCE_SECONDS * 1000}")
 
     def execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement."""

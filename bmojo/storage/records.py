@@ -59,7 +59,8 @@ class Records:
                 f"{rows.path}: entry {number} is damaged; bmojo memory verify names all that are"
             )
         ids = np.frombuffer(context, "<i4")
-        return Record(*head, *(ids, math.exp(left), data[0], data[1]))
+        values: tuple[Any, ...] = (*head, ids, math.exp(left), data[0], data[1])
+        return Record(*values)
 
     def contexts(self) -> Iterator[tuple[int, np.ndarray]]:
         """Ids of all entries, rising, and their contexts, (c,), int32."""

@@ -384,9 +384,9 @@ class Store:
                     self.publish()
             finally:
                 self._closed = True
+                self._view.rows.close()
                 if self._writer is not None:
                     self._writer.close()
-                self._view.rows.close()
                 if self._file_lock is not None:
                     self._file_lock.release()
 

@@ -114,8 +114,7 @@ class Upkeep:
                 commit()
             self._reload(layer)
         index.remove_others(self._layout.index, self._database.segments())
-        self._database.execute("VACUUM")
-        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._database.shrink()
 
     def drop_unusable(self) -> bool:
         """Take segments out of the rows that were not opened; whether there are any."""

@@ -150,7 +150,7 @@ class Writer:
     def finish(self, job: Publish | Call) -> None:
         """Have a job done and wait for it."""
         self.submit(job)
-        while not job.done.wait(1.0):
+        while not job.done.wait(0.1):
             self.raise_error()
         self.raise_error()
 
