@@ -83,7 +83,9 @@ def by_memory(
             if len(scores.losses):
                 loss = float(np.mean(scores.losses, dtype=np.float64))
                 entries = len(opened.store)
-                rows.append({"document": number, "tokens": len(text), "loss": loss, "entries": entries})
+                rows.append(
+                    {"document": number, "tokens": len(text), "loss": loss, "entries": entries}
+                )
     table = Table(title=f"loss with the store {directory}")
     for name in ("document", "tokens", "loss", "bits/token", "entries after"):
         table.add_column(name, justify="right")

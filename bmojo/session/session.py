@@ -236,32 +236,38 @@ class _Part:
 
 def _part(parts: _Part, period: int, size: int) -> _Part:
     """One layer's part, without rows and padding."""
-    q, k, v, innovation = (x[period, 0, :size] for x in (parts.q, parts.k, parts.v, parts.innovation))
+
+    def own(x: Any) -> np.ndarray:
+        return np.asarray(x[period, 0, :size], np.float32)
+
     held = parts.held[period, 0]
-    return _Part(*(np.asarray(x, np.float32) for x in (q, k, v, innovation)), held[held >= 0])
+    return _Part(
+        own(parts.q), own(parts.k), own(parts.v), own(parts.innovation), held[held >= 0]
+    )
 
 
 def _join(old: _Part, new: _Part) -> _Part:
     """Two parts of a cell, one after the other."""
-    both = [
-        np.concatenate([getattr(old, name), getattr(new, name)])
-        for name in ("q", "k", "v", "innovation")
-    ]
-    return _Part(*both, new.held)
+
+    def both(name: str) -> np.ndarray:
+        return np.concatenate([getattr(old, name), getattr(new, name)])
+
+    return _Part(both("q"), both("k"), both("v"), both("innovation"), new.held)
 
 
 class _Slots:
     """The further slots of all layers of a model, for one row."""
 
     def __init__(self, state: State, layers: list[StoredLayer], count: int):
-        self._held: dict[int, Slots] = {}
+        self._held: dict[int, Slots] = {}  # of NumPy arrays, which can be written to
         self._ids: dict[int, np.ndarray] = {}
         for layer in layers:
             empty = state[layer.index].stored
             periods, _, _, heads, width = empty.k.shape
             k, v = (np.zeros((periods, 1, count, heads, width), x.dtype) for x in empty[:2])
             distance = np.full((periods, 1, count), NEVER, np.int32)
-            self._held[layer.index] = Slots(k, v, distance)
+            parts: Any = (k, v, distance)
+            self._held[layer.index] = Slots(*parts)
             self._ids[layer.number] = np.full((count, heads), -1, np.int64)
 
     def clear(self) -> None:

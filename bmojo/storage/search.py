@@ -7,7 +7,7 @@ import numpy as np
 from bmojo.storage.policy import Policy
 from bmojo.storage.resident import Resident
 
-__all__ = ["Request", "best_columns", "merge", "rank"]
+__all__ = ["Candidates", "Request", "best_columns", "candidates", "merge", "rank"]
 
 BLOCK = 64
 WIDEST = 1024
@@ -73,6 +73,19 @@ def rank(
     """
     if not len(resident):
         return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    places, scores, ranked = candidates(resident, policy, request, head, queries)
+    chosen = merge(places, ranked, request.limit)
+    return places.reshape(-1)[chosen], scores.reshape(-1)[chosen]
+
+
+Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Places (Q, c), inner products (Q, c), and what they are ranked by, -inf where vacant."""
+
+
+def candidates(
+    resident: Resident, policy: Policy, request: Request, head: int, queries: np.ndarray
+) -> Candidates:
+    """The ``request.nearest`` best entries of one head for each query (Q, P), best first."""
     found = [_tail(resident, policy, request, head, queries)]
     for number in range(len(resident.segments)):
         found.append(_segment(resident, policy, request, head, queries, number))
@@ -81,12 +94,7 @@ def rank(
     places, scores, ranked = (
         np.take_along_axis(x, order, axis=1) for x in (places, scores, ranked)
     )
-    chosen = merge(places, ranked, request.limit)
-    return places.reshape(-1)[chosen], scores.reshape(-1)[chosen]
-
-
-Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Places (Q, c), inner products (Q, c), and what they are ranked by, -inf where vacant."""
+    return places, scores, ranked
 
 
 def _tail(

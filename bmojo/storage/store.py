@@ -16,6 +16,7 @@ from bmojo.storage.policy import Policy
 from bmojo.storage.records import Records
 from bmojo.storage.retrieval import retrieve
 from bmojo.storage.search import Request
+from bmojo.storage.turns import Looked, look_up
 from bmojo.storage.upkeep import Upkeep
 from bmojo.storage.view import View
 from bmojo.storage.writer import Call, Forget, Insert, Publish, Source, Touch, Writer
@@ -163,6 +164,10 @@ class Store:
         with self._view.lock:
             return sum(map(len, self._view.layers.values()))
 
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+
     def count(self, layer: int) -> int:
         """Entries of a layer."""
         with self._view.lock:
@@ -285,6 +290,42 @@ class Store:
                     exclude_after_position,
                 )
                 found = retrieve(resident, view.rows, self.policy, request, queries)
+                if self._writer is not None:
+                    self._touch(layer, np.unique(found.id[found.id >= 0]), now)
+            if self._writer is not None and len(self._touches) >= TOUCHES:
+                self._write_touches(self._writer)
+        return found
+
+    def look_up(
+        self,
+        layer: int,
+        queries: np.ndarray,
+        *,
+        nearest: int,
+        taken: np.ndarray | None = None,
+        now: float | None = None,
+    ) -> Looked:
+        """Let tokens take entries in turn, each the best that none before it has taken.
+
+        Entries are ranked as by :meth:`search`, and retrieved entries are noted as there.
+
+        Args:
+          layer: index of the layer.
+          queries: (n, G, h, P) of n tokens, h queries for each kv head, scaled as they are to be
+            multiplied.
+          nearest: entries that a token may take for each kv head.
+          taken: ids that nobody may take (c, G); None: there are none.
+          now: seconds since 1970; None: the time of the call.
+        """
+        now = time.time() if now is None else float(now)
+        if taken is None:
+            taken = np.zeros((0, self._shape[0]), np.int64)
+        with self._caller:
+            self._ready()
+            view = self._view
+            with view.lock:
+                request = Request(nearest, 1, view.clock, now)
+                found = look_up(view.layer(layer), view.rows, self.policy, request, queries, taken)
                 if self._writer is not None:
                     self._touch(layer, np.unique(found.id[found.id >= 0]), now)
             if self._writer is not None and len(self._touches) >= TOUCHES:

@@ -1,9 +1,9 @@
 """Tables of the runs of configs/sweeps/needles.gin, and of text that was read twice.
 
-    bmojo sweep configs/sweeps/needles.gin
-    for seed in 0 1 2; do bmojo eval runs/needles/bmojo-seed$seed --eval needles --eval drift; done
-    python -m scripts.storage.report runs/needles/bmojo-seed?
-    python -m scripts.storage.report runs/books/bmojo-seed? --rereading
+bmojo sweep configs/sweeps/needles.gin
+for seed in 0 1 2; do bmojo eval runs/needles/bmojo-seed$seed --eval needles --eval drift; done
+python -m scripts.storage.report runs/needles/bmojo-seed?
+python -m scripts.storage.report runs/books/bmojo-seed? --rereading
 """
 
 import argparse
@@ -52,7 +52,9 @@ def needles(runs):
                 f"{np.mean([p['bytes'] for p in parts]) / 2**20:,.1f}" if on else "",
             ]
         )
-    print(f"{len(runs)} seeds, {seeds[0]['streams']} streams each, chance {seeds[0]['chance']:.3f}\n")
+    print(
+        f"{len(runs)} seeds, {seeds[0]['streams']} streams each, chance {seeds[0]['chance']:.3f}\n"
+    )
     table(["filler", "store", "facts recalled", "ms/token", "entries", "MiB on disk"], rows)
 
 
@@ -84,9 +86,7 @@ def rereading(runs):
     head = ["chapter", "tokens", "without", "first", "second", "other, without", "other, with"]
     table(head, rows)
     change = {
-        name: [
-            np.mean([(row[a] - row[b]) / math.log(2) for row in seed["rows"]]) for seed in seeds
-        ]
+        name: [np.mean([(row[a] - row[b]) / math.log(2) for row in seed["rows"]]) for seed in seeds]
         for name, a, b in (("second - first", "second", "first"), ("other", "other", "other_alone"))
     }
     for name, values in change.items():
@@ -94,7 +94,9 @@ def rereading(runs):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--rereading", action="store_true")
     asked = parser.parse_args()

@@ -59,7 +59,9 @@ def test_all_forms_see_the_same_stored_tokens(config, cuts):
     for other, end in ((pieces, last_pieces), (singly, last_singly)):
         assert_close(other, whole, "float32")
         assert_close(law.floats(end), law.floats(last), "float32")
-    assert np.abs(np.asarray(whole - law.run(mixer, u, law.warm(mixer, jnp.float32))[0])).max() > 1e-3
+    assert (
+        np.abs(np.asarray(whole - law.run(mixer, u, law.warm(mixer, jnp.float32))[0])).max() > 1e-3
+    )
 
 
 def test_a_stored_token_is_seen_from_its_query_on(edge):

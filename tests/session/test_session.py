@@ -24,7 +24,9 @@ def model():
 
 @pytest.fixture
 def store(model, tmp_path):
-    with Store.open(tmp_path / "s", identify(model, None, ""), Policy(), write=True, synchronous=True) as s:
+    with Store.open(
+        tmp_path / "s", identify(model, None, ""), Policy(), write=True, synchronous=True
+    ) as s:
         yield s
 
 
@@ -96,7 +98,9 @@ def test_what_was_stored_of_a_stream_is_each_token_once(model, store):
     session.finish()
     for layer in stored_layers(model.config):
         records = [r for r in all_records(store) if r.layer == layer.number]
-        assert [r.position for r in sorted(records, key=lambda r: r.position)] == list(range(len(ids)))
+        assert [r.position for r in sorted(records, key=lambda r: r.position)] == list(
+            range(len(ids))
+        )
         for record in records:
             assert record.token == ids[record.position] == record.context[-1]
             assert record.source == "book"

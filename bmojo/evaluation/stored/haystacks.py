@@ -107,7 +107,9 @@ def answer(
 def fresh_store(identity: Identity, policy: Policy) -> Iterator[Store]:
     """A store in a temporary folder, in synchronous mode, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="bmojo-store-") as folder:
-        with Store.open(Path(folder) / "store", identity, policy, write=True, synchronous=True) as s:
+        with Store.open(
+            Path(folder) / "store", identity, policy, write=True, synchronous=True
+        ) as s:
             yield s
 
 

@@ -48,7 +48,16 @@ def drift_table(rows: Sequence[Row], versions: int) -> Table:
 def rereading_table(rows: Sequence[Row]) -> Table:
     """Bits per token of chapters, read alone, first, again, and of another with their store."""
     table = Table(title="bits per token of chapters that are read twice")
-    names = ("chapter", "tokens", "without", "first", "second", "other, without", "other", "entries")
+    names = (
+        "chapter",
+        "tokens",
+        "without",
+        "first",
+        "second",
+        "other, without",
+        "other",
+        "entries",
+    )
     for name in names:
         table.add_column(name, justify="right")
     for number, row in enumerate(rows):
