@@ -30,12 +30,14 @@ from bmojo.cli.stored import Every, MemoryDir, Nearest, ReadOnly, Threshold
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
+    from bmojo.data.universal.sequences import SequenceSource
     from bmojo.evaluation.perplexity import Measured
     from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
 
 BATCH_SIZE = 8
 SPAN = 6
+SEQUENCES = 128
 
 
 class Kind(enum.StrEnum):
@@ -49,6 +51,7 @@ class Kind(enum.StrEnum):
     NEEDLES = "needles"
     DRIFT = "drift"
     REREADING = "rereading"
+    REGRET = "regret"
 
 
 def evaluate_run(
@@ -65,8 +68,9 @@ def evaluate_run(
             "--length",
             min=1,
             metavar="N",
-            help="Length of context, for perplexity, length and returns, which takes the longest; "
-            "repeat for more. Default: the powers of two from 512 to 65536.",
+            help="Length of context, for perplexity, length, regret and returns, which takes the "
+            "longest; repeat for more. Default: the powers of two from 512 to 65536; for regret, "
+            "1, 4 and 16 times the training length.",
         ),
     ] = None,
     documents: Annotated[
@@ -102,6 +106,9 @@ def evaluate_run(
         int,
         typer.Option(min=1, metavar="N", help="For needles and drift: streams of each length."),
     ] = 4,
+    sequences: Annotated[
+        int, typer.Option(min=1, metavar="N", help="For regret: sequences that are measured.")
+    ] = SEQUENCES,
     step: Step = None,
 ) -> None:
     """Measure the newest checkpoint of a run, or that of --step.
@@ -118,6 +125,7 @@ def evaluate_run(
       needles     32 facts, then filler of each --length, then questions: with a store and without
       drift       facts whose values change, asked for their last one: by half-life of the store
       rereading   loss of chapters read twice with a store, and of others; --length cuts chapters
+      regret      bits above the best known predictor, on the tasks that have one
 
     Documents are read through the model's state in segments, so that memory does not grow
     with their length (but for full attention) and nothing is cut off. With --memory, perplexity
@@ -134,6 +142,7 @@ def evaluate_run(
       bmojo eval runs/prose --eval harness --tasks my_tasks
       bmojo eval runs/prose --eval perplexity --documents books --memory read
       bmojo eval runs/needles/bmojo --eval needles --length 1000 --length 100000
+      bmojo eval runs/solomonoff/markov/bmojo-seed0 --eval regret --length 256 --length 1024
     """
     with told():
         experiment = load(run_config(run), overrides)
@@ -146,6 +155,8 @@ def evaluate_run(
             )
         if Kind.RECALL in wanted:
             _refuse_text(experiment)
+        if Kind.REGRET in wanted:
+            _known_source(run, experiment)
         if Kind.HARNESS in wanted:
             _check_tasks(run, experiment, tasks)
         if memory_dir is not None and Kind.PERPLEXITY not in wanted:
@@ -198,6 +209,8 @@ def evaluate_run(
                 by_returns(console, run, experiment, loaded, found, span)
         if Kind.RECALL in wanted:
             by_recall(console, run, experiment, loaded)
+        if Kind.REGRET in wanted:
+            by_regret(console, run, experiment, loaded, contexts, sequences, batch_size)
         if Kind.HARNESS in wanted and tasks is not None:
             by_harness(console, run, experiment, loaded, tasks, batch_size)
 
@@ -299,6 +312,33 @@ def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "Lo
     tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
 
 
+def by_regret(
+    console: Console,
+    run: Path,
+    experiment: "Experiment",
+    loaded: "LoadedRun",
+    lengths: Sequence[int] | None,
+    count: int,
+    batch_size: int,
+) -> None:
+    """Bits above the best known predictor, by length, complexity and position."""
+    from bmojo.evaluation.outputs import save
+    from bmojo.evaluation.regret import by_length, by_position, costs
+    from bmojo.evaluation.regret_outputs import plot_regret, regret_table
+
+    trained = max(stage.data.length for stage in experiment.curriculum)
+    lengths = sorted(set(lengths or (trained, 4 * trained, 16 * trained)))
+    source = _known_source(run, experiment, lengths[-1])
+    with progress_bar("reading", count * lengths[-1]) as done:
+        found = costs(loaded.model, source, count, batch_size=batch_size, progress=done)
+    rows, positions = by_length(found, lengths), by_position(found, trained)
+    counted = source.config.slices
+    console.print(regret_table(rows, counted))
+    facts = {"step": loaded.step, "sequences": count, "training_length": trained}
+    results = {**facts, "counted": counted, "rows": rows, "positions": positions}
+    _tell(console, save(run, "regret", results, plot_regret(rows, positions, counted, trained)))
+
+
 def by_harness(
     console: Console,
     run: Path,
@@ -348,6 +388,26 @@ def _refuse_text(experiment: "Experiment") -> None:
                 f"--eval recall: the evaluation {evaluation.name!r} reads text, in which there are "
                 "no pairs to recall; take --eval perplexity, or evaluate a synthetic task"
             )
+
+
+def _known_source(
+    run: Path, experiment: "Experiment", length: int | None = None
+) -> "SequenceSource":
+    """Test sequences of the run's last stage, as it has them or of another length."""
+    import dataclasses
+
+    from bmojo.data.universal.sequences import SequenceSource
+
+    data = experiment.curriculum[-1].data
+    if length is not None:
+        data = dataclasses.replace(data, length=length)
+    source = data.source(0, "test")
+    if not isinstance(source, SequenceSource):
+        raise UserError(
+            f"--eval regret: {run} was not trained on a task whose best predictor is known; take "
+            "--eval recall, or train on one of configs/experiments/solomonoff"
+        )
+    return source
 
 
 def _check_tasks(run: Path, experiment: "Experiment", tasks: Path | None) -> None:

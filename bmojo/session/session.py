@@ -241,9 +241,7 @@ def _part(parts: _Part, period: int, size: int) -> _Part:
         return np.asarray(x[period, 0, :size], np.float32)
 
     held = parts.held[period, 0]
-    return _Part(
-        own(parts.q), own(parts.k), own(parts.v), own(parts.innovation), held[held >= 0]
-    )
+    return _Part(own(parts.q), own(parts.k), own(parts.v), own(parts.innovation), held[held >= 0])
 
 
 def _join(old: _Part, new: _Part) -> _Part:
