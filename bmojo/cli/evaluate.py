@@ -336,7 +336,7 @@ def by_regret(
     console.print(regret_table(rows, counted))
     facts = {"step": loaded.step, "sequences": count, "training_length": trained}
     results = {**facts, "counted": counted, "rows": rows, "positions": positions}
-    _tell(console, save(run, "regret", results, plot_regret(rows, positions, counted, trained)))
+    tell(console, save(run, "regret", results, plot_regret(rows, positions, counted, trained)))
 
 
 def by_harness(
