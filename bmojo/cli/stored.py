@@ -84,9 +84,10 @@ def memory(
             raise UserError("--memory-read-only: there is no store; name one with --memory DIR")
         yield None
         return
-    from bmojo.session import Use, identify
+    from bmojo.session import Use, identify, largest_cell, stored_layers
     from bmojo.storage import Store
 
+    largest_cell(stored_layers(model.config), every)
     use = Use(every=every, nearest=nearest, threshold=threshold, write=not read_only)
     identity = identify(model, tokenizer, description)
     with Store.open(directory, identity, write=not read_only) as store:

@@ -2,7 +2,16 @@
 
 from bmojo.session.fingerprint import identify
 from bmojo.session.keeper import Keeper
-from bmojo.session.layers import StoredLayer, stored_layers
+from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
 from bmojo.session.session import Piece, Session, Use
 
-__all__ = ["Keeper", "Piece", "Session", "StoredLayer", "Use", "identify", "stored_layers"]
+__all__ = [
+    "Keeper",
+    "Piece",
+    "Session",
+    "StoredLayer",
+    "Use",
+    "identify",
+    "largest_cell",
+    "stored_layers",
+]
