@@ -15,6 +15,8 @@ from bmojo.data.noisy_mqar import NoisyMQARConfig
 from bmojo.data.pipeline import Told
 from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.text.task import TextConfig
+from bmojo.data.universal.markov import MarkovConfig
+from bmojo.data.universal.programs import ProgramsConfig
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
@@ -98,11 +100,13 @@ for _name, _cls in {
     "InductionHeads": InductionHeadsConfig,
     "MLP": MLPConfig,
     "MQAR": MQARConfig,
+    "Markov": MarkovConfig,
     "Memorization": MemorizationConfig,
     "Mesh": MeshConfig,
     "Model": ModelConfig,
     "NoisyMQAR": NoisyMQARConfig,
     "Optimizer": OptimizerConfig,
+    "Programs": ProgramsConfig,
     "SSD": SSDConfig,
     "SelectiveCopying": SelectiveCopyingConfig,
     "SelectiveSSM": SelectiveSSMConfig,

@@ -164,6 +164,7 @@ def decode(
     stop: Stop | None = None,
     seed: int = 0,
     rows: Sequence[int] | None = None,
+    advance: Callable[[State, Array], tuple[Array, State]] | None = None,
 ) -> Iterator[np.ndarray]:
     """Draw token after token behind what the rows have seen.
 
@@ -177,6 +178,8 @@ def decode(
       seed: of the draws, below 2^32.
       rows: number of each row. What a row gets depends on the seed and its number and not on
         the rows beside it. None: 0, 1, ...
+      advance: reads one token (B,) of each row behind a state, and gives the next logits (B, V)
+        and state. None: the model does.
 
     Yields:
       As soon as they are drawn, the next token of each row (B,), ENDED for rows that have
@@ -194,7 +197,9 @@ def decode(
         _check_room(model, int(position.max(initial=0)) + max_new_tokens - 1, places)
     batch = len(position)
     numbers = np.arange(batch, dtype=np.int32) if rows is None else np.asarray(rows, np.int32)
-    programs, parameters = _programs_of(model)
+    if advance is None:
+        programs, parameters = _programs_of(model)
+        advance = functools.partial(programs.step, parameters)
     drawn: list[list[int]] = [[] for _ in range(batch)]
     active = np.ones(batch, bool)
     for step in range(max_new_tokens):
@@ -217,7 +222,7 @@ def decode(
             if not active.any():
                 return
         if step + 1 < max_new_tokens:
-            logits, state = programs.step(parameters, state, tokens)
+            logits, state = advance(state, tokens)
 
 
 def generate(

@@ -18,6 +18,7 @@ from bmojo.layers.axes import Names, constrain
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.norm import RMSNorm
 from bmojo.layers.protocol import Ahead, MixerConfig, State
+from bmojo.layers.reading import Reading
 from bmojo.types import Array, DType, Float, Int
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -108,6 +109,16 @@ class Sublayer(nnx.Module):
         out, state = self.mixer(self.norm(x), state, segment_ids, lengths)
         return constrain(x + out, "batch", None, None), state
 
+    def read(
+        self, x: Array, state: State, lengths: Array | None
+    ) -> tuple[Array, State, Reading | None]:
+        """The same, with what a memory outside the model needs to know."""
+        read = getattr(self.mixer, "read", None)
+        if read is None:
+            return *self(x, state, None, lengths), None
+        out, state, reading = read(self.norm(x), state, lengths)
+        return constrain(x + out, "batch", None, None), state, reading
+
 
 class Period(nnx.Module):
     """One period of the pattern."""
@@ -194,6 +205,37 @@ class Model(nnx.Module):
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
         return self.logits(x), state
+
+    def read(
+        self,
+        tokens: Int[Array, "B L"],
+        state: State,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L V"], State, tuple[Reading | None, ...]]:
+        """Logits and state as of a call, and what a memory outside the model needs to know.
+
+        Args:
+          tokens: ids in 0 .. V - 1, all of the row's current document.
+          state: from the call before, or from :meth:`init_state`.
+          lengths: valid tokens of each row, the rest is padding on the right.
+
+        Returns:
+          Logits, state, and for each sublayer of the pattern its reading, periods stacked; None
+          for one that has no eidetic slots.
+        """
+        graph, parameters = nnx.split(self.periods)
+
+        def period(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, Any]:
+            part, states = inputs
+            after, readings = [], []
+            for sublayer, old in zip(nnx.merge(graph, part).sublayers, states, strict=True):
+                x, new, reading = sublayer.read(x, old, lengths)
+                after.append(new)
+                readings.append(reading)
+            return x, (tuple(after), tuple(readings))
+
+        x, (state, readings) = jax.lax.scan(period, self._embed(tokens), (parameters, state))
+        return self.logits(self.norm(x)), state, readings
 
     def features(
         self,

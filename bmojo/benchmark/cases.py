@@ -99,7 +99,8 @@ class Case:
         once.
       facts: further columns of its table.
       calls: of a sample; None: as many as make it long enough to be timed.
-      pause: seconds to wait before each call, where another process has just computed.
+      pause: seconds to wait before each sample, where another process has just computed; then
+        a call that is not measured comes before the one that is.
     """
 
     name: str

@@ -129,6 +129,7 @@ def _scan(sizes: Sizes, rng: np.random.Generator) -> Family:
         {
             "lax.scan": functools.partial(plain.loop, plain.scan_step),
             IN_CHUNKS: functools.partial(plain.loop_in_chunks, plain.scan_step),
+            f"{IN_CHUNKS}, channels last": plain.channels_last_in_chunks,
         },
         IN_CHUNKS,
         reference.selective_scan,

@@ -57,6 +57,7 @@ def take_turns(
             case = cases[index]
             if case.pause:
                 time.sleep(case.pause)
+                case.run()  # the memory of a process that has waited is cold
             samples[index].append(_sample(case, calls[index], clock) / case.units)
             done(1)
     return samples, calls

@@ -16,6 +16,7 @@ from bmojo.cli.doctor import DOCTOR_EXIT_CODES, doctor
 from bmojo.cli.evaluate import evaluate_run
 from bmojo.cli.generate import generate
 from bmojo.cli.inspect import inspect
+from bmojo.cli.memory import app as memory
 from bmojo.cli.pages import take_large_pages
 from bmojo.cli.report import REPORT_EXIT_CODES, report
 from bmojo.cli.sweep import SWEEP_EXIT_CODES, sweep
@@ -42,6 +43,7 @@ app.command(epilog=REPORT_EXIT_CODES)(report)
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
 app.add_typer(checkpoint, name="checkpoint")
+app.add_typer(memory, name="memory")
 
 
 @app.callback(invoke_without_command=True)

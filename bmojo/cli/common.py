@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -134,3 +134,10 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+def tell(console: Any, path: Path) -> None:
+    """Say where results are."""
+    for place in (path, path.with_suffix(".png")):
+        if place.exists():
+            console.print(str(place), highlight=False, soft_wrap=True)

@@ -8,16 +8,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bmojo.cli.common import Overrides, Run, Step, chosen_step, load, progress_bar, run_config, told
+from bmojo.cli.common import (
+    Overrides,
+    Run,
+    Step,
+    chosen_step,
+    load,
+    progress_bar,
+    run_config,
+    tell,
+    told,
+)
+from bmojo.cli.evaluate_stored import (
+    by_drift,
+    by_memory,
+    by_needles,
+    by_rereading,
+    haystack_task,
+)
+from bmojo.cli.stored import Every, MemoryDir, Nearest, ReadOnly, Threshold
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
+    from bmojo.data.universal.sequences import SequenceSource
     from bmojo.evaluation.perplexity import Measured
     from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
 
 BATCH_SIZE = 8
 SPAN = 6
+SEQUENCES = 128
 
 
 class Kind(enum.StrEnum):
@@ -28,6 +48,10 @@ class Kind(enum.StrEnum):
     RECALL = "recall"
     RETURNS = "returns"
     HARNESS = "harness"
+    NEEDLES = "needles"
+    DRIFT = "drift"
+    REREADING = "rereading"
+    REGRET = "regret"
 
 
 def evaluate_run(
@@ -44,8 +68,9 @@ def evaluate_run(
             "--length",
             min=1,
             metavar="N",
-            help="Length of context, for perplexity, length and returns, which takes the longest; "
-            "repeat for more. Default: the powers of two from 512 to 65536.",
+            help="Length of context, for perplexity, length, regret and returns, which takes the "
+            "longest; repeat for more. Default: the powers of two from 512 to 65536; for regret, "
+            "1, 4 and 16 times the training length.",
         ),
     ] = None,
     documents: Annotated[
@@ -72,6 +97,18 @@ def evaluate_run(
             "bytes, 1 or 2 a large vocabulary.",
         ),
     ] = SPAN,
+    memory_dir: MemoryDir = None,
+    read_only: ReadOnly = False,
+    every: Every = None,
+    nearest: Nearest = 2,
+    threshold: Threshold = 1.0,
+    streams: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="For needles and drift: streams of each length."),
+    ] = 4,
+    sequences: Annotated[
+        int, typer.Option(min=1, metavar="N", help="For regret: sequences that are measured.")
+    ] = SEQUENCES,
     step: Step = None,
 ) -> None:
     """Measure the newest checkpoint of a run, or that of --step.
@@ -85,9 +122,15 @@ def evaluate_run(
       recall      accuracy by number of pairs, and by distance from the pair to its query
       returns     loss on what the training text has not and the text before has, by distance
       harness     the tasks of --tasks, by lm-evaluation-harness (pip install 'bmojo[eval]')
+      needles     32 facts, then filler of each --length, then questions: with a store and without
+      drift       facts whose values change, asked for their last one: by half-life of the store
+      rereading   loss of chapters read twice with a store, and of others; --length cuts chapters
+      regret      bits above the best known predictor, on the tasks that have one
 
     Documents are read through the model's state in segments, so that memory does not grow
-    with their length (but for full attention) and nothing is cut off.
+    with their length (but for full attention) and nothing is cut off. With --memory, perplexity
+    reads documents one after the other, and each may remember those before it; needles, drift
+    and rereading make stores of their own and throw them away.
 
     \b
     Examples:
@@ -97,6 +140,9 @@ def evaluate_run(
       bmojo eval runs/prose --eval perplexity --eval length --documents books --context 4096
       bmojo eval runs/prose --eval returns --context 8192
       bmojo eval runs/prose --eval harness --tasks my_tasks
+      bmojo eval runs/prose --eval perplexity --documents books --memory read
+      bmojo eval runs/needles/bmojo --eval needles --length 1000 --length 100000
+      bmojo eval runs/solomonoff/markov/bmojo-seed0 --eval regret --length 256 --length 1024
     """
     with told():
         experiment = load(run_config(run), overrides)
@@ -109,12 +155,18 @@ def evaluate_run(
             )
         if Kind.RECALL in wanted:
             _refuse_text(experiment)
+        if Kind.REGRET in wanted:
+            _known_source(run, experiment)
         if Kind.HARNESS in wanted:
             _check_tasks(run, experiment, tasks)
+        if memory_dir is not None and Kind.PERPLEXITY not in wanted:
+            raise UserError("--memory: goes with --eval perplexity; name that, or leave it out")
+        if {Kind.NEEDLES, Kind.DRIFT} & set(wanted):
+            haystack_task(run, experiment)
         texts = None
         if Kind.RETURNS in wanted:
             training_documents(run, experiment)
-        if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS} & set(wanted):
+        if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS, Kind.REREADING} & set(wanted):
             texts = _documents(experiment, documents)
         from flax import nnx
 
@@ -137,7 +189,19 @@ def evaluate_run(
                 rows = evaluate(loaded.model, experiment.evaluations, done)
             for table in result_tables(rows, experiment.evaluations):
                 console.print(table)
-        if texts is not None:
+        use = (every, nearest, threshold)
+        if memory_dir is not None and texts is not None:
+            by_memory(
+                console, run, experiment, loaded, texts, memory_dir, *use, read_only=read_only
+            )
+            wanted.remove(Kind.PERPLEXITY)
+        if Kind.REREADING in wanted and texts is not None:
+            by_rereading(console, run, loaded, texts, contexts, *use)
+        if Kind.NEEDLES in wanted:
+            by_needles(console, run, experiment, loaded, contexts, streams, *use)
+        if Kind.DRIFT in wanted:
+            by_drift(console, run, experiment, loaded, contexts, streams, *use)
+        if texts is not None and {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS} & set(wanted):
             found = by_documents(
                 console, run, experiment, loaded, texts, wanted, contexts, batch_size
             )
@@ -145,6 +209,8 @@ def evaluate_run(
                 by_returns(console, run, experiment, loaded, found, span)
         if Kind.RECALL in wanted:
             by_recall(console, run, experiment, loaded)
+        if Kind.REGRET in wanted:
+            by_regret(console, run, experiment, loaded, contexts, sequences, batch_size)
         if Kind.HARNESS in wanted and tasks is not None:
             by_harness(console, run, experiment, loaded, tasks, batch_size)
 
@@ -186,12 +252,12 @@ def by_documents(
         rows, positions = by_context(found, contexts), by_position(found)
         console.print(context_table(rows))
         results = {**facts, "contexts": rows, "positions": positions}
-        _tell(console, save(run, "perplexity", results, plot_positions(positions)))
+        tell(console, save(run, "perplexity", results, plot_positions(positions)))
     if Kind.LENGTH in wanted:
         positions = by_position(found, trained)
         console.print(position_table(positions))
         figure = plot_positions(positions, trained)
-        _tell(console, save(run, "length", {**facts, "positions": positions}, figure))
+        tell(console, save(run, "length", {**facts, "positions": positions}, figure))
     return found
 
 
@@ -214,7 +280,7 @@ def by_returns(
     console.print(returns_table(rows, span))
     longest = max(map(len, found.losses))
     facts = {"step": loaded.step, "windows": len(found.windows), "longest": longest, "span": span}
-    _tell(console, save(run, "returns", {**facts, "rows": rows}, plot_returns(rows)))
+    tell(console, save(run, "returns", {**facts, "rows": rows}, plot_returns(rows)))
 
 
 def training_documents(run: Path, experiment: "Experiment") -> Sequence[Any]:
@@ -243,7 +309,34 @@ def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "Lo
     levels = [level for level in map(chance, evaluations) if level is not None]
     names = " / ".join(dict.fromkeys(slice_name(e) or "group" for e in evaluations))
     results = {"step": loaded.step, "groups": groups, "distances": distances}
-    _tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
+    tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
+
+
+def by_regret(
+    console: Console,
+    run: Path,
+    experiment: "Experiment",
+    loaded: "LoadedRun",
+    lengths: Sequence[int] | None,
+    count: int,
+    batch_size: int,
+) -> None:
+    """Bits above the best known predictor, by length, complexity and position."""
+    from bmojo.evaluation.outputs import save
+    from bmojo.evaluation.regret import by_length, by_position, costs
+    from bmojo.evaluation.regret_outputs import plot_regret, regret_table
+
+    trained = max(stage.data.length for stage in experiment.curriculum)
+    lengths = sorted(set(lengths or (trained, 4 * trained, 16 * trained)))
+    source = _known_source(run, experiment, lengths[-1])
+    with progress_bar("reading", count * lengths[-1]) as done:
+        found = costs(loaded.model, source, count, batch_size=batch_size, progress=done)
+    rows, positions = by_length(found, lengths), by_position(found, trained)
+    counted = source.config.slices
+    console.print(regret_table(rows, counted))
+    facts = {"step": loaded.step, "sequences": count, "training_length": trained}
+    results = {**facts, "counted": counted, "rows": rows, "positions": positions}
+    tell(console, save(run, "regret", results, plot_regret(rows, positions, counted, trained)))
 
 
 def by_harness(
@@ -277,7 +370,7 @@ def by_harness(
         for metric, value in metrics.items():
             table.add_row(task, metric, f"{value:,.4f}")
     console.print(table)
-    _tell(console, save(run, "harness", {"step": loaded.step, "tasks": results}))
+    tell(console, save(run, "harness", {"step": loaded.step, "tasks": results}))
 
 
 def _documents(experiment: "Experiment", folder: Path | None) -> Sequence[Any]:
@@ -297,6 +390,26 @@ def _refuse_text(experiment: "Experiment") -> None:
             )
 
 
+def _known_source(
+    run: Path, experiment: "Experiment", length: int | None = None
+) -> "SequenceSource":
+    """Test sequences of the run's last stage, as it has them or of another length."""
+    import dataclasses
+
+    from bmojo.data.universal.sequences import SequenceSource
+
+    data = experiment.curriculum[-1].data
+    if length is not None:
+        data = dataclasses.replace(data, length=length)
+    source = data.source(0, "test")
+    if not isinstance(source, SequenceSource):
+        raise UserError(
+            f"--eval regret: {run} was not trained on a task whose best predictor is known; take "
+            "--eval recall, or train on one of configs/experiments/solomonoff"
+        )
+    return source
+
+
 def _check_tasks(run: Path, experiment: "Experiment", tasks: Path | None) -> None:
     from bmojo.evaluation.documents import run_tokenizer
 
@@ -306,10 +419,3 @@ def _check_tasks(run: Path, experiment: "Experiment", tasks: Path | None) -> Non
         raise UserError(f"{run}: it was trained on a task without text; the harness needs a text")
     if not any(tasks.rglob("*.yaml")):
         raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
-
-
-def _tell(console: Console, path: Path) -> None:
-    """Say where results are."""
-    for place in (path, path.with_suffix(".png")):
-        if place.exists():
-            console.print(str(place), highlight=False, soft_wrap=True)

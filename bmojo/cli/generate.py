@@ -2,13 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bmojo.cli.common import Run, Step, chosen_step, load, progress_bar, run_config, told
+from bmojo.cli.stored import Every, Memory, MemoryDir, Nearest, ReadOnly, Threshold, memory
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def generate(
             f"all, at most {LARGEST_BATCH}.",
         ),
     ] = None,
+    memory_dir: MemoryDir = None,
+    read_only: ReadOnly = False,
+    every: Every = None,
+    nearest: Nearest = 2,
+    threshold: Threshold = 1.0,
     step: Step = None,
 ) -> None:
     """Continue prompts with the newest checkpoint of a run, or that of --step.
@@ -74,11 +80,15 @@ def generate(
 
     Standard error gets the numbers of tokens, the speed, and the bytes of the state.
 
+    With --memory, prompts are read one after the other, and each may remember those before it,
+    also those of earlier commands. Nothing is stored unless that is asked for.
+
     \b
     Examples:
       bmojo generate runs/prose --prompt "Once upon a time" --temperature 0.8 --top-p 0.95
       bmojo generate runs/prose --file chapter.txt --stop $'\\n\\n' --max-new-tokens 512
       bmojo generate runs/quickstart --ids "17 200 9 143 17" --temperature 0 --max-new-tokens 1
+      bmojo generate runs/prose --file chapter.txt --memory read --max-new-tokens 1
     """
     with told():
         # Options are checked before JAX takes its time to start.
@@ -117,12 +127,26 @@ def generate(
         loaded = load_run(run, outline, tokenizer, number)
         work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed)
         size = batch or min(len(prompts), LARGEST_BATCH)
-        try:
-            for first in range(0, len(prompts), size):
-                work.do(prompts, range(first, min(first + size, len(prompts))))
-        except KeyboardInterrupt:
-            typer.echo(work.summary(), err=True)
-            raise typer.Exit(INTERRUPTED) from None
+        if memory_dir is not None:
+            if batch is not None and batch > 1:
+                raise UserError("--batch: with --memory prompts are read one by one; leave it out")
+            size = 1
+        with memory(
+            memory_dir,
+            loaded.model,
+            tokenizer,
+            f"{run}, step {loaded.step}",
+            read_only=read_only,
+            every=every,
+            nearest=nearest,
+            threshold=threshold,
+        ) as work.memory:
+            try:
+                for first in range(0, len(prompts), size):
+                    work.do(prompts, range(first, min(first + size, len(prompts))))
+            except KeyboardInterrupt:
+                typer.echo(work.summary(), err=True)
+                raise typer.Exit(INTERRUPTED) from None
         typer.echo(work.summary(), err=True)
 
 
@@ -174,6 +198,19 @@ def _text(path: Path) -> str:
         ) from None
 
 
+@contextlib.contextmanager
+def remembered(session: Any | None) -> Iterator[None]:
+    """What was read goes to the store at the end, also if somebody ends it early."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if session is not None:
+            session.finish()
+        raise
+    if session is not None:
+        session.finish()
+
+
 class Work:
     """Generates, shows what comes, and keeps the time.
 
@@ -184,7 +221,12 @@ class Work:
       sampling: how tokens are drawn.
       max_new_tokens: of each continuation.
       seed: of the draws.
+
+    Attributes:
+      memory: a store to read with; None: there is none.
     """
+
+    memory: Memory | None = None
 
     def __init__(
         self,
@@ -214,7 +256,17 @@ class Work:
         started = time.perf_counter()
         self._warm_up(len(rows), capacity)
         ready = time.perf_counter()
-        logits, state = generation.prefill(self._model, tokens, lengths, capacity=capacity)
+        session = None
+        if self.memory is None:
+            logits, state = generation.prefill(self._model, tokens, lengths, capacity=capacity)
+        else:
+            from bmojo.session import Session
+
+            session = Session(
+                self._model, self.memory.store, self.memory.use, source=f"prompt {rows[0] + 1}"
+            )
+            logits, state = session.read(tokens[0])[None], session.state
+            session.ask = "before"
         jax.block_until_ready(logits)
         read = time.perf_counter()
         self._compiling += ready - started
@@ -235,9 +287,10 @@ class Work:
             stop=self._stop,
             seed=self._seed,
             rows=list(rows),
+            advance=None if session is None else session.advance,
         )
         try:
-            with bar as done:
+            with bar as done, remembered(session):
                 for step in steps:
                     self._steps += 1
                     self._new_tokens += int(np.count_nonzero(step != generation.ENDED))
@@ -250,6 +303,8 @@ class Work:
                     text = self._show(drawn[0], whole=False)
                     typer.echo(text[len(shown) :], nl=False)
                     shown = text
+                if session is not None:
+                    session.read(drawn[0][session.position - int(lengths[0]) :])
         finally:
             self._decoding += time.perf_counter() - read
             if alone:
@@ -277,6 +332,13 @@ class Work:
         if (batch, capacity) in self._warm:
             return
         self._warm.add((batch, capacity))
+        if self.memory is not None:
+            from bmojo.session import Session
+
+            session = Session(self._model, None, self.memory.use)
+            session.read([0, 0])
+            session.read([0])
+            return
         empty = np.zeros((batch, 1), np.int32)
         logits, state = generation.prefill(self._model, empty, capacity=capacity)
         for _ in generation.decode(

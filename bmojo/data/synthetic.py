@@ -149,9 +149,12 @@ class SyntheticSource(abc.ABC, Generic[Config]):
         index = operator.index(index)
         if not 0 <= index < EXAMPLES:
             raise IndexError(f"example {index} is not in 0 .. {EXAMPLES - 1}")
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        inputs, targets, group = self.example(rng)
+        inputs, targets, group = self.example(self.rng(index))
         return {"inputs": inputs, "targets": targets, "group": np.int32(group)}
+
+    def rng(self, index: int) -> np.random.Generator:
+        """What example ``index`` is made from."""
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), index])
 
     @abc.abstractmethod
     def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:

@@ -18,6 +18,7 @@ from bmojo.layers.memory import (
     next_tails,
 )
 from bmojo.layers.protocol import Ahead, Mixer, MixerConfig, State
+from bmojo.layers.reading import Reading
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.shards import LOCAL, Local, place
 from bmojo.layers.sight import Gathered, Sight
@@ -167,10 +168,29 @@ class BMojo(nnx.Module):
     ) -> tuple[Float[Array, "B L D"], BMojoState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
         y, seen, after = self._look(u, state, segment_ids, lengths)
-        if seen is None:
-            return y, after
-        out = self.heads.output(kernels.attend(*seen, self.config.attention_implementation))
-        return (out + y if self.config.read_fading else out), after
+        return self._output(y, seen), after
+
+    def read(
+        self,
+        u: Float[Array, "B L D"],
+        state: BMojoState,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], BMojoState, Reading | None]:
+        """What a call gives, and what a memory outside the model needs to know of it.
+
+        Args:
+          u: normalized inputs, all of the row's current document.
+          state: what the tokens before left behind.
+          lengths: valid tokens of each row; None: all L. The others' readings mean nothing.
+
+        Returns:
+          Outputs and state as of a call, and the reading; None without eidetic slots.
+        """
+        y, seen, after = self._look(u, state, None, lengths)
+        reading = None
+        if seen is not None and seen.innovation is not None:
+            reading = Reading(seen.q, seen.new, seen.innovation)
+        return self._output(y, seen), after, reading
 
     def trace(
         self,
@@ -188,15 +208,15 @@ class BMojo(nnx.Module):
           lengths: valid tokens of each row; None: all L. The others' traces mean nothing.
           bins: octaves of distance.
         """
-        y, seen, _ = self._look(u, state, None, lengths)
+        _, seen, _ = self._look(u, state, None, lengths)
         if seen is None:
             return None
         span, _ = advance(state.clock, u.shape[1], None, lengths)
-        score = jnp.zeros((u.shape[0], 0), at_least_float32(self.dtype))
-        if self.config.num_eidetic:
-            score, _ = self.innovation(y, state, span, lengths)
-        q, view = seen[0], seen[1].view()
-        return Trace(spread_view(q, view, bins), held_positions(view, span.position), score)
+        score = seen.innovation
+        if score is None:
+            score = jnp.zeros((u.shape[0], 0), at_least_float32(self.dtype))
+        view = seen.sight.view()
+        return Trace(spread_view(seen.q, view, bins), held_positions(view, span.position), score)
 
     def _look(
         self,
@@ -204,8 +224,8 @@ class BMojo(nnx.Module):
         state: BMojoState | Ahead | None,
         segment_ids: Array | None,
         lengths: Array | None,
-    ) -> tuple[Array, tuple[Array, Sight | Gathered] | None, BMojoState]:
-        """SSM outputs, queries with what they may look at (None without a window), next state."""
+    ) -> tuple[Array, "_Seen | None", BMojoState]:
+        """SSM outputs, what the attention goes by (None without a window), next state."""
         config = self.config
         past, state = place(state, lengths)
         on_grid = state is None
@@ -247,7 +267,15 @@ class BMojo(nnx.Module):
             score=score,
         )
         sight, memory = FORMS[config.form](call)
-        return y, (q, sight), _after(before, fading, after | memory, past)
+        return y, _Seen(q, sight, new, score), _after(before, fading, after | memory, past)
+
+    def _output(self, y: Array, seen: "_Seen | None") -> Array:
+        """The layer's output."""
+        if seen is None:
+            return y
+        mixed = kernels.attend(seen.q, seen.sight, self.config.attention_implementation)
+        out = self.heads.output(mixed)
+        return out + y if self.config.read_fading else out
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> BMojoState:
         """Nothing seen: zero fading state, empty window, vacant slots."""
@@ -269,7 +297,7 @@ class BMojo(nnx.Module):
             nothing = jnp.zeros((rows, 0, 1, 1), self.dtype)
             return KeyValues(nothing, nothing)
 
-        frozen = key_values(slots)
+        frozen, stored = key_values(slots), key_values(0)
         return BMojoState(
             clock=Clock.zero(rows),
             fading=() if self.fading is None else self.fading.init_state(rows, capacity),
@@ -287,6 +315,7 @@ class BMojo(nnx.Module):
                 score=jnp.full((rows, eidetic), EMPTY, number),
                 position=jnp.zeros((rows, eidetic), jnp.int32),
             ),
+            stored=Slots(stored.k, stored.v, jnp.full((rows, 0), NEVER, jnp.int32)),
         )
 
     def flops_per_token(self, length: int) -> float:
@@ -350,6 +379,16 @@ class BMojo(nnx.Module):
         if self.config.tie_projections:
             return self.heads.key_values(y)
         return self.heads.cut_key_values(self.fading_k_proj(y), self.fading_v_proj(y))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """Queries, what they may look at, the tokens' own keys and values, and their innovation."""
+
+    q: Array
+    sight: Sight | Gathered
+    new: KeyValues
+    innovation: Array | None
 
 
 def _after(before: BMojoState, fading: State, changes: dict[str, Any], past: Local) -> BMojoState:

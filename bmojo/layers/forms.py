@@ -67,7 +67,12 @@ def chunked(call: Call) -> tuple[Sight, dict[str, Any]]:
         slots, memory["eidetic"] = _eidetic_slots(call)
         parts.append(slots)
     sight = Sight(window, call.new, call.before.window, span.age)
+    chunks = -(-length // window)
+    touched = chunks if offset is None or length == 1 else chunks + 1
+    stored = Slots(*(_for_each(touched, x) for x in call.before.stored))
     if not parts:
+        if stored.k.shape[2]:
+            sight = dataclasses.replace(sight, slots=stored, offset=offset)
         return sight, memory
     if call.past.size > 1 and length % window:
         raise ValueError(
@@ -79,17 +84,24 @@ def chunked(call: Call) -> tuple[Sight, dict[str, Any]]:
     # What the first chunk sees was frozen at the last edge before.
     entry = call.past.tail(Slots(*(x[:, None] for x in call.before.slots)), edges)
     frozen = Slots(*(jnp.concatenate(x, axis=1) for x in zip(entry, edges, strict=True)))
-    chunks = -(-length // window)
-    touched = chunks if offset is None or length == 1 else chunks + 1
+    shown = (
+        jnp.concatenate([x[:, :touched], more.astype(x.dtype)], axis=2)
+        for x, more in zip(frozen, stored, strict=True)
+    )
     sight = dataclasses.replace(
         sight,
-        slots=Slots(*(x[:, :touched] for x in frozen)),
+        slots=Slots(*shown),
         offset=offset,
         num_fading=call.num_fading,
     )
     reached = (span.lengths if offset is None else span.lengths + offset) // window
     memory["slots"] = Slots(*(pick(x, reached[:, None])[:, 0] for x in frozen))
     return sight, memory
+
+
+def _for_each(chunks: int, x: Array) -> Array:
+    """The same slots for every chunk."""
+    return jnp.broadcast_to(x[:, None], (x.shape[0], chunks, *x.shape[1:]))
 
 
 def _fading_slots(call: Call) -> Slots:

@@ -46,6 +46,10 @@ class BMojoState:
       faded: keys and values of the last SSM outputs (sliding and token forms).
       slots: the frozen memory that the current chunk sees.
       eidetic: the running set that the next chunks will see.
+      stored: any number M of further slots, none at first, that every token of the calls to
+        come sees (chunked form). Nothing in the layer fills them: whoever holds the state puts
+        tokens there that had left it, and takes them away. A distance of -j means from the
+        j-th token of the current chunk on; ``NEVER`` means vacant.
     """
 
     clock: Clock
@@ -57,6 +61,7 @@ class BMojoState:
     faded: KeyValues
     slots: Slots
     eidetic: EideticSlots
+    stored: Slots
 
 
 def recall(

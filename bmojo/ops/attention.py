@@ -30,8 +30,8 @@ class Slots(NamedTuple):
     Attributes:
       k: keys.
       v: values.
-      distance: from the first token of the chunk back to the slot's token, >= 1;
-        ``NEVER`` where the slot is empty.
+      distance: from the first token of the chunk back to the slot's token, or less: at -j
+        the chunk's tokens see the slot from the j-th on. ``NEVER`` where the slot is empty.
     """
 
     k: Float[Array, "B C M G P"]

@@ -104,6 +104,7 @@ def test_errors_are_one_line(bmojo, here, options, error):
 def test_unknown_kind(bmojo, here):
     result = bmojo("eval", here, "--eval", "perplexty")
     assert result.exit_code == 2
-    assert "'perplexity', 'length', 'recall', 'returns', 'harness'" in result.stderr.replace(
-        "│", ""
+    assert (
+        "'perplexity', 'length', 'recall', 'returns', 'harness', 'regret'"
+        in result.stderr.replace("│", "")
     )

@@ -1,4 +1,4 @@
-"""What holds for every synthetic task but MQAR, which has tests of its own."""
+"""What holds for every synthetic task but those that have tests of their own."""
 
 import dataclasses
 import inspect
@@ -17,6 +17,8 @@ from bmojo.data.mqar import MQARConfig
 from bmojo.data.noisy_mqar import NoisyMQARConfig
 from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.synthetic import Bindings, binding_checksum, sequence_checksum
+from bmojo.data.universal.markov import MarkovConfig
+from bmojo.data.universal.programs import ProgramsConfig
 from bmojo.experiment import REGISTRY
 from tests.data import solvers
 
@@ -73,7 +75,11 @@ SMALL = {
 each_task = pytest.mark.parametrize("name", TASKS)
 
 
-@pytest.mark.parametrize("config", [*TASKS.values(), MQARConfig(16, (2,))], ids=repr)
+@pytest.mark.parametrize(
+    "config",
+    [*TASKS.values(), MQARConfig(16, (2,)), MarkovConfig(16), ProgramsConfig(16)],
+    ids=repr,
+)
 def test_the_picture_in_the_docstring_is_the_example_it_names(config):
     drawing = inspect.getdoc(type(config))
     text = " ".join(drawing.split())

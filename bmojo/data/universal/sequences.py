@@ -1,0 +1,101 @@
+"""What sources with a known predictor share: every symbol is a target, and codes in bits."""
+
+import abc
+import dataclasses
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from bmojo.data.synthetic import Config, SyntheticSource
+
+__all__ = ["SequenceSource", "Sequences", "bucket", "chosen_bits", "contexts"]
+
+Origin = TypeVar("Origin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences(Generic[Origin]):
+    """Sequences with what made them.
+
+    Attributes:
+      symbols: (n, L), 0 .. A - 1.
+      groups: complexity of each sequence's source, (n,).
+      origins: the source of each sequence.
+    """
+
+    symbols: np.ndarray
+    groups: np.ndarray
+    origins: tuple[Origin, ...]
+
+
+class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
+    """Sequences of symbols, each from a source of its own.
+
+    Symbols are the tokens 0 .. A - 1; inputs are the symbols moved by one place behind the begin
+    token A, targets are all symbols. ``group`` is the source's complexity.
+    """
+
+    alphabet: int
+    """A, how many different symbols there are."""
+
+    @abc.abstractmethod
+    def draw(self, rng: np.random.Generator) -> tuple[Origin, np.ndarray]:
+        """A source of this split, and a sequence of it (L,)."""
+
+    @abc.abstractmethod
+    def complexity(self, origin: Origin) -> int:
+        """The group of a source."""
+
+    @abc.abstractmethod
+    def oracle_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
+        """Bits of each symbol (n, L) under the best known predictor that does not know the source.
+
+        It is a predictor: what a symbol costs depends on it and on the symbols before.
+        """
+
+    @abc.abstractmethod
+    def source_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
+        """Bits of each symbol (n, L) under the source that made it."""
+
+    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+        """Inputs, targets and complexity of one sequence."""
+        origin, symbols = self.draw(rng)
+        targets = symbols.astype(np.int32)
+        inputs = np.empty_like(targets)
+        inputs[0], inputs[1:] = self.alphabet, targets[:-1]
+        return inputs, targets, self.complexity(origin)
+
+    def sequences(self, count: int) -> Sequences[Origin]:
+        """The first ``count`` examples, with their sources."""
+        origins, symbols = zip(*(self.draw(self.rng(index)) for index in range(count)), strict=True)
+        groups = np.asarray([self.complexity(origin) for origin in origins])
+        return Sequences(np.stack(symbols), groups, origins)
+
+
+def bucket(number: int) -> int:
+    """The smallest power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()
+
+
+def contexts(symbols: np.ndarray, depth: int, alphabet: int = 2) -> np.ndarray:
+    """The ``depth`` symbols before each place, as one number.
+
+    Args:
+      symbols: (n, L); before the first one there are zeros.
+      depth: D.
+      alphabet: A, how many different symbols there are.
+
+    Returns:
+      (n, L) integers below A^D; the last symbol is the lowest digit, so that the d last symbols
+      are the remainder by A^d.
+    """
+    found = np.zeros(symbols.shape, np.int64)
+    for back in range(1, min(depth, symbols.shape[1] - 1) + 1):
+        found[:, back:] += symbols[:, :-back].astype(np.int64) * alphabet ** (back - 1)
+    return found
+
+
+def chosen_bits(probabilities: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+    """Bits (n, L) of symbols (n, L) that have these probabilities (n, L, A)."""
+    chosen = np.take_along_axis(probabilities, symbols[..., None].astype(np.int64), axis=-1)
+    return -np.log2(chosen[..., 0])

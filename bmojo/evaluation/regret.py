@@ -1,0 +1,146 @@
+"""Regret: the bits that a model needs beyond the best predictor of sources with a known prior.
+
+Sequences of test sources are read through the model's state in segments. What a symbol costs does
+not depend on what follows, so one pass over long sequences measures every shorter length, of the
+same sources. Costs are bits, -log2 of the probability that the symbol had.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bmojo.data.universal.sequences import SequenceSource
+from bmojo.evaluation.perplexity import edges
+from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, stream_losses
+
+__all__ = ["NEAR", "Costs", "by_length", "by_position", "costs"]
+
+NEAR = 0.05
+"""A model whose loss is above the oracle's by less than this share of it counts as near."""
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Bits of every symbol of n sequences.
+
+    Attributes:
+      model: (n, L), under the model.
+      oracle: (n, L), under the best known predictor that does not know the source.
+      source: (n, L), under the source itself.
+      groups: complexity of the source, (n,).
+    """
+
+    model: np.ndarray
+    oracle: np.ndarray
+    source: np.ndarray
+    groups: np.ndarray
+
+
+def costs(
+    model: Any,
+    source: SequenceSource,
+    count: int,
+    segment_length: int = SEGMENT_LENGTH,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Costs:
+    """What the first ``count`` examples of a source cost.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      source: of sequences with a known predictor.
+      count: n, sequences.
+      segment_length: see :func:`bmojo.evaluation.streaming.score`, as for ``batch_size``.
+      batch_size: sequences read at the same time.
+      progress: called with numbers of symbols predicted.
+
+    Raises:
+      UserError: the model has fewer tokens than the source, or a loss is not finite.
+    """
+    sequences = source.sequences(count)
+    begin = np.full((count, 1), source.alphabet)
+    documents = list(np.concatenate([begin, sequences.symbols], axis=1))
+    losses = stream_losses(model, documents, segment_length, batch_size, progress)
+    return Costs(
+        np.asarray(losses, np.float64) / math.log(2),
+        source.oracle_bits(sequences),
+        source.source_bits(sequences),
+        sequences.groups,
+    )
+
+
+def by_length(found: Costs, lengths: Sequence[int]) -> list[Row]:
+    """A row for each length and group in rising order, the group None over all coming last.
+
+    A row has ``length``, ``group``, ``sequences``; ``model``, ``oracle`` and ``source``, bits of a
+    sequence of that length, means over sequences; ``regret``, model - oracle, and its ``stderr``
+    over sequences (None for a single one); ``excess``, the regret as a share of the oracle's bits
+    (None if these are 0); and ``near``, whether that is at most ``NEAR``.
+
+    Raises:
+      ValueError: a length is not among 1 .. L.
+    """
+    longest = found.model.shape[1]
+    rows: list[Row] = []
+    for length in sorted(set(lengths)):
+        if not 1 <= length <= longest:
+            raise ValueError(f"length: {length} is not among 1 .. {longest}")
+        model, oracle, source = (
+            bits[:, :length].sum(1, dtype=np.float64)
+            for bits in (found.model, found.oracle, found.source)
+        )
+        for group in [*np.unique(found.groups).tolist(), None]:
+            chosen = np.full(len(model), True) if group is None else found.groups == group
+            regret, needed = (model - oracle)[chosen], float(oracle[chosen].mean())
+            excess = float(regret.mean()) / needed if needed > 0 else None
+            rows.append(
+                {
+                    "length": length,
+                    "group": group,
+                    "sequences": int(chosen.sum()),
+                    "model": float(model[chosen].mean()),
+                    "oracle": needed,
+                    "source": float(source[chosen].mean()),
+                    "regret": float(regret.mean()),
+                    "stderr": _stderr(regret),
+                    "excess": excess,
+                    "near": excess is not None and excess <= NEAR,
+                }
+            )
+    return rows
+
+
+def by_position(found: Costs, training_length: int | None = None) -> list[Row]:
+    """A row for each bucket of positions, which meet at the training length if it is given.
+
+    A row has ``start`` and ``stop`` (positions start .. stop - 1), ``model`` and ``oracle`` (bits
+    a symbol), ``regret`` (bits a symbol) with its ``stderr`` over sequences, and ``total``, the
+    regret of all symbols before ``stop``: the mean over sequences.
+    """
+    regret = found.model - found.oracle
+    total = np.cumsum(regret.mean(0, dtype=np.float64))
+    limits = edges(regret.shape[1], training_length)
+    rows: list[Row] = []
+    for first, last in zip(limits, limits[1:], strict=False):
+        rows.append(
+            {
+                "start": first,
+                "stop": last,
+                "model": float(found.model[:, first:last].mean(dtype=np.float64)),
+                "oracle": float(found.oracle[:, first:last].mean(dtype=np.float64)),
+                "regret": float(regret[:, first:last].mean(dtype=np.float64)),
+                "stderr": _stderr(regret[:, first:last].mean(1, dtype=np.float64)),
+                "total": float(total[last - 1]),
+            }
+        )
+    return rows
+
+
+def _stderr(values: np.ndarray) -> float | None:
+    """Standard error of a mean; None for a single value."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

@@ -1,0 +1,121 @@
+"""Facts asked for at the end of long streams, with a store and without."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bmojo.data.haystack import Haystack, HaystackConfig
+from bmojo.data.noisy_mqar import NoisyMQARConfig
+from bmojo.generation import check_tokens
+from bmojo.session import Session, Use, identify
+from bmojo.storage import Identity, Policy, Store
+
+__all__ = ["Answered", "answer", "ask", "fresh_store"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """What became of the questions of a stream.
+
+    Attributes:
+      right: share of the questions answered with the key's last value.
+      stale: share answered with a former value of the key.
+      milliseconds: per token, writing and looking up included.
+      entries: of the store at the end.
+      bytes: of the store on disk at the end.
+    """
+
+    right: float
+    stale: float
+    milliseconds: float
+    entries: int
+    bytes: int
+
+
+def ask(
+    model: Any,
+    task: NoisyMQARConfig,
+    haystack: HaystackConfig,
+    use: Use,
+    policy: Policy | None,
+    streams: int = 1,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> list[Answered]:
+    """Read streams, each with a new store that is thrown away.
+
+    Args:
+      model: a :class:`bmojo.model.Model` trained on the task.
+      task: whose vocabulary is used.
+      haystack: what is read.
+      use: how a store is used.
+      policy: of the stores; None: there is no store.
+      streams: how many.
+      seed: of the first stream; the others follow.
+      progress: called with the number of tokens of every cell.
+    """
+    found = []
+    for number in range(seed, seed + streams):
+        stream = haystack.make(task, number)
+        if policy is None:
+            found.append(answer(model, stream, None, use, progress))
+            continue
+        with fresh_store(identify(model, None, "haystack"), policy) as store:
+            found.append(answer(model, stream, store, use, progress))
+    return found
+
+
+def answer(
+    model: Any,
+    stream: Haystack,
+    store: Store | None,
+    use: Use,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Answered:
+    """Read one stream and see what the model says to its questions."""
+    check_tokens(stream.tokens, model.config.vocab_size, "haystack")
+    session = Session(model, store, use, source="haystack")
+    asked = {int(place): i for i, place in enumerate(stream.asked)}
+    said = np.zeros(len(asked), np.int32)
+    started = time.perf_counter()
+    for piece in session.pieces(stream.tokens):
+        places = range(piece.start, piece.start + len(piece.logits))
+        if asked.keys() & set(places):
+            best = np.asarray(piece.logits).argmax(axis=1)
+            for place in asked.keys() & set(places):
+                said[asked[place]] = best[place - piece.start]
+        progress(len(places))
+    session.finish()
+    seconds = time.perf_counter() - started
+    former = (stream.answers[:-1] == said).any(axis=0) & (stream.answers[-1] != said)
+    return Answered(
+        right=float((stream.answers[-1] == said).mean()),
+        stale=float(former.mean()),
+        milliseconds=1000 * seconds / len(stream.tokens),
+        entries=0 if store is None else len(store),
+        bytes=0 if store is None else store.bytes(),
+    )
+
+
+@contextmanager
+def fresh_store(identity: Identity, policy: Policy) -> Iterator[Store]:
+    """A store in a temporary folder, in synchronous mode, which is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="bmojo-store-") as folder:
+        with Store.open(
+            Path(folder) / "store", identity, policy, write=True, synchronous=True
+        ) as s:
+            yield s
+
+
+def summary(answers: Sequence[Answered]) -> dict[str, float]:
+    """Means over streams."""
+    return {
+        field.name: float(np.mean([getattr(a, field.name) for a in answers]))
+        for field in dataclasses.fields(Answered)
+    }

@@ -1,0 +1,85 @@
+"""Which layers of a model can have a store, and in what steps they read with it."""
+
+import dataclasses
+import math
+from typing import Any
+
+from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.mlp import MLPConfig
+from bmojo.validation import UserError
+
+__all__ = ["StoredLayer", "largest_cell", "stored_layers"]
+
+CELL = 32
+"""Tokens of a cell, at most, unless more are wanted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredLayer:
+    """A layer that has a store, and its place in the model.
+
+    Attributes:
+      number: of the mixer, counted from 1 at the bottom; MLPs do not count.
+      period: which repetition of the pattern it is in.
+      index: its place in the pattern.
+      window: W.
+      heads: key-value heads G.
+      width: of a head, P.
+    """
+
+    number: int
+    period: int
+    index: int
+    window: int
+    heads: int
+    width: int
+
+
+def stored_layers(config: Any) -> list[StoredLayer]:
+    """The layers of a model that keep tokens beyond their slots, from the bottom.
+
+    Args:
+      config: a :class:`bmojo.model.ModelConfig`.
+
+    Raises:
+      UserError: there is none.
+    """
+    found, number = [], 0
+    for period in range(config.periods):
+        for index, mixer in enumerate(config.pattern):
+            if isinstance(mixer, MLPConfig):
+                continue
+            number += 1
+            if isinstance(mixer, BMojoConfig) and mixer.num_eidetic and mixer.form == "chunked":
+                heads = mixer.n_kv_heads or mixer.n_heads
+                width = config.d_model // mixer.n_heads
+                found.append(StoredLayer(number, period, index, mixer.window, heads, width))
+    if not found:
+        raise UserError(
+            "memory: no layer of the model has eidetic slots in chunked form, so that nothing "
+            "decides what to store; take a run of a model with BMojo.num_eidetic above 0"
+        )
+    if len({(layer.heads, layer.width) for layer in found}) > 1:
+        raise UserError(
+            "memory: layers with different heads cannot share a store; give every BMojo the same "
+            "n_heads and n_kv_heads"
+        )
+    return found
+
+
+def largest_cell(layers: list[StoredLayer], wanted: int | None = None) -> int:
+    """Tokens of a cell: what is wanted, or as many as fit the layers' chunks, 32 at most.
+
+    Raises:
+      UserError: what is wanted does not divide a window.
+    """
+    if wanted is None:
+        common = math.gcd(*(layer.window for layer in layers))
+        return next(size for size in range(CELL, 0, -1) if common % size == 0)
+    for layer in layers:
+        if layer.window % wanted:
+            raise UserError(
+                f"--memory-every: cells of {wanted} tokens do not divide the window of "
+                f"{layer.window} of layer {layer.number}; give a divisor of it"
+            )
+    return wanted

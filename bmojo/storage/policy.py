@@ -1,0 +1,76 @@
+"""How long entries are kept: decay, reinforcement, capacity."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from bmojo.validation import type_problem
+
+__all__ = ["Policy"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Bounds of a store, saved in it.
+
+    An entry has strength 1 when it is written. Strength s at clock c and time t is, later,
+
+        s * 2^(-(clock - c) / half_life_tokens) * 2^(-(now - t) / half_life_seconds),
+
+    and each retrieval adds ``reinforcement`` to what is left. Retrieval ranks entries by inner
+    product plus the logarithm of strength.
+
+    Attributes:
+      capacity: entries of a layer. Beyond it the weakest are forgotten when the store is
+        published; of equally strong ones the least surprising, of these the oldest. None: any
+        number.
+      half_life_tokens: of strength, in tokens of the store's clock; None: it does not decay.
+      half_life_seconds: the same in seconds.
+      reinforcement: added to an entry's strength at each retrieval.
+      floor: entries with less strength are forgotten when the store is compacted.
+
+    Raises:
+      ValueError: a field cannot be so.
+    """
+
+    capacity: int | None = None
+    half_life_tokens: float | None = None
+    half_life_seconds: float | None = None
+    reinforcement: float = 0.0
+    floor: float = 2**-10
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            problem = type_problem(value, field.type)
+            if problem is None and value is not None:
+                problem = self._range_problem(field.name, value)
+            if problem is not None:
+                raise ValueError(f"Policy.{field.name}: {problem}")
+
+    @staticmethod
+    def _range_problem(name: str, value: float) -> str | None:
+        if not math.isfinite(value):
+            return f"{value} is not finite; give a number, or None for no bound"
+        if name in ("reinforcement", "floor"):
+            return None if value >= 0 else f"{value} is negative; give 0 or more"
+        return None if value > 0 else f"{value} is not positive; give more, or None for no bound"
+
+    @property
+    def decays(self) -> bool:
+        """Whether strength changes with time."""
+        return self.half_life_tokens is not None or self.half_life_seconds is not None
+
+    def log_strength(
+        self, strength: np.ndarray, clock: np.ndarray, time: np.ndarray, clock_now: int, now: float
+    ) -> np.ndarray:
+        """Natural logarithm of what is left of ``strength`` as it was at ``clock`` and ``time``."""
+        result = np.log(strength)
+        if self.half_life_tokens is not None:
+            age = np.maximum(clock_now - clock, 0)
+            result = result - math.log(2) / self.half_life_tokens * age
+        if self.half_life_seconds is not None:
+            age = np.maximum(now - time, 0.0)
+            result = result - math.log(2) / self.half_life_seconds * age
+        return result

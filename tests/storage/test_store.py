@@ -1,0 +1,269 @@
+"""Writing, publishing, reopening; who may open what."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bmojo.storage import Entries, Policy, Store, verify
+from bmojo.storage import index as index_module
+from bmojo.validation import UserError
+from tests.storage.made import along, axis, entries, identity, queries, reader, writer
+
+
+def same(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
+
+
+def alike(a, b):
+    """The same, but for rounding: an index multiplies in another order."""
+    scores = np.allclose(a.score, b.score, rtol=1e-5)
+    return scores and np.array_equal(a.id, b.id) and np.array_equal(a.value, b.value)
+
+
+@pytest.mark.parametrize("synchronous", [True, False])
+@pytest.mark.parametrize("exact_below", [50, 1000])
+def test_reopened(tmp_path, synchronous, exact_below):
+    options = {"synchronous": synchronous, "exact_below": exact_below}
+    with writer(tmp_path / "s", **options) as store:
+        store.write(0, entries(60), "a")
+        store.write(2, entries(60, 1), "a")
+        store.advance(100)
+        store.publish()
+        store.write(0, entries(60, 2, 60), "b")
+    asked = queries(5)
+    with writer(tmp_path / "s", **options) as store:
+        assert store.clock == 100 and store.count(0) == 120 and len(store) == 180
+        first = store.search(0, asked, nearest=2, limit=8)
+        store.write(2, entries(1, 3), "b")
+        assert store.count(2) == 61
+    with reader(tmp_path / "s", exact_below=exact_below) as store:
+        assert alike(store.search(0, asked, nearest=2, limit=8), first)
+        assert store.records[180].source == "b"
+    assert verify(tmp_path / "s") == []
+
+
+def test_what_is_stored(tmp_path):
+    made = entries(5, first=1)
+    with writer(tmp_path / "s") as store:
+        store.advance(7)
+        store.write(2, made, "letters", now=1000.0)
+        store.publish()
+        record = store.records[0]
+    assert (record.layer, record.source, record.position, record.token) == (2, "letters", 1, 1)
+    assert (record.born, record.written, record.uses, record.used) == (7, 1000.0, 0, None)
+    assert record.context.tolist() == [0, 1] and record.strength == 1
+    assert np.float32(record.innovation) == made.innovation[0]
+    assert np.array_equal(record.key, made.key[0])
+    assert np.array_equal(record.value, made.value[0])
+
+
+def test_a_reader_sees_what_is_published(tmp_path):
+    with writer(tmp_path / "s", exact_below=32) as store, reader(tmp_path / "s") as other:
+        store.write(0, along([1]), "a")
+        assert store.search(0, axis(), nearest=1, limit=1).count == 1
+        assert other.search(0, axis(), nearest=1, limit=1).count == 0
+        store.publish()
+        assert other.search(0, axis(), nearest=1, limit=1).count == 1
+        for size in (2, 3, 4):  # the second becomes a segment, the others join it
+            store.write(0, along([size] * 40), "a")
+            store.publish()
+            mine = store.search(0, axis(), nearest=50, limit=50)
+            assert same(other.search(0, axis(), nearest=50, limit=50), mine)
+        store.forget(mine.id[0, :39].tolist())
+        store.publish()
+        mine = store.search(0, axis(), nearest=3, limit=3)
+        assert mine.score[0].tolist() == [4, 3, 3]
+        assert same(other.search(0, axis(), nearest=3, limit=3), mine)
+        store.compact()
+        assert same(other.search(0, axis(), nearest=3, limit=3), mine)
+        with pytest.raises(UserError, match="opened for reading"):
+            other.write(0, along([1]), "a")
+
+
+SECOND = """
+import sys
+from bmojo.storage import Store
+from bmojo.validation import UserError
+try:
+    Store.open(sys.argv[1], write=True)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_two_writers(tmp_path):
+    def second():
+        command = [sys.executable, "-c", SECOND, str(tmp_path / "s")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with writer(tmp_path / "s"):
+        assert f"process {os.getpid()} on" in second()
+        with reader(tmp_path / "s") as store:
+            assert len(store) == 0
+    assert second() == ""
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model": "cd" * 32}, "another model .model abababababab there and cdcdcdcdcdcd here"),
+        ({"tokenizer": "ee"}, "another tokenizer .tokenizer none there and ee here"),
+        ({"width": 4}, "another shape .width 8 there and 4 here"),
+        ({"layers": (0, 3)}, "layers 0, 2 there and 0, 3 here"),
+    ],
+)
+def test_strangers(tmp_path, change, message):
+    writer(tmp_path / "s").close()
+    for write in (True, False):
+        with pytest.raises(UserError, match=message):
+            Store.open(tmp_path / "s", identity(**change), write=write)
+    Store.open(tmp_path / "s", identity(description="elsewhere"), write=True).close()
+
+
+def test_no_store(tmp_path):
+    with pytest.raises(UserError, match="no store is here"):
+        reader(tmp_path / "s")
+    with pytest.raises(UserError, match="no store is here"):
+        Store.open(tmp_path / "s", write=True)
+    assert not (tmp_path / "s").exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds 'notes.txt' and no store"):
+        writer(tmp_path)
+    writer(tmp_path / "s").close()
+    (tmp_path / "s" / "store.json").write_text("{")
+    with pytest.raises(UserError, match="not readable as the description of a store"):
+        reader(tmp_path / "s")
+    (tmp_path / "s" / "store.json").write_text('{"format": 2}')
+    with pytest.raises(UserError, match="has format 2, this version reads 1"):
+        reader(tmp_path / "s")
+
+
+def test_a_half_made_store_is_made(tmp_path):
+    writer(tmp_path / "s").close()
+    (tmp_path / "s" / "store.json").unlink()
+    writer(tmp_path / "s").close()
+    assert verify(tmp_path / "s") == []
+
+
+def test_the_same_calls_give_the_same(tmp_path):
+    def run(directory):
+        with writer(directory, policy=Policy(reinforcement=0.5), exact_below=100) as store:
+            found = []
+            for number in range(6):
+                store.write(0, entries(80, number), "a", now=float(number))
+                store.advance(80)
+                found.append(
+                    store.search(0, queries(9, number), nearest=3, limit=20, now=float(number))
+                )
+                if number % 2:
+                    store.publish(now=float(number))
+        return found, {p.name: p.read_bytes() for p in (directory / "index").iterdir()}
+
+    (first, files), (second, others) = run(tmp_path / "a"), run(tmp_path / "b")
+    for a, b in zip(first, second, strict=True):
+        for name in vars(a):
+            assert np.asarray(getattr(a, name)).tobytes() == np.asarray(getattr(b, name)).tobytes()
+    assert files == others and files
+
+
+def test_float16(tmp_path):
+    made = entries(20)
+    with writer(tmp_path / "s", dtype="float16") as store:
+        store.write(0, made, "a")
+        first = store.search(0, queries(3), nearest=2, limit=4)
+        with pytest.raises(ValueError, match="float16 cannot hold"):
+            store.write(0, along([1e6]), "a")
+    with reader(tmp_path / "s") as store:
+        assert same(store.search(0, queries(3), nearest=2, limit=4), first)
+        assert np.array_equal(store.records[3].key, made.key[3].astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"key": np.zeros((3, 8))}, r"Entries.key: has shape \(3, 8\); give \(n, heads, width\)"),
+        ({"value": np.zeros((3, 2, 7))}, r"Entries.value: has shape \(3, 2, 7\)"),
+        ({"position": np.zeros(2)}, "Entries.position"),
+        ({"context": np.zeros(3)}, r"Entries.context: .* give \(n, c\)"),
+        ({"key": np.full((3, 2, 8), np.nan)}, "Entries.key: is infinite or not a number"),
+    ],
+)
+def test_bad_entries(change, message):
+    with pytest.raises(ValueError, match=message):
+        entries(3, **change)
+
+
+def test_entries_of_another_shape(tmp_path):
+    made = entries(3)
+    with writer(tmp_path / "s") as store:
+        narrow = Entries(**vars(made) | {"key": made.key[..., :4], "value": made.value[..., :4]})
+        with pytest.raises(ValueError, match=r"the store holds \(n, 2, 8\)"):
+            store.write(0, narrow, "a")
+        with pytest.raises(ValueError, match="queries: have shape"):
+            store.search(0, np.zeros((2, 8)), nearest=1, limit=1)
+
+
+def test_errors_of_the_thread_are_raised(tmp_path, monkeypatch):
+    store = writer(tmp_path / "s", synchronous=False)
+    store.write(0, entries(3), "a")
+    store.publish()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store._writer._database, "insert", full)
+    store.write(0, entries(3), "a")
+    with pytest.raises(UserError, match="cannot be written .*No space left") as told:
+        store.publish()
+    assert told.value.exit_code == 4
+    with pytest.raises(UserError, match="No space left"):
+        store.write(0, entries(3), "a")
+    with pytest.raises(UserError, match="No space left"):
+        store.close()
+    with reader(tmp_path / "s") as store:
+        assert store.count(0) == 3
+
+
+def test_without_the_package(tmp_path, monkeypatch):
+    with writer(tmp_path / "indexed", exact_below=50) as store:
+        store.write(0, entries(60), "a")
+    monkeypatch.setattr(index_module.importlib.util, "find_spec", lambda name: None)
+    with writer(tmp_path / "s", exact_below=50) as store:
+        store.write(0, entries(50), "a")
+        assert store.search(0, queries(2), nearest=1, limit=2).count == 2
+        with pytest.raises(UserError, match=r"more than 50 entries.*'bmojo\[storage\]'"):
+            store.write(0, entries(1), "a")
+    for opened in (reader, writer):
+        with pytest.raises(UserError, match=r"'bmojo\[storage\]'"):
+            opened(tmp_path / "indexed", exact_below=50)
+    with reader(tmp_path / "indexed", exact_below=100) as store:
+        assert store.search(0, queries(2), nearest=1, limit=2).count == 2
+
+
+def test_readers_without_rights(tmp_path):
+    with writer(tmp_path / "s") as store:
+        store.write(0, entries(5), "a")
+    for path in (tmp_path / "s").iterdir():
+        path.chmod(0o444)
+    (tmp_path / "s").chmod(0o555)
+    try:
+        with reader(tmp_path / "s") as store:
+            assert store.count(0) == 5
+    finally:
+        (tmp_path / "s").chmod(0o755)
+
+
+def test_description(tmp_path):
+    writer(tmp_path / "s", policy=Policy(capacity=9)).close()
+    there = json.loads((tmp_path / "s" / "store.json").read_text())
+    assert there["identity"]["layers"] == [0, 2] and there["policy"]["capacity"] == 9
+    with writer(tmp_path / "s") as store:
+        assert store.policy == Policy(capacity=9)
+    with writer(tmp_path / "s", policy=Policy(capacity=8)) as store:
+        assert store.policy == Policy(capacity=8)
+    with reader(tmp_path / "s", policy=Policy(capacity=7)) as store:
+        assert store.policy == Policy(capacity=8)
