@@ -11,8 +11,9 @@ D      model width, ``d_model``            P      width of one head
 E      expanded width inside an SSM        S      keys that a query may look at
 N      SSM state per channel, ``d_state``  W      window, own token included
 K      taps of a short convolution,        M      memory slots
-       span of the predictor               C      chunks of one window each
-V      vocabulary                          R      order of a companion cell
+       span of the predictor
+V      vocabulary                          C      chunks of one window each
+R      order of a companion cell
 ====== =================================== ====== ================================
 """
 

@@ -49,7 +49,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 150
+nb_execution_timeout = 600
 nb_execution_in_temp = True
 nb_merge_streams = True
 
@@ -64,6 +64,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
+napoleon_attr_annotations = False
 python_maximum_signature_line_length = 76
 add_module_names = False
 toc_object_entries_show_parents = "hide"
@@ -90,3 +91,17 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
 
     place = repository.source_of(info["module"], info["fullname"])
     return None if place is None else f"../../{place}"
+
+
+def shorten(app, what, name, obj, options, signature, returns):
+    """Write ``Float[Array, "B L"]`` as the source does."""
+
+    def short(text: str | None) -> str | None:
+        return text and text.replace("jaxlib._jax.Array", "Array").replace("jax.Array", "Array")
+
+    return short(signature), short(returns)
+
+
+def setup(app):
+    """Connect."""
+    app.connect("autodoc-process-signature", shorten)

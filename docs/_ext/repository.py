@@ -5,9 +5,9 @@ file, and on this site, which ends at ``docs/``. Here such a link leads to a pag
 file's text. A few Markdown files have a page of their own (``repository_pages``).
 """
 
-import functools
 import importlib
 import inspect
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pygments.lexers import TextLexer, get_lexer_for_filename
 from pygments.util import ClassNotFound
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
@@ -27,26 +27,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHON = (".gin", ".sbatch")
 
 
-class RepositoryLinks(SphinxPostTransform):
-    """Turn links that leave ``docs/`` into links to a page of the file."""
-
-    default_priority = 5  # before MyST looks for its references
-
-    def run(self, **kwargs: Any) -> None:
-        """Replace them in one document."""
-        builder = self.app.builder
-        here = self.env.docname
-        for node in list(self.document.findall(_is_link)):
-            target = _outside(Path(self.env.srcdir), here, node)
-            if target is None:
-                continue
-            pages = self.config.repository_pages
-            shown = pages.get(str(target), f"{FOLDER}/{target}")
-            if str(target) not in pages:
-                wanted(self.app).add(str(target))
-            uri = builder.get_relative_uri(here, shown)
-            link = nodes.reference("", "", *node.children, internal=True, refuri=uri)
-            node.replace_self(link)
+def resolve(app: Sphinx, doctree: nodes.document) -> None:
+    """Turn links that leave ``docs/`` into links to a page of the file, in one document."""
+    env = app.env
+    here = env.docname
+    for node in list(doctree.findall(_is_link)):
+        target = _outside(Path(env.srcdir), here, node)
+        if target is None:
+            continue
+        shown = app.config.repository_pages.get(str(target))
+        if shown is None:
+            shown = f"{FOLDER}/{target}"
+            linked(env).setdefault(here, set()).add(str(target))
+        uri = os.path.relpath(f"{shown}.html", os.path.dirname(here) or ".")
+        node.replace_self(nodes.reference("", "", *node.children, internal=True, refuri=uri))
 
 
 def _is_link(node: nodes.Node) -> bool:
@@ -81,27 +75,44 @@ def source_of(module: str, name: str) -> str | None:
     path = Path(file or "")
     if not path.is_relative_to(ROOT / "bmojo"):
         return None
-    name = str(path.relative_to(ROOT))
-    _sources().add(name)
-    return f"{FOLDER}/{name}.html#line-{line}"
+    return f"{FOLDER}/{path.relative_to(ROOT)}.html#line-{line}"
 
 
-@functools.cache
-def _sources() -> set[str]:
-    """Files of which a documented object is in."""
-    return set()
+def sources(app: Sphinx) -> set[str]:
+    """Files that documented objects are in."""
+    found = set()
+    modules = set(app.env.domaindata["py"]["modules"])
+    for full in app.env.domaindata["py"]["objects"]:
+        parts = full.split(".")
+        for cut in range(len(parts) - 1, 0, -1):
+            module = ".".join(parts[:cut])
+            if module in modules:
+                place = source_of(module, ".".join(parts[cut:]))
+                found |= {place.split("#")[0][len(FOLDER) + 1 : -5]} if place else set()
+                break
+    return found
 
 
-def wanted(app: Sphinx) -> set[str]:
-    """The files that pages link to."""
-    if not hasattr(app.env, "repository_files"):
-        app.env.repository_files = set()  # type: ignore[attr-defined]
-    return app.env.repository_files  # type: ignore[attr-defined]
+def linked(env: BuildEnvironment) -> dict[str, set[str]]:
+    """The files that each page links to."""
+    if not hasattr(env, "linked_files"):
+        env.linked_files = {}  # type: ignore[attr-defined]
+    return env.linked_files  # type: ignore[attr-defined]
+
+
+def forget(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
+    """A page is read again, or gone."""
+    linked(env).pop(docname, None)
+
+
+def merge(app: Sphinx, env: BuildEnvironment, docnames: list[str], other: BuildEnvironment) -> None:
+    """Take over what another process has read."""
+    linked(env).update({d: files for d, files in linked(other).items() if d in docnames})
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """A page for each file."""
-    for name in sorted(wanted(app) | _sources()):
+    for name in sorted(sources(app).union(*linked(app.env).values())):
         text = (Path(app.srcdir).parent / name).read_text(encoding="utf8")
         try:
             lexer = get_lexer_for_filename("x.py" if name.endswith(PYTHON) else name)
@@ -121,6 +132,8 @@ def _highlight(text: str, lexer: Any) -> str:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect."""
     app.add_config_value("repository_pages", {}, "env", dict)
-    app.add_post_transform(RepositoryLinks)
+    app.connect("doctree-read", resolve, priority=100)  # before downloads are collected
+    app.connect("env-purge-doc", forget)
+    app.connect("env-merge-info", merge)
     app.connect("html-collect-pages", pages)
-    return {"parallel_read_safe": True, "parallel_write_safe": False}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

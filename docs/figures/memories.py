@@ -10,17 +10,18 @@ from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
 
 LENGTH, WINDOW, FADING, EIDETIC = 40, 8, 3, 4
-SURPRISES = (5, 11, 12, 22)
+SURPRISES = {4: 3.0, 13: 2.2, 19: 3.4, 27: 2.6}
 
 
 def sequence() -> tuple[np.ndarray, np.ndarray]:
     """Innovation of a toy sequence, and the tokens that the slots hold at the last edge."""
     rng = np.random.default_rng(0)
-    u = 0.25 * rng.normal(size=(LENGTH, 4))
-    u[list(SURPRISES)] += 2 * rng.normal(size=(len(SURPRISES), 4))
+    u = 0.35 * rng.normal(size=(LENGTH, 4))
+    for t, size in SURPRISES.items():
+        u[t] += size * rng.choice([-1, 1], 4)
     y = np.zeros_like(u)
     for t in range(LENGTH):
-        y[t] = 0.6 * (y[t - 1] if t else 0) + u[t]
+        y[t] = 0.3 * (y[t - 1] if t else 0) + u[t]
     rows = jnp.asarray(y, jnp.float32)[None]
     score, _ = innovation(residual(rows, jnp.zeros((1, 4, 4)), predictor(4)))
     vacant = jnp.full((1, EIDETIC), EMPTY)
@@ -48,12 +49,11 @@ def draw(look: Look) -> plt.Figure:
         cell(t, 0, colour, 0.75 if t in held or t >= first else 0.12)
         height = 2.6 * score[t] / score.max()
         axis.add_patch(Rectangle((t + 0.1, 1.5), 0.66, height, facecolor=colour, alpha=0.9))
-    axis.text(0, -1.5, "tokens", va="center")
-    axis.text(0, 4.75, "innovation: what the\nfading memory did not foresee", va="center", size=9.5)
+    axis.text(0, -1.5, "tokens; bars: what the state did not foresee", va="center", size=9.5)
     axis.annotate(
-        "", (LENGTH, -0.75), (6, -0.75), arrowprops={"arrowstyle": "->", "color": look.ink}
+        "", (LENGTH, -0.75), (0, -0.75), arrowprops={"arrowstyle": "->", "color": look.ink}
     )
-    axis.text(LENGTH, -1.5, "now", ha="right", va="center")
+    axis.text(LENGTH, -1.5, "now", ha="right", va="center", size=9.5)
     for edge in range(0, LENGTH + 1, WINDOW):
         axis.plot([edge - 0.07] * 2, [-0.35, 1.4], color=look.ink, linewidth=0.7, alpha=0.6)
 
@@ -67,20 +67,21 @@ def draw(look: Look) -> plt.Figure:
 
     # What the query sees.
     top = 9.0
-    places = {"eidetic": 6.0, "fading": 17.0, "window": float(first)}
+    places = {"eidetic": 4.0, "fading": 18.5, "window": float(first)}
     for i, t in enumerate(held):
         x = places["eidetic"] + 1.15 * i
         cell(x, top, look.eidetic, 0.75)
-        _arrow(axis, (t + 0.43, 4.2 if t in SURPRISES else 3.0), (x + 0.43, top - 0.1), look.eidetic)
+        bar = 1.6 + 2.6 * score[t] / score.max()
+        _arrow(axis, (t + 0.43, bar), (x + 0.43, top - 0.1), look.eidetic)
     for i in range(FADING):
         cell(places["fading"] + 1.15 * i, top, look.fading, 0.35 + 0.2 * i)
     _arrow(axis, (first - 0.4, -2.0), (places["fading"] + 1.7, top - 0.1), look.fading, 0.25)
     for i in range(WINDOW):
         cell(places["window"] + i, top, look.window, 0.75)
-    _arrow(axis, (first + 4, 4.6), (first + 4, top - 0.1), look.window)
+    _arrow(axis, (first + 4, 2.2), (first + 4, top - 0.1), look.window)
     for name, text, count in (
-        ("eidetic", "eidetic:\nthe most surprising,\nverbatim", EIDETIC),
-        ("fading", "fading:\nthe last states\nof the chunk before", FADING),
+        ("eidetic", "eidetic: the\nmost surprising,\nverbatim", EIDETIC),
+        ("fading", "fading: states\nat the end of the\nchunk before", FADING),
         ("window", "window:\nthe last tokens,\nverbatim", WINDOW),
     ):
         width = 1.15 * count if name != "window" else count
@@ -88,8 +89,8 @@ def draw(look: Look) -> plt.Figure:
             places[name] + width / 2, top + 1.4, text, ha="center", va="bottom", size=9.5,
             color=getattr(look, name),
         )  # fmt: skip
-    axis.add_patch(Rectangle((4, 14.0), LENGTH - 4, 1.4, fill=False, edgecolor=look.ink))
-    axis.text((LENGTH + 4) / 2, 14.65, "one softmax over all three", ha="center", va="center")
+    axis.add_patch(Rectangle((0, 14.0), LENGTH, 1.4, fill=False, edgecolor=look.ink))
+    axis.text(LENGTH / 2, 14.65, "one softmax over all three", ha="center", va="center")
     return figure
 
 
