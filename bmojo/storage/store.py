@@ -168,6 +168,11 @@ class Store:
         with self._view.lock:
             return len(self._view.layer(layer))
 
+    def unindexed(self, layer: int) -> int:
+        """Entries of a layer that are in no index yet; every query is compared with them."""
+        with self._view.lock:
+            return self._view.layer(layer).tail
+
     def write(self, layer: int, entries: Entries, source: str, now: float | None = None) -> None:
         """Add entries; a copy of them is kept and written in the background.
 
