@@ -156,12 +156,12 @@ def build(
         graph = _graph(shape[1])
         if work.base is not None:
             graph.load(str(work.base.path(directory, head)))
-        for first, last in _ranges(work):
-            for ids, keys in database.keys(work.layer, first, last, shape, head):
-                for start in range(0, len(ids), STEP):
-                    part = slice(start, start + STEP)
-                    graph.add(ids[part].astype(np.uint64), keys[part], threads=threads)
-                    yield len(ids[part])
+        first = work.first if work.base is None else work.base.last + 1
+        for ids, keys in database.keys(work.layer, first, work.last, shape, head):
+            for start in range(0, len(ids), STEP):
+                part = slice(start, start + STEP)
+                graph.add(ids[part].astype(np.uint64), keys[part], threads=threads)
+                yield len(ids[part])
         if not len(graph):
             return None
         path = directory / f"{name}-{head}.usearch"
@@ -173,14 +173,6 @@ def build(
         del graph
     sync_directory(directory)
     return Segment(name, work.layer, work.first, work.last, count, tuple(files))
-
-
-def _ranges(work: Work) -> list[tuple[int, int]]:
-    """The parts of the range that the base does not have."""
-    if work.base is None:
-        return [(work.first, work.last)]
-    parts = [(work.first, work.base.first - 1), (work.base.last + 1, work.last)]
-    return [(first, last) for first, last in parts if first <= last]
 
 
 def remove_others(directory: Path, segments: Sequence[Segment]) -> None:

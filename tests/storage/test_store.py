@@ -75,8 +75,11 @@ def test_a_reader_sees_what_is_published(tmp_path):
             assert same(other.search(0, axis(), nearest=50, limit=50), mine)
         store.forget(mine.id[0, :39].tolist())
         store.publish()
+        assert other.count(0) == 121  # until it looks
         mine = store.search(0, axis(), nearest=3, limit=3)
         assert mine.score[0].tolist() == [4, 3, 3]
+        assert same(other.search(0, axis(), nearest=3, limit=3), mine)
+        assert other.count(0) == 82
         assert same(other.search(0, axis(), nearest=3, limit=3), mine)
         store.compact()
         assert same(other.search(0, axis(), nearest=3, limit=3), mine)
