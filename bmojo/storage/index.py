@@ -114,12 +114,13 @@ class OpenSegment:
         graph = self._graphs[head]
         count = min(count, self.segment.count)
         graph.expansion_search = max(EXPANSION_SEARCH, 2 * count)
-        matches = graph.search(np.atleast_2d(queries), count, threads=1)
-        keys = matches.keys.reshape(len(queries), count).astype(np.int64)
-        scores = 1 - matches.distances.reshape(len(queries), count).astype(np.float32)
-        counts = np.broadcast_to(getattr(matches, "counts", len(matches)), len(queries))
-        vacant = np.arange(count) >= counts[:, None]
-        return np.where(vacant, -1, keys), np.where(vacant, -np.inf, scores)
+        # One query alone would come back in another shape.
+        asked = np.repeat(queries, 2, axis=0) if len(queries) == 1 else queries
+        matches = graph.search(asked, count, threads=1)
+        vacant = np.arange(count) >= matches.counts[:, None]
+        ids = np.where(vacant, -1, matches.keys.astype(np.int64))
+        scores = np.where(vacant, -np.inf, 1 - matches.distances).astype(np.float32)
+        return ids[: len(queries)], scores[: len(queries)]
 
     def contains(self, head: int, ids: np.ndarray) -> np.ndarray:
         """Whether each of some ids is in the graph of a head."""

@@ -273,6 +273,8 @@ class Store:
                 f"queries: have shape {queries.shape}; give (queries, {self._shape[0]}, "
                 f"{self._shape[1]})"
             )
+        if not np.isfinite(queries).all():
+            raise ValueError("queries: are infinite or not numbers somewhere")
         if nearest < 1 or limit < 1:
             raise ValueError(f"nearest {nearest}, limit {limit}: give 1 or more of each")
         with self._caller:

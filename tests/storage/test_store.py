@@ -208,6 +208,8 @@ def test_entries_of_another_shape(tmp_path):
             store.write(0, narrow, "a")
         with pytest.raises(ValueError, match="queries: have shape"):
             store.search(0, np.zeros((2, 8)), nearest=1, limit=1)
+        with pytest.raises(ValueError, match="queries: are infinite or not numbers"):
+            store.search(0, np.full((2, 2, 8), np.nan), nearest=1, limit=1)
 
 
 def test_errors_of_the_thread_are_raised(tmp_path, monkeypatch):
