@@ -114,12 +114,13 @@ class OpenSegment:
         graph = self._graphs[head]
         count = min(count, self.segment.count)
         graph.expansion_search = max(EXPANSION_SEARCH, 2 * count)
-        matches = graph.search(np.atleast_2d(queries), count, threads=1)
-        keys = matches.keys.reshape(len(queries), count).astype(np.int64)
-        scores = 1 - matches.distances.reshape(len(queries), count).astype(np.float32)
-        counts = np.broadcast_to(getattr(matches, "counts", len(matches)), len(queries))
-        vacant = np.arange(count) >= counts[:, None]
-        return np.where(vacant, -1, keys), np.where(vacant, -np.inf, scores)
+        # One query alone would come back in another shape.
+        asked = np.repeat(queries, 2, axis=0) if len(queries) == 1 else queries
+        matches = graph.search(asked, count, threads=1)
+        vacant = np.arange(count) >= matches.counts[:, None]
+        ids = np.where(vacant, -1, matches.keys.astype(np.int64))
+        scores = np.where(vacant, -np.inf, 1 - matches.distances).astype(np.float32)
+        return ids[: len(queries)], scores[: len(queries)]
 
     def contains(self, head: int, ids: np.ndarray) -> np.ndarray:
         """Whether each of some ids is in the graph of a head."""
@@ -156,12 +157,12 @@ def build(
         graph = _graph(shape[1])
         if work.base is not None:
             graph.load(str(work.base.path(directory, head)))
-        for first, last in _ranges(work):
-            for ids, keys in database.keys(work.layer, first, last, shape, head):
-                for start in range(0, len(ids), STEP):
-                    part = slice(start, start + STEP)
-                    graph.add(ids[part].astype(np.uint64), keys[part], threads=threads)
-                    yield len(ids[part])
+        first = work.first if work.base is None else work.base.last + 1
+        for ids, keys in database.keys(work.layer, first, work.last, shape, head):
+            for start in range(0, len(ids), STEP):
+                part = slice(start, start + STEP)
+                graph.add(ids[part].astype(np.uint64), keys[part], threads=threads)
+                yield len(ids[part])
         if not len(graph):
             return None
         path = directory / f"{name}-{head}.usearch"
@@ -173,14 +174,6 @@ def build(
         del graph
     sync_directory(directory)
     return Segment(name, work.layer, work.first, work.last, count, tuple(files))
-
-
-def _ranges(work: Work) -> list[tuple[int, int]]:
-    """The parts of the range that the base does not have."""
-    if work.base is None:
-        return [(work.first, work.last)]
-    parts = [(work.first, work.base.first - 1), (work.base.last + 1, work.last)]
-    return [(first, last) for first, last in parts if first <= last]
 
 
 def remove_others(directory: Path, segments: Sequence[Segment]) -> None:
