@@ -92,8 +92,7 @@ class CanonicalSSM(nnx.Module):
     b, c and the step size dt are projected from x, and
     out = W_out (y * silu(gate)). The poles share the radius r_t = exp(-dt_t exp(A_log)), in
     (0, 1), and stand at fixed angles ``theta`` per channel: with alpha the coefficients of
-    poles at these angles on the unit circle,
-        a_{t,i} = alpha_i r_t r_{t-1} ... r_{t-i+1};
+    poles at these angles on the unit circle, a_{t,i} = alpha_i r_t r_{t-1} ... r_{t-i+1};
     for constant r and order 2, a_1 = 2 r cos(theta) and a_2 = -r^2. Then z_t is the output of
     a fixed oscillator times r_1 ... r_t, whatever the inputs: stable at every sequence of
     steps, which poles inside the circle at each single step do not guarantee when angles or
@@ -269,8 +268,8 @@ def peak_gain(
 ) -> Float[Array, "B L E"]:
     """The inverse of the recurrence's gain at its strongest resonance, at constant radius.
 
-    At the angle of pole k the gain is 1 / prod_j |1 - r e^{i (theta_j - theta_k)}|, and
-    |1 - r e^{i phi}|^2 = (1 - r)^2 + 4 r sin^2(phi / 2), where nothing cancels.
+    At the angle of pole k the gain is ``1 / prod_j |1 - r e^{i (theta_j - theta_k)}|``, and
+    ``|1 - r e^{i phi}|^2 = (1 - r)^2 + 4 r sin^2(phi / 2)``, where nothing cancels.
 
     Args:
       theta: angles of the pairs of poles; an odd order adds a real pole, at angle 0.

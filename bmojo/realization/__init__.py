@@ -1,7 +1,9 @@
 """Realizations: the theory behind the layers, as code on small dense systems.
 
-A realization of an input-output map is a state x_t and a recursion
+A realization of an input-output map is a state x_t and a recursion ::
+
     x_t = A_t x_{t-1} + B_t u_t,    y_t = C_t x_t + D_t u_t,
+
 in which the state is all that the future needs of the past. What it could not predict of the
 next token is the innovation. Memories differ only in their transition:
 
