@@ -71,7 +71,8 @@ def draw(look: Look) -> plt.Figure:
     for i, t in enumerate(held):
         x = places["eidetic"] + 1.15 * i
         cell(x, top, look.eidetic, 0.75)
-        _arrow(axis, (t + 0.43, 4.2 if t in SURPRISES else 3.0), (x + 0.43, top - 0.1), look.eidetic)
+        start = 4.2 if t in SURPRISES else 3.0
+        _arrow(axis, (t + 0.43, start), (x + 0.43, top - 0.1), look.eidetic)
     for i in range(FADING):
         cell(places["fading"] + 1.15 * i, top, look.fading, 0.35 + 0.2 * i)
     _arrow(axis, (first - 0.4, -2.0), (places["fading"] + 1.7, top - 0.1), look.fading, 0.25)
