@@ -1,22 +1,23 @@
 """Fill stores of several sizes and measure them.
 
     python -m scripts.storage.scale [--entries 10000 100000 1000000] [--heads 4] [--width 16]
-        [--queries 64] [--nearest 8] [--directory DIR]
+        [--queries 64] [--nearest 8] [--exact-below 16384] [--directory DIR | --look DIR]
 
 Keys lie in clusters with centres of different norms, queries near keys. One layer is written in
 batches of 256 and published every 32 batches; the index is made meanwhile, and what is left of
 it then is waited for. A line of a table for each size:
 
   entries   of the layer
+  indexed   of them in an index
   rows, index   bytes on disk for an entry
-  write     entries a second until the last was published
-  indexed   seconds from then until an index held all but the newest
   search    milliseconds for all queries and heads, median of 20, by the wall clock
   cpu       the same by the processor time of the thread
   recall    part of what comparison with every key finds that was found
   read      milliseconds for keys and values of 64 entries, median of 20
   open      seconds to open it for reading
   verify    seconds to verify it
+  write     entries a second until the last was published
+  waited    seconds from then until an index held all but the newest
 """
 
 import argparse
@@ -30,7 +31,7 @@ import numpy as np
 from bmojo.storage import Entries, Identity, Store, verify
 
 BATCH, PUBLISH_EVERY, CENTRES, REPEATS = 256, 32, 1024, 20
-COLUMNS = "entries rows index write indexed search cpu recall read open verify".split()
+COLUMNS = "entries indexed rows index search cpu recall read open verify write waited".split()
 
 
 class Keys:
@@ -71,16 +72,15 @@ def median(act, clock=time.perf_counter) -> float:
     return statistics.median(times)
 
 
-def measure(directory: Path, count: int, arguments: argparse.Namespace) -> list[str]:
+def fill(directory: Path, count: int, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Entries written a second, and seconds until they were indexed."""
     made = Keys(arguments.heads, arguments.width)
-    keys = np.concatenate([made.draw(BATCH) for _ in range(-(-count // BATCH))])[:count]
-    queries = keys[:: max(count // arguments.queries, 1)][: arguments.queries]
-    queries = queries + 0.3 * made.rng.standard_normal(queries.shape).astype(np.float32)
     who = Identity("scale", "", arguments.heads, arguments.width, (0,))
-    with Store.open(directory, who, write=True) as store:
+    with Store.open(directory, who, write=True, exact_below=arguments.exact_below) as store:
         start = time.perf_counter()
         for number, first in enumerate(range(0, count, BATCH)):
-            store.write(0, entries(keys[first : first + BATCH], first), "scale")
+            keys = made.draw(BATCH)[: count - first]
+            store.write(0, entries(keys, first), "scale")
             store.advance(BATCH)
             if number % PUBLISH_EVERY == 0:
                 store.publish()
@@ -89,10 +89,19 @@ def measure(directory: Path, count: int, arguments: argparse.Namespace) -> list[
         start = time.perf_counter()
         while store.unindexed(0) > store.exact_below:
             time.sleep(0.05)
-        indexed = time.perf_counter() - start
+        return rate, time.perf_counter() - start
+
+
+def look(directory: Path, arguments: argparse.Namespace) -> list[str]:
+    """Measure a store that was filled, perhaps in part."""
     start = time.perf_counter()
-    store = Store.open(directory, write=False)
+    store = Store.open(directory, write=False, exact_below=arguments.exact_below)
     opened = time.perf_counter() - start
+    count = store.count(0)
+    made = Keys(arguments.heads, arguments.width)
+    keys = np.concatenate([made.draw(BATCH) for _ in range(-(-count // BATCH))])[:count]
+    queries = keys[:: max(count // arguments.queries, 1)][: arguments.queries]
+    queries = queries + 0.3 * made.rng.standard_normal(queries.shape).astype(np.float32)
 
     def search():
         limit = arguments.queries * arguments.nearest
@@ -107,7 +116,8 @@ def measure(directory: Path, count: int, arguments: argparse.Namespace) -> list[
     some = np.random.default_rng(1).integers(0, count, 64).tolist()
     rows = store.records.view.rows
     read = median(lambda: rows.payloads(some, (arguments.heads, arguments.width)))
-    sizes = store.records.stats()["bytes"]
+    facts = store.records.stats()
+    sizes = facts["bytes"]
     store.close()
     start = time.perf_counter()
     problems = verify(directory)
@@ -116,9 +126,8 @@ def measure(directory: Path, count: int, arguments: argparse.Namespace) -> list[
         raise RuntimeError("\n".join(problems))
     return [
         f"{count:,}",
+        f"{sum(layer['indexed'] for layer in facts['layers']):,}",
         *(f"{sizes[name] / count:.0f}" for name in ("rows", "index")),
-        f"{rate:,.0f}",
-        f"{indexed:.1f}",
         f"{wall:.1f}",
         f"{cpu:.1f}",
         f"{right / total:.4f}",
@@ -135,12 +144,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--nearest", type=int, default=8)
-    parser.add_argument("--directory", type=Path)
+    parser.add_argument("--exact-below", type=int, default=16384)
+    parser.add_argument("--directory", type=Path, help="where the stores are made, for a while")
+    parser.add_argument("--look", type=Path, help="measure a store that is there already")
     arguments = parser.parse_args()
     print("".join(f"{name:>10}" for name in COLUMNS))
+    if arguments.look is not None:
+        print("".join(f"{cell:>10}" for cell in look(arguments.look, arguments)))
+        return
     with tempfile.TemporaryDirectory(dir=arguments.directory) as temporary:
         for count in arguments.entries:
-            row = measure(Path(temporary) / str(count), count, arguments)
+            rate, waited = fill(Path(temporary) / str(count), count, arguments)
+            row = [*look(Path(temporary) / str(count), arguments), f"{rate:,.0f}", f"{waited:.1f}"]
             print("".join(f"{cell:>10}" for cell in row), flush=True)
 
 
