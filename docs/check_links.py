@@ -1,6 +1,6 @@
 """Follow every internal link of the built site: its page must be there, and its anchor on it.
 
-    python docs/check_links.py docs/_build/html
+python docs/check_links.py docs/_build/html
 """
 
 import sys

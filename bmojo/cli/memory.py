@@ -158,8 +158,9 @@ def forget(
                         "search shows some"
                     )
                 chosen &= set(ids)
-            if chosen and not yes:
-                typer.confirm(f"Forget {len(chosen):,} of {len(store):,} entries?", abort=True)
+            question = f"Forget {len(chosen):,} of {len(store):,} entries?"
+            if chosen and not yes and not typer.confirm(question):
+                raise typer.Exit
             count = store.forget(chosen)
     typer.echo(f"{directory}: {count:,} entries forgotten")
 

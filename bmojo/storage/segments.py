@@ -78,7 +78,7 @@ class Work:
       layer: index of the layer.
       first: the first id of its range.
       last: the last one.
-      base: a segment that it starts from, or None: all is added.
+      base: a segment that it starts from, of the first ids, or None: all is added.
       gone: names of segments that it replaces.
     """
 
@@ -119,9 +119,8 @@ def next_work(
         count += living
     if not folded:
         return Work(layer, first, last, None, ())
-    base = max(folded, key=lambda segment: segment.count)
     gone = tuple(segment.name for segment in folded)
-    return Work(layer, folded[-1].first, last, base, gone)
+    return Work(layer, folded[-1].first, last, folded[-1], gone)
 
 
 def file_checksum(path: Path) -> int:

@@ -173,6 +173,11 @@ class Store:
         with self._view.lock:
             return len(self._view.layer(layer))
 
+    def unindexed(self, layer: int) -> int:
+        """Entries of a layer that are in no index yet; every query is compared with them."""
+        with self._view.lock:
+            return self._view.layer(layer).tail
+
     def write(self, layer: int, entries: Entries, source: str, now: float | None = None) -> None:
         """Add entries; a copy of them is kept and written in the background.
 
@@ -273,6 +278,8 @@ class Store:
                 f"queries: have shape {queries.shape}; give (queries, {self._shape[0]}, "
                 f"{self._shape[1]})"
             )
+        if not np.isfinite(queries).all():
+            raise ValueError("queries: are infinite or not numbers somewhere")
         if nearest < 1 or limit < 1:
             raise ValueError(f"nearest {nearest}, limit {limit}: give 1 or more of each")
         with self._caller:

@@ -162,10 +162,19 @@ def _segments(
         end = segment.last
         inside = ids[(ids >= segment.first) & (ids <= segment.last)]
         problem = segment.problem(directory) or _graph(segment, inside, directory, width)
-        if problem is not None:
+        if problem is not None and _still(rows, segment):
             problems.append(f"index: {problem}; opening the store for writing makes it anew")
         progress(len(segment.files))
     return problems
+
+
+def _still(rows: Database, segment: Segment) -> bool:
+    """Whether a segment counts by now; a writer may have replaced it and its files."""
+    newest = Database(rows.path, False, rows.dtype.name)
+    try:
+        return segment.name in {there.name for there in newest.segments()}
+    finally:
+        newest.close()
 
 
 def _graph(segment: Segment, ids: np.ndarray, directory: Path, width: int) -> str | None:

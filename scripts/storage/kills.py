@@ -50,6 +50,8 @@ def write(directory: Path) -> None:
                     numbers[layer] += BATCH
                 store.advance(BATCH)
             store.publish()
+            if random.random() < 0.05:
+                store.compact()
             print(min(numbers.values()), flush=True)
 
 

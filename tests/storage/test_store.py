@@ -75,8 +75,11 @@ def test_a_reader_sees_what_is_published(tmp_path):
             assert same(other.search(0, axis(), nearest=50, limit=50), mine)
         store.forget(mine.id[0, :39].tolist())
         store.publish()
+        assert other.count(0) == 121  # until it looks
         mine = store.search(0, axis(), nearest=3, limit=3)
         assert mine.score[0].tolist() == [4, 3, 3]
+        assert same(other.search(0, axis(), nearest=3, limit=3), mine)
+        assert other.count(0) == 82
         assert same(other.search(0, axis(), nearest=3, limit=3), mine)
         store.compact()
         assert same(other.search(0, axis(), nearest=3, limit=3), mine)
@@ -205,6 +208,8 @@ def test_entries_of_another_shape(tmp_path):
             store.write(0, narrow, "a")
         with pytest.raises(ValueError, match="queries: have shape"):
             store.search(0, np.zeros((2, 8)), nearest=1, limit=1)
+        with pytest.raises(ValueError, match="queries: are infinite or not numbers"):
+            store.search(0, np.full((2, 2, 8), np.nan), nearest=1, limit=1)
 
 
 def test_errors_of_the_thread_are_raised(tmp_path, monkeypatch):

@@ -51,6 +51,12 @@ class TextConfig:
         targets      a b c . d e    . - f . - -    (-: -1, no loss)
         segment_ids  0 0 0 0 1 1    0 0 1 1 1 1
 
+    With ``echo=4`` every other window, the second one first, is a passage of 2 to 4 tokens that
+    comes again and again, so that a model learns to find what it has read before::
+
+        inputs   b c . b c .
+        targets  c . b c . b
+
     The training split has no end: every epoch shows each window once, in an order that
     depends on the seed and the epoch alone. The held-out split is read in order, whatever
     the seed, and ends.
@@ -67,6 +73,7 @@ class TextConfig:
       held_out: the split that evaluations read, 'validation' or 'test'.
       tokenizer_spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE', for text that is
         prepared on the way; None: bytes, or what the directory was prepared with.
+      echo: tokens of a passage that comes again, at most; 0: text is left as it is.
     """
 
     path: str
@@ -76,6 +83,7 @@ class TextConfig:
     vocab_size: int | None = None
     held_out: str = "validation"
     tokenizer_spec: str | None = None
+    echo: int = 0
 
     def __post_init__(self):
         if not isinstance(self.path, str) or not self.path:
@@ -92,6 +100,14 @@ class TextConfig:
                 raise ValueError(
                     f"Text.{field}: {value!r} is unknown; choose {' or '.join(map(repr, choices))}"
                 )
+        if isinstance(self.echo, bool) or not isinstance(self.echo, int):
+            raise TypeError(f"Text.echo: {self.echo!r} is not an integer; give one")
+        if self.echo and not 2 <= self.echo <= self.length:
+            raise ValueError(
+                f"Text.echo: {self.echo} is out of range; give 0, or 2 .. length = {self.length}"
+            )
+        if self.echo and self.packing == "documents":
+            raise ValueError("Text.echo: passages do not come again in documents; set it to 0")
         if self.align > 1 and self.packing != "documents":
             raise ValueError(
                 f"Text.align: {self.align} has no effect on packing {self.packing!r}; "
@@ -237,6 +253,10 @@ class TextSource:
         if self._layout is not None:
             return {**self._layout.read(start, stop), "group": np.int32(0)}
         tokens = self._stream.read(start, stop + 1)
+        if self.config.echo and index % 2:
+            rng = np.random.default_rng([self.seed, index])
+            period = int(rng.integers(max(2, self.config.echo // 2), self.config.echo + 1))
+            tokens = np.resize(tokens[:period], len(tokens))
         return {"inputs": tokens[:-1], "targets": tokens[1:], "group": np.int32(0)}
 
     def window(self, index: int) -> int:

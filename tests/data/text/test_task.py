@@ -243,3 +243,29 @@ def test_experiments_check_their_text_before_they_begin(many):
     with pytest.raises(UserError, match="'text' asks for 100 batches of 4, its data have 1"):
         prepare_data(experiment)
     assert math.isclose(experiment.evaluations[0].data.bytes_per_token, 0.99, abs_tol=0.01)
+
+
+def test_every_other_window_comes_again_and_again(tmp_path):
+    path = folder(tmp_path, train=["abcdefghijklmnopqrstuvwxyz" * 20], validation=["abc"])
+    plain = TextConfig(path, length=24).source(3, "train")
+    source = TextConfig(path, length=24, echo=8).source(3, "train")
+    periods = set()
+    for number in range(20):
+        item, text = source[number], plain[number]
+        inputs, targets = (item[name].tolist() for name in ("inputs", "targets"))
+        if number % 2 == 0:
+            assert inputs == text["inputs"].tolist() and targets == text["targets"].tolist()
+            continue
+        stream = [*inputs, targets[-1]]
+        assert stream[1:] == targets
+        period = next(n for n in range(1, 25) if stream[n:] == stream[:-n])
+        assert stream[:period] == text["inputs"].tolist()[:period]
+        periods.add(period)
+    assert periods <= set(range(4, 9)) and len(periods) > 2
+    assert source[7]["inputs"].tolist() == source[7]["inputs"].tolist()
+
+
+@pytest.mark.parametrize(("echo", "packing"), [(1, "windows"), (9, "windows"), (4, "documents")])
+def test_echoes_that_cannot_be(echo, packing):
+    with pytest.raises(ValueError, match="Text.echo"):
+        TextConfig("stdlib", length=8, packing=packing, echo=echo)
