@@ -1,6 +1,7 @@
 """Sphinx's settings. The command that builds the site is in CONTRIBUTING.md."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -22,7 +23,12 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 os.environ["BMOJO_CACHE_DIR"] = str(HERE / "_build" / "cache")
 os.environ["COLUMNS"] = "88"
 os.environ["TTY_COMPATIBLE"] = "0"  # for Rich, which kernels tell to use colours
+os.environ["IPYTHONDIR"] = str(HERE / "_build" / "ipython")
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+
+startup = HERE / "_build" / "ipython" / "profile_default" / "startup"
+startup.mkdir(parents=True, exist_ok=True)
+shutil.copy(HERE / "_ext" / "shell.py", startup)
 
 import bmojo  # noqa: E402
 
