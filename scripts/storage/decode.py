@@ -1,0 +1,116 @@
+"""Time a decoded token with stores of several sizes beside a model, and without.
+
+    python -m scripts.storage.decode RUN [--entries 10000 100000 1000000] [--tokens 256]
+
+The run is one of B'MOJO; its layers share the entries. Keys are drawn around those that the model
+makes of random tokens. Cases take turns, medians over rounds; building the index is not part of
+it.
+"""
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from bmojo.evaluation.recall import load_run
+from bmojo.experiment import load
+from bmojo.session import Session, Use, identify
+from bmojo.storage import Entries, Store
+
+BATCH, ROUNDS, SAMPLE = 4096, 5, 2048
+
+
+def sample_keys(model, tokens):
+    """Keys of some tokens, by layer."""
+    kept = {}
+
+    class Sink:
+        def __len__(self):
+            return 0
+
+        def write(self, layer, entries, source):
+            kept.setdefault(layer, []).append(entries.key)
+
+        def advance(self, tokens):
+            pass
+
+        def publish(self):
+            pass
+
+    session = Session(model, Sink(), Use(threshold=0.0))  # nothing is looked up in an empty store
+    session.read(tokens)
+    session.finish()
+    return {layer: np.concatenate(keys) for layer, keys in kept.items()}
+
+
+def fill(store, keys, count, rng):
+    for layer, known in keys.items():
+        for first in range(0, count, BATCH):
+            size = min(BATCH, count - first)
+            spread = known.std(axis=0) * 0.3
+            key = known[rng.integers(0, len(known), size)]
+            key = (key + spread * rng.standard_normal(key.shape)).astype(np.float32)
+            place = np.arange(first, first + size)
+            ones = np.ones(size, np.float32)
+            store.write(layer, Entries(key, key, ones, place, place % 100, place[:, None]), "drawn")
+        store.publish()
+        while store.unindexed(layer) > store.exact_below:
+            time.sleep(0.1)
+
+
+def decode(model, store, use, prompt, count):
+    """Milliseconds of a token, all that a session does included."""
+    session = Session(model, store, use)
+    session.read(prompt)
+    session.ask = "before"
+    token = int(np.asarray(session.read([1])).argmax())
+    start = time.perf_counter()
+    for _ in range(count):
+        token = int(np.asarray(session.read([token])).argmax())
+    return 1e3 * (time.perf_counter() - start) / count
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--entries", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    parser.add_argument("--tokens", type=int, default=256)
+    asked = parser.parse_args()
+    experiment, _ = load(asked.run / "config.gin", ["BMojo.num_eidetic=16"])
+    outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
+    model = load_run(asked.run, outline).model
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, experiment.model.vocab_size, SAMPLE)
+    keys, use = sample_keys(model, tokens), Use(nearest=1, write=False)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stores = {}
+        for count in asked.entries:
+            path = folder / str(count)
+            with Store.open(path, identify(model, None, "decode"), write=True) as store:
+                start = time.perf_counter()
+                fill(store, keys, count // len(keys), rng)
+                print(f"{count:,} entries in {time.perf_counter() - start:.0f} s", flush=True)
+            stores[count] = stack.enter_context(Store.open(path, write=False))
+        cases = {"no store": None, **{f"{n:,} entries": s for n, s in stores.items()}}
+        times = {name: [] for name in cases}
+        for _ in range(ROUNDS + 1):
+            for name, store in cases.items():
+                times[name].append(decode(model, store, use, tokens[:64], asked.tokens))
+        print("| store | ms/token | of no store | MiB on disk |\n| --- | ---: | ---: | ---: |")
+        base = statistics.median(times["no store"][1:])
+        for name, store in cases.items():
+            middle = statistics.median(times[name][1:])
+            size = "" if store is None else f"{store.bytes() / 2**20:,.0f}"
+            print(f"| {name} | {middle:.3f} | {middle / base:.2f} | {size} |")
+
+
+if __name__ == "__main__":
+    main()
