@@ -98,7 +98,7 @@ def doctor(
     \b
     Examples:
       bmojo doctor
-      bmojo doctor experiments/text/bmojo.gin sizes/130m.gin Experiment.mesh=@Mesh() Mesh.fsdp=8
+      bmojo doctor experiments/text/bmojo.gin sizes/130m.gin 'Experiment.mesh=@Mesh()' Mesh.fsdp=8
       srun bmojo doctor configs/experiments/quickstart.gin --json preflight.json
     """
     with told():
@@ -198,7 +198,7 @@ class Report:
             self.say(f"{'mesh':<16} {layout}: {layout.mesh.size} devices")
         elif not self.problems:
             devices = self.facts["devices"]["all"]
-            rest = "; Experiment.mesh=@Mesh() takes all" if devices > 1 else ""
+            rest = "; 'Experiment.mesh=@Mesh()' takes all" if devices > 1 else ""
             self.say(f"{'mesh':<16} none: one of {devices} devices{rest}")
         return layout
 

@@ -95,6 +95,6 @@ class Job:
             lines.append(f"mesh {self.layout}: {self.layout.mesh.size} devices in {where}")
         elif jax.default_backend() != "cpu" and jax.device_count() > 1:
             count = jax.device_count()
-            lines.append(f"1 of {count} devices is used; all with Experiment.mesh=@Mesh()")
+            lines.append(f"1 of {count} devices is used; all with 'Experiment.mesh=@Mesh()'")
         chosen = implementations(self.model_config).items()
         return lines + [f"{cell}: {implementation} scan" for cell, implementation in chosen]
