@@ -100,7 +100,7 @@ def test_needles_and_drift(bmojo, needles):
     assert [row["store"] for row in rows] == [False, True]
     assert rows[1]["entries"] > 0 and rows[0]["entries"] == 0
     rows = json.loads(Path("run/evaluation/drift.json").read_text())["rows"]
-    assert [row["half_life"] for row in rows] == [None, None, 65536.0, 8192.0, 1024.0]
+    assert [row["half_life"] for row in rows] == [None, None, 4096.0, 1024.0, 256.0, 64.0]
     assert re.search("a former value", result.stdout)
     for name in ("needles", "drift"):
         assert Path(f"run/evaluation/{name}.png").stat().st_size > 10_000
