@@ -105,6 +105,7 @@ def test_unknown_kind(bmojo, here):
     result = bmojo("eval", here, "--eval", "perplexty")
     assert result.exit_code == 2
     assert (
-        "'perplexity', 'length', 'recall', 'returns', 'harness', 'regret'"
+        "'perplexity', 'length', 'recall', 'returns', 'harness', 'needles', 'drift', 'rereading', "
+        "'regret'"
         in result.stderr.replace("│", "")
     )
