@@ -124,7 +124,7 @@ def evaluate_run(
       harness     the tasks of --tasks, by lm-evaluation-harness (pip install 'bmojo[eval]')
       needles     32 facts, then filler of each --length, then questions: with a store and without
       drift       facts whose values change, asked for their last one: by half-life of the store
-      rereading   loss of chapters read twice with a store, and of others; --length cuts chapters
+      rereading   loss of a chapter of --length tokens read twice with a store, and of another one
       regret      bits above the best known predictor, on the tasks that have one
 
     Documents are read through the model's state in segments, so that memory does not grow

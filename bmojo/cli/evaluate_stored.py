@@ -192,7 +192,9 @@ def by_rereading(
     from bmojo.storage import Policy
 
     size = max(lengths or (CHAPTER,))
-    chapters = [text[:size] for text in texts if len(text) >= size][:CHAPTERS]
+    # From the middle: books begin alike.
+    middles = [(text, (len(text) - size) // 2) for text in texts if len(text) >= size]
+    chapters = [text[first : first + size] for text, first in middles[:CHAPTERS]]
     if len(chapters) < 2:
         raise UserError(
             f"--eval rereading: {len(chapters)} documents have {size} tokens, and two are needed; "
