@@ -106,6 +106,5 @@ def test_unknown_kind(bmojo, here):
     assert result.exit_code == 2
     assert (
         "'perplexity', 'length', 'recall', 'returns', 'harness', 'needles', 'drift', 'rereading', "
-        "'regret'"
-        in result.stderr.replace("│", "")
+        "'regret'" in result.stderr.replace("│", "")
     )
