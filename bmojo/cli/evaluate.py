@@ -19,6 +19,7 @@ from bmojo.cli.common import (
     tell,
     told,
 )
+from bmojo.cli.evaluate_regret import by_regret, known_source
 from bmojo.cli.evaluate_stored import (
     by_drift,
     by_memory,
@@ -30,7 +31,6 @@ from bmojo.cli.stored import Every, MemoryDir, Nearest, ReadOnly, Threshold
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
-    from bmojo.data.universal.sequences import SequenceSource
     from bmojo.evaluation.perplexity import Measured
     from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
@@ -156,7 +156,7 @@ def evaluate_run(
         if Kind.RECALL in wanted:
             _refuse_text(experiment)
         if Kind.REGRET in wanted:
-            _known_source(run, experiment)
+            known_source(run, experiment)
         if Kind.HARNESS in wanted:
             _check_tasks(run, experiment, tasks)
         if memory_dir is not None and Kind.PERPLEXITY not in wanted:
@@ -312,33 +312,6 @@ def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "Lo
     tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
 
 
-def by_regret(
-    console: Console,
-    run: Path,
-    experiment: "Experiment",
-    loaded: "LoadedRun",
-    lengths: Sequence[int] | None,
-    count: int,
-    batch_size: int,
-) -> None:
-    """Bits above the best known predictor, by length, complexity and position."""
-    from bmojo.evaluation.outputs import save
-    from bmojo.evaluation.regret import by_length, by_position, costs
-    from bmojo.evaluation.regret_outputs import plot_regret, regret_table
-
-    trained = max(stage.data.length for stage in experiment.curriculum)
-    lengths = sorted(set(lengths or (trained, 4 * trained, 16 * trained)))
-    source = _known_source(run, experiment, lengths[-1])
-    with progress_bar("reading", count * lengths[-1]) as done:
-        found = costs(loaded.model, source, count, batch_size=batch_size, progress=done)
-    rows, positions = by_length(found, lengths), by_position(found, trained)
-    counted = source.config.slices
-    console.print(regret_table(rows, counted))
-    facts = {"step": loaded.step, "sequences": count, "training_length": trained}
-    results = {**facts, "counted": counted, "rows": rows, "positions": positions}
-    tell(console, save(run, "regret", results, plot_regret(rows, positions, counted, trained)))
-
-
 def by_harness(
     console: Console,
     run: Path,
@@ -388,26 +361,6 @@ def _refuse_text(experiment: "Experiment") -> None:
                 f"--eval recall: the evaluation {evaluation.name!r} reads text, in which there are "
                 "no pairs to recall; take --eval perplexity, or evaluate a synthetic task"
             )
-
-
-def _known_source(
-    run: Path, experiment: "Experiment", length: int | None = None
-) -> "SequenceSource":
-    """Test sequences of the run's last stage, as it has them or of another length."""
-    import dataclasses
-
-    from bmojo.data.universal.sequences import SequenceSource
-
-    data = experiment.curriculum[-1].data
-    if length is not None:
-        data = dataclasses.replace(data, length=length)
-    source = data.source(0, "test")
-    if not isinstance(source, SequenceSource):
-        raise UserError(
-            f"--eval regret: {run} was not trained on a task whose best predictor is known; take "
-            "--eval recall, or train on one of configs/experiments/solomonoff"
-        )
-    return source
 
 
 def _check_tasks(run: Path, experiment: "Experiment", tasks: Path | None) -> None:

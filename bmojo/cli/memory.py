@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bmojo.data.text.tokenizers import Tokenizer
-    from bmojo.storage import Identity, Record, Store
+    from bmojo.storage import Identity, Policy, Record, Store
 
 app = typer.Typer(
     help="Look into a memory on disk, and forget parts of it.",
@@ -166,6 +166,48 @@ def forget(
 
 
 @app.command(epilog=EXIT_CODES)
+def policy(
+    directory: Directory,
+    bounds: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="capacity, half_life_tokens, half_life_seconds, reinforcement or floor, and a "
+            "number or None.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Show what bounds a store, or change it.
+
+    Capacity holds at once, decay for every later look; what has become too weak goes with the next
+    bmojo memory compact.
+
+    \b
+    Examples:
+      bmojo memory policy memories/prose
+      bmojo memory policy memories/prose half_life_tokens=100000 capacity=50000
+    """
+    with told():
+        import dataclasses
+
+        if not bounds:
+            with _reading(directory) as store:
+                now = store.policy
+        else:
+            changes = _bounds(bounds)
+            with _reading(directory) as store:
+                try:
+                    now = dataclasses.replace(store.policy, **changes)
+                except ValueError as error:
+                    raise UserError(str(error)) from None
+            with _writing(directory, now):
+                pass
+    for name, value in dataclasses.asdict(now).items():
+        typer.echo(f"{name} = {value}")
+
+
+@app.command(epilog=EXIT_CODES)
 def compact(
     directory: Directory,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="That build the indexes.")] = 1,
@@ -220,12 +262,34 @@ def _reading(directory: Path) -> "Store":
     return Store.open(directory, write=False)
 
 
-def _writing(directory: Path) -> "Store":
+def _writing(directory: Path, policy: "Policy | None" = None) -> "Store":
     from bmojo.storage import Store
     from bmojo.storage.layout import Layout
 
     Layout(directory).read()
-    return Store.open(directory, write=True)
+    return Store.open(directory, policy=policy, write=True)
+
+
+def _bounds(given: list[str]) -> dict[str, Any]:
+    """Fields of a policy from KEY=VALUE."""
+    import dataclasses
+
+    from bmojo.storage import Policy
+    from bmojo.validation import suggestion
+
+    known = [field.name for field in dataclasses.fields(Policy)]
+    changes: dict[str, Any] = {}
+    for word in given:
+        name, _, text = word.partition("=")
+        if name not in known:
+            raise UserError(f"{word}: a policy has no {name!r}; {suggestion(name, known)}")
+        try:
+            changes[name] = None if text == "None" else int(text) if text.isdigit() else float(text)
+        except ValueError:
+            example = f"{name}=1000"
+            raise UserError(f"{word}: {text!r} is not a number; give one, as {example}") from None
+
+    return changes
 
 
 def _tokenizer(identity: "Identity") -> "Tokenizer | None":

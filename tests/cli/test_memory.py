@@ -123,6 +123,25 @@ def test_forget(bmojo, prose):
     assert bmojo("verify", prose).exit_code == 0
 
 
+def test_policy(bmojo, prose):
+    shown = bmojo("policy", prose)
+    assert shown.exit_code == 0 and "capacity = None" in shown.stdout
+    result = bmojo("policy", prose, "capacity=20", "half_life_tokens=1.5e3")
+    assert result.exit_code == 0, result.output
+    assert "capacity = 20\nhalf_life_tokens = 1500.0" in result.stdout
+    assert count(bmojo, prose) == 40
+    assert bmojo("policy", prose).stdout == result.stdout
+    assert "capacity = None" in bmojo("policy", prose, "capacity=None").stdout
+    for word, error in (
+        ("capasity=3", "did you mean 'capacity'?"),
+        ("capacity=few", "'few' is not a number"),
+        ("floor", "'' is not a number"),
+        ("capacity=0", "Policy.capacity: 0 is not positive"),
+    ):
+        wrong = bmojo("policy", prose, word)
+        assert wrong.exit_code == 2 and error in wrong.output
+
+
 def test_compact(bmojo, tmp_path):
     written(tmp_path / "s", Policy(half_life_seconds=10.0))
     result = bmojo("compact", tmp_path / "s")
