@@ -10,6 +10,7 @@ shows what ``draw(look)`` in ``docs/figures/NAME.py`` draws.
 """
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,15 +55,25 @@ class Drawing(SphinxDirective):
 
 
 def draw_all(app: Sphinx) -> None:
-    """Draw every figure whose picture is older than its code."""
+    """Draw every figure whose picture is older than its code.
+
+    In a process of its own: readers are forked from this one, and a process in which JAX has
+    computed must not be forked.
+    """
+    logger.info("drawing figures")
+    subprocess.run([sys.executable, __file__, app.srcdir], check=True)
+
+
+def draw(docs: Path) -> None:
+    """The same, here."""
     import matplotlib
 
     matplotlib.use("Agg")
-    folder = Path(app.srcdir, "figures")
+    folder = docs / "figures"
     sys.path.insert(0, str(folder))
     import look
 
-    out = Path(app.srcdir, FOLDER)
+    out = docs / FOLDER
     out.mkdir(exist_ok=True)
     for source in sorted(folder.glob("*.py")):
         if source.stem == "look":
@@ -71,7 +82,6 @@ def draw_all(app: Sphinx) -> None:
         newest = max(source.stat().st_mtime, (folder / "look.py").stat().st_mtime)
         if all(p.exists() and p.stat().st_mtime > newest for p in pictures.values()):
             continue
-        logger.info("drawing %s", source.stem)
         module = _load(source)
         for name, path in pictures.items():
             with look.LOOKS[name].active() as chosen:
@@ -93,3 +103,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("drawing", Drawing)
     app.connect("builder-inited", draw_all)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]))
