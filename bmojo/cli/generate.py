@@ -337,7 +337,16 @@ class Work:
 
             session = Session(self._model, None, self.memory.use)
             session.read([0, 0])
-            session.read([0])
+            logits = session.read([0])[None]
+            for _ in generation.decode(
+                self._model,
+                logits,
+                session.state,
+                max_new_tokens=2,
+                sampling=self._sampling,
+                advance=session.advance,
+            ):
+                pass
             return
         empty = np.zeros((batch, 1), np.int32)
         logits, state = generation.prefill(self._model, empty, capacity=capacity)

@@ -1,15 +1,10 @@
 """The cache of compiled programs, shared by all runs of a user."""
 
-import os
 from pathlib import Path
 
 import jax
 
-
-def cache_directory() -> Path:
-    """Where compiled programs are kept: BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""
-    given = os.environ.get("BMOJO_CACHE_DIR")
-    return Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "bmojo"
+from bmojo.cache import cache_directory
 
 
 def use_compilation_cache() -> Path | None:

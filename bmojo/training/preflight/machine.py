@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 import bmojo
-from bmojo.training.cache import cache_directory
+from bmojo.cache import cache_directory
 from bmojo.training.processes import Processes
 from bmojo.training.report import PACKAGES, git_revision, version
 

@@ -1,0 +1,133 @@
+"""The C++ sources of this folder, compiled once by the machine's own compiler.
+
+The compiler is ``$CXX``, or else ``c++``. The library is kept beside XLA's compiled programs,
+under a name made of the sources, the compiler, the processor's instructions and JAX's version,
+so that a change of any makes a new one.
+"""
+
+import concurrent.futures
+import ctypes
+import fcntl
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from bmojo.cache import cache_directory
+
+SOURCES = ("scan.cc", "attention.cc")
+HERE = Path(__file__).parent
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fPIC",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wno-psabi",
+)
+
+logger = logging.getLogger(__name__)
+
+
+class BuildError(RuntimeError):
+    """The kernels were asked for by name and cannot be compiled here; the text says why."""
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why there are no kernels on this machine; None: there are, and JAX knows them.
+
+    The first call compiles them if no process has done so before, which takes some seconds.
+    """
+    if os.environ.get("BMOJO_NATIVE", "1") == "0":
+        return "BMOJO_NATIVE=0"
+    if platform.system() == "Windows":
+        return "the kernels are not for Windows"
+    command = shlex.split(os.environ.get("CXX", "c++"))
+    if not command or shutil.which(command[0]) is None:
+        return f"there is no C++ compiler {' '.join(command)!r} (set CXX)"
+    try:
+        _register(_built(command))
+    except (BuildError, OSError) as error:
+        return str(error)
+    return None
+
+
+def require() -> None:
+    """Raise BuildError, with the reason, where there are no kernels."""
+    why = why_not()
+    if why is not None:
+        raise BuildError(f"implementation: no native kernels: {why}")
+
+
+def _built(command: list[str]) -> Path:
+    """The library's file, compiled unless it is there."""
+    target = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    texts = [path.read_text() for path in sorted(HERE.iterdir()) if path.suffix in (".cc", ".h")]
+    parts = [target, jaxlib.__version__, *command, *FLAGS, *SOURCES, *texts]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    folder = cache_directory() / "native"
+    library = folder / f"kernels-{key}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # others wait here for the first one
+        if not library.exists():
+            started = time.monotonic()
+            logger.info("compiling kernels for this CPU, once, by %s", " ".join(command))
+            _compile(command, library)
+            logger.info("compiled %s in %.1f s", library, time.monotonic() - started)
+    return library
+
+
+def _compile(command: list[str], library: Path) -> None:
+    """Compile the sources, side by side, and link them."""
+    include = ["-I", jax.ffi.include_dir()]
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        objects = [str(Path(folder, f"{name}.o")) for name in SOURCES]
+        with concurrent.futures.ThreadPoolExecutor(len(SOURCES)) as pool:
+            jobs = [
+                pool.submit(_run, [*command, *FLAGS, *include, "-c", str(HERE / name), "-o", to])
+                for name, to in zip(SOURCES, objects, strict=True)
+            ]
+            for job in jobs:
+                job.result()
+        linked = Path(folder, library.name)
+        _run([*command, "-shared", *objects, "-o", str(linked)])
+        os.replace(linked, library)
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+        raise BuildError(f"{' '.join(command[:1])} failed: {lines[0].strip()}")
+    return done.stdout
+
+
+def _register(library: Path) -> None:
+    """Tell JAX of every kernel of the library, by the names in its table."""
+    loaded = ctypes.CDLL(str(library))
+    for name in _names():
+        handler = jax.ffi.pycapsule(getattr(loaded, name))
+        jax.ffi.register_ffi_target(f"bmojo_{name}", handler, platform="cpu")
+
+
+def _names() -> list[str]:
+    """Handlers that the sources define."""
+    marker = "BMOJO_HANDLER("
+    lines = [line for name in SOURCES for line in (HERE / name).read_text().splitlines()]
+    return [line[len(marker) :].split(",")[0] for line in lines if line.startswith(marker)]

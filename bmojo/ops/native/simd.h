@@ -1,0 +1,114 @@
+// Vectors as wide as the machine's registers, for kernels written once for float and double.
+//
+// GCC's and Clang's vector types: a + b, a > b ? a : b and so on act on every lane.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace bmojo {
+
+#if defined(__AVX512F__)
+inline constexpr int kBytes = 64;
+inline constexpr int kRegisters = 32;
+#elif defined(__AVX__)
+inline constexpr int kBytes = 32;
+inline constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+inline constexpr int kBytes = 16;
+inline constexpr int kRegisters = 32;
+#else
+inline constexpr int kBytes = 16;
+inline constexpr int kRegisters = 16;
+#endif
+
+template <typename T>
+struct Simd {
+  static constexpr int kLanes = kBytes / static_cast<int>(sizeof(T));
+  typedef T Vector __attribute__((vector_size(kBytes)));
+};
+
+template <typename T>
+using Vec = typename Simd<T>::Vector;
+
+template <typename T>
+inline constexpr int kLanes = Simd<T>::kLanes;
+
+template <typename T>
+inline Vec<T> load(const T* from) {
+  Vec<T> v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <typename T>
+inline void store(T* to, Vec<T> v) {
+  std::memcpy(to, &v, sizeof v);
+}
+
+// The first `count` lanes; the others are zero.
+template <typename T>
+inline Vec<T> load_some(const T* from, int count) {
+  Vec<T> v{};
+  std::memcpy(&v, from, count * sizeof(T));
+  return v;
+}
+
+template <typename T>
+inline void store_some(T* to, Vec<T> v, int count) {
+  std::memcpy(to, &v, count * sizeof(T));
+}
+
+template <typename T>
+inline Vec<T> splat(T x) {
+  return Vec<T>{} + x;
+}
+
+template <typename T>
+inline T sum(Vec<T> v) {
+  T total = 0;
+  for (int i = 0; i < kLanes<T>; ++i) total += v[i];
+  return total;
+}
+
+template <typename T>
+inline T largest(Vec<T> v) {
+  T most = v[0];
+  for (int i = 1; i < kLanes<T>; ++i) most = v[i] > most ? v[i] : most;
+  return most;
+}
+
+// e^x within two units in the last place; 0 below the range of normal numbers, and for -infinity.
+inline Vec<float> exponential(Vec<float> x) {
+  typedef int32_t Whole __attribute__((vector_size(kBytes)));
+  const Vec<float> tiny = splat(-87.33654f), huge = splat(88.37626f);
+  const Vec<float> inside = x < huge ? x : huge;
+  const Vec<float> shift = splat(12582912.0f);  // 1.5 * 2^23: a sum with it is rounded to a whole
+  const Vec<float> shifted = inside * 1.44269504088896341f + shift;
+  const Vec<float> n = shifted - shift;
+  Vec<float> r = inside - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  Whole bits, exponent;
+  std::memcpy(&bits, &p, sizeof bits);
+  std::memcpy(&exponent, &shifted, sizeof exponent);
+  bits += exponent << 23;  // the whole part stands in the low bits of the shifted number
+  Vec<float> result;
+  std::memcpy(&result, &bits, sizeof result);
+  return x < tiny ? Vec<float>{} : result;
+}
+
+inline Vec<double> exponential(Vec<double> x) {
+  Vec<double> result;
+  for (int i = 0; i < kLanes<double>; ++i) result[i] = std::exp(x[i]);
+  return result;
+}
+
+}  // namespace bmojo
