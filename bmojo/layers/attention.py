@@ -14,7 +14,6 @@ from bmojo.layers.sight import Sight
 from bmojo.layers.trace import Trace
 from bmojo.ops.attention import causal_spread, rotate, spread_view
 from bmojo.ops.attention_choice import Implementation, check_implementation
-from bmojo.ops.blocked_attention import causal_attention
 from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
 from bmojo.types import Array, DType, Float, Int
@@ -133,7 +132,8 @@ class Attention(nnx.Module):
             mixed = kernels.attend_causally(q, new.k, new.v, span.age, name)
         else:
             k, v = seen.k[:, :reach], seen.v[:, :reach]  # no further, where nothing came before
-            mixed = causal_attention(q, k, v, span.age, span.position)
+            name = self.config.attention_implementation
+            mixed = kernels.attend_causally(q, k, v, span.age, name, span.position)
             full = span.position >= seen.k.shape[1]
             mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
         return self.heads.output(mixed), after

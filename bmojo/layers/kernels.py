@@ -10,8 +10,9 @@ from typing import Any
 from bmojo.layers.axes import on_each_device
 from bmojo.layers.sight import Gathered, Sight
 from bmojo.ops.attention import Slots
-from bmojo.ops.attention_choice import takes_causal_kernel, takes_kernel
+from bmojo.ops.attention_choice import choose, choose_causal
 from bmojo.ops.blocked_attention import causal_attention
+from bmojo.ops.native import attention as native
 from bmojo.ops.recurrence import resolve, selective_scan
 from bmojo.types import Array, Bool, Float, Int
 
@@ -31,12 +32,18 @@ def attend(
       implementation: see :mod:`bmojo.ops.attention_choice`.
     """
     if isinstance(sight, Gathered):
-        takes_kernel(q, None, 0, implementation)
+        choose(q, None, 0, implementation)
         return sight.attend(q)
     slots = sight.slots
-    if not takes_kernel(q, sight.window, 0 if slots is None else slots.k.shape[2], implementation):
+    chosen = choose(q, sight.window, 0 if slots is None else slots.k.shape[2], implementation)
+    if chosen == "xla":
         return sight.attend(q)
-    from bmojo.ops.pallas.attention import memory_attention
+    if chosen == "native":
+        memory_attention = native.memory_attention
+    else:
+        from bmojo.ops.pallas import attention as pallas
+
+        memory_attention = pallas.memory_attention
 
     named: dict[str, tuple[Array | None, tuple[str | None, ...]]] = {
         "q": (q, QUERIES),
@@ -69,26 +76,35 @@ def attend(
 
 def attend_causally(
     q: Float[Array, "B L H P"],
-    k: Float[Array, "B L G P"],
-    v: Float[Array, "B L G P"],
+    k: Float[Array, "B S G P"],
+    v: Float[Array, "B S G P"],
     age: Int[Array, "B L"],
     implementation: str = "auto",
+    position: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L H P"]:
-    """Attention over the whole past, for a call that no tokens precede.
+    """Attention over the whole past.
 
     Args:
       q: queries.
-      k: keys of the same tokens.
+      k: keys; key s stands at position s of its row.
       v: their values.
       age: tokens of the same document before each token.
       implementation: see :mod:`bmojo.ops.attention_choice`.
+      position: of each query in its row; None: the keys are those of the queries' tokens.
     """
-    if not takes_causal_kernel(q, implementation):
-        return causal_attention(q, k, v, age)
-    from bmojo.ops.pallas import causal
+    chosen = choose_causal(q, implementation, first=position is None)
+    if chosen == "xla":
+        return causal_attention(q, k, v, age, position)
+    names: list[tuple[str | None, ...]] = [QUERIES, KEYS, KEYS, ("batch", None)]
+    if chosen == "native":
+        attention = native.causal_attention
+    else:
+        from bmojo.ops.pallas import causal
 
-    run = on_each_device(causal.causal_attention, [QUERIES, KEYS, KEYS, ("batch", None)], QUERIES)
-    return run(q, k, v, age)
+        attention = causal.causal_attention
+    if position is None:
+        return on_each_device(attention, names, QUERIES)(q, k, v, age)
+    return on_each_device(attention, [*names, names[-1]], QUERIES)(q, k, v, age, position)
 
 
 def scan(

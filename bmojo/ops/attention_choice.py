@@ -1,13 +1,14 @@
-"""Who computes an attention: XLA, or kernels for TPUs and GPUs.
+"""Who computes an attention: XLA, or kernels for TPUs and GPUs, or for CPUs.
 
-``auto`` is ``pallas`` on a TPU or GPU and ``xla`` elsewhere. ``xla`` takes over, and a log line
-says so once for each reason, where
+``auto`` is ``pallas`` on a TPU or GPU, ``native`` on a CPU with a C++ compiler, and ``xla``
+elsewhere. ``xla`` takes over, and a log line says so once for each reason, where
 
 - memory is renewed at every token: the token form of B'MOJO;
 - a call has fewer than ``FEWEST`` tokens, such as a step of decoding;
 - full attention is on a device that JAX's own kernels, which compute it, are not for, or it
-  looks at tokens before the call;
-- with ``auto`` only, the kernels cannot run at these sizes. With ``pallas`` that is an error.
+  looks at tokens before the call (``pallas`` only);
+- with ``auto`` only, the kernels cannot run at these sizes, or cannot be compiled on this
+  machine. By name that is an error.
 """
 
 import functools
@@ -16,9 +17,10 @@ from typing import Literal, get_args
 
 import jax
 
+from bmojo.ops.native import library
 from bmojo.types import Array, Float
 
-Implementation = Literal["auto", "xla", "pallas"]
+Implementation = Literal["auto", "xla", "pallas", "native"]
 
 FEWEST = 16
 """Tokens of a call that kernels are worth while for: a block has no fewer rows."""
@@ -39,77 +41,102 @@ def resolve(name: str) -> str:
     """The implementation that a name stands for: ``auto`` asks JAX for its backend.
 
     Raises:
-      ValueError: there is no implementation of that name.
+      ValueError: there is no implementation of that name, or it is ``native`` where there are
+        no such kernels.
     """
     check_implementation(name)
+    if name == "native":
+        why = library.unfit()
+        if why is not None:
+            raise ValueError(f"attention_implementation: no native kernels: {why}; take 'xla'")
     return _automatic(jax.default_backend()) if name == "auto" else name
 
 
 @functools.cache
 def _automatic(backend: str) -> str:
-    choice = "pallas" if backend in ACCELERATORS else "xla"
+    if backend in ACCELERATORS:
+        choice = "pallas"
+    else:
+        why = library.unfit()
+        choice = "native" if why is None else "xla"
+        if backend == "cpu" and why is not None:
+            logger.warning("attention by xla in place of native: %s", why)
     logger.info("attention on %s: %s", backend, choice)
     return choice
 
 
-def takes_kernel(
+def choose(
     q: Float[Array, "B L H P"], window: int | None, num_slots: int, implementation: str = "auto"
-) -> bool:
-    """Whether a kernel computes the attention of these queries to a window and slots.
+) -> str:
+    """Who computes the attention of these queries to a window and slots: ``xla`` or a kernel.
 
     Args:
       q: queries.
       window: W; None: every query has keys of its own.
       num_slots: of a chunk.
-      implementation: ``auto``, ``xla`` or ``pallas``.
+      implementation: ``auto``, ``xla``, ``pallas`` or ``native``.
 
     Raises:
-      ValueError: there is no such implementation, or ``pallas`` was asked for by name and
-        cannot run at these sizes.
+      ValueError: there is no such implementation, or a kernel was asked for by name and cannot
+        run at these sizes or on this machine.
     """
-    if resolve(implementation) == "xla":
-        return False
+    name = resolve(implementation)
+    if name == "xla":
+        return name
     if window is None:
-        _say(implementation, "memory that is renewed at every token has no kernel")
-        return False
+        return _instead(name, implementation, "memory that is renewed at every token has no kernel")
     if q.shape[1] < FEWEST:
-        _say(implementation, f"calls of fewer than {FEWEST} tokens need none")
-        return False
+        return _instead(name, implementation, f"calls of fewer than {FEWEST} tokens need none")
+    if name == "native":
+        return name
     from bmojo.ops.pallas import attention  # not needed on a CPU
 
-    why = attention.unfit(q.shape[1], window, num_slots, q.shape[3], q.dtype)
-    return _fits(implementation, why)
+    return _unless(
+        attention.unfit(q.shape[1], window, num_slots, q.shape[3], q.dtype), implementation
+    )
 
 
-def takes_causal_kernel(q: Float[Array, "B L H P"], implementation: str = "auto") -> bool:
-    """Whether a kernel computes full attention over the tokens of a call that none precede.
+def choose_causal(
+    q: Float[Array, "B L H P"], implementation: str = "auto", first: bool = True
+) -> str:
+    """Who computes full attention: ``xla`` or a kernel.
+
+    Args:
+      q: queries.
+      implementation: ``auto``, ``xla``, ``pallas`` or ``native``.
+      first: no tokens precede those of the call.
 
     Raises:
-      ValueError: as :func:`takes_kernel`.
+      ValueError: as :func:`choose`.
     """
-    if resolve(implementation) == "xla":
-        return False
+    name = resolve(implementation)
+    if name == "xla":
+        return name
+    if q.shape[1] < FEWEST:
+        return _instead(name, implementation, f"calls of fewer than {FEWEST} tokens need none")
+    if name == "native":
+        return name
     from bmojo.ops.pallas import causal, targets
 
-    if q.shape[1] < FEWEST:
-        _say(implementation, f"calls of fewer than {FEWEST} tokens need none")
-        return False
+    if not first:
+        why = "JAX's kernels of full attention look at the tokens of a call alone"
+        return _instead(name, implementation, why)
     if targets.here().interpret:
-        _say(implementation, "JAX's kernels of full attention run on TPUs and GPUs alone")
-        return False
-    return _fits(implementation, causal.unfit(q.shape[3], q.dtype))
+        why = "JAX's kernels of full attention run on TPUs and GPUs alone"
+        return _instead(name, implementation, why)
+    return _unless(causal.unfit(q.shape[3], q.dtype), implementation)
 
 
-def _fits(implementation: str, why: str | None) -> bool:
+def _unless(why: str | None, implementation: str) -> str:
     if why is None:
-        return True
+        return "pallas"
     if implementation == "pallas":
         raise ValueError(f"attention_implementation: {why}; take 'xla'")
-    _say(implementation, why)
-    return False
+    return _instead("pallas", implementation, why)
 
 
 @functools.cache
-def _say(implementation: str, why: str) -> None:
-    level = logging.WARNING if implementation == "pallas" else logging.INFO
-    logger.log(level, "attention by xla in place of pallas: %s", why)
+def _instead(name: str, implementation: str, why: str) -> str:
+    level = logging.INFO if implementation == "auto" else logging.WARNING
+    logger.log(level, "attention by xla in place of %s: %s", name, why)
+    return "xla"

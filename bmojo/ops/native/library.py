@@ -28,7 +28,7 @@ from bmojo.cache import cache_directory
 SOURCES = ("scan.cc", "attention.cc")
 HERE = Path(__file__).parent
 FLAGS = (
-    "-std=c++17",
+    "-std=c++20",
     "-O3",
     "-march=native",
     "-fPIC",
@@ -65,11 +65,18 @@ def why_not() -> str | None:
     return None
 
 
+def unfit() -> str | None:
+    """Why the kernels cannot run on JAX's default device; None: they can."""
+    if jax.default_backend() != "cpu":
+        return f"they are for CPUs, and this is a {jax.default_backend()}"
+    return why_not()
+
+
 def require() -> None:
     """Raise BuildError, with the reason, where there are no kernels."""
-    why = why_not()
+    why = unfit()
     if why is not None:
-        raise BuildError(f"implementation: no native kernels: {why}")
+        raise BuildError(f"no native kernels: {why}")
 
 
 def _built(command: list[str]) -> Path:

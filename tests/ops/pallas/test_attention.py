@@ -10,7 +10,7 @@ import pytest
 from bmojo.ops import attention_choice, reference
 from bmojo.ops import blocked_attention as xla
 from bmojo.ops.attention import NEVER, Slots
-from bmojo.ops.attention_choice import check_implementation, resolve, takes_kernel
+from bmojo.ops.attention_choice import check_implementation, choose, resolve
 from bmojo.ops.pallas.attention import geometry, memory_attention, unfit
 from bmojo.ops.pallas.targets import Target
 from tests.numerics import assert_close, relative_rms
@@ -157,27 +157,29 @@ def test_blocks_follow_the_rule():
 
 
 def test_who_computes(monkeypatch, caplog):
-    attention_choice._say.cache_clear()
+    attention_choice._instead.cache_clear()
     arrays, _, age = draw(32, 16, 0, "float32")
     q = arrays["q"]
-    assert resolve("auto") == "xla" and not takes_kernel(q, 16, 0)
-    assert takes_kernel(q, 16, 0, "pallas") and not takes_kernel(q, 16, 0, "xla")
+    assert resolve("xla") == choose(q, 16, 0, "xla") == "xla"
+    assert choose(q, 16, 0, "pallas") == "pallas"
     with caplog.at_level("INFO", "bmojo"):
         for _ in range(2):
-            assert not takes_kernel(q[:, :15], 16, 0, "pallas")
-            assert not takes_kernel(q, None, 0, "pallas")
+            assert choose(q[:, :15], 16, 0, "pallas") == "xla"
+            assert choose(q, None, 0, "pallas") == "xla"
     assert caplog.text.count("calls of fewer than 16 tokens") == 1
     assert caplog.text.count("renewed at every token") == 1
-    with pytest.raises(ValueError, match="^attention: must be one of auto, xla, pallas, got 'cu'"):
+    with pytest.raises(
+        ValueError, match="^attention: must be one of auto, xla, pallas, native, got 'cu'"
+    ):
         check_implementation("cu", "attention")
 
     assert "MiB of a TPU's vector memory" in unfit(99, 8192, 0, 8, np.float32, Target("tpu"))
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with caplog.at_level("INFO", "bmojo"):
-        assert takes_kernel(q, 16, 0) and not takes_kernel(q, 8192, 0)
+        assert (choose(q, 16, 0), choose(q, 8192, 0)) == ("pallas", "xla")
     assert "attention by xla in place of pallas: window 8192" in caplog.text
     with pytest.raises(ValueError, match="^attention_implementation: window 8192 .* take 'xla'"):
-        takes_kernel(q, 8192, 0, "pallas")
+        choose(q, 8192, 0, "pallas")
 
 
 @every_device

@@ -61,11 +61,12 @@ def test_lowering(device):
 
 def test_who_computes(monkeypatch, caplog):
     q = jnp.zeros((1, 32, 4, 8))
-    assert not attention_choice.takes_causal_kernel(q)
+    attention_choice._instead.cache_clear()
     with caplog.at_level("INFO", "bmojo"):
-        assert not attention_choice.takes_causal_kernel(q, "pallas")
+        assert attention_choice.choose_causal(q, "pallas") == "xla"
     assert "run on TPUs and GPUs alone" in caplog.text
     assert "width 192" in unfit(192, jnp.float32, Target("tpu"))
     monkeypatch.setattr(targets, "_of_backend", lambda backend: Target("tpu"))
-    assert attention_choice.takes_causal_kernel(q, "pallas")
+    assert attention_choice.choose_causal(q, "pallas") == "pallas"
+    assert attention_choice.choose_causal(q, "pallas", first=False) == "xla"
     assert AttentionConfig().attention_implementation == "auto" and set(PLATFORM) == {"tpu", "gpu"}
