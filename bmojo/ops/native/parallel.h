@@ -36,7 +36,7 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t count, const Work& work) {
     }
   };
   const int64_t threads = pool.num_threads();
-  for (int64_t i = 1; i < (threads < count ? threads : count); ++i) pool.Schedule(take);
+  for (int64_t i = 1; i < (threads < count ? threads : count); ++i) pool.Schedule([take] { take(); });
   take();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->finished.wait(lock, [&] { return shared->done == count; });
