@@ -104,7 +104,7 @@ def scan(
     """:func:`bmojo.ops.recurrence.selective_scan`."""
     run = functools.partial(selective_scan, implementation=implementation)
     operands = [x, dt, A, B, C, state] + ([] if start is None else [start])
-    if resolve(implementation) != "pallas":
+    if resolve(implementation) not in ("native", "pallas"):
         return run(*operands)
     channels, states, last = (
         ("batch", None, "inner"),

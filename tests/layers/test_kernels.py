@@ -73,6 +73,16 @@ def test_on_a_mesh_every_device_runs_the_kernels_on_its_part():
     assert_close(got, want, "float32")
 
 
+def test_on_a_mesh_every_device_runs_the_native_scan_on_its_part():
+    def config(name):
+        return SelectiveSSMConfig(d_state=3, expand=1, implementation=name)
+
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    got = everything(config("native"), *inputs(4), mesh)
+    assert got[1][0].sharding.spec[0] == "data"
+    assert_close(got, everything(config("sequential"), *inputs(4)), "float32")
+
+
 @pytest.mark.parametrize("rows, cut", [(4, True), (3, False)])
 def test_an_axis_that_the_mesh_does_not_divide_is_whole_everywhere(rows, cut):
     mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)

@@ -79,3 +79,7 @@ def test_processes_that_come_together_compile_once(tmp_path, compiler):
     assert sum("-shared" in line for line in lines) == 1
 
 
+def test_every_handler_of_the_sources_is_known():
+    names = library._names()
+    assert {"scan_f32", "scan_f64", "scan_gradient_f32", "scan_gradient_f64"} <= set(names)
+    assert len(names) == len(set(names))
