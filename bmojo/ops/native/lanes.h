@@ -2,9 +2,6 @@
 
 #pragma once
 
-#include <type_traits>
-#include <utility>
-
 #include "simd.h"
 
 namespace bmojo {
@@ -13,20 +10,10 @@ namespace bmojo {
 template <typename T, int kStep, int... lane>
 inline Vec<T> fold_lanes(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
   constexpr int kOther = kLanes<T>;
-#if defined(__clang__)
-  const Vec<T> own =
-      __builtin_shufflevector(a, b, (lane & kStep ? lane + kOther : lane)...);
-  const Vec<T> opposite = __builtin_shufflevector(
-      a, b, (lane & kStep ? (lane ^ kStep) + kOther : lane ^ kStep)...);
-#else  // GCC has had the above since version 12
-  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index;
-  typedef Index Places __attribute__((vector_size(kBytes)));
-  const Vec<T> own =
-      __builtin_shuffle(a, b, Places{(lane & kStep ? lane + kOther : lane)...});
-  const Vec<T> opposite = __builtin_shuffle(
-      a, b, Places{(lane & kStep ? (lane ^ kStep) + kOther : lane ^ kStep)...});
-#endif
-  return own + opposite;
+  using Own = std::integer_sequence<int, (lane & kStep ? lane + kOther : lane)...>;
+  using Opposite =
+      std::integer_sequence<int, (lane & kStep ? (lane ^ kStep) + kOther : lane ^ kStep)...>;
+  return shuffle<T>(a, b, Own{}) + shuffle<T>(a, b, Opposite{});
 }
 
 // The sums of kLanes vectors, one in each lane; `v` is overwritten.
@@ -36,8 +23,7 @@ inline Vec<T> sums(Vec<T>* v) {
     return v[0];
   } else {
     for (int i = 0; i < kLanes<T>; i += 2 * kStep) {
-      v[i] = fold_lanes<T, kStep>(v[i], v[i + kStep],
-                                  std::make_integer_sequence<int, kLanes<T>>{});
+      v[i] = fold_lanes<T, kStep>(v[i], v[i + kStep], Lanes<T>{});
     }
     return sums<T, 2 * kStep>(v);
   }

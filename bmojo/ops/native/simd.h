@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace bmojo {
 
@@ -63,21 +64,62 @@ inline void store_some(T* to, Vec<T> v, int count) {
 
 template <typename T>
 inline Vec<T> splat(T x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};  // x + 0 would have to be computed, for the sake of -0
+}
+
+// Lanes of two vectors, by number: those of b follow those of a.
+template <typename T, int... lane>
+inline Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, lane...);
+}
+
+template <typename T>
+using Lanes = std::make_integer_sequence<int, kLanes<T>>;
+
+// Every lane combined with the one `by` further on, round.
+template <typename T, int by, typename Combine, int... lane>
+inline Vec<T> with_further(Vec<T> v, const Combine& combine, std::integer_sequence<int, lane...>) {
+  constexpr int count = sizeof...(lane);
+  return combine(v, shuffle<T>(v, v, std::integer_sequence<int, (lane + by) % count...>{}));
+}
+
+template <typename T, int by = kLanes<T> / 2, typename Combine>
+inline T reduce(Vec<T> v, const Combine& combine) {
+  if constexpr (by == 0) {
+    return v[0];
+  } else {
+    return reduce<T, by / 2>(with_further<T, by>(v, combine, Lanes<T>{}), combine);
+  }
 }
 
 template <typename T>
 inline T sum(Vec<T> v) {
-  T total = 0;
-  for (int i = 0; i < kLanes<T>; ++i) total += v[i];
-  return total;
+  return reduce<T>(v, [](Vec<T> a, Vec<T> b) { return a + b; });
 }
 
 template <typename T>
 inline T largest(Vec<T> v) {
-  T most = v[0];
-  for (int i = 1; i < kLanes<T>; ++i) most = v[i] > most ? v[i] : most;
-  return most;
+  return reduce<T>(v, [](Vec<T> a, Vec<T> b) { return a > b ? a : b; });
+}
+
+template <typename T, int step, int... lane>
+inline void exchange(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, lane...>) {
+  constexpr int count = sizeof...(lane);
+  const Vec<T> upper = shuffle<T>(
+      a, b, std::integer_sequence<int, (lane & step ? count + lane - step : lane)...>{});
+  b = shuffle<T>(a, b, std::integer_sequence<int, (lane & step ? count + lane : lane + step)...>{});
+  a = upper;
+}
+
+// Rows become columns, in a square of vectors.
+template <typename T, int step = 1>
+inline void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  if constexpr (step < kLanes<T>) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i)
+      if (!(i & step)) exchange<T, step>(rows[i], rows[i + step], Lanes<T>{});
+    transpose<T, 2 * step>(rows);
+  }
 }
 
 // e^x within two units in the last place; 0 below the range of normal numbers, and for -infinity.
