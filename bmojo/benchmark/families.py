@@ -156,7 +156,11 @@ def _ssd(sizes: Sizes, rng: np.random.Generator) -> Family:
     return Family(
         "Mamba-2's scan (one decay a head)",
         operands,
-        {"ssd": ssd},
+        {
+            f"ssd, {name}": functools.partial(ssd, implementation=name)
+            for name in ("native", "xla")
+            if name != "native" or library.unfit() is None
+        },
         {IN_CHUNKS: functools.partial(plain.loop_in_chunks, plain.ssd_step)},
         IN_CHUNKS,
         reference.ssd,

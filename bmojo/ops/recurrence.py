@@ -59,7 +59,7 @@ def resolve(name: str, kernels: bool = True) -> str:
 
     Raises:
       ValueError: there is no implementation of that name, or it is ``native`` and the backend
-        is none, or this machine cannot compile it.
+        is no CPU, or this machine cannot compile it.
     """
     check_implementation(name, kernels)
     why = library.unfit() if name == "native" else None

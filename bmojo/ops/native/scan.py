@@ -58,7 +58,7 @@ def _forward(size, places, x, *operands):
     rows, channels, states = state.shape
     before = (rows, places, states, -(-channels // WIDTH) * WIDTH)
     made = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in (x.shape, state.shape, before)]
-    return _call("scan", made, size)(x, *operands, chunk=np.int64(size))
+    return _call("scan", made)(x, *operands, chunk=np.int64(size))
 
 
 def _save(size, x, dt, A, B, C, start, state):
@@ -74,16 +74,15 @@ def _backward(size, saved, cotangents):
     parts = (max(1, min(GROUPS, x.shape[2] // (2 * B.shape[2]))), *B.shape)
     shapes = (x.shape, x.shape, dlast.shape, parts, parts, dlast.shape)
     made = [jax.ShapeDtypeStruct(shape, x.dtype) for shape in shapes]
-    call = _call("scan_gradient", made, size)
-    dx, ddt, dA, dB, dC, dstate = call(
+    dx, ddt, dA, dB, dC, dstate = _call("scan_gradient", made)(
         x, dt, A, B, C, start, before, dy, dlast, chunk=np.int64(size)
     )
-    return dx, ddt, dA.sum(0), dB.sum(0), dC.sum(0), None, dstate
+    return dx, ddt, dA.sum(0), sum(dB), sum(dC), None, dstate
 
 
 _scan.defvjp(_save, _backward)
 
 
-def _call(name, made, size):
+def _call(name, made):
     bits = jnp.finfo(made[0].dtype).bits
     return jax.ffi.ffi_call(f"bmojo_{name}_f{bits}", made, vmap_method="sequential")

@@ -1,8 +1,6 @@
 """The selective scan in C++: blocks of channels and states, threads, extremes, transformations."""
 
-import ctypes
 import functools
-import platform
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +15,6 @@ from tests.ops.test_recurrence import draw
 
 native = functools.partial(selective_scan, implementation="native")
 compiled, oracle = everything(native), everything(reference.selective_scan)
-
-
-@pytest.fixture(autouse=True)
-def memory_holds_anything():
-    """New memory, which is often zero by chance, holds large numbers."""
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    perturb, threshold = -6, -3
-    libc = ctypes.CDLL(None)
-    libc.mallopt(threshold, 2**25)
-    libc.mallopt(perturb, 0xAA)
-    yield
-    libc.mallopt(perturb, 0)
-    libc.mallopt(threshold, 2**17)
 
 
 @pytest.mark.parametrize("width, d_state", [(1, 1), (16, 16), (33, 17), (96, 7), (150, 4)])
