@@ -8,6 +8,11 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
 
+from bmojo.cache import cache_directory  # noqa: E402
+
+# Kernels are compiled once for all tests, those with caches of their own too.
+os.environ.setdefault("BMOJO_NATIVE_DIR", str(cache_directory() / "native"))
+
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["bmojo.ops", "bmojo.layers"], "beartype.beartype")

@@ -16,6 +16,7 @@ from bmojo.ops.blocked_attention import causal_attention, memory_attention
 from bmojo.ops.convolution import causal_convolution
 from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
+from bmojo.ops.native import library
 from bmojo.ops.recurrence import IMPLEMENTATIONS, selective_scan
 from bmojo.ops.ssd import CHUNK_SIZE, ssd
 from bmojo.types import Array
@@ -125,6 +126,7 @@ def _scan(sizes: Sizes, rng: np.random.Generator) -> Family:
         {
             name: functools.partial(selective_scan, implementation=name)
             for name in sorted(IMPLEMENTATIONS)
+            if name != "native" or library.unfit() is None
         },
         {
             "lax.scan": functools.partial(plain.loop, plain.scan_step),
@@ -154,7 +156,11 @@ def _ssd(sizes: Sizes, rng: np.random.Generator) -> Family:
     return Family(
         "Mamba-2's scan (one decay a head)",
         operands,
-        {"ssd": ssd},
+        {
+            f"ssd, {name}": functools.partial(ssd, implementation=name)
+            for name in ("native", "xla")
+            if name != "native" or library.unfit() is None
+        },
         {IN_CHUNKS: functools.partial(plain.loop_in_chunks, plain.ssd_step)},
         IN_CHUNKS,
         reference.ssd,

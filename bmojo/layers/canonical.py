@@ -1,7 +1,9 @@
 """A fading memory in controllable canonical form: one that can oscillate."""
 
 import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -17,7 +19,7 @@ from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.convolution import next_tail
-from bmojo.ops.recurrence import Loop, check_implementation
+from bmojo.ops.recurrence import Loop, check_implementation, resolve
 from bmojo.ops.shards import compose_matrices
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
@@ -45,7 +47,9 @@ class CanonicalSSMConfig:
     dt_max: float = 0.1
     implementation: Loop = "auto"
 
-    kernels: ClassVar[bool] = False
+    resolve: ClassVar[Callable[[str], str]] = staticmethod(
+        functools.partial(resolve, kernels=False)
+    )
 
     def __post_init__(self) -> None:
         if self.order not in (2, 3, 4):

@@ -9,6 +9,7 @@ from typing import Any
 
 from bmojo.layers.axes import on_each_device
 from bmojo.layers.sight import Gathered, Sight
+from bmojo.ops import ssd as mamba2
 from bmojo.ops.attention import Slots
 from bmojo.ops.attention_choice import choose, choose_causal
 from bmojo.ops.blocked_attention import causal_attention
@@ -120,7 +121,7 @@ def scan(
     """:func:`bmojo.ops.recurrence.selective_scan`."""
     run = functools.partial(selective_scan, implementation=implementation)
     operands = [x, dt, A, B, C, state] + ([] if start is None else [start])
-    if resolve(implementation) != "pallas":
+    if resolve(implementation) not in ("native", "pallas"):
         return run(*operands)
     channels, states, last = (
         ("batch", None, "inner"),
@@ -129,4 +130,30 @@ def scan(
     )
     names = [channels, channels, ("inner", None), states, states, last, ("batch", None)]
     each = on_each_device(run, names[: len(operands)], (channels, last))
+    return each(*operands)
+
+
+def ssd(
+    x: Float[Array, "B L H P"],
+    dt: Float[Array, "B L H"],
+    A: Float[Array, "H"],
+    B: Float[Array, "B L N"],
+    C: Float[Array, "B L N"],
+    state: Float[Array, "B H P N"],
+    start: Bool[Array, "B L"] | None = None,
+    chunk_size: int = mamba2.CHUNK_SIZE,
+    implementation: str = "auto",
+) -> tuple[Float[Array, "B L H P"], Float[Array, "B H P N"]]:
+    """:func:`bmojo.ops.ssd.ssd`."""
+    run = functools.partial(mamba2.ssd, chunk_size=chunk_size, implementation=implementation)
+    operands = [x, dt, A, B, C, state] + ([] if start is None else [start])
+    if mamba2.resolve(implementation) != "native":
+        return run(*operands)
+    inputs, states, last = (
+        ("batch", None, "heads", None),
+        ("batch", None, None),
+        ("batch", "heads", None, None),
+    )
+    names = [inputs, ("batch", None, "heads"), ("heads",), states, states, last, ("batch", None)]
+    each = on_each_device(run, names[: len(operands)], (inputs, last))
     return each(*operands)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -16,7 +17,7 @@ from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.convolution import next_tail
-from bmojo.ops.recurrence import Implementation, check_implementation
+from bmojo.ops.recurrence import Implementation, check_implementation, resolve
 from bmojo.ops.shards import compose, surviving
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
@@ -44,6 +45,8 @@ class SelectiveSSMConfig:
     dt_max: float = 0.1
     implementation: Implementation = "auto"
     d_inner: int | None = None
+
+    resolve: ClassVar[Callable[[str], str]] = staticmethod(resolve)
 
     def __post_init__(self) -> None:
         for field in ("d_state", "d_conv", "expand", "dt_rank", "d_inner"):

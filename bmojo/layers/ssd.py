@@ -1,12 +1,14 @@
 """Mamba-2's block: a state-space model with one decay per head, the fast fading memory."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers import kernels
 from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.norm import RMSNorm
 from bmojo.layers.protocol import Ahead
@@ -17,7 +19,7 @@ from bmojo.ops.channels import scale
 from bmojo.ops.clock import Clock
 from bmojo.ops.convolution import next_tail
 from bmojo.ops.shards import compose, surviving
-from bmojo.ops.ssd import ssd
+from bmojo.ops.ssd import Implementation, check_implementation, resolve
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 DT_MIN, DT_MAX = 1e-3, 0.1
@@ -35,6 +37,7 @@ class SSDConfig:
       n_heads: heads, a divisor of the inner width; each has one decay.
       chunk_size: the most tokens of a chunk of the recurrence.
       d_inner: inner width, in place of ``expand``.
+      implementation: of the recurrence; see :func:`bmojo.ops.ssd.ssd`.
     """
 
     d_state: int = 64
@@ -43,6 +46,9 @@ class SSDConfig:
     n_heads: int = 4
     chunk_size: int = 64
     d_inner: int | None = None
+    implementation: Implementation = "auto"
+
+    resolve: ClassVar[Callable[[str], str]] = staticmethod(resolve)
 
     def __post_init__(self) -> None:
         for field in ("d_state", "d_conv", "expand", "n_heads", "chunk_size", "d_inner"):
@@ -51,6 +57,7 @@ class SSDConfig:
                 raise ValueError(f"{field}: must be at least 1, got {value}")
         if self.d_inner is not None and self.d_inner % self.n_heads:
             raise ValueError(f"n_heads: must divide d_inner = {self.d_inner}, got {self.n_heads}")
+        check_implementation(self.implementation)
 
     def make(self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType) -> "SSD":
         """Make the mixer."""
@@ -157,7 +164,10 @@ class SSD(nnx.Module):
         A = -jnp.exp(self.A_log[...].astype(wide))
 
         def scan(hidden: Array) -> tuple[Array, Array]:
-            return ssd(x, dt, A, B, C, hidden, span.start, self.config.chunk_size)
+            config = self.config
+            return kernels.ssd(
+                x, dt, A, B, C, hidden, span.start, config.chunk_size, config.implementation
+            )
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1) * A)[..., None, None]

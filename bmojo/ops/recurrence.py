@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from bmojo.ops import scan_associative, scan_sequential
+from bmojo.ops.native import library
+from bmojo.ops.native import scan as scan_native
 from bmojo.types import Array, Bool, Float, at_least_float32
 
-Implementation = Literal["auto", "associative", "sequential", "pallas"]
+Implementation = Literal["auto", "associative", "sequential", "native", "pallas"]
 Loop = Literal["auto", "associative", "sequential"]
 """The implementations that recurrences without a kernel have."""
 
@@ -29,6 +31,7 @@ def _kernel(*operands: Any) -> tuple[Array, Array]:
 IMPLEMENTATIONS = {
     "associative": scan_associative.scan,
     "sequential": scan_sequential.scan,
+    "native": scan_native.scan,
     "pallas": _kernel,
 }
 
@@ -50,22 +53,33 @@ def check_implementation(name: str, kernels: bool = True) -> None:
 def resolve(name: str, kernels: bool = True) -> str:
     """The implementation that a name stands for: ``auto`` asks JAX for its backend.
 
-    ``auto`` is ``sequential`` on a CPU, ``pallas`` on a TPU or GPU if the recurrence has
-    kernels, and ``associative`` elsewhere.
+    ``auto`` is ``native`` on a CPU if the recurrence has kernels and this machine can compile
+    them, else ``sequential``; ``pallas`` on a TPU or GPU if the recurrence has kernels, and
+    ``associative`` elsewhere.
 
     Raises:
-      ValueError: there is no implementation of that name.
+      ValueError: there is no implementation of that name, or it is ``native`` and the backend
+        is no CPU, or this machine cannot compile it.
     """
     check_implementation(name, kernels)
+    why = library.unfit() if name == "native" else None
+    if why is not None:
+        raise ValueError(f"implementation: no native kernels: {why}")
     return _automatic(jax.default_backend(), kernels) if name == "auto" else name
 
 
 @functools.cache
 def _automatic(backend: str, kernels: bool) -> str:
+    what = "selective scan" if kernels else "companion scan"
     choice = "sequential" if backend == "cpu" else "associative"
     if kernels and backend in ("tpu", "gpu", "cuda", "rocm"):
         choice = "pallas"
-    what = "selective scan" if kernels else "companion scan"
+    if kernels and backend == "cpu":
+        why = library.why_not()
+        if why is not None:
+            logger.info("%s on cpu: sequential in place of native: %s", what, why)
+            return choice
+        choice = "native"
     logger.info("%s on %s: %s", what, backend, choice)
     return choice
 
@@ -113,9 +127,11 @@ def selective_scan(
       C: output map, shared by all channels.
       state: h before the first token.
       start: true where a document starts: h_{t-1} counts as zero there. None: nowhere.
-      implementation: ``auto``, ``sequential`` (loops in time; no forward-mode derivatives),
-        ``associative`` (parallel in time within a chunk) or ``pallas`` (a kernel for TPUs or
-        GPUs; no forward-mode derivatives; elsewhere it is interpreted, for tests).
+      implementation: ``auto``, ``native`` (a kernel for CPUs, which the machine's C++ compiler
+        makes), ``sequential`` (loops in time), ``associative`` (parallel in time within a
+        chunk) or ``pallas`` (a kernel for TPUs or GPUs; elsewhere it is interpreted, for
+        tests). Derivatives in forward mode: ``associative`` alone; of second order: not by
+        ``native`` and ``pallas``.
       chunk_size: the most tokens between two states that the backward pass keeps. None: a
         good one for the implementation.
 
@@ -124,8 +140,8 @@ def selective_scan(
       or wider if an operand is wider.
 
     Raises:
-      ValueError: there is no such implementation, ``chunk_size`` is less than 1, or the kernel
-        was asked for by name and cannot run at these sizes.
+      ValueError: there is no such implementation, ``chunk_size`` is less than 1, or a kernel
+        was asked for by name and cannot run here or at these sizes.
     """
     name = resolve(implementation)
     if chunk_size is not None and chunk_size < 1:

@@ -1,12 +1,55 @@
 """State-space duality: Mamba-2's recurrence, one decay per head, as chunkwise matmuls."""
 
+import functools
+import logging
+from typing import Literal, get_args
+
 import jax
 import jax.numpy as jnp
 
 from bmojo.ops import chunks
+from bmojo.ops.native import library
+from bmojo.ops.native import ssd as ssd_native
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 CHUNK_SIZE = 64
+Implementation = Literal["auto", "xla", "native"]
+
+logger = logging.getLogger(__name__)
+
+
+def check_implementation(name: str) -> None:
+    """Raise ValueError unless there is an implementation of that name."""
+    names = get_args(Implementation)
+    if name not in names:
+        raise ValueError(f"implementation: must be one of {', '.join(names)}, got {name!r}")
+
+
+def resolve(name: str) -> str:
+    """The implementation that a name stands for: ``auto`` asks JAX for its backend.
+
+    ``auto`` is ``native`` on a CPU for which this machine can compile kernels, else ``xla``.
+
+    Raises:
+      ValueError: there is no implementation of that name, or it is ``native`` and the backend
+        is no CPU, or this machine cannot compile it.
+    """
+    check_implementation(name)
+    if name == "auto":
+        return _automatic(jax.default_backend())
+    why = library.unfit() if name == "native" else None
+    if why is not None:
+        raise ValueError(f"implementation: no native kernels: {why}")
+    return name
+
+
+@functools.cache
+def _automatic(backend: str) -> str:
+    why = library.why_not() if backend == "cpu" else None
+    choice = "native" if backend == "cpu" and why is None else "xla"
+    place = "" if why is None else f" in place of native: {why}"
+    logger.info("Mamba-2's scan on %s: %s%s", backend, choice, place)
+    return choice
 
 
 def ssd(
@@ -18,6 +61,7 @@ def ssd(
     state: Float[Array, "B H P N"],
     start: Bool[Array, "B L"] | None = None,
     chunk_size: int = CHUNK_SIZE,
+    implementation: str = "auto",
 ) -> tuple[Float[Array, "B L H P"], Float[Array, "B H P N"]]:
     """y_t = h_t C_t with h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T, for every head.
 
@@ -35,14 +79,18 @@ def ssd(
       state: h before the first token.
       start: true where a document starts: h_{t-1} counts as zero there. None: nowhere.
       chunk_size: the most tokens of a chunk.
+      implementation: ``auto``, ``native`` (a kernel for CPUs, which the machine's C++ compiler
+        makes; reverse derivatives of first order only) or ``xla``.
 
     Returns:
       y in the dtype of ``x``, and h after the last token. Computation and h are in float32,
       or wider if an operand is wider.
 
     Raises:
-      ValueError: ``chunk_size`` is less than 1.
+      ValueError: ``chunk_size`` is less than 1, there is no such implementation, or the kernel
+        was asked for by name and cannot run here.
     """
+    name = resolve(implementation)
     if chunk_size < 1:
         raise ValueError(f"chunk_size: must be at least 1, got {chunk_size}")
     out_dtype, length = x.dtype, x.shape[1]
@@ -50,6 +98,9 @@ def ssd(
     x, dt, A, B, C, state = (v.astype(wide) for v in (x, dt, A, B, C, state))
     if length == 1:
         y, state = _step(x, dt, A, B, C, state, start)
+        return y.astype(out_dtype), state
+    if name == "native":
+        y, state = ssd_native.scan(x, dt, A, B, C, state, start, chunk_size)
         return y.astype(out_dtype), state
 
     count, size = chunks.plan(length, chunk_size)

@@ -15,7 +15,6 @@ import jax
 from rich.table import Table
 
 from bmojo.model import ModelConfig, describe
-from bmojo.ops.recurrence import resolve
 from bmojo.training.config import Evaluation, Stage
 from bmojo.training.measure import Row
 from bmojo.training.parameters import Parameters, count
@@ -51,9 +50,9 @@ def implementations(model_config: Any) -> dict[str, str]:
     chosen: dict[str, str] = {}
 
     def visit(config: Any) -> None:
-        named = getattr(config, "implementation", None)
-        if isinstance(named, str):
-            picked = resolve(named, getattr(config, "kernels", True))
+        named, resolve = (getattr(config, name, None) for name in ("implementation", "resolve"))
+        if isinstance(named, str) and resolve is not None:
+            picked = resolve(named)
             chosen[type(config).__name__.removesuffix("Config")] = (
                 f"{picked} (auto on {jax.default_backend()})" if named == "auto" else picked
             )

@@ -167,7 +167,7 @@ def _mamba2(run: Run, cell: SSD, u: Array) -> Array:
     hidden = cell.init_state(rows).hidden
 
     def scan(_: Any, x: Array, dt: Array, A_log: Array, B: Array, C: Array) -> Array:
-        return ssd(x, dt, -jnp.exp(A_log), B, C, hidden, None, size)[0]
+        return ssd(x, dt, -jnp.exp(A_log), B, C, hidden, None, size, cell.config.implementation)[0]
 
     chunk = min(length, size)
     flops = float(tokens * (2 * chunk * (states + width) + 4 * states * width))

@@ -1,5 +1,7 @@
 """Layers whose scan and attention are computed by kernels, interpreted."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.axes import axis_rules, on_each_device
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
+from bmojo.layers.ssd import SSDConfig
 from tests.layers import law
 from tests.numerics import assert_close
 
@@ -71,6 +74,22 @@ def test_on_a_mesh_every_device_runs_the_kernels_on_its_part():
     got, want = everything(bmojo(True), *inputs(4), mesh), everything(bmojo(False), *inputs(4))
     assert got[1][0].sharding.spec[0] == "data"
     assert_close(got, want, "float32")
+
+
+@pytest.mark.parametrize(
+    "cell, other",
+    [
+        (SelectiveSSMConfig(d_state=3, expand=1), "sequential"),
+        (SSDConfig(d_state=3, expand=1, n_heads=4, chunk_size=8), "xla"),
+    ],
+    ids=["selective", "ssd"],
+)
+def test_on_a_mesh_every_device_runs_the_native_scan_on_its_part(cell, other):
+    mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    native, plain = (dataclasses.replace(cell, implementation=name) for name in ("native", other))
+    got = everything(native, *inputs(4), mesh)
+    assert got[1][0].sharding.spec[0] == "data"
+    assert_close(got, everything(plain, *inputs(4)), "float32")
 
 
 @pytest.mark.parametrize("rows, cut", [(4, True), (3, False)])

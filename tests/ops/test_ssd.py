@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from bmojo.ops import reference
-from bmojo.ops.ssd import ssd
+from bmojo.ops import ssd as module
+from bmojo.ops.native import library
+from bmojo.ops.ssd import resolve, ssd
 from tests.numerics import assert_close, relative_rms
 from tests.ops.scans import CHUNK, DECAYS, draw_start, draw_steps, every_case, everything
 
@@ -25,33 +27,48 @@ def draw(dtype, length, decay="middle", zero=False, batch=2, heads=3, width=2, d
     return tuple(jnp.asarray(v, dtype) for v in (x, dt, A, B, C, state))
 
 
-chunkwise = functools.partial(ssd, chunk_size=CHUNK)
-compiled, oracle = everything(chunkwise), everything(reference.ssd)
+IMPLEMENTATIONS = ("xla", "native")
+every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 
 
+def chunkwise(*operands, implementation):
+    return ssd(*operands, chunk_size=CHUNK, implementation=implementation)
+
+
+oracle = everything(reference.ssd)
+compiled = {
+    name: everything(functools.partial(chunkwise, implementation=name)) for name in IMPLEMENTATIONS
+}
+
+
+@every_implementation
 @every_case
-def test_outputs_state_and_gradients_are_the_oracles(length, documents, batch, dtype):
+def test_outputs_state_and_gradients_are_the_oracles(
+    length, documents, batch, implementation, dtype
+):
     start = draw_start(batch, length) if documents else None
     with jax.enable_x64(dtype == "float64"):
         for decay, zero in itertools.product(DECAYS, (False, True)):
             operands = draw(dtype, length, decay, zero, batch)
-            got, want = compiled(operands, start), oracle(operands, start)
+            got, want = compiled[implementation](operands, start), oracle(operands, start)
             assert_close(got, want, dtype, f"decay {decay}, zero state {zero}: ")
 
 
-def test_small_decays_are_exact_beside_large_ones():
+@every_implementation
+def test_small_decays_are_exact_beside_large_ones(implementation):
     # Strong decays first: their sum is near -3000, where float32 has steps of 2e-4.
     x, dt, A, B, C, state = draw(jnp.float32, 64, "near 1", zero=True, heads=1)
     dt = dt.at[:, :60].set(50.0)
-    y, _ = ssd(x, dt, A, B, C, state, chunk_size=64)
+    y, _ = ssd(x, dt, A, B, C, state, chunk_size=64, implementation=implementation)
     want, _ = reference.ssd(x, dt, A, B, C, state)
     assert relative_rms(y[:, 61:], want[:, 61:]) <= 1e-6
 
 
-def test_bfloat16_inputs_keep_a_float32_state():
+@every_implementation
+def test_bfloat16_inputs_keep_a_float32_state(implementation):
     operands = draw(jnp.bfloat16, 13)
     operands = (*operands[:-1], operands[-1].astype(jnp.float32))
-    y, state = chunkwise(*operands)
+    y, state = chunkwise(*operands, implementation=implementation)
     assert (y.dtype, state.dtype) == (jnp.bfloat16, jnp.float32)
     want_y, want_state = reference.ssd(*(v.astype(jnp.float32) for v in operands))
     assert relative_rms(state, want_state) <= 1e-5
@@ -59,20 +76,22 @@ def test_bfloat16_inputs_keep_a_float32_state():
     assert relative_rms(y.astype(jnp.float32), want_y) <= 1e-2
 
 
+@every_implementation
 @pytest.mark.parametrize("length", [1, 13])
-def test_a_zero_step_is_neutral(length):
+def test_a_zero_step_is_neutral(length, implementation):
     x, dt, A, B, C, state = draw(jnp.float32, length)
-    _, after = chunkwise(x, 0 * dt, A, B, C, state)
+    _, after = chunkwise(x, 0 * dt, A, B, C, state, implementation=implementation)
     assert np.array_equal(after, state)
 
 
-def test_nothing_crosses_the_start_of_a_document():
+@every_implementation
+def test_nothing_crosses_the_start_of_a_document(implementation):
     operands = draw(jnp.float32, 21)
     start = jnp.zeros((2, 21), bool).at[:, 10].set(True)
 
     def tail(x, state):
         _, *rest, _ = operands
-        y, last = chunkwise(x, *rest, state, start)
+        y, last = chunkwise(x, *rest, state, start, implementation=implementation)
         return jnp.sum(jnp.sin(y[:, 10:])) + jnp.sum(last**2)
 
     dx, dstate = jax.jit(jax.grad(tail, (0, 1)))(operands[0], operands[-1])
@@ -80,12 +99,14 @@ def test_nothing_crosses_the_start_of_a_document():
     assert np.all(dx[:, 10:])
 
 
-def test_backward_memory_does_not_grow_with_the_number_of_states():
+@every_implementation
+def test_backward_memory_does_not_grow_with_the_number_of_states(implementation):
+    run = functools.partial(ssd, implementation=implementation)
     heads, width, d_state = 4, 8, 64
 
     def temporary(length):
         operands = draw(jnp.float32, length, batch=1, heads=heads, width=width, d_state=d_state)
-        gradient = jax.grad(lambda *v: jnp.sum(jnp.sin(ssd(*v)[0])), argnums=range(6))
+        gradient = jax.grad(lambda *v: jnp.sum(jnp.sin(run(*v)[0])), argnums=range(6))
         lowered = jax.jit(gradient).lower(*operands)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -98,3 +119,25 @@ def test_backward_memory_does_not_grow_with_the_number_of_states():
 def test_a_chunk_has_at_least_one_token():
     with pytest.raises(ValueError, match="chunk_size: must be at least 1, got 0"):
         ssd(*draw(jnp.float32, 3), chunk_size=0)
+
+
+@pytest.mark.parametrize("why, picked", [(None, "native"), ("no compiler", "xla")])
+def test_auto_on_a_cpu_is_native_where_it_can_be_made(monkeypatch, caplog, why, picked):
+    monkeypatch.setattr(library, "why_not", lambda: why)
+    monkeypatch.setattr(module, "_automatic", module._automatic.__wrapped__)
+    with caplog.at_level("INFO"):
+        assert resolve("auto") == picked
+    reason = "" if why is None else " in place of native: no compiler"
+    assert caplog.messages == [f"Mamba-2's scan on cpu: {picked}{reason}"]
+    if why is not None:
+        with pytest.raises(ValueError, match="^implementation: no native kernels: no compiler$"):
+            ssd(*draw(jnp.float32, 3), implementation="native")
+
+
+def test_on_accelerators_xla_multiplies():
+    assert module._automatic("tpu") == module._automatic("gpu") == "xla"
+
+
+def test_an_unknown_implementation():
+    with pytest.raises(ValueError, match="implementation: must be one of auto, xla, native, got"):
+        ssd(*draw(jnp.float32, 3), implementation="pallas")

@@ -20,4 +20,23 @@ using In = ffi::Buffer<type>;
 template <ffi::DataType type>
 using Out = ffi::ResultBuffer<type>;
 
+// A binding with `count` further operands, or results, of one type.
+template <int count, ffi::DataType type, typename Binding>
+auto takes(Binding&& binding) {
+  if constexpr (count == 1) {
+    return std::move(binding).template Arg<In<type>>();
+  } else {
+    return takes<count - 1, type>(std::move(binding).template Arg<In<type>>());
+  }
+}
+
+template <int count, ffi::DataType type, typename Binding>
+auto gives(Binding&& binding) {
+  if constexpr (count == 1) {
+    return std::move(binding).template Ret<ffi::Buffer<type>>();
+  } else {
+    return gives<count - 1, type>(std::move(binding).template Ret<ffi::Buffer<type>>());
+  }
+}
+
 }  // namespace bmojo

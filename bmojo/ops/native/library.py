@@ -1,8 +1,9 @@
 """The C++ sources of this folder, compiled once by the machine's own compiler.
 
-The compiler is ``$CXX``, or else ``c++``. The library is kept beside XLA's compiled programs,
-under a name made of the sources, the compiler, the processor's instructions and JAX's version,
-so that a change of any makes a new one.
+The compiler is ``$CXX``, or else ``c++``. The library is kept beside XLA's compiled programs, or
+in ``$BMOJO_NATIVE_DIR``, under a name made of the sources, the compiler, the processor's
+instructions and JAX's version, so that a change of any makes a new one. ``BMOJO_NATIVE=0``
+switches the kernels off.
 """
 
 import concurrent.futures
@@ -25,7 +26,7 @@ import jaxlib
 
 from bmojo.cache import cache_directory
 
-SOURCES = ("scan.cc", "attention.cc")
+SOURCES = ("scan.cc", "ssd.cc", "attention.cc")
 HERE = Path(__file__).parent
 FLAGS = (
     "-std=c++20",
@@ -41,7 +42,7 @@ FLAGS = (
 logger = logging.getLogger(__name__)
 
 
-class BuildError(RuntimeError):
+class BuildError(ValueError):
     """The kernels were asked for by name and cannot be compiled here; the text says why."""
 
 
@@ -85,7 +86,8 @@ def _built(command: list[str]) -> Path:
     texts = [path.read_text() for path in sorted(HERE.iterdir()) if path.suffix in (".cc", ".h")]
     parts = [target, jaxlib.__version__, *command, *FLAGS, *SOURCES, *texts]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    folder = cache_directory() / "native"
+    given = os.environ.get("BMOJO_NATIVE_DIR")
+    folder = Path(given).expanduser().absolute() if given else cache_directory() / "native"
     library = folder / f"kernels-{key}.so"
     if library.exists():
         return library

@@ -64,7 +64,32 @@ inline void store_some(T* to, Vec<T> v, int count) {
 
 template <typename T>
 inline Vec<T> splat(T x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};  // x + 0 would have to be computed, for the sake of -0
+}
+
+// Lanes of two vectors, by number: those of b follow those of a.
+template <typename T, int... lane>
+inline Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(a, b, lane...);
+}
+
+template <typename T>
+using Lanes = std::make_integer_sequence<int, kLanes<T>>;
+
+// Every lane combined with the one `by` further on, round.
+template <typename T, int by, typename Combine, int... lane>
+inline Vec<T> with_further(Vec<T> v, const Combine& combine, std::integer_sequence<int, lane...>) {
+  constexpr int count = sizeof...(lane);
+  return combine(v, shuffle<T>(v, v, std::integer_sequence<int, (lane + by) % count...>{}));
+}
+
+template <typename T, int by = kLanes<T> / 2, typename Combine>
+inline T reduce(Vec<T> v, const Combine& combine) {
+  if constexpr (by == 0) {
+    return v[0];
+  } else {
+    return reduce<T, by / 2>(with_further<T, by>(v, combine, Lanes<T>{}), combine);
+  }
 }
 
 // Lanes of two vectors, by number: those of b follow those of a.

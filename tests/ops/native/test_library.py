@@ -1,0 +1,85 @@
+"""The library of kernels: made once, by one process, and a clear line where it cannot be made."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bmojo.ops.native import library
+
+COMPILER = """#!/bin/sh
+case "$*" in *-dM*) exit ;; esac
+echo "$@" >> {log}
+sleep 0.1
+while [ "$1" != -o ]; do shift; done
+touch "$2"
+"""
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """What the compiler is, a script; returns how to write it. Libraries go to an empty folder."""
+    monkeypatch.setenv("BMOJO_NATIVE_DIR", str(tmp_path / "native"))
+
+    def write(text):
+        path = tmp_path / "compiler"
+        path.write_text(text)
+        path.chmod(0o755)
+        monkeypatch.setenv("CXX", str(path))
+
+    return write
+
+
+def why_not():
+    return library.why_not.__wrapped__()
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv("BMOJO_NATIVE", "0")
+    assert why_not() == "BMOJO_NATIVE=0"
+
+
+def test_a_compiler_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    assert why_not() == "there is no C++ compiler 'no-such-compiler -O2' (set CXX)"
+
+
+def test_an_error_of_the_compiler_is_one_line(compiler):
+    compiler(
+        '#!/bin/sh\ncase "$*" in *-dM*) exit ;; esac\n'
+        "printf 'In file included\\nscan.cc:1:1: error: boom\\nnote\\n' >&2; exit 1\n"
+    )
+    why = why_not()
+    assert why is not None and why.endswith("compiler failed: scan.cc:1:1: error: boom")
+    assert "\n" not in why
+
+
+def test_a_folder_that_cannot_be_made_is_a_reason(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BMOJO_NATIVE_DIR", str(tmp_path / "file" / "native"))
+    assert "Not a directory" in str(why_not())
+
+
+def test_processes_that_come_together_compile_once(tmp_path, compiler):
+    log = tmp_path / "log"
+    compiler(COMPILER.format(log=log))
+    code = (
+        "from bmojo.ops.native import library as l; import os; print(l._built([os.environ['CXX']]))"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ)
+        for _ in range(3)
+    ]
+    made = {process.communicate()[0] for process in started}
+    assert len(made) == 1 and Path(made.pop().decode().strip()).exists()
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(library.SOURCES) + 1
+    assert sum("-shared" in line for line in lines) == 1
+
+
+def test_every_handler_of_the_sources_is_known():
+    names = library._names()
+    assert {"scan_f32", "scan_f64", "scan_gradient_f32", "scan_gradient_f64"} <= set(names)
+    assert len(names) == len(set(names))
