@@ -309,8 +309,10 @@ def decode(
 ) -> None:
     """Time a decoded token against the position, and count the bytes of the state.
 
-    Tokens are drawn greedily by what bmojo generate runs, behind a text of that length that
-    has been read. Full attention keeps as many keys and values as there are tokens.
+    Tokens are drawn greedily behind a text of that length that has been read: in the compiled
+    loop that bmojo generate runs, at most a sample's tokens in a call of it, and, "a call a
+    token", with a call of a program for each. Full attention keeps as many keys and values as
+    there are tokens.
 
     Before that, decoded tokens and their logits are compared with the parallel forward pass.
 
