@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,8 @@ class Programs:
         the first ``counts`` tokens of each row, the given ones where there are none, and the
         state.
       step: (parameters, state, tokens (B,)) -> logits (B, V) of the next token, and the state.
+      apart: (parameters, state) -> the state as ``block`` takes and gives it: that of each period
+        by itself, where the model has full attention.
       block: (parameters, then arguments of ``_block`` from the state on, sampling and size by
         name) -> what that gives: tokens that are read and drawn in a loop.
     """
@@ -33,7 +36,8 @@ class Programs:
     start: Callable[..., State]
     chunk: Callable[..., tuple[Array, State]]
     step: Callable[..., tuple[Array, State]]
-    block: Callable[..., tuple[Array, Array, Array, State]]
+    apart: Callable[[Any, State], Any]
+    block: Callable[..., tuple[Array, Array, Array, Any]]
 
 
 def programs_of(model: Any) -> tuple[Programs, Any]:
@@ -64,10 +68,30 @@ def _programs(graph: Any) -> Programs:
     def block(
         parameters: Any, state: State, *arrays: Any, sampling: Sampling, size: int
     ) -> tuple[Array, Array, Array, State]:
-        read = functools.partial(step, parameters)
+        def read(state: State, tokens: Array) -> tuple[Array, State]:
+            model = nnx.merge(graph, parameters)
+            if growing_leaf(model) is None:
+                return step(parameters, state, tokens)
+            logits, state = model.unrolled(tokens[:, None], state)
+            return logits[:, 0], state
+
         return _block(read, sampling, size, state, *arrays)
 
-    return Programs(start, chunk, jax.jit(step, donate_argnums=1), block)
+    @jax.jit
+    def periods(state: State) -> tuple[State, ...]:
+        count = len(jax.tree.leaves(state)[0])
+        return tuple(jax.tree.map(operator.itemgetter(i), state) for i in range(count))
+
+    def apart(parameters: Any, state: State) -> Any:
+        # The scan over periods would copy all keys and values of full attention for each token.
+        if growing_leaf(nnx.merge(graph, parameters)) is None:
+            return state
+        states = periods(state)
+        for leaf in jax.tree.leaves(state):
+            leaf.delete()
+        return states
+
+    return Programs(start, chunk, jax.jit(step, donate_argnums=1), apart, block)
 
 
 def _block(

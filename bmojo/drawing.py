@@ -101,6 +101,8 @@ def in_blocks(
     tokens = draws.draw(logits, 0)
     yield np.array(tokens)
     done, size = 1, 1
+    if count > 1:
+        state = programs.apart(parameters, state)
     while done < count:
         began = time.perf_counter()
         drawn, tokens, steps, state = programs.block(

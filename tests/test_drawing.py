@@ -23,6 +23,9 @@ class Loop:
     def __init__(self, seconds_a_token):
         self.seconds, self.now, self.asked = seconds_a_token, 0.0, []
 
+    def apart(self, parameters, state):
+        return state
+
     def block(self, parameters, state, tokens, active, ends, seed, numbers, at, count, **options):
         self.asked.append(count)
         self.now += count * self.seconds

@@ -141,6 +141,17 @@ def test_a_loop_ends_rows_where_single_calls_do(block):
         next(decode(made, read, start(made, 1), max_new_tokens=1, block=0))
 
 
+@pytest.mark.parametrize("name", QUICK)
+def test_only_one_state_is_held(name):
+    made = model(name)
+    read, state = prefill(made, *pad(prompts()), chunk_size=CHUNK, capacity=24)
+    steps, size = decode(made, read, state, max_new_tokens=4), state_bytes(state)
+    next(steps), next(steps)
+    held = [leaf for leaf in jax.tree.leaves(state) if not leaf.is_deleted()]
+    # Positions, which have been looked at, may stay.
+    assert sum(leaf.nbytes for leaf in held) <= 24 < size
+
+
 def test_tokens_come_as_they_are_drawn():
     steps = generate(model("bmojo"), prompts(), **OPTIONS)
     first = next(steps)
