@@ -1,11 +1,10 @@
-"""Continuing sequences: prompts are read in chunks, then tokens are drawn one by one.
+"""Continuing sequences: prompts are read in chunks, then tokens are drawn in a compiled loop.
 
 Everything that a model remembers is in its state, so decoding costs the same time and memory
 at every position. Only full attention keeps all keys and values; its state is made with a
 capacity for prompt and continuation, and what would not fit is refused before any work.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from bmojo.compiled import growing_leaf, programs_of
+from bmojo.drawing import BLOCK, Draws, in_blocks, one_by_one
 from bmojo.layers.protocol import State
 from bmojo.ops.clock import Clock
-from bmojo.sampling import NOT_A_NUMBER, Sampling, sample
+from bmojo.sampling import NOT_A_NUMBER, Sampling
 from bmojo.stopping import Stop
 from bmojo.types import Array, Float, Int
 from bmojo.validation import UserError
@@ -34,6 +34,7 @@ __all__ = [
     "prefill",
     "room",
     "rows_seen",
+    "single_steps",
     "start",
     "state_bytes",
 ]
@@ -67,18 +68,18 @@ def check_tokens(tokens: Any, vocab_size: int, what: str = "tokens") -> None:
 
 def start(model: Any, batch_size: int, capacity: int | None = None) -> State:
     """The state before the first token, made on the device in one program."""
-    programs, parameters = _programs_of(model)
+    programs, parameters = programs_of(model)
     return programs.start(parameters, batch_size, capacity if memory_grows(model) else None)
 
 
 def memory_grows(model: Any) -> bool:
     """Whether the model keeps every token, as full attention does, and so needs a capacity."""
-    return _growing_leaf(model) is not None
+    return growing_leaf(model) is not None
 
 
 def room(model: Any, state: State) -> int | None:
     """Tokens that a state can hold in all; None: any number."""
-    found = _growing_leaf(model)
+    found = growing_leaf(model)
     if found is None:
         return None
     leaf, axis = found
@@ -142,7 +143,7 @@ def prefill(
         state = start(model, rows, places)
     elif (places_there := room(model, state)) is not None:
         _check_room(model, int((rows_seen(state) + counts).max(initial=0)), places_there)
-    programs, parameters = _programs_of(model)
+    programs, parameters = programs_of(model)
     dtype = jnp.result_type(jnp.float32, model.config.dtype)
     logits = jnp.zeros((rows, model.config.vocab_size), dtype)
     for first in range(0, longest, chunk_size):
@@ -164,9 +165,14 @@ def decode(
     stop: Stop | None = None,
     seed: int = 0,
     rows: Sequence[int] | None = None,
+    block: int = BLOCK,
     advance: Callable[[State, Array], tuple[Array, State]] | None = None,
 ) -> Iterator[np.ndarray]:
     """Draw token after token behind what the rows have seen.
+
+    Tokens are read and drawn in a compiled loop. The first token is drawn alone; calls of the
+    loop then draw 1, 2, 4, ... tokens of each row, as long as a call is short. What is drawn
+    does not depend on it. What a loop drew behind a stop string is thrown away.
 
     Args:
       model: a :class:`bmojo.model.Model`.
@@ -178,16 +184,21 @@ def decode(
       seed: of the draws, below 2^32.
       rows: number of each row. What a row gets depends on the seed and its number and not on
         the rows beside it. None: 0, 1, ...
+      block: most tokens of a row that are drawn at once.
       advance: reads one token (B,) of each row behind a state, and gives the next logits (B, V)
-        and state. None: the model does.
+        and state; it is called for each token when the one behind it is asked for. None: the
+        model reads, in the loop.
 
     Yields:
-      As soon as they are drawn, the next token of each row (B,), ENDED for rows that have
-      ended. There is no step without any token.
+      The next token of each row (B,), ENDED for rows that have ended. There is no step without
+      any token.
 
     Raises:
       UserError: prompt and new tokens are longer than the memory, or logits are NaN.
+      ValueError: ``block`` is below 1.
     """
+    if block < 1:
+        raise ValueError(f"block: {block} tokens are none; give at least 1")
     sampling, stop = sampling or Sampling(temperature=0.0), stop or Stop()
     _check_seed(seed)
     position = rows_seen(state)
@@ -197,14 +208,14 @@ def decode(
         _check_room(model, int(position.max(initial=0)) + max_new_tokens - 1, places)
     batch = len(position)
     numbers = np.arange(batch, dtype=np.int32) if rows is None else np.asarray(rows, np.int32)
-    if advance is None:
-        programs, parameters = _programs_of(model)
-        advance = functools.partial(programs.step, parameters)
+    draws = Draws(sampling, np.uint32(seed), numbers, position)
     drawn: list[list[int]] = [[] for _ in range(batch)]
     active = np.ones(batch, bool)
-    for step in range(max_new_tokens):
-        tokens = sample(logits, np.uint32(seed), numbers, position + step, sampling=sampling)
-        ids = np.array(tokens)
+    if advance is None:
+        steps = in_blocks(model, logits, state, draws, stop.ids, active, max_new_tokens, block)
+    else:
+        steps = one_by_one(advance, logits, state, draws, max_new_tokens)
+    for ids in steps:
         if (ids[active] == NOT_A_NUMBER).any():
             raise UserError(
                 "generation: the model's logits are not numbers; its parameters are broken, "
@@ -221,8 +232,12 @@ def decode(
                 active[row] = not stop.met(drawn[row])
             if not active.any():
                 return
-        if step + 1 < max_new_tokens:
-            logits, state = advance(state, tokens)
+
+
+def single_steps(model: Any) -> Callable[[State, Array], tuple[Array, State]]:
+    """The model as ``advance`` of :func:`decode`: a call of a program for each token."""
+    programs, parameters = programs_of(model)
+    return functools.partial(programs.step, parameters)
 
 
 def generate(
@@ -302,70 +317,3 @@ def _check_room(model: Any, needed: int, places: int) -> None:
             f"prompt longer than memory: {needed} tokens, new ones included, do not fit into "
             f"the {places} that full attention was given; raise the capacity or shorten the prompt"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Programs:
-    """Compiled functions of the parameters of one kind of model."""
-
-    start: Callable[..., State]
-    chunk: Callable[..., tuple[Array, State]]
-    step: Callable[..., tuple[Array, State]]
-
-
-def _programs_of(model: Any) -> tuple[_Programs, Any]:
-    graph, parameters = nnx.split(model)
-    return _programs(graph), parameters
-
-
-@functools.lru_cache(maxsize=16)
-def _programs(graph: Any) -> _Programs:
-    """Made once for each kind of model, so that nothing is compiled twice."""
-
-    @functools.partial(jax.jit, static_argnums=(1, 2))
-    def start(parameters: Any, batch_size: int, capacity: int | None) -> State:
-        return nnx.merge(graph, parameters).init_state(batch_size, capacity)
-
-    @functools.partial(jax.jit, donate_argnums=(1, 2))
-    def chunk(
-        parameters: Any, state: State, logits: Array, tokens: Array, counts: Array
-    ) -> tuple[Array, State]:
-        last = jnp.maximum(counts - 1, 0)[:, None]
-        newest, state = nnx.merge(graph, parameters)(tokens, state, None, counts, last)
-        return jnp.where(counts[:, None] > 0, newest[:, 0], logits), state
-
-    @functools.partial(jax.jit, donate_argnums=1)
-    def step(parameters: Any, state: State, tokens: Array) -> tuple[Array, State]:
-        logits, state = nnx.merge(graph, parameters)(tokens[:, None], state)
-        return logits[:, 0], state
-
-    return _Programs(start, chunk, step)
-
-
-def _growing_leaf(model: Any) -> tuple[int, int] | None:
-    """Leaf and axis of a state that grow with the capacity."""
-    return _growth(nnx.split(model)[0], _outline(model))
-
-
-def _outline(model: Any) -> Any:
-    """Shapes of the parameters, as something that can be looked up."""
-    leaves, tree = jax.tree.flatten(nnx.split(model)[1])
-    return tree, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
-
-
-@functools.lru_cache(maxsize=16)
-def _growth(graph: Any, outline: Any) -> tuple[int, int] | None:
-    tree, leaves = outline
-    parameters = jax.tree.unflatten(tree, leaves)
-
-    def shapes(capacity: int) -> list[tuple[int, ...]]:
-        def leaves(parameters: Any) -> list[Array]:
-            return jax.tree.leaves(nnx.merge(graph, parameters).init_state(1, capacity))
-
-        return [leaf.shape for leaf in jax.eval_shape(leaves, parameters)]
-
-    for leaf, (small, large) in enumerate(zip(shapes(1), shapes(2), strict=True)):
-        for axis, sizes in enumerate(zip(small, large, strict=True)):
-            if sizes[0] != sizes[1]:
-                return leaf, axis
-    return None

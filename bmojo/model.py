@@ -7,6 +7,7 @@ windowed attention, MLP), and B'MOJO is (B'MOJO, MLP).
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -255,6 +256,29 @@ class Model(nnx.Module):
 
         x, state = jax.lax.scan(_remat(period, self.config.remat), x, (parameters, state))
         return self.norm(x), state
+
+    def unrolled(
+        self, tokens: Int[Array, "B L"], states: Sequence[State]
+    ) -> tuple[Float[Array, "B L V"], tuple[State, ...]]:
+        """As a call, written out period by period, each of which has its state apart.
+
+        In a compiled loop large states are then updated in place, where the scan over periods
+        copies them. The deeper the model, the longer it takes to compile.
+
+        Args:
+          tokens: ids in 0 .. V - 1.
+          states: of each period, without the axis of periods that :meth:`init_state` gives.
+
+        Returns:
+          Logits, and the states after the tokens.
+        """
+        x, after = self._embed(tokens), []
+        graph, parameters = nnx.split(self.periods)
+        for index, state in enumerate(states):
+            part = jax.tree.map(operator.itemgetter(index), parameters)
+            x, state = nnx.merge(graph, part)(x, state, None, None)
+            after.append(state)
+        return self.logits(self.norm(x)), tuple(after)
 
     def logits(self, features: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """The head, in float32 or wider."""

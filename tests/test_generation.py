@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bmojo.compiled import programs_of
 from bmojo.generation import (
     ENDED,
-    _programs_of,
+    decode,
     generate,
     generate_all,
     memory_grows,
@@ -17,6 +18,7 @@ from bmojo.generation import (
     prefill,
     room,
     rows_seen,
+    single_steps,
     start,
     state_bytes,
 )
@@ -46,6 +48,13 @@ def letters(ids):
     return "".join(chr(ord("a") + token) for token in ids)
 
 
+def singly(made, **options):
+    """What a call of a program for each token makes of the prompts: an array (steps, 3)."""
+    read, state = prefill(made, *pad(prompts()), chunk_size=CHUNK, capacity=24)
+    options = {"max_new_tokens": NEW, "advance": single_steps(made), **options}
+    return np.stack(list(decode(made, read, state, **options)))
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_all_ways_agree(name):
     """One test for each model, since compiling is what takes time."""
@@ -68,9 +77,10 @@ def test_all_ways_agree(name):
         assert relative_rms(read[row], parallel[row, last]) < 1e-5
         np.testing.assert_array_equal(parallel[row, last : last + NEW].argmax(-1), new)
 
-    drawn = Sampling(temperature=1.5, top_p=0.95)
+    drawn = Sampling(temperature=1.5, top_k=20, top_p=0.95, min_p=0.01)
     together = generate_all(made, given, sampling=drawn, seed=4, rows=[7, 3, 5], **OPTIONS)
     assert any((a != b).any() for a, b in zip(together, greedy, strict=True))
+    np.testing.assert_array_equal(together, singly(made, sampling=drawn, seed=4, rows=[7, 3, 5]).T)
     for row, number in enumerate((7, 3, 5)):
         (alone,) = generate_all(
             made, given[row : row + 1], sampling=drawn, seed=4, rows=[number], **OPTIONS
@@ -85,8 +95,8 @@ def test_all_ways_agree(name):
 
 
 def compiled(made):
-    programs, _ = _programs_of(made)
-    return programs.start, programs.chunk, programs.step
+    programs, _ = programs_of(made)
+    return programs.start, programs.chunk, programs.block
 
 
 def test_nothing_is_compiled_twice():
@@ -113,6 +123,33 @@ def test_rows_end_by_token_and_by_string():
         at = letters(full).find(word)
         np.testing.assert_array_equal(new, full[: at + len(word) if at >= 0 else NEW])
         assert word not in cut(letters(new), (word,))
+
+
+@pytest.mark.parametrize("block", [4, 32])
+def test_a_loop_ends_rows_where_single_calls_do(block):
+    made, drawn = model("bmojo"), Sampling(temperature=2.0)
+    options = {"sampling": drawn, "seed": 1, "max_new_tokens": 24}
+    free = singly(made, **options)
+    # Ends of rows within a block and at its edges, by a token, by a string, and by both.
+    for ids, word in [((int(free[5, 0]),), None), ((), free[9:11, 1]), ((), free[6:8, 2])]:
+        strings = () if word is None else (letters(word),)
+        stop = Stop((*ids, int(free[20, 1])), strings, letters)
+        read, state = prefill(made, *pad(prompts()), chunk_size=CHUNK, capacity=24)
+        looped = decode(made, read, state, stop=stop, block=block, **options)
+        np.testing.assert_array_equal(list(looped), singly(made, stop=stop, **options))
+    with pytest.raises(ValueError, match="block: 0 tokens are none"):
+        next(decode(made, read, start(made, 1), max_new_tokens=1, block=0))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_only_one_state_is_held(name):
+    made = model(name)
+    read, state = prefill(made, *pad(prompts()), chunk_size=CHUNK, capacity=24)
+    steps, size = decode(made, read, state, max_new_tokens=4), state_bytes(state)
+    next(steps), next(steps)
+    held = [leaf for leaf in jax.tree.leaves(state) if not leaf.is_deleted()]
+    # Positions, which have been looked at, may stay.
+    assert sum(leaf.nbytes for leaf in held) <= 24 < size
 
 
 def test_tokens_come_as_they_are_drawn():
@@ -164,7 +201,7 @@ def test_a_row_without_tokens_is_untouched():
 def test_a_prompt_costs_the_head_of_its_last_token_only():
     size = 29  # of nothing but the vocabulary
     wanted = dataclasses.replace(config("bmojo"), vocab_size=size)
-    programs, parameters = _programs_of(nnx.eval_shape(lambda: wanted.make(nnx.Rngs(0))))
+    programs, parameters = programs_of(nnx.eval_shape(lambda: wanted.make(nnx.Rngs(0))))
     state = jax.eval_shape(lambda p: programs.start(p, 3, None), parameters)
     tokens, counts = np.zeros((3, 7), np.int32), np.full(3, 7, np.int32)
     before = np.zeros((3, size), np.float32)

@@ -12,7 +12,7 @@ from bmojo.benchmark.lengths import growth
 from bmojo.benchmark.models import Chosen, draw
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.statistics import exponent
-from bmojo.generation import decode, prefill, state_bytes
+from bmojo.generation import decode, prefill, single_steps, state_bytes
 
 __all__ = ["conclude", "check_decoding", "decode_cases"]
 
@@ -20,6 +20,8 @@ CHUNK = 512
 """Tokens that are read at once on the way to a position."""
 CHECKED = 8
 """Tokens that are decoded in the check."""
+WAYS: dict[str, Callable[[Any], Any] | None] = {"": None, ", a call a token": single_steps}
+"""Ways to decode, by what is put behind a model's name, and what makes ``advance`` of a model."""
 
 Tell = Callable[[str], None]
 
@@ -28,8 +30,9 @@ def check_decoding(chosen: Chosen, seed: int = 0) -> list[Check]:
     """Greedy decoding behind a prompt of a window and a half, against the parallel forward pass.
 
     The logits of single tokens have to be those of all tokens at once, and the tokens that
-    :func:`bmojo.generation.decode` gives those with the largest logits: the second difference
-    is what a token lacks of the largest one, relative to the root mean square of the logits.
+    :func:`bmojo.generation.decode` gives, in its loop and with a call a token, those with the
+    largest logits: the other differences are what a token lacks of the largest one, relative to
+    the root mean square of the logits.
     """
     model = _model(chosen, seed)
     window = max((getattr(mixer, "window", 0) or 0 for mixer in chosen.config.pattern), default=0)
@@ -38,26 +41,30 @@ def check_decoding(chosen: Chosen, seed: int = 0) -> list[Check]:
     places = size + CHECKED
     chunk = min(CHUNK, size)
     logits, state = prefill(model, prompt, chunk_size=chunk, capacity=places)
-    first = np.asarray(logits)
-    again = jax.tree.map(jnp.copy, state)
-    drawn = np.stack(list(decode(model, logits, state, max_new_tokens=CHECKED)), axis=1)
+    forward = jax.jit(lambda tokens: model(tokens)[0])
+    allowed = limit(chosen.config.dtype)
+    checks = []
+    for suffix, advance in WAYS.items():
+        held = jax.tree.map(jnp.copy, state)
+        steps = decode(
+            model, logits, held, max_new_tokens=CHECKED, advance=advance and advance(model)
+        )
+        drawn = np.stack(list(steps), axis=1)
+        everything = np.concatenate([prompt, drawn], axis=1).astype(np.int32)
+        parallel = np.asarray(forward(everything))[:, size - 1 : -1]
+        taken = np.take_along_axis(parallel, drawn[..., None].astype(int), axis=-1)[..., 0]
+        lacking = float((parallel.max(-1) - taken).max() / np.sqrt(np.mean(parallel**2)))
+        what = "greedy tokens and largest logits at once"
+        checks.append(Check(chosen.name + suffix, what, lacking, allowed))
 
     step = jax.jit(lambda token, state: model(token, state))
-    singles = [first[:, None]]
+    singles = [np.asarray(logits)[:, None]]
     for index in range(CHECKED - 1):
-        out, again = step(jnp.asarray(drawn[:, index : index + 1]), again)
+        out, state = step(jnp.asarray(drawn[:, index : index + 1]), state)
         singles.append(np.asarray(out))
-    everything = np.concatenate([prompt, drawn], axis=1).astype(np.int32)
-    parallel = np.asarray(jax.jit(lambda tokens: model(tokens)[0])(everything))[:, size - 1 : -1]
-
-    allowed = limit(chosen.config.dtype)
     found = difference(np.concatenate(singles, axis=1), parallel)
-    taken = np.take_along_axis(parallel, drawn[..., None].astype(int), axis=-1)[..., 0]
-    lacking = (parallel.max(-1) - taken).max() / np.sqrt(np.mean(parallel**2))
-    return [
-        Check(chosen.name, f"logits of {CHECKED} decoded tokens and at once", found, allowed),
-        Check(chosen.name, "greedy tokens and largest logits at once", float(lacking), allowed),
-    ]
+    what = f"logits of {CHECKED} decoded tokens and at once"
+    return [Check(chosen.name, what, found, allowed), *checks]
 
 
 def decode_cases(
@@ -72,7 +79,8 @@ def decode_cases(
     """Decoding of each model behind each number of tokens, all of which it has read.
 
     A sample is the time of ``tokens`` tokens of one continuing sequence, greedy, from the
-    program that ``bmojo generate`` runs. Full attention has as many places as its tokens need.
+    compiled loop that ``bmojo generate`` runs, at most ``tokens`` in a call of it; and from a
+    call for each token. Full attention has as many places as its tokens need.
 
     Args:
       models: what decodes.
@@ -97,19 +105,27 @@ def decode_cases(
             chunk = min(CHUNK, part.shape[1])
             logits, state = prefill(model, part, state=state, chunk_size=chunk, capacity=places)
             seen = position
-            held = jax.tree.map(jnp.copy, state)
-            facts = {"position": position, "state bytes": state_bytes(held)}
-            stream = decode(model, jnp.copy(logits), held, max_new_tokens=budget)
-            case = Case(
-                chosen.name,
-                f"decoding at position {position:,}, a token",
-                _taking(stream, tokens),
-                units=tokens,
-                baseline=baseline,
-                facts=facts,
-                calls=1,
-            )
-            cases.append(case)
+            for suffix, advance in WAYS.items():
+                held = jax.tree.map(jnp.copy, state)
+                facts = {"position": position, "state bytes": state_bytes(held)}
+                stream = decode(
+                    model,
+                    jnp.copy(logits),
+                    held,
+                    max_new_tokens=budget,
+                    block=tokens,
+                    advance=advance and advance(model),
+                )
+                case = Case(
+                    chosen.name + suffix,
+                    f"decoding at position {position:,}, a token",
+                    _taking(stream, tokens),
+                    units=tokens,
+                    baseline=baseline,
+                    facts=facts,
+                    calls=1,
+                )
+                cases.append(case)
     return sorted(cases, key=lambda case: case.facts["position"])
 
 

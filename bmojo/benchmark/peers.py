@@ -51,6 +51,7 @@ PEERS = {
     "hf_zamba2": Kind("torch", "torch_worker.py", "zamba2"),
     "hf_falcon_h1": Kind("torch", "torch_worker.py", "falcon_h1"),
     "mamba2_jax": Kind("mamba2_jax", "jax_worker.py", "mamba2"),
+    "recurrentgemma": Kind("recurrentgemma", "jax_worker.py", "griffin"),
 }
 """By name: the first four are of Hugging Face transformers."""
 
@@ -176,7 +177,7 @@ def peer_case(
       dimensions: of ours.
       batch: rows.
       length: tokens of a step.
-      window: of attention, where the peer has any; None: the whole past.
+      window: of attention, where the peer's has one; None: the whole past.
       threads: that it may use.
       baseline: case to compare with.
 

@@ -24,7 +24,7 @@ Exit codes:
   2         something in the command or the config has to be mended; the error says what"""
 
 MODELS = "transformer,mamba,mamba2,hybrid,bmojo_f,bmojo,bmojo_ssd"
-PEERS = "hf_mamba2,hf_mistral,hf_zamba2,hf_falcon_h1,mamba2_jax"
+PEERS = "hf_mamba2,hf_mistral,hf_zamba2,hf_falcon_h1,mamba2_jax,recurrentgemma"
 OPERATIONS = "scan,ssd,attention,memory_attention,convolution,selection"
 LENGTHS = (4096, 8192, 16384, 32768, 65536)
 POSITIONS = (1024, 4096, 16384, 65536)
@@ -309,8 +309,10 @@ def decode(
 ) -> None:
     """Time a decoded token against the position, and count the bytes of the state.
 
-    Tokens are drawn greedily by what bmojo generate runs, behind a text of that length that
-    has been read. Full attention keeps as many keys and values as there are tokens.
+    Tokens are drawn greedily behind a text of that length that has been read: in the compiled
+    loop that bmojo generate runs, at most a sample's tokens in a call of it, and, "a call a
+    token", with a call of a program for each. Full attention keeps as many keys and values as
+    there are tokens.
 
     Before that, decoded tokens and their logits are compared with the parallel forward pass.
 
@@ -399,7 +401,7 @@ def peers(
         typer.Option(
             min=1,
             metavar="N",
-            help="Window of attention of hf_mistral. Default: the whole past.",
+            help="Window of attention of hf_mistral and recurrentgemma. Default: the whole past.",
             show_default=False,
         ),
     ] = None,
@@ -421,9 +423,10 @@ def peers(
 ) -> None:
     """Time training steps of other implementations beside ours, in float32 with AdamW.
 
-    Hugging Face transformers (Mamba-2, Mistral, Zamba2, Falcon-H1, in PyTorch) and mamba2-jax
-    run in environments of their own, each in a process that waits while another computes.
-    Width, depth, vocabulary and threads are the same, parameters as near as their widths allow.
+    Hugging Face transformers (Mamba-2, Mistral, Zamba2, Falcon-H1, in PyTorch), mamba2-jax and
+    recurrentgemma (Griffin, in JAX) run in environments of their own, each in a process that
+    waits while another computes. Width, depth, vocabulary and threads are the same, parameters
+    as near as their widths allow.
 
     Before that, a peer's first loss has to be near ln V, and its earlier logits must not change
     with later tokens.

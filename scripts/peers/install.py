@@ -1,6 +1,6 @@
 """Environments of the programs that `bmojo bench peers` compares with, one for each library.
 
-    python scripts/peers/install.py [torch] [mamba2_jax] [--to DIR]
+    python scripts/peers/install.py [torch] [mamba2_jax] [recurrentgemma] [--to DIR]
 
 Makes a virtual environment DIR/NAME from the pinned requirements in NAME.txt beside this file.
 Without a name: all of them. One that is there already is brought up to the requirements.

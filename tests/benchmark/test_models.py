@@ -115,17 +115,27 @@ def test_conclusions_name_growth():
 def test_decoding(tiny):
     transformer, windowed = choose(["transformer", "swa"], tiny)
     checks = decoding.check_decoding(windowed)
-    assert len(checks) == 2 and all(check.passed for check in checks)
+    assert len(checks) == 3 and all(check.passed for check in checks)
     cases = decoding.decode_cases([transformer], [5, 20], 2, 1, "transformer")
-    assert [case.facts["position"] for case in cases] == [5, 20]
-    grown = cases[1].facts["state bytes"] - cases[0].facts["state bytes"]
+    assert [case.name for case in cases] == ["transformer", "transformer, a call a token"] * 2
+    assert [case.facts["position"] for case in cases] == [5, 5, 20, 20]
+    assert all(case.baseline == "transformer" for case in cases)
+    grown = cases[2].facts["state bytes"] - cases[0].facts["state bytes"]
     assert grown == 15 * 2 * 2 * 16 * 4, "keys and values of each layer"
     samples, calls = take_turns(cases, 1)
-    assert calls == [1, 1] and all(len(taken) == 1 for taken in samples)
+    assert calls == [1] * 4 and all(len(taken) == 1 for taken in samples)
 
 
 def test_a_wrong_decoder_is_seen(tiny, monkeypatch):
     (model,) = choose(["swa"], tiny)
-    monkeypatch.setattr(decoding, "decode", lambda *_, **__: iter(np.zeros((8, 1), int)))
-    checks = decoding.check_decoding(model)
-    assert not checks[1].passed and "largest logits" in checks[1].what
+    right = decoding.decode
+    for wrong in (0, 1):
+        # The loop, then single calls.
+        def decode(*given, advance, wrong=wrong, **options):
+            steps = right(*given, advance=advance, **options)
+            return iter(np.zeros((8, 1), int)) if (advance is None) == (wrong == 0) else steps
+
+        monkeypatch.setattr(decoding, "decode", decode)
+        checks = decoding.check_decoding(model)
+        assert [check.passed for check in checks[1:]] == [wrong == 1, wrong == 0]
+        assert "largest logits" in checks[1 + wrong].what

@@ -1,7 +1,7 @@
-"""Trains the Mamba-2 of mamba2-jax, a step at a time, on request.
+"""Trains models of other libraries in JAX, a step at a time, on request.
 
 Runs in an environment of its own, by itself. Requests and answers are lines of JSON:
-``{"do": "make", ...}``, ``{"do": "check"}``, ``{"do": "step"}``.
+``{"do": "make", "model": ..., ...}``, ``{"do": "check"}``, ``{"do": "step"}``.
 """
 
 import ctypes
@@ -22,45 +22,114 @@ def keep_pages():
         library.mallopt(-1, 2**31 - 1)
 
 
+class Model:
+    """A model with one free width.
+
+    Attributes:
+      unit: what the width is a multiple of.
+      shapes: width -> shapes of its parameters.
+      make: width -> parameters, and a function of parameters and tokens that gives logits.
+      package: whose model it is.
+    """
+
+    def __init__(self, unit, shapes, make, package):
+        self.unit, self.shapes, self.make, self.package = unit, shapes, make, package
+
+
+def mamba2(asked):
+    """Mamba-2: a layer has no MLP beside it, so there are two for one; its inner width is free."""
+    import mamba2_jax
+    from flax import nnx
+
+    width = asked["width"]
+
+    def model(inner):
+        config = mamba2_jax.Mamba2Config(
+            vocab_size=asked["vocabulary"],
+            hidden_size=width,
+            state_size=64,
+            expand=inner / width,
+            head_dim=inner // asked["heads"],
+            num_hidden_layers=2 * asked["layers"],
+        )
+        return mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0))
+
+    def shapes(inner):
+        return nnx.state(nnx.eval_shape(lambda: model(inner)), nnx.Param)
+
+    def make(inner):
+        graph, parameters, rest = nnx.split(model(inner), nnx.Param, ...)
+        return parameters, lambda p, tokens: nnx.merge(graph, p, rest)(tokens)["logits"]
+
+    return Model(asked["heads"], shapes, make, "mamba2-jax")
+
+
+def griffin(asked):
+    """Griffin: an MLP beside every mixer, whose width is free.
+
+    Of three mixers two are recurrences and one is attention, with one head of keys and values,
+    to a window. Nothing is computed again in the backward pass.
+    """
+    import jax
+    import jax.numpy as jnp
+    from recurrentgemma import common
+    from recurrentgemma import jax as recurrentgemma
+
+    recurrent = common.TemporalBlockType.RECURRENT
+    kinds = (recurrent, recurrent, common.TemporalBlockType.ATTENTION)
+
+    def model(inner):
+        config = common.GriffinConfig(
+            vocab_size=asked["vocabulary"],
+            width=asked["width"],
+            mlp_expanded_width=inner,
+            num_heads=asked["heads"],
+            block_types=tuple(kinds[i % 3] for i in range(asked["layers"])),
+            embeddings_scale_by_sqrt_dim=False,
+            attention_window_size=asked["window"] or asked["length"],
+            logits_soft_cap=0.0,
+        )
+        return recurrentgemma.Griffin(config, gradient_checkpointing=False)
+
+    def logits(inner, parameters, tokens):
+        places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        return model(inner).apply(parameters, tokens, places, return_cache=False)[0]
+
+    def drawn(inner):
+        tokens = jnp.zeros((1, 2), jnp.int32)
+        return model(inner).init(jax.random.key(0), tokens, tokens)
+
+    def make(inner):
+        parameters = jax.jit(lambda: drawn(inner))()
+        return parameters, lambda p, tokens: logits(inner, p, tokens)
+
+    return Model(1, lambda inner: jax.eval_shape(lambda: drawn(inner)), make, "recurrentgemma")
+
+
+MODELS = {"mamba2": mamba2, "griffin": griffin}
+
+
 class Worker:
     """One model and its optimizer, the step compiled once."""
 
     def make(self, asked):
-        """Make the model; a layer has no MLP beside it, so there are two for one.
-
-        Its inner width is chosen to come near to the wanted number of parameters.
-        """
+        """Make the model, its free width chosen to come near to the wanted parameters."""
         import jax
-        import mamba2_jax
         import numpy as np
         import optax
-        from flax import nnx
 
         self.jax = jax
-        width = asked["width"]
-
-        def make(inner):
-            config = mamba2_jax.Mamba2Config(
-                vocab_size=asked["vocabulary"],
-                hidden_size=width,
-                state_size=64,
-                expand=inner / width,
-                head_dim=inner // asked["heads"],
-                num_hidden_layers=2 * asked["layers"],
-            )
-            return mamba2_jax.Mamba2ForCausalLM(config, rngs=nnx.Rngs(0))
+        model = MODELS[asked["model"]](asked)
+        embedding = asked["vocabulary"] * asked["width"]
 
         def count(inner):
-            shapes = nnx.state(nnx.eval_shape(lambda: make(inner)), nnx.Param)
-            sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
-            return sum(sizes) - asked["vocabulary"] * width
+            sizes = [math.prod(leaf.shape) for leaf in jax.tree.leaves(model.shapes(inner))]
+            return sum(sizes) - embedding
 
-        unit = asked["heads"]
-        low, high = count(32 * unit), count(64 * unit)
+        low, high = count(32 * model.unit), count(64 * model.unit)
         steps = 32 + round((asked["parameters"] - low) / ((high - low) / 32))
-        inner = unit * max(1, steps)
-        model = make(inner)
-        graph, self.parameters, rest = nnx.split(model, nnx.Param, ...)
+        inner = model.unit * max(1, steps)
+        self.parameters, logits = model.make(inner)
         optimizer = optax.chain(
             optax.clip_by_global_norm(1.0), optax.adamw(1e-4, b1=0.9, b2=0.95, weight_decay=0.1)
         )
@@ -68,9 +137,6 @@ class Worker:
         shape = (asked["batch"], asked["length"] + 1)
         tokens = np.random.default_rng(0).integers(0, asked["vocabulary"], shape, np.int32)
         self.vocabulary, self.tokens = asked["vocabulary"], tokens
-
-        def logits(parameters, inputs):
-            return nnx.merge(graph, parameters, rest)(inputs)["logits"]
 
         def loss(parameters, tokens):
             out = logits(parameters, tokens[:, :-1])
@@ -86,15 +152,14 @@ class Worker:
         jitted = jax.jit(step, donate_argnums=(0, 1))
         self.program = jitted.lower(self.parameters, self.state, tokens).compile()
         seconds = time.perf_counter() - began
-        embedding = asked["vocabulary"] * width
-        names = ("mamba2-jax", "jax", "flax")
+        names = (model.package, "jax", "flax")
         total = sum(leaf.size for leaf in jax.tree.leaves(self.parameters))
         return {
             "parameters": total - embedding,
             "inner": inner,
             "compile_seconds": seconds,
             "versions": {name: importlib.metadata.version(name) for name in names},
-            "whose": "mamba2-jax, JAX",
+            "whose": f"{model.package}, JAX",
         }
 
     def check(self, asked):
