@@ -3,10 +3,10 @@
     python -m scripts.books.again RUN [RUN ...] [--slots 0 64] [--gaps 0 384] [--passage 128]
 
 Each run is read with its own slots, or with each number of --slots in their place: nothing in
-the layer depends on how many there are. Results go to RUN/evaluation/again.json, beside those of
-other numbers of slots. Bits a byte: of the passage read before, of the same passage behind another
-one, and the difference; and the share of the passage that is in the last layer's slots when it
-comes again.
+the layer depends on how many there are. Results go to RUN/evaluation/again.json, beside those
+for other numbers of slots, gaps and passages. Bits a byte: of the passage read before, of the same
+passage behind another one, and the difference; and the share of the passage that is in the last
+layer's slots when it comes again.
 """
 
 import argparse
@@ -28,10 +28,10 @@ def held(model, documents, passage: int, gap: int, count: int = 8) -> float | No
     """The share of passages that sits in the last layer's slots when they come again."""
     shares = []
     for text in texts(documents, passage, gap, count).again:
-        layer = read(model, text[:-passage]).layers[-1]
-        if not layer.chunk or layer.kept is None:
+        layers = read(model, text[:-passage]).layers
+        if not layers or not layers[-1].chunk:
             return None
-        shares.append(np.mean(np.asarray(layer.kept) < passage) * len(layer.kept) / passage)
+        shares.append(np.sum(layers[-1].kept < passage) / passage)
     return float(np.mean(shares))
 
 
@@ -71,12 +71,12 @@ def main() -> None:
     for run in args.runs:
         path = run / "evaluation" / "again.json"
         path.parent.mkdir(exist_ok=True)
-        rows = json.loads(path.read_text()) if path.exists() else []
+        rows = json.loads(path.read_text())["rows"] if path.exists() else []
         for slots in args.slots:
             new = measure(run, slots, args)
             keys = {(r["slots"], r["gap"], r["passage"]) for r in new}
             rows = [r for r in rows if (r["slots"], r["gap"], r["passage"]) not in keys] + new
-            path.write_text(json.dumps(rows) + "\n")
+            path.write_text(json.dumps({"rows": rows}) + "\n")
 
 
 if __name__ == "__main__":
