@@ -1,14 +1,19 @@
-"""Tables and figure of the study of passages that return, from the runs that are there.
+"""Tables and figure of what slots pay on text, by how many there are at the reading.
 
-    python -m scripts.books.returning [--runs runs/returning] [--out docs/results]
+    bmojo sweep configs/sweeps/rereading.gin "TEXT='DIR'"
+    python -m scripts.books.again RUN --slots 0 16 64 256 --gaps 256 896 --passage 64 --texts 64
+    for n in 0 64 256; do
+      bmojo eval RUN BMojo.num_eidetic=$n --eval returns --eval perplexity --context 1024
+      for k in returns perplexity; do cp RUN/evaluation/$k.json RUN/evaluation/$k-$n.json; done
+    done
+    python -m scripts.books.returning [--runs runs/rereading] [--out docs/results]
 
-Records finished runs in books_returning.json with what ``bmojo eval --eval returns`` and
-``python -m scripts.books.again`` have measured; prints tables of bits a byte (mean over seeds,
-lowest and highest in brackets): of the validation books, of what a second reading saves by slots
-and gap, and of what returns in ordinary text by distance; and draws books_returning.png.
+Records what was measured in books_returning.json, prints tables of bits a byte (mean over seeds,
+lowest and highest in brackets) and draws books_returning.png.
 """
 
 import argparse
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,82 +25,80 @@ import numpy as np
 
 from scripts.records import by_cell, markdown, record, spread
 
+SLOTS = (0, 64, 256)
 
-def saved(runs: list[dict], passage: int) -> dict[tuple[int | None, int], list[dict]]:
-    """Rows of all seeds by number of slots at the reading, and gap."""
+
+def readings(runs: list[dict]) -> dict[tuple[int, int], list[dict]]:
+    """Rows of all seeds by bytes ago and slots, in order."""
     found = defaultdict(list)
     for run in runs:
-        for row in run.get("again", ()):
-            if row["passage"] == passage:
-                found[row["slots"], row["gap"]].append(row)
-    return dict(found)
+        for row in run["again"]:
+            found[row["passage"] + row["gap"], row["slots"]].append(row)
+    return dict(sorted(found.items()))
 
 
-def readings(cells: dict[str, list[dict]], passage: int) -> str:
-    """What a second reading saves."""
+def ordinary(runs: list[dict]) -> str:
+    """Bits a byte of test text by kind of byte and distance, a column for each number of slots."""
     rows = []
-    for name, runs in cells.items():
-        for (slots, gap), seeds in sorted(saved(runs, passage).items(), key=str):
-            held = [row["held"] for row in seeds if row["held"] is not None]
-            columns = (spread([row[c] for row in seeds], 3) for c in ("other", "again", "saved"))
-            rows.append([name, len(seeds), "own" if slots is None else slots, passage + gap,
-                         *columns, spread(held) if held else ""])  # fmt: skip
-    head = ["trained", "seeds", "slots at reading", "bytes ago", "not read before", "read before",
-            "saved", "passage in slots"]  # fmt: skip
-    return markdown(head, rows)
+    for i, row in enumerate(runs[0]["by_slots"]["0"]["returns"]):
+        if row["count"] >= 200 and (row["start"] or 64) >= 64:
+            what = row["kind"] if row["start"] is None else f"returns, {row['start']} ago"
+            cells = [[run["by_slots"][str(n)]["returns"][i]["loss"] / np.log(2) for run in runs]
+                     for n in SLOTS]  # fmt: skip
+            rows.append([what, f"{row['count']:,}", *(spread(values) for values in cells)])
+    bits = [[run["by_slots"][str(n)]["bits"] for run in runs] for n in SLOTS]
+    rows.append(["all", "", *(spread(values, 3) for values in bits)])
+    return markdown(["bytes", "count", *(f"{n} slots" for n in SLOTS)], rows)
 
 
-def returns(cells: dict[str, list[dict]]) -> str:
-    """Bits a byte of ordinary test text by kind of byte and distance."""
-    rows = []
-    for name, runs in cells.items():
-        found = [run["returns"] for run in runs if "returns" in run]
-        for parts in zip(*found, strict=False):
-            if parts[0]["loss"] is not None and (parts[0]["start"] or 64) >= 32:
-                what = parts[0]["kind"] if parts[0]["start"] is None else f"{parts[0]['start']} ago"
-                values = [part["loss"] / np.log(2) for part in parts]
-                rows.append([name, len(parts), what, parts[0]["count"], spread(values, 3)])
-    return markdown(["trained", "seeds", "bytes", "count", "bits a byte"], rows)
-
-
-def draw(cells: dict[str, list[dict]], passage: int, path: Path) -> None:
-    """Bits a byte that a second reading saves, by slots, a line for each training and gap."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
-    styles = dict(zip(cells, ("-", "--", ":"), strict=False))
-    for name, runs in cells.items():
-        found = {key: rows for key, rows in saved(runs, passage).items() if key[0] is not None}
-        for number, gap in enumerate(sorted({gap for _, gap in found})):
-            slots = sorted(s for s, g in found if g == gap)
-            values = [[row["saved"] for row in found[s, gap]] for s in slots]
-            label = f"{name}, {passage + gap} bytes ago"
-            color = f"C{number}"
-            places = range(len(slots))
-            axes.plot(places, [np.mean(v) for v in values], styles[name], color=color,
-                      marker="o", markersize=4, label=label)  # fmt: skip
-            low, high = ([f(v) for v in values] for f in (np.min, np.max))
-            axes.fill_between(places, low, high, color=color, alpha=0.15)
-            axes.set_xticks(places, [str(s) for s in slots])
-    axes.axhline(0, color="grey", linewidth=0.8)
-    axes.set(xlabel="eidetic slots at the reading", ylabel="bits a byte saved, second reading")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+def draw(found: dict[tuple[int, int], list[dict]], path: Path) -> None:
+    """Bits a byte of passages by slots: read before, and not."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    slots = sorted({n for _, n in found})
+    for number, ago in enumerate(sorted({ago for ago, _ in found})):
+        for name, style in (("other", "--"), ("again", "-")):
+            values = np.array([[row[name] for row in found[ago, n]] for n in slots])
+            label = f"read {ago} bytes ago" if name == "again" else f"not read, {ago} bytes on"
+            axes.plot(slots, values.mean(1), style, color=f"C{number}", marker="o", label=label)
+            axes.fill_between(slots, values.min(1), values.max(1), color=f"C{number}", alpha=0.2)
+    axes.set_xscale("symlog", base=2, linthresh=16)
+    axes.set_xticks(slots, [str(n) for n in slots])
+    axes.set(xlabel="eidetic slots at the reading", ylabel="bits a byte of the passage")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
 
 
 def main() -> None:
-    """Print the tables and draw the figure."""
+    """Record, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/returning"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/rereading"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--passage", type=int, default=128)
     args = parser.parse_args()
-    cells = by_cell(record(args.runs, args.out / "books_returning.json"))
-    ordinary = [[name, len(runs), f"{runs[0]['tokens']:,}",
-                 spread([run["evaluations"][-1]["bits_per_byte"] for run in runs], 3)]
-                for name, runs in cells.items()]  # fmt: skip
-    print(markdown(["trained", "seeds", "tokens", "bits a byte"], ordinary), end="\n\n")
-    print(readings(cells, args.passage), returns(cells), sep="\n\n")
-    draw(cells, args.passage, args.out / "books_returning.png")
+    path = args.out / "books_returning.json"
+    known = record(args.runs, path)
+    for name, run in known.items():
+        for n in SLOTS if (args.runs / name).exists() else ():
+            files = (
+                args.runs / name / "evaluation" / f"{k}-{n}.json" for k in ("returns", "perplexity")
+            )
+            returns, perplexity = (json.loads(file.read_text()) for file in files)
+            facts = {
+                "returns": returns["rows"],
+                "bits": perplexity["contexts"][-1]["bits_per_byte"],
+            }
+            run.setdefault("by_slots", {})[str(n)] = facts
+        for extra in ("returns", "perplexity"):
+            run.pop(extra, None)
+    path.write_text(json.dumps(known, indent=1) + "\n")
+    (runs,) = by_cell(known).values()
+    found = readings(runs)
+    rows = [[ago, n, *(spread([row[c] for row in seeds]) for c in ("other", "again", "saved"))]
+            for (ago, n), seeds in found.items()]  # fmt: skip
+    print(markdown(["bytes ago", "slots", "not read before", "read before", "saved"], rows))
+    print(ordinary(runs), sep="\n")
+    draw(found, args.out / "books_returning.png")
 
 
 if __name__ == "__main__":
