@@ -40,7 +40,9 @@ def record(runs: Path, path: Path) -> dict[str, dict]:
         speeds = [line["tokens_per_second"] for line in lines if line.get("tokens_per_second")]
         if speeds:
             kept["tokens_per_second"] = round(statistics.median(speeds), 1)
-        for kind, rows in (("length", "positions"), ("returns", "rows"), ("regret", "rows")):
+        kinds = {"length": "positions", "perplexity": "positions", "returns": "rows",
+                 "regret": "rows", "again": "rows"}  # fmt: skip
+        for kind, rows in kinds.items():
             measured = file.parent / "evaluation" / f"{kind}.json"
             if measured.exists():
                 kept[kind] = json.loads(measured.read_text())[rows]

@@ -5,7 +5,9 @@
 Records the summaries of finished runs in books.json, beside those recorded before; prints
 Markdown tables (mean over seeds, lowest and highest in brackets) of bits per byte and of their
 slopes by size; and draws books_scaling.png (bits per byte by parameters) and books_length.png
-(loss by position, for runs that `bmojo eval --eval length` has measured).
+(loss by position, for runs that `bmojo eval --eval length` has measured). Runs of
+configs/sweeps/text_documents.gin are shown beside them once recorded, by --runs
+runs/text_documents.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from scripts.records import by_cell, markdown, record, spread
 
 MODELS = ("bmojo", "bmojo_f", "hybrid", "mamba2", "mamba", "transformer")
 SIZES = ("nano", "mini", "small")
+DOCUMENTS = "bmojo-8192"
 TRAINED = 1024
 
 
@@ -38,7 +41,7 @@ def quality(cells: dict[str, list[dict]]) -> str:
     """Bits per byte, with what training took."""
     head = ["cell", "seeds", "parameters", "tokens", "bits a byte", "tokens a second", "minutes"]
     rows = []
-    for name in (f"{model}-{s}" for s in SIZES for model in MODELS):
+    for name in (*(f"{model}-{s}" for s in SIZES for model in MODELS), DOCUMENTS):
         if name not in cells:
             continue
         runs = cells[name]
@@ -92,35 +95,39 @@ def draw_scaling(cells: dict[str, list[dict]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def at_positions(runs: list[dict]) -> tuple[list[float], np.ndarray]:
-    """Middles of the buckets of positions, and losses in bits of each seed."""
-    rows = [run["length"] for run in runs if "length" in run]
-    middles = [((row["start"] + 1) * row["stop"]) ** 0.5 for row in rows[0]]
-    return middles, np.array([[row["loss"] for row in run] for run in rows]) / np.log(2)
+def octaves(rows: list[dict], first: int = 64) -> dict[int, float]:
+    """Bits of the bytes at positions [P, 2P), for each power of two P from ``first`` on."""
+    sums: dict[int, list[float]] = {}
+    for row in rows:
+        if row["start"] >= first:
+            total = sums.setdefault(1 << (row["start"].bit_length() - 1), [0.0, 0.0])
+            total[0] += row["loss"] * row["count"] / np.log(2)
+            total[1] += row["count"]
+    return {start: total / count for start, (total, count) in sums.items()}
 
 
-def length(cells: dict[str, list[dict]], starts: tuple[int, ...]) -> str:
-    """Bits a byte by position, in buckets that begin at ``starts``."""
-    rows = []
+def length(cells: dict[str, list[dict]]) -> str:
+    """Bits a byte by octave of positions, behind those of the same text in windows of 1024."""
+    rows, starts = [], [TRAINED << p >> 1 for p in range(6)]
     for name, runs in cells.items():
-        found = [run["length"] for run in runs if "length" in run]
-        if found:
-            by_start = [{row["start"]: row["loss"] / np.log(2) for row in run} for run in found]
-            shown = [spread([run[s] for run in by_start], 2) for s in starts]
-            rows.append([name, len(found), *shown])
-    return markdown(["cell", "seeds", *(f"from {s:,}" for s in starts)], rows)
+        found = [octaves(run["length"]) for run in runs]
+        fresh = [octaves(run["perplexity"])[TRAINED // 2] for run in runs if "perplexity" in run]
+        shown = [spread([run[s] for run in found], 2) for s in starts]
+        rows.append([name, len(found), spread(fresh, 2) if fresh else "", *shown])
+    return markdown(["cell", "seeds", "fresh, 512", *(f"from {s:,}" for s in starts)], rows)
 
 
 def draw_length(cells: dict[str, list[dict]], path: Path) -> None:
-    """Bits a byte by position of the cells that were measured."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
-    for name, runs in cells.items():
-        if not any("length" in run for run in runs):
-            continue
-        x, values = at_positions(runs)
-        (line,) = axes.plot(x, values.mean(0), marker="o", markersize=3, label=name)
+    """Bits a byte by octave of positions of the cells that were measured."""
+    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    for number, (name, runs) in enumerate(cells.items()):
+        found = [octaves(run["length"]) for run in runs]
+        x = [start * 2**0.5 for start in found[0]]
+        values = np.array([list(run.values()) for run in found])
+        marker = "osD^vP*X"[number % 8]
+        (line,) = axes.plot(x, values.mean(0), marker=marker, markersize=5, label=name)
         axes.fill_between(x, values.min(0), values.max(0), color=line.get_color(), alpha=0.2)
-    axes.axvline(TRAINED, color="grey", linestyle="--", label=f"trained on {TRAINED:,}")
+    axes.axvline(TRAINED, color="grey", linestyle="--", label=f"position {TRAINED:,}")
     axes.set_xscale("log", base=2)
     axes.set(xlabel="position", ylabel="bits a byte, test books")
     axes.grid(alpha=0.3)
@@ -140,9 +147,10 @@ def main() -> None:
     print(quality(cells), end="\n\n")
     print(slopes(cells), end="\n\n")
     draw_scaling(cells, args.out / "books_scaling.png")
-    measured = {name: runs for name, runs in cells.items() if any("length" in r for r in runs)}
+    measured = {name: [run for run in runs if "length" in run] for name, runs in cells.items()}
+    measured = {name: runs for name, runs in measured.items() if runs}
     if measured:
-        print(length(measured, (512, 1024, 4096, 8192, 16384)))
+        print(length(measured))
         draw_length(measured, args.out / "books_length.png")
 
 

@@ -57,6 +57,8 @@ class TextConfig:
         inputs   b c . b c .
         targets  c . b c . b
 
+    ``gap=2`` lets up to 2 tokens of the window's own text stand before each return.
+
     The training split has no end: every epoch shows each window once, in an order that
     depends on the seed and the epoch alone. The held-out split is read in order, whatever
     the seed, and ends.
@@ -74,6 +76,9 @@ class TextConfig:
       tokenizer_spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE', for text that is
         prepared on the way; None: bytes, or what the directory was prepared with.
       echo: tokens of a passage that comes again, at most; 0: text is left as it is.
+      gap: with echo, tokens between the passage and its return, at most; from 0 on all are
+        equally likely.
+      echo_every: with echo, one of so many windows has a passage that comes again.
     """
 
     path: str
@@ -84,6 +89,8 @@ class TextConfig:
     held_out: str = "validation"
     tokenizer_spec: str | None = None
     echo: int = 0
+    gap: int = 0
+    echo_every: int = 2
 
     def __post_init__(self):
         if not isinstance(self.path, str) or not self.path:
@@ -105,6 +112,19 @@ class TextConfig:
         if self.echo and not 2 <= self.echo <= self.length:
             raise ValueError(
                 f"Text.echo: {self.echo} is out of range; give 0, or 2 .. length = {self.length}"
+            )
+        for field, least in (("gap", 0), ("echo_every", 1)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"Text.{field}: {value!r} is out of range; give an integer of at least {least}"
+                )
+        if self.gap and not self.echo:
+            raise ValueError(f"Text.gap: {self.gap} has no effect without Text.echo; set both")
+        if self.echo and self.echo + self.gap > self.length:
+            raise ValueError(
+                f"Text.gap: no passage of {self.echo} comes again behind {self.gap} tokens within "
+                f"length = {self.length}; lower it"
             )
         if self.echo and self.packing == "documents":
             raise ValueError("Text.echo: passages do not come again in documents; set it to 0")
@@ -253,10 +273,13 @@ class TextSource:
         if self._layout is not None:
             return {**self._layout.read(start, stop), "group": np.int32(0)}
         tokens = self._stream.read(start, stop + 1)
-        if self.config.echo and index % 2:
+        every = self.config.echo_every
+        if self.config.echo and index % every == every - 1:
             rng = np.random.default_rng([self.seed, index])
-            period = int(rng.integers(max(2, self.config.echo // 2), self.config.echo + 1))
-            tokens = np.resize(tokens[:period], len(tokens))
+            size = int(rng.integers(max(2, self.config.echo // 2), self.config.echo + 1))
+            gap = int(rng.integers(self.config.gap + 1))
+            place = np.arange(len(tokens)) % (size + gap)
+            tokens = np.where(place < size, tokens[np.minimum(place, size)], tokens)
         return {"inputs": tokens[:-1], "targets": tokens[1:], "group": np.int32(0)}
 
     def window(self, index: int) -> int:

@@ -265,6 +265,44 @@ def test_every_other_window_comes_again_and_again(tmp_path):
     assert source[7]["inputs"].tolist() == source[7]["inputs"].tolist()
 
 
+def test_passages_come_again_behind_a_gap(tmp_path):
+    path = folder(tmp_path, train=["abcdefghijklmnopqrstuvwxyz" * 20], validation=["abc"])
+    plain = TextConfig(path, length=40).source(3, "train")
+    source = TextConfig(path, length=40, echo=8, gap=6, echo_every=4).source(3, "train")
+    gaps = set()
+    for number in range(80):
+        item, text = source[number], plain[number]
+        stream = [*item["inputs"].tolist(), int(item["targets"][-1])]
+        own = [*text["inputs"].tolist(), int(text["targets"][-1])]
+        assert stream[1:] == item["targets"].tolist()
+        if number % 4 != 3:
+            assert stream == own
+            continue
+        # Letters never come again within 26 places by themselves: sizes and gaps are unique.
+        unit = next(n for n in range(4, 41) if stream[n : n + 4] == stream[:4])
+        size = next(n for n in range(4, 9) if n == unit or stream[unit + n] != stream[n])
+        for place, token in enumerate(stream):
+            within = place % unit
+            assert token == (own[within] if within < size else own[place])
+        gaps.add(unit - size)
+    assert gaps <= set(range(7)) and len(gaps) > 4
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"gap": 1}, "gap"),
+        ({"echo": 4, "gap": 5}, "gap"),
+        ({"echo": 4, "gap": -1}, "gap"),
+        ({"echo": 4, "echo_every": 0}, "echo_every"),
+        ({"echo": 4, "echo_every": 2.0}, "echo_every"),
+    ],
+)
+def test_gaps_that_cannot_be(given, named):
+    with pytest.raises(ValueError, match=f"Text.{named}:"):
+        TextConfig("stdlib", length=8, **given)
+
+
 @pytest.mark.parametrize(("echo", "packing"), [(1, "windows"), (9, "windows"), (4, "documents")])
 def test_echoes_that_cannot_be(echo, packing):
     with pytest.raises(ValueError, match="Text.echo"):
