@@ -5,6 +5,7 @@ device runs the kernel on its own part, inside ``jax.shard_map``.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from bmojo.layers.axes import on_each_device
@@ -97,9 +98,8 @@ def attend_causally(
     if chosen == "xla":
         return causal_attention(q, k, v, age, position)
     names: list[tuple[str | None, ...]] = [QUERIES, KEYS, KEYS, ("batch", None)]
-    if chosen == "native":
-        attention = native.causal_attention
-    else:
+    attention: Callable[..., Array] = native.causal_attention
+    if chosen != "native":
         from bmojo.ops.pallas import causal
 
         attention = causal.causal_attention

@@ -7,6 +7,7 @@ layers make them, time before heads: nothing is transposed, padded or gathered o
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -152,12 +153,12 @@ def _gradient(
     operands, out, lse = saved
     made = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands[:7]]
     grads = _run("attend_back", reach, made, (*operands, out, lse, grad))
-    return (_Operands(*grads, *(None,) * 4),)  # type: ignore[arg-type]
+    return (_Operands._make((*grads, *(None,) * 4)),)
 
 
 _attend.defvjp(_save, _gradient)
 
 
-def _run(name: str, reach: _Reach, made: list, operands: tuple[Array, ...]) -> list[Array]:
+def _run(name: str, reach: _Reach, made: list, operands: tuple[Array, ...]) -> Sequence[Array]:
     call = jax.ffi.ffi_call(f"bmojo_{name}_{made[0].dtype}", made, vmap_method="sequential")
     return call(*operands, **{key: np.int64(value) for key, value in reach._asdict().items()})
