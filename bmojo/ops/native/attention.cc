@@ -96,7 +96,7 @@ class Stretch {
         T* to = out + call_.q_row(b_, at, h);
         for (int64_t p = 0; p < call_.width; ++p) to[p] = row[p] * share;
         lse[(b_ * call_.heads + h) * call_.length + at] =
-            blind ? 0 : block_.peak[r] + std::log(block_.total[r]);
+            blind ? 0 : block_.peak[r] + std::log2(block_.total[r]);
       }
     }, [](int64_t) {});
   }
@@ -143,7 +143,8 @@ class Stretch {
     }, [&](int64_t chunk) {
       for (int64_t m = 0; m < call_.slots; ++m) {
         const int64_t to = call_.slot_row(b_, chunk, m, g_);
-        std::copy_n(slots.dk + m * width_, call_.width, grads.slot_k + to);
+        const T* dk = slots.dk + m * width_;
+        for (int64_t p = 0; p < call_.width; ++p) grads.slot_k[to + p] = dk[p] * T(1 / kLog2E);
         std::copy_n(slots.dv + m * width_, call_.width, grads.slot_v + to);
       }
     });
@@ -152,7 +153,7 @@ class Stretch {
       const int64_t to = t < 0 ? call_.tail_row(b_, t, g_) : call_.key_row(b_, t, g_);
       T *dk = (t < 0 ? grads.tail_k : grads.k) + to, *dv = (t < 0 ? grads.tail_v : grads.v) + to;
       for (int64_t p = 0; p < call_.width; ++p) {
-        dk[p] += keys.dk[i * width_ + p];
+        dk[p] += keys.dk[i * width_ + p] * T(1 / kLog2E);
         dv[p] += keys.dv[i * width_ + p];
       }
     }
@@ -212,7 +213,7 @@ class Stretch {
         for (int64_t r = 0; r < block_.rows; ++r) {
           T* q = block_.q + r * width_;
           copy_row(call_.q + call_.q_row(b_, t + r % tokens, head(r, tokens)), q);
-          for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale();
+          for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale() * T(kLog2E);
         }
         visit(t, tokens, chunk);
       }

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -50,7 +51,8 @@ class BuildError(ValueError):
 def why_not() -> str | None:
     """Why there are no kernels on this machine; None: there are, and JAX knows them.
 
-    The first call compiles them if no process has done so before, which takes some seconds.
+    The first call compiles them if no process has done so before, which takes some seconds. A
+    compiler that is there and fails is told as a warning.
     """
     if os.environ.get("BMOJO_NATIVE", "1") == "0":
         return "BMOJO_NATIVE=0"
@@ -62,6 +64,7 @@ def why_not() -> str | None:
     try:
         _register(_built(command))
     except (BuildError, OSError) as error:
+        warnings.warn(f"no kernels for this CPU: {error}", stacklevel=2)
         return str(error)
     return None
 

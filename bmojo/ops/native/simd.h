@@ -4,7 +4,6 @@
 
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -92,31 +91,6 @@ inline T reduce(Vec<T> v, const Combine& combine) {
   }
 }
 
-// Lanes of two vectors, by number: those of b follow those of a.
-template <typename T, int... lane>
-inline Vec<T> shuffle(Vec<T> a, Vec<T> b, std::integer_sequence<int, lane...>) {
-  return __builtin_shufflevector(a, b, lane...);
-}
-
-template <typename T>
-using Lanes = std::make_integer_sequence<int, kLanes<T>>;
-
-// Every lane combined with the one `by` further on, round.
-template <typename T, int by, typename Combine, int... lane>
-inline Vec<T> with_further(Vec<T> v, const Combine& combine, std::integer_sequence<int, lane...>) {
-  constexpr int count = sizeof...(lane);
-  return combine(v, shuffle<T>(v, v, std::integer_sequence<int, (lane + by) % count...>{}));
-}
-
-template <typename T, int by = kLanes<T> / 2, typename Combine>
-inline T reduce(Vec<T> v, const Combine& combine) {
-  if constexpr (by == 0) {
-    return v[0];
-  } else {
-    return reduce<T, by / 2>(with_further<T, by>(v, combine, Lanes<T>{}), combine);
-  }
-}
-
 template <typename T>
 inline T sum(Vec<T> v) {
   return reduce<T>(v, [](Vec<T> a, Vec<T> b) { return a + b; });
@@ -145,37 +119,6 @@ inline void transpose(Vec<T> (&rows)[kLanes<T>]) {
       if (!(i & step)) exchange<T, step>(rows[i], rows[i + step], Lanes<T>{});
     transpose<T, 2 * step>(rows);
   }
-}
-
-// e^x within two units in the last place; 0 below the range of normal numbers, and for -infinity.
-inline Vec<float> exponential(Vec<float> x) {
-  typedef int32_t Whole __attribute__((vector_size(kBytes)));
-  const Vec<float> tiny = splat(-87.33654f), huge = splat(88.37626f);
-  const Vec<float> inside = x < huge ? x : huge;
-  const Vec<float> shift = splat(12582912.0f);  // 1.5 * 2^23: a sum with it is rounded to a whole
-  const Vec<float> shifted = inside * 1.44269504088896341f + shift;
-  const Vec<float> n = shifted - shift;
-  Vec<float> r = inside - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
-  Vec<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  Whole bits, exponent;
-  std::memcpy(&bits, &p, sizeof bits);
-  std::memcpy(&exponent, &shifted, sizeof exponent);
-  bits += exponent << 23;  // the whole part stands in the low bits of the shifted number
-  Vec<float> result;
-  std::memcpy(&result, &bits, sizeof result);
-  return x < tiny ? Vec<float>{} : result;
-}
-
-inline Vec<double> exponential(Vec<double> x) {
-  Vec<double> result;
-  for (int i = 0; i < kLanes<double>; ++i) result[i] = std::exp(x[i]);
-  return result;
 }
 
 }  // namespace bmojo
