@@ -116,8 +116,9 @@ def draw(found: dict[str, tuple[dict[str, Runs], int]], path: Path) -> None:
         oracle = np.mean([v for r in cells.values() for v in values(measured(r, length), "oracle")])
         label = f"{NEAR:.0%} of the oracle's loss"
         axes.axhline(NEAR * oracle, color="grey", linestyle=":", label=label)
-        axes.set_xscale("log")
-        axes.set(title=SOURCES[source][0], xlabel="state of one sequence (bytes)")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g} KiB")
+        axes.set(title=SOURCES[source][0], xlabel="state of one sequence")
         axes.set_ylabel(f"regret over {length:,} symbols (bits)")
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
