@@ -24,6 +24,8 @@ from bmojo.types import Array, DType, Float, Int
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 REMAT = ("none", "full", "products")
+FEW_PERIODS = 4
+"""Periods that are written out one by one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,9 @@ class ModelConfig:
       remat: what the backward pass computes again instead of storing it: 'none', 'full' (the
         inside of each period) or 'products' (that too, but for the outputs of matrix products
         with parameters).
+      unroll: periods that are written out in each round of the loop over them: more of them run
+        faster, without copies of what the backward pass needs, and compile longer. None: all, if
+        there are no more than 4, else one.
     """
 
     vocab_size: int
@@ -55,10 +60,11 @@ class ModelConfig:
     param_dtype: str = "float32"
     parameters: int | None = None
     remat: Literal["none", "full", "products"] = "none"
+    unroll: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "n_layers"):
-            if getattr(self, name) < 1:
+        for name in ("vocab_size", "d_model", "n_layers", "unroll"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if not self.pattern:
             raise ValueError("pattern: needs at least one mixer")
@@ -254,7 +260,9 @@ class Model(nnx.Module):
             each = _of_sublayers(states, len(self.config.pattern))
             return nnx.merge(graph, part)(x, each, segment_ids, lengths)
 
-        x, state = jax.lax.scan(_remat(period, self.config.remat), x, (parameters, state))
+        body, count = _remat(period, self.config.remat), self.config.periods
+        unroll = self.config.unroll or (count if count <= FEW_PERIODS else 1)
+        x, state = jax.lax.scan(body, x, (parameters, state), unroll=min(unroll, count))
         return self.norm(x), state
 
     def unrolled(

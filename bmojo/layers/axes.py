@@ -99,6 +99,11 @@ def project(
     )
 
 
+def has_rules() -> bool:
+    """Whether rules are in force, so that XLA may cut arrays."""
+    return _rules.get() is not None
+
+
 def on_each_device(
     function: Callable[..., Any], arguments: Sequence[Names], results: Any
 ) -> Callable[..., Any]:

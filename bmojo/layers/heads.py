@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.axes import Names, constrain
+from bmojo.layers.settled import summed_first
 from bmojo.types import Array, DType, Float
 
 
@@ -72,7 +73,8 @@ class Heads(nnx.Module):
 
     def key_values(self, u: Float[Array, "*rest D"]) -> KeyValues:
         """W_k u and W_v u, cut into heads."""
-        return self.cut_key_values(self.k_proj(u), self.v_proj(u))
+        k, v = self.k_proj(u), self.v_proj(u)
+        return self.cut_key_values(summed_first(k), summed_first(v))
 
     def cut_key_values(self, k: Float[Array, "*rest D"], v: Float[Array, "*rest D"]) -> KeyValues:
         """Projected keys and values, cut into heads."""

@@ -27,7 +27,7 @@ import jaxlib
 
 from bmojo.cache import cache_directory
 
-SOURCES = ("scan.cc", "ssd.cc", "attention.cc")
+SOURCES = ("scan.cc", "ssd.cc", "attention.cc", "settle.cc")
 HERE = Path(__file__).parent
 FLAGS = (
     "-std=c++20",
