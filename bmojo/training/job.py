@@ -97,4 +97,4 @@ class Job:
             count = jax.device_count()
             lines.append(f"1 of {count} devices is used; all with 'Experiment.mesh=@Mesh()'")
         chosen = implementations(self.model_config).items()
-        return lines + [f"{cell}: {implementation} scan" for cell, implementation in chosen]
+        return lines + [f"{what}: {implementation}" for what, implementation in chosen]

@@ -7,7 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax
 from rich.table import Table
 
 from bmojo.model import ModelConfig, describe
+from bmojo.ops import attention_choice
 from bmojo.training.config import Evaluation, Stage
 from bmojo.training.measure import Row
 from bmojo.training.parameters import Parameters, count
@@ -46,16 +47,24 @@ def costs(model_config: Any, parameters: Parameters, curriculum: Sequence[Stage]
 
 
 def implementations(model_config: Any) -> dict[str, str]:
-    """What each kind of cell with a choice of implementation will run on this machine."""
+    """Who computes what has a choice of implementation on this machine: scans and attention.
+
+    Raises:
+      ValueError: an implementation was asked for by name that is not for this machine.
+    """
     chosen: dict[str, str] = {}
+
+    def choose(what: str, named: str, resolve: Callable[[str], str]) -> None:
+        automatic = f" (auto on {jax.default_backend()})" if named == "auto" else ""
+        chosen[what] = resolve(named) + automatic
 
     def visit(config: Any) -> None:
         named, resolve = (getattr(config, name, None) for name in ("implementation", "resolve"))
         if isinstance(named, str) and resolve is not None:
-            picked = resolve(named)
-            chosen[type(config).__name__.removesuffix("Config")] = (
-                f"{picked} (auto on {jax.default_backend()})" if named == "auto" else picked
-            )
+            choose(f"{type(config).__name__.removesuffix('Config')} scan", named, resolve)
+        named = getattr(config, "attention_implementation", None)
+        if isinstance(named, str) and getattr(config, "window", None) != 0:
+            choose("attention", named, attention_choice.resolve)
         if dataclasses.is_dataclass(config):
             for field in dataclasses.fields(config):
                 value = getattr(config, field.name)

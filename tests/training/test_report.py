@@ -11,8 +11,12 @@ from bmojo.training.report import implementations
 
 
 def test_cells_say_who_computes_them():
-    assert implementations(BMojoConfig(fading=SSDConfig(implementation="xla"))) == {"SSD": "xla"}
-    assert implementations(CanonicalSSMConfig()) == {"CanonicalSSM": "sequential (auto on cpu)"}
+    layer = BMojoConfig(fading=SSDConfig(implementation="xla"), attention_implementation="xla")
+    assert implementations(layer) == {"attention": "xla", "SSD scan": "xla"}
+    cell = CanonicalSSMConfig()
+    assert implementations(cell) == {"CanonicalSSM scan": "sequential (auto on cpu)"}
+    bare = BMojoConfig(window=0, num_fading=0, num_eidetic=0, fading=cell)
+    assert implementations(bare) == implementations(cell)
     for config in (SSDConfig(), SelectiveSSMConfig()):
         (said,) = implementations(config).values()
         assert said.endswith(" (auto on cpu)")
@@ -20,6 +24,7 @@ def test_cells_say_who_computes_them():
 
 def test_a_kernel_that_cannot_be_made_is_an_error_at_once(monkeypatch):
     monkeypatch.setattr(library, "why_not", lambda: "no compiler")
-    for config in (SSDConfig, SelectiveSSMConfig):
+    asked = [SSDConfig(implementation="native"), SelectiveSSMConfig(implementation="native")]
+    for config in (*asked, BMojoConfig(attention_implementation="native")):
         with pytest.raises(ValueError, match="no native kernels: no compiler"):
-            implementations(config(implementation="native"))
+            implementations(config)
