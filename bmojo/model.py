@@ -24,6 +24,8 @@ from bmojo.types import Array, DType, Float, Int
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 REMAT = ("none", "full", "products")
+KERNELS = ("ffi_call", "pallas_call")
+"""JAX's names of kernels."""
 FEW_PERIODS = 4
 """Periods that are written out one by one."""
 
@@ -45,7 +47,7 @@ class ModelConfig:
         pattern without MLP. None: widths are as configured.
       remat: what the backward pass computes again instead of storing it: 'none', 'full' (the
         inside of each period) or 'products' (that too, but for the outputs of matrix products
-        with parameters).
+        with parameters and of kernels: native and Pallas scans and attention).
       unroll: periods that are written out in each round of the loop over them: more of them run
         faster, without copies of what the backward pass needs, and compile longer. None: all, if
         there are no more than 4, else one.
@@ -339,8 +341,15 @@ def _remat(period: Any, policy: str) -> Any:
     """A period that stores less for its backward pass."""
     if policy == "none":
         return period
+    return jax.checkpoint(period, policy=_products if policy == "products" else None)
+
+
+def _products(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
+    """Whether what a primitive gives is stored: products with parameters, and what kernels give."""
+    if primitive.name in KERNELS:
+        return True
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    return jax.checkpoint(period, policy=saved if policy == "products" else None)
+    return saved(primitive, *arguments, **parameters)
 
 
 def solve_widths(config: ModelConfig) -> ModelConfig:

@@ -16,6 +16,7 @@ from bmojo.ops.blocked_attention import causal_attention, memory_attention
 from bmojo.ops.convolution import causal_convolution
 from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
+from bmojo.ops.native import attention as native
 from bmojo.ops.native import library
 from bmojo.ops.recurrence import IMPLEMENTATIONS, selective_scan
 from bmojo.ops.ssd import CHUNK_SIZE, ssd
@@ -183,10 +184,13 @@ def _attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     def oracle(q: Array, k: Array, v: Array) -> Array:
         return _by_rows((q, k, v, k, v), np.zeros(length), length, 0, 0)
 
+    forms = {"causal_attention (in blocks)": causal_attention}
+    if library.unfit() is None:
+        forms["causal_attention, native"] = native.causal_attention
     return Family(
         "causal attention",
         (_heads(sizes, rng), _heads(sizes, rng), _heads(sizes, rng)),
-        {"causal_attention (in blocks)": lambda q, k, v: causal_attention(q, k, v, age)},
+        {name: lambda q, k, v, look=look: look(q, k, v, age) for name, look in forms.items()},
         {
             "all pairs, masked": every,
             "jax.nn.dot_product_attention": functools.partial(
@@ -214,7 +218,9 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     distance = np.where(far > 0, far, edges[:, None] - places)
     age = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
 
-    def ours(q: Array, k: Array, v: Array, faded_k: Array, faded_v: Array) -> Array:
+    def ours(
+        look: Callable[..., Array], q: Array, k: Array, v: Array, faded_k: Array, faded_v: Array
+    ) -> Array:
         empty = jnp.zeros((batch, window - 1, *k.shape[2:]), k.dtype)
 
         def slots(faded: Array, tokens: Array) -> Array:
@@ -226,8 +232,11 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
             slots(faded_v, v),
             jnp.broadcast_to(jnp.asarray(distance, jnp.int32), (batch, *distance.shape)),
         )
-        return memory_attention(q, k, v, empty, empty, age, window=window, slots=held)
+        return look(q, k, v, empty, empty, age, window=window, slots=held)
 
+    forms = {"memory_attention": memory_attention}
+    if library.unfit() is None:
+        forms["memory_attention, native"] = native.memory_attention
     sees = _memory_mask(length, window, fading, eidetic, missing)
 
     def every(q: Array, k: Array, v: Array, faded_k: Array, faded_v: Array) -> Array:
@@ -241,7 +250,7 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     return Family(
         "attention to window and memory",
         operands,
-        {"memory_attention": ours},
+        {name: functools.partial(ours, look) for name, look in forms.items()},
         {"all pairs, masked": every},
         "all pairs, masked",
         oracle,

@@ -17,7 +17,7 @@ from bmojo.cli.evaluate import evaluate_run
 from bmojo.cli.generate import generate
 from bmojo.cli.inspect import inspect
 from bmojo.cli.memory import app as memory
-from bmojo.cli.pages import take_large_pages
+from bmojo.cli.pages import ask_for_memory
 from bmojo.cli.report import REPORT_EXIT_CODES, report
 from bmojo.cli.sweep import SWEEP_EXIT_CODES, sweep
 from bmojo.cli.train import train
@@ -57,5 +57,5 @@ def _root(
 
 def main() -> Any:
     """Entry point of the console script."""
-    take_large_pages()
+    ask_for_memory()
     return app()

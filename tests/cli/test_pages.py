@@ -8,8 +8,8 @@ from bmojo.cli import pages
 
 CODE = """
 import os, sys
-from bmojo.cli.pages import take_large_pages
-take_large_pages()
+from bmojo.cli.pages import ask_for_memory
+ask_for_memory()
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES", ""), *sys.argv[1:])
 """
 
@@ -25,27 +25,38 @@ def asked(monkeypatch, tmp_path):
     return policy
 
 
-def test_large_pages_are_asked_for_beside_what_was_set(asked):
-    want = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "A": "b"}
+ONE, LARGE = "glibc.malloc.arena_max=1", "glibc.malloc.hugetlb=1"
+
+
+def test_memory_is_asked_for_beside_what_was_set(asked):
+    want = {"GLIBC_TUNABLES": f"{ONE}:{LARGE}", "A": "b"}
     assert pages.environment({"A": "b"}) == want
-    given = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
-    both = "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"
-    assert pages.environment(given) == {"GLIBC_TUNABLES": both}
+    given = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"}
+    assert pages.environment(given) == {
+        "GLIBC_TUNABLES": f"glibc.malloc.tcache_count=7:{ONE}:{LARGE}"
+    }
 
 
-def test_nothing_is_asked_for_where_it_was_or_cannot_be(asked, monkeypatch):
-    for value in ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=1"):
-        given = {"GLIBC_TUNABLES": value}
+@pytest.mark.parametrize("value", ["glibc.malloc.arena_max=4", ONE])
+def test_what_was_asked_for_is_left(asked, value):
+    for other in ("glibc.malloc.hugetlb=0", LARGE):
+        given = {"GLIBC_TUNABLES": f"{other}:{value}"}
         assert pages.environment(given) == given
+    assert pages.environment({"GLIBC_TUNABLES": value}) == {"GLIBC_TUNABLES": f"{value}:{LARGE}"}
+
+
+def test_large_pages_are_asked_for_where_that_decides(asked):
     for policy in ("[always] madvise never", "always madvise [never]"):
         asked.write_text(policy)
-        assert pages.environment({}) == {}
+        assert pages.environment({}) == {"GLIBC_TUNABLES": ONE}
     asked.unlink()
-    assert pages.environment({}) == {}
-    asked.write_text("always [madvise] never")
-    for library in ("glibc 2.31", "", None):
+    assert pages.environment({}) == {"GLIBC_TUNABLES": ONE}
+
+
+def test_nothing_is_asked_of_a_library_that_does_not_know_it(asked, monkeypatch):
+    for library, want in (("glibc 2.31", ONE), ("glibc 2.25", None), ("", None), (None, None)):
         monkeypatch.setattr(os, "confstr", lambda name, library=library: library)
-        assert pages.environment({}) == {}
+        assert pages.environment({}) == ({"GLIBC_TUNABLES": want} if want else {})
     monkeypatch.setattr(sys, "platform", "darwin")
     assert pages.environment({}) == {}
 
