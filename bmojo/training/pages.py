@@ -4,10 +4,9 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGE = 2**30
-"""Bytes: smaller blocks come from memory that the process keeps."""
-KEPT = 2**31 - 1
-"""Bytes that may lie free at the end of the heap, the most that can be said."""
+LARGE = 2**31 - 1
+"""Bytes, the most that can be said: smaller blocks come from memory that the process keeps, and as
+many may lie free at its end."""
 
 
 def keep_pages() -> bool:
@@ -23,4 +22,4 @@ def keep_pages() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGE)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT))
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGE)) and bool(mallopt(M_TRIM_THRESHOLD, LARGE))
