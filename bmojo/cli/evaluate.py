@@ -1,5 +1,6 @@
 """`bmojo eval`."""
 
+import dataclasses
 import enum
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from bmojo.cli.evaluate_stored import (
     by_rereading,
     haystack_task,
 )
-from bmojo.cli.stored import Every, MemoryDir, Nearest, ReadOnly, Threshold
+from bmojo.cli.stored import Agree, Every, MemoryDir, Nearest, ReadOnly, Threshold
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def evaluate_run(
     read_only: ReadOnly = False,
     every: Every = None,
     nearest: Nearest = 2,
+    agree: Agree = 0,
     threshold: Threshold = 1.0,
     streams: Annotated[
         int,
@@ -161,6 +163,8 @@ def evaluate_run(
             _check_tasks(run, experiment, tasks)
         if memory_dir is not None and Kind.PERPLEXITY not in wanted:
             raise UserError("--memory: goes with --eval perplexity; name that, or leave it out")
+        if read_only and memory_dir is None:
+            raise UserError("--memory-read-only: there is no store; name one with --memory DIR")
         if {Kind.NEEDLES, Kind.DRIFT} & set(wanted):
             haystack_task(run, experiment)
         texts = None
@@ -173,6 +177,7 @@ def evaluate_run(
         from bmojo.evaluation.documents import run_tokenizer
         from bmojo.evaluation.recall import evaluate, load_run
         from bmojo.experiment import prepare_data
+        from bmojo.session import Use
         from bmojo.training.cache import use_compilation_cache
         from bmojo.training.report import result_tables
 
@@ -189,18 +194,17 @@ def evaluate_run(
                 rows = evaluate(loaded.model, experiment.evaluations, done)
             for table in result_tables(rows, experiment.evaluations):
                 console.print(table)
-        use = (every, nearest, threshold)
+        use = Use(every, nearest, threshold=threshold, agree=agree)
         if memory_dir is not None and texts is not None:
-            by_memory(
-                console, run, experiment, loaded, texts, memory_dir, *use, read_only=read_only
-            )
+            mine = dataclasses.replace(use, write=not read_only)
+            by_memory(console, run, experiment, loaded, texts, memory_dir, mine)
             wanted.remove(Kind.PERPLEXITY)
         if Kind.REREADING in wanted and texts is not None:
-            by_rereading(console, run, loaded, texts, contexts, *use)
+            by_rereading(console, run, loaded, texts, contexts, use)
         if Kind.NEEDLES in wanted:
-            by_needles(console, run, experiment, loaded, contexts, streams, *use)
+            by_needles(console, run, experiment, loaded, contexts, streams, use)
         if Kind.DRIFT in wanted:
-            by_drift(console, run, experiment, loaded, contexts, streams, *use)
+            by_drift(console, run, experiment, loaded, contexts, streams, use)
         if texts is not None and {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS} & set(wanted):
             found = by_documents(
                 console, run, experiment, loaded, texts, wanted, contexts, batch_size

@@ -13,6 +13,7 @@ from bmojo.validation import UserError
 if TYPE_CHECKING:
     from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
+    from bmojo.session import Use
 
 NEEDLES = (1_000, 10_000, 100_000)
 DRIFT = 8_192
@@ -46,11 +47,7 @@ def by_memory(
     loaded: "LoadedRun",
     texts: Sequence[Any],
     directory: Path,
-    every: int | None,
-    nearest: int,
-    threshold: float | None,
-    *,
-    read_only: bool,
+    use: "Use",
 ) -> None:
     """The loss of each document, read in turn with a store that stays."""
     import math
@@ -69,10 +66,7 @@ def by_memory(
             loaded.model,
             run_tokenizer(experiment),
             f"{run}, step {loaded.step}",
-            read_only=read_only,
-            every=every,
-            nearest=nearest,
-            threshold=threshold,
+            use,
         ) as opened,
         progress_bar("reading", sum(max(len(text) - 1, 0) for text in texts)) as done,
     ):
@@ -109,19 +103,16 @@ def by_needles(
     loaded: "LoadedRun",
     lengths: Sequence[int] | None,
     streams: int,
-    every: int | None,
-    nearest: int,
-    threshold: float | None,
+    use: "Use",
 ) -> None:
     """Accuracy over filler, store on and off."""
     from bmojo.data.haystack import HaystackConfig
     from bmojo.evaluation.outputs import save
     from bmojo.evaluation.stored.haystacks import ask, summary
     from bmojo.evaluation.stored.outputs import needles_table, plot_needles
-    from bmojo.session import Use
     from bmojo.storage import Policy
 
-    task, use = haystack_task(run, experiment), Use(every, nearest, threshold=threshold)
+    task = haystack_task(run, experiment)
     lengths = sorted(set(lengths or NEEDLES))
     rows = []
     with progress_bar("needles", 2 * streams * sum(lengths)) as done:
@@ -143,19 +134,16 @@ def by_drift(
     loaded: "LoadedRun",
     lengths: Sequence[int] | None,
     streams: int,
-    every: int | None,
-    nearest: int,
-    threshold: float | None,
+    use: "Use",
 ) -> None:
     """Accuracy on the last of several values, by half-life."""
     from bmojo.data.haystack import HaystackConfig
     from bmojo.evaluation.outputs import save
     from bmojo.evaluation.stored.haystacks import ask, summary
     from bmojo.evaluation.stored.outputs import drift_table, plot_drift
-    from bmojo.session import Use
     from bmojo.storage import Policy
 
-    task, use = haystack_task(run, experiment), Use(every, nearest, threshold=threshold)
+    task = haystack_task(run, experiment)
     filler = max(lengths or (DRIFT,))
     config = HaystackConfig(filler=filler, versions=VERSIONS)
     rows = []
@@ -178,9 +166,7 @@ def by_rereading(
     loaded: "LoadedRun",
     texts: Sequence[Any],
     lengths: Sequence[int] | None,
-    every: int | None,
-    nearest: int,
-    threshold: float | None,
+    use: "Use",
 ) -> None:
     """Loss of the first and the second reading."""
     import dataclasses
@@ -188,7 +174,6 @@ def by_rereading(
     from bmojo.evaluation.outputs import save
     from bmojo.evaluation.stored.outputs import rereading_table
     from bmojo.evaluation.stored.rereading import reread
-    from bmojo.session import Use
     from bmojo.storage import Policy
 
     size = max(lengths or (CHAPTER,))
@@ -200,7 +185,6 @@ def by_rereading(
             f"--eval rereading: {len(chapters)} documents have {size} tokens, and two are needed; "
             "give a smaller --length, or more --documents"
         )
-    use = Use(every, nearest, threshold=threshold)
     with progress_bar("reading", 5 * sum(len(c) - 1 for c in chapters)) as done:
         found = reread(loaded.model, chapters, use, Policy(), done)
     rows = [dataclasses.asdict(row) for row in found]

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bmojo.cli.common import Run, Step, chosen_step, load, progress_bar, run_config, told
-from bmojo.cli.stored import Every, Memory, MemoryDir, Nearest, ReadOnly, Threshold, memory
+from bmojo.cli.stored import (
+    Agree,
+    Every,
+    Memory,
+    MemoryDir,
+    Nearest,
+    ReadOnly,
+    Threshold,
+    memory,
+)
 from bmojo.validation import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +77,7 @@ def generate(
     read_only: ReadOnly = False,
     every: Every = None,
     nearest: Nearest = 2,
+    agree: Agree = 0,
     threshold: Threshold = 1.0,
     step: Step = None,
 ) -> None:
@@ -107,6 +117,7 @@ def generate(
         from bmojo.evaluation.recall import load_run
         from bmojo.generation import check_tokens
         from bmojo.sampling import Sampling
+        from bmojo.session import Use
         from bmojo.stopping import Stop
         from bmojo.training.cache import use_compilation_cache
 
@@ -136,10 +147,7 @@ def generate(
             loaded.model,
             tokenizer,
             f"{run}, step {loaded.step}",
-            read_only=read_only,
-            every=every,
-            nearest=nearest,
-            threshold=threshold,
+            Use(every, nearest, threshold=threshold, agree=agree, write=not read_only),
         ) as work.memory:
             try:
                 for first in range(0, len(prompts), size):

@@ -42,6 +42,16 @@ Nearest = Annotated[
         "--memory-nearest", min=1, metavar="N", help="Entries that a token may look up in a head."
     ),
 ]
+Agree = Annotated[
+    int,
+    typer.Option(
+        "--memory-agree",
+        min=0,
+        metavar="N",
+        help="See an entry only if N of the last 2N tokens found, at the same distance in the same "
+        "source, what lies in line with it: a text read again, not a chance match. 0: any entry.",
+    ),
+]
 Threshold = Annotated[
     float | None,
     typer.Option(
@@ -68,11 +78,7 @@ def memory(
     model: Any,
     tokenizer: Any | None,
     description: str,
-    *,
-    read_only: bool,
-    every: int | None,
-    nearest: int,
-    threshold: float | None,
+    use: "Use",
 ) -> Iterator[Memory | None]:
     """The store of --memory; None without it.
 
@@ -80,15 +86,14 @@ def memory(
       UserError: it belongs to another model, is in use, or the model has no use for it.
     """
     if directory is None:
-        if read_only:
+        if not use.write:
             raise UserError("--memory-read-only: there is no store; name one with --memory DIR")
         yield None
         return
-    from bmojo.session import Use, identify, largest_cell, stored_layers
+    from bmojo.session import identify, largest_cell, stored_layers
     from bmojo.storage import Store
 
-    largest_cell(stored_layers(model.config), every)
-    use = Use(every=every, nearest=nearest, threshold=threshold, write=not read_only)
+    largest_cell(stored_layers(model.config), use.every)
     identity = identify(model, tokenizer, description)
-    with Store.open(directory, identity, write=not read_only) as store:
+    with Store.open(directory, identity, write=use.write) as store:
         yield Memory(store, use)

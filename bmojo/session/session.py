@@ -21,7 +21,7 @@ from bmojo.ops.attention import NEVER, Slots
 from bmojo.ops.eidetic import EMPTY
 from bmojo.session.keeper import CONTEXT, Keeper
 from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
-from bmojo.storage import Store
+from bmojo.storage import Store, Trail
 from bmojo.types import Array
 from bmojo.validation import UserError
 
@@ -41,6 +41,9 @@ class Use:
         what the tokens of the cell before asked for, and is read once.
       threshold: tokens are written that leave the eidetic slots, and those whose innovation is
         at least so many times the layer's mean so far; None: the former alone; 0: all.
+      agree: an entry is seen only if so many of the last ``2 * agree`` tokens have found what
+        lies on its line, the same distance of positions in the same source
+        (:class:`bmojo.storage.Trail`). 0: entries are seen one by one.
       write: False: the store is only read.
     """
 
@@ -48,6 +51,7 @@ class Use:
     nearest: int = 2
     ask: Literal["within", "before"] = "within"
     threshold: float | None = 1.0
+    agree: int = 0
     write: bool = True
 
     def __post_init__(self) -> None:
@@ -57,6 +61,8 @@ class Use:
                 raise ValueError(f"{name}: must be at least 1, got {number}")
         if self.ask not in ("within", "before"):
             raise ValueError(f"ask: must be 'within' or 'before', got {self.ask!r}")
+        if self.agree < 0:
+            raise ValueError(f"agree: must not be negative, got {self.agree}")
         if self.threshold is not None and not self.threshold >= 0:
             raise ValueError(f"threshold: must not be negative, got {self.threshold}")
 
@@ -110,6 +116,7 @@ class Session:
         self._keepers = {
             layer.number: Keeper(layer.window, self.use.threshold) for layer in self.layers
         }
+        self._trails = {x.number: Trail(self.use.agree) for x in self.layers if self.use.agree}
         self._recent: list[int] = []
         self._cell: list[_Part] = []
         self._last: Any = None
@@ -197,6 +204,8 @@ class Session:
             np.ascontiguousarray(q.reshape(len(q), layer.heads, -1, layer.width)),
             nearest=use.nearest,
             taken=self._slots.ids(layer, offset * use.nearest),
+            trail=self._trails.get(layer.number),
+            first=self.position if within else self.position - len(q),
         )
         first = self.position - self.position % self.every
         inside = first % layer.window + offset + np.arange(len(q))

@@ -31,6 +31,7 @@ from bmojo.storage.identity import Identity
 from bmojo.storage.layout import NoStore
 from bmojo.storage.policy import Policy
 from bmojo.storage.store import Store
+from bmojo.storage.trails import Trail
 from bmojo.storage.verify import verify
 from bmojo.storage.writer import WriteError
 
@@ -42,6 +43,7 @@ __all__ = [
     "Policy",
     "Record",
     "Store",
+    "Trail",
     "WriteError",
     "verify",
 ]

@@ -43,6 +43,8 @@ EXPANSION_SEARCH = (128, 512)
 """Candidates of a search: the first number up to EXPANSION_COUNT entries, then as the root of their
 number, up to the second."""
 EXPANSION_COUNT = 32768
+THREADS = os.cpu_count() or 1
+"""That search; what each query finds does not depend on them."""
 STEP = 128
 """Entries added to a graph between two looks at other work."""
 
@@ -127,7 +129,7 @@ class OpenSegment:
         graph.expansion_search = max(round(min(max(wide, least), most)), 2 * count)
         # One query alone would come back in another shape.
         asked = np.repeat(queries, 2, axis=0) if len(queries) == 1 else queries
-        matches = graph.search(asked, count, threads=1)
+        matches = graph.search(asked, count, threads=THREADS)
         vacant = np.arange(count) >= matches.counts[:, None]
         ids = np.where(vacant, -1, matches.keys.astype(np.int64))
         scores = np.where(vacant, -np.inf, 1 - matches.distances).astype(np.float32)

@@ -16,6 +16,7 @@ from bmojo.storage.policy import Policy
 from bmojo.storage.records import Records
 from bmojo.storage.retrieval import retrieve
 from bmojo.storage.search import Request
+from bmojo.storage.trails import Trail
 from bmojo.storage.turns import Looked, look_up
 from bmojo.storage.upkeep import Upkeep
 from bmojo.storage.view import View
@@ -310,6 +311,8 @@ class Store:
         *,
         nearest: int,
         taken: np.ndarray | None = None,
+        trail: Trail | None = None,
+        first: int = 0,
         now: float | None = None,
     ) -> Looked:
         """Let tokens take entries in turn, each the best that none before it has taken.
@@ -322,6 +325,8 @@ class Store:
             multiplied.
           nearest: entries that a token may take for each kv head.
           taken: ids that nobody may take (c, G); None: there are none.
+          trail: of the layer in this stream; only entries on it are taken. None: any is.
+          first: position of the first token, for the trail.
           now: seconds since 1970; None: the time of the call.
         """
         now = time.time() if now is None else float(now)
@@ -332,7 +337,16 @@ class Store:
             view = self._view
             with view.lock:
                 request = Request(nearest, 1, view.clock, now)
-                found = look_up(view.layer(layer), view.rows, self.policy, request, queries, taken)
+                found = look_up(
+                    view.layer(layer),
+                    view.rows,
+                    self.policy,
+                    request,
+                    queries,
+                    taken,
+                    trail,
+                    first,
+                )
                 if self._writer is not None:
                     self._touch(layer, np.unique(found.id[found.id >= 0]), now)
             if self._writer is not None and len(self._touches) >= TOUCHES:

@@ -8,11 +8,14 @@ from bmojo.storage.database import Database
 from bmojo.storage.policy import Policy
 from bmojo.storage.resident import Resident
 from bmojo.storage.search import Request, candidates
+from bmojo.storage.trails import Trail
 
 __all__ = ["Looked", "look_up", "take_turns"]
 
 SPARE = 8
 """Candidates of a query beyond those it may take, since others may have taken them before."""
+VOTES = 2
+"""Candidates of a token and a head that vote for their line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,8 @@ def look_up(
     request: Request,
     queries: np.ndarray,
     taken: np.ndarray,
+    trail: Trail | None = None,
+    first: int = 0,
 ) -> Looked:
     """Let tokens take entries in turn, each the best that none before it has taken.
 
@@ -49,15 +54,17 @@ def look_up(
       request: what is looked for; ``nearest`` is what a token may take, its limit is not used.
       queries: (n, G, h, P), of the h query heads of each kv head.
       taken: ids that were taken before (c, G).
+      trail: only what lies on it is taken; the best that each head finds vote for it.
+        None: nothing is asked of the order.
+      first: position of the first token.
     """
     count, heads, group, width = queries.shape
     nearest = request.nearest
     wide = dataclasses.replace(request, nearest=4 * nearest + SPARE)
     ids = resident.column("id")
     places = np.full((heads, count * nearest), -1, np.int64)
-    for head in range(heads):
-        if not len(resident):
-            break
+    ranking: list[tuple[np.ndarray, np.ndarray]] = []
+    for head in range(heads if len(resident) else 0):
         flat = np.ascontiguousarray(queries[:, head].reshape(count * group, width))
         found, _, ranked = candidates(resident, policy, wide, head, flat)
         found, ranked = (x.reshape(count, -1) for x in (found, ranked))
@@ -65,6 +72,10 @@ def look_up(
         found, ranked = (
             np.take_along_axis(x, np.broadcast_to(order, x.shape), axis=1) for x in (found, ranked)
         )
+        ranking.append((found, ranked))
+    if trail is not None and ranking:
+        ranking = _on(trail, resident, first, ranking)
+    for head, (found, ranked) in enumerate(ranking):
         gone = resident.places(taken[:, head])
         places[head] = take_turns(found, ranked, nearest, gone[gone >= 0]).reshape(-1)
     outside = ids[np.unique(places[(places >= 0) & (places < resident.indexed)])]
@@ -81,6 +92,22 @@ def look_up(
             continue
         number[slot, head] = ids[place]
     return Looked(key, value, number)
+
+
+def _on(
+    trail: Trail, resident: Resident, first: int, ranking: list[tuple[np.ndarray, np.ndarray]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Candidates of each head and what they are ranked by, -inf off the trail.
+
+    Only the best of each head vote: among many there is always one that is in line.
+    """
+    places = np.concatenate([found for found, _ in ranking], axis=1)
+    ranked = np.concatenate([ranked for _, ranked in ranking], axis=1)
+    source, position = (resident.column(name)[places] for name in ("source", "position"))
+    best = np.concatenate([np.arange(found.shape[1]) < VOTES for found, _ in ranking])[None]
+    on = trail.follow(first, source, position, np.isfinite(ranked) & best)
+    parts = np.split(np.where(on, ranked, -np.inf), len(ranking), axis=1)
+    return [(found, part) for (found, _), part in zip(ranking, parts, strict=True)]
 
 
 def take_turns(

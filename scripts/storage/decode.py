@@ -1,10 +1,11 @@
 """Time a decoded token with stores of several sizes beside a model, and without.
 
     python -m scripts.storage.decode RUN [--entries 10000 100000 1000000] [--tokens 256]
+        [--directory DIR]
 
 The run is one of B'MOJO; its layers share the entries. Keys are drawn around those that the model
 makes of random tokens. Cases take turns, medians over rounds; building the index is not part of
-it.
+it. Stores are thrown away, unless there is a directory for them; those that are there are taken.
 """
 
 import argparse
@@ -82,6 +83,7 @@ def main():
     parser.add_argument("run", type=Path)
     parser.add_argument("--entries", type=int, nargs="+", default=[10**4, 10**5, 10**6])
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--directory", type=Path)
     asked = parser.parse_args()
     experiment, _ = load(asked.run / "config.gin", ["BMojo.num_eidetic=16"])
     outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
@@ -90,14 +92,15 @@ def main():
     tokens = rng.integers(0, experiment.model.vocab_size, SAMPLE)
     keys, use = sample_keys(model, tokens), Use(nearest=1, write=False)
     with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = asked.directory or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stores = {}
         for count in asked.entries:
             path = folder / str(count)
-            with Store.open(path, identify(model, None, "decode"), write=True) as store:
-                start = time.perf_counter()
-                fill(store, keys, count // len(keys), rng)
-                print(f"{count:,} entries in {time.perf_counter() - start:.0f} s", flush=True)
+            if not path.exists():
+                with Store.open(path, identify(model, None, "decode"), write=True) as store:
+                    start = time.perf_counter()
+                    fill(store, keys, count // len(keys), rng)
+                    print(f"{count:,} entries in {time.perf_counter() - start:.0f} s", flush=True)
             stores[count] = stack.enter_context(Store.open(path, write=False))
         cases = {"no store": None, **{f"{n:,} entries": s for n, s in stores.items()}}
         times = {name: [] for name in cases}

@@ -69,10 +69,10 @@ def test_a_stream_may_be_cut_anywhere(model, store, cuts):
     assert np.abs(want - plain).max() > 1e-3
 
 
-@pytest.mark.parametrize("ask", WAYS)
-def test_no_token_sees_what_later_ones_asked_for(model, store, ask):
+@pytest.mark.parametrize(("ask", "agree"), [*((ask, 0) for ask in WAYS), ("within", 2)])
+def test_no_token_sees_what_later_ones_asked_for(model, store, ask, agree):
     fill(model, store)
-    ids, use = tokens(3 * WINDOW), Use(ask=ask, write=False)
+    ids, use = tokens(3 * WINDOW), Use(ask=ask, agree=agree, write=False)
     want = logits(Session(model, store, use), ids)
     for place in (WINDOW + 1, 2 * WINDOW + 2, 3 * WINDOW - 1):
         other = ids.copy()
@@ -89,6 +89,16 @@ def test_a_first_cell_remembers_within_and_only_within(model, store):
     got = {ask: logits(Session(model, store, Use(ask=ask, write=False)), ids) for ask in WAYS}
     assert_close(got["before"], plain, "float32")
     assert np.abs(got["within"] - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("ask", WAYS)
+def test_what_few_agree_on_is_seen_and_what_many_would_have_to_is_not(model, store, ask):
+    fill(model, store)
+    ids = tokens(60, seed=9)
+    plain = np.asarray(small_models.logits(model, ids[None])[0])
+    for agree, seen in ((2, True), (12, False)):  # a model that was not trained finds by chance
+        got = logits(Session(model, store, Use(ask=ask, agree=agree, write=False)), ids)
+        assert (np.abs(got - plain).max() > 1e-3) == seen
 
 
 def test_what_was_stored_of_a_stream_is_each_token_once(model, store):
@@ -162,7 +172,8 @@ def test_cells_fit_into_windows(model):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("every", 0), ("nearest", 0), ("ask", "after"), ("threshold", -1.0)]
+    ("field", "value"),
+    [("every", 0), ("nearest", 0), ("ask", "after"), ("threshold", -1.0), ("agree", -1)],
 )
 def test_wrong_use(field, value):
     with pytest.raises(ValueError, match=field):
