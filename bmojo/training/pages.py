@@ -3,10 +3,8 @@
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGE = 2**31 - 1
-"""Bytes, the most that can be said: smaller blocks come from memory that the process keeps, and as
-many may lie free at its end."""
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+NEVER = -1
 
 
 def keep_pages() -> bool:
@@ -22,4 +20,4 @@ def keep_pages() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGE)) and bool(mallopt(M_TRIM_THRESHOLD, LARGE))
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))

@@ -18,8 +18,8 @@ def keep_pages():
     """Keep memory that was freed, as bmojo does."""
     if sys.platform.startswith("linux"):
         library = ctypes.CDLL(None)
-        library.mallopt(-3, 2**30)
-        library.mallopt(-1, 2**31 - 1)
+        library.mallopt(-4, 0)
+        library.mallopt(-1, -1)
 
 
 class Model:
