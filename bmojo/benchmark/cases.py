@@ -101,6 +101,7 @@ class Case:
       calls: of a sample; None: as many as make it long enough to be timed.
       pause: seconds to wait before each sample, where another process has just computed; then
         a call that is not measured comes before the one that is.
+      fresh: each call is a process of its own, which one call before the samples is enough for.
     """
 
     name: str
@@ -115,3 +116,4 @@ class Case:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     calls: int | None = None
     pause: float = 0.0
+    fresh: bool = False

@@ -11,6 +11,7 @@ from bmojo.benchmark.cases import Case, Check, difference, limit
 from bmojo.benchmark.lengths import growth
 from bmojo.benchmark.models import Chosen, draw
 from bmojo.benchmark.results import Row
+from bmojo.benchmark.rounds import SETTLING
 from bmojo.benchmark.statistics import exponent
 from bmojo.generation import decode, prefill, single_steps, state_bytes
 
@@ -92,7 +93,7 @@ def decode_cases(
       seed: of parameters and tokens.
     """
     cases = []
-    budget = tokens * (rounds + 3)
+    budget = tokens * (rounds + SETTLING + 1)
     for chosen in models:
         model, state, seen = _model(chosen, seed), None, 0
         text = _tokens(chosen, max(positions), seed)

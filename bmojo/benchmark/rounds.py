@@ -11,8 +11,9 @@ __all__ = ["orders", "take_turns"]
 SHORTEST = 0.005
 """Seconds: calls that are shorter are repeated within a sample until they last as long."""
 MOST_CALLS = 1000
-WARM = 0.1
-"""Seconds: a first call below it does not tell how long others take."""
+SETTLING, LONG = 4, 30.0
+"""Calls before the first sample, since the heap of a process grows in the first few; seconds after
+which no further one is begun."""
 
 
 def orders(count: int, rounds: int) -> Iterator[list[int]]:
@@ -32,7 +33,7 @@ def take_turns(
     done: Callable[[int], None] = lambda count: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[list[float]], list[int]]:
-    """Run each case once to warm up, then all of them round by round.
+    """Run each case until it has settled, then all of them round by round.
 
     Args:
       cases: what to run.
@@ -45,9 +46,11 @@ def take_turns(
     """
     calls = []
     for case in cases:
-        seconds = _sample(case, 1, clock)
-        if case.calls is None and seconds < WARM:
-            seconds = _sample(case, 1, clock)
+        seconds = spent = _sample(case, 1, clock)
+        for _ in range(SETTLING - 1 if not case.fresh else 0):
+            if spent < LONG:
+                seconds = _sample(case, 1, clock)
+                spent += seconds
         enough = min(MOST_CALLS, max(1, math.ceil(SHORTEST / max(seconds, 1e-9))))
         calls.append(case.calls or enough)
         done(1)

@@ -23,7 +23,7 @@ __all__ = ["COLD", "GROUP", "PARTS", "WARM", "Starts"]
 
 GROUP = "process start to first finished step"
 COLD, WARM = "empty cache", "warm cache"
-PARTS = ("import", "make", "compile", "step")
+PARTS = ("import", "kernels", "make", "compile", "step")
 PROGRAM = (sys.executable, "-m", "bmojo.benchmark.first_step")
 NEAR_CHANCE = 0.5
 """By how much of ln V the first loss may differ from it."""
@@ -57,8 +57,8 @@ class Starts:
     def cases(self) -> list[Case]:
         """A start with an empty cache, a new one each time; and one that finds all it needs."""
         return [
-            Case(COLD, GROUP, lambda: self.start(COLD), calls=1),
-            Case(WARM, GROUP, lambda: self.start(WARM), baseline=COLD, calls=1),
+            Case(COLD, GROUP, lambda: self.start(COLD), calls=1, fresh=True),
+            Case(WARM, GROUP, lambda: self.start(WARM), baseline=COLD, calls=1, fresh=True),
         ]
 
     def start(self, kind: str) -> float:

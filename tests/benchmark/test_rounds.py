@@ -1,7 +1,7 @@
 """Who runs when, and what becomes a sample."""
 
 from bmojo.benchmark.cases import Case
-from bmojo.benchmark.rounds import SHORTEST, orders, take_turns
+from bmojo.benchmark.rounds import LONG, SETTLING, SHORTEST, orders, take_turns
 
 
 class Clock:
@@ -31,8 +31,9 @@ def test_every_case_takes_its_turn_in_every_round():
     cases = [Case(name, "g", clock.takes(1.0, log, name)) for name in "abc"]
     done = []
     samples, calls = take_turns(cases, 4, done.append, clock)
-    assert log[:3] == ["a", "b", "c"], "warm-up comes before every round"
-    rounds = [log[3 + 3 * i : 6 + 3 * i] for i in range(4)]
+    first = 3 * SETTLING
+    assert log[:first] == [name for name in "abc" for _ in range(SETTLING)]
+    rounds = [log[first + 3 * i : first + 3 + 3 * i] for i in range(4)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len({tuple(names) for names in rounds}) == 4
     assert samples == [[1.0] * 4] * 3
@@ -46,7 +47,15 @@ def test_short_cases_are_repeated_within_a_sample():
     ((sample,),), (count,) = take_turns([case], 1, clock=clock)
     assert count == 4
     assert abs(sample - SHORTEST / 4) < 1e-12, "a sample is the time of one call"
-    assert len(log) == 2 + 4
+    assert len(log) == SETTLING + 4
+
+
+def test_what_takes_long_or_begins_anew_does_not_settle():
+    clock, log = Clock(), []
+    long = Case("long", "g", clock.takes(LONG / 2, log, "long"))
+    fresh = Case("fresh", "g", clock.takes(1.0, log, "fresh"), fresh=True)
+    take_turns([long, fresh], 0, clock=clock)
+    assert log == ["long", "long", "fresh"]
 
 
 def test_units_and_times_taken_elsewhere():
