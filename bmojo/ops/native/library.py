@@ -99,7 +99,8 @@ def _built(command: list[str]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # others wait here for the first one
         if not library.exists():
             started = time.monotonic()
-            logger.info("compiling kernels for this CPU, once, by %s", " ".join(command))
+            # As a warning, which is seen without further ado: for ten seconds nothing else is.
+            logger.warning("compiling kernels for this CPU, once, by %s", " ".join(command))
             _compile(command, library)
             logger.info("compiled %s in %.1f s", library, time.monotonic() - started)
     return library

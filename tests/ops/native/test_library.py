@@ -70,11 +70,12 @@ def test_processes_that_come_together_compile_once(tmp_path, compiler):
     code = (
         "from bmojo.ops.native import library as l; import os; print(l._built([os.environ['CXX']]))"
     )
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ)
-        for _ in range(3)
-    ]
-    made = {process.communicate()[0] for process in started}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": os.environ}
+    started = [subprocess.Popen([sys.executable, "-c", code], **piped) for _ in range(3)]
+    outputs, errors = zip(*(process.communicate() for process in started), strict=True)
+    told = f"compiling kernels for this CPU, once, by {os.environ['CXX']}".encode()
+    assert sum(told in error for error in errors) == 1, "who compiles says so, others wait"
+    made = set(outputs)
     assert len(made) == 1 and Path(made.pop().decode().strip()).exists()
     lines = log.read_text().splitlines()
     assert len(lines) == len(library.SOURCES) + 1
