@@ -61,7 +61,7 @@ def kernels(remat):
     return program.count('custom_call_target="bmojo_')
 
 
-@pytest.mark.skipif(library.unfit() is not None, reason="native kernels do not run here")
+@pytest.mark.skipif(library.unfit() is not None, reason=f"no kernels: {library.unfit()}")
 def test_products_and_kernels_are_computed_once():
     assert kernels("full") > kernels("none") == kernels("products") > 0
 

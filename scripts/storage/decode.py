@@ -102,6 +102,8 @@ def main():
                     fill(store, keys, count // len(keys), rng)
                     print(f"{count:,} entries in {time.perf_counter() - start:.0f} s", flush=True)
             stores[count] = stack.enter_context(Store.open(path, write=False))
+            if len(stores[count]) != count // len(keys) * len(keys):
+                raise SystemExit(f"{path}: holds {len(stores[count]):,} entries; delete it")
         cases = {"no store": None, **{f"{n:,} entries": s for n, s in stores.items()}}
         times = {name: [] for name in cases}
         for _ in range(ROUNDS + 1):
