@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 __all__ = ["PEER_LOST", "Cluster", "cluster", "detect"]
 

@@ -12,11 +12,12 @@ from bmojo.data.induction_heads import InductionHeadsConfig
 from bmojo.data.memorization import MemorizationConfig
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.noisy_mqar import NoisyMQARConfig
-from bmojo.data.pipeline import Told
+from bmojo.data.pipeline import NamedErrors
 from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.text.task import TextConfig
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig
+from bmojo.errors import UserError
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
@@ -26,7 +27,6 @@ from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.mesh import MeshConfig
-from bmojo.validation import UserError
 
 __all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
 
@@ -165,7 +165,7 @@ def load(
 
 
 def _check(experiment: Experiment) -> None:
-    from bmojo.training.plan import check  # with checkpoints, which only training needs
+    from bmojo.training.curriculum import check  # with checkpoints, which only training needs
 
     check(experiment.model, experiment.trainer, experiment.curriculum, experiment.evaluations)
 
@@ -189,9 +189,9 @@ def prepare_data(experiment: Experiment, training: bool = True) -> None:
             part.data.prepare()
     try:
         for stage in experiment.curriculum if training else ():
-            Told(stage.data.source(experiment.trainer.seed, "train"), (ValueError,))[0]
+            NamedErrors(stage.data.source(experiment.trainer.seed, "train"), (ValueError,))[0]
         for evaluation in experiment.evaluations:
-            Told(evaluation.data.source(evaluation.seed, "test"), (ValueError,))[0]
+            NamedErrors(evaluation.data.source(evaluation.seed, "test"), (ValueError,))[0]
     except ValueError as error:
         raise UserError(str(error)) from None
     for evaluation in experiment.evaluations:

@@ -18,7 +18,7 @@ from flax import nnx
 from bmojo.layers.axes import Names, constrain
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.norm import RMSNorm
-from bmojo.layers.protocol import Ahead, MixerConfig, State
+from bmojo.layers.protocol import MixerConfig, SequenceShard, State
 from bmojo.layers.reading import Reading
 from bmojo.types import Array, DType, Float, Int
 
@@ -190,7 +190,7 @@ class Model(nnx.Module):
     def __call__(
         self,
         tokens: Int[Array, "B L"],
-        state: State | Ahead | None = None,
+        state: State | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
         at: Int[Array, "B K"] | None = None,
@@ -200,7 +200,7 @@ class Model(nnx.Module):
         Args:
           tokens: ids in 0 .. V - 1.
           state: from the call before, or from :meth:`init_state`; None: these are the first
-            tokens; :class:`bmojo.layers.protocol.Ahead` around one or the other: inside
+            tokens; :class:`bmojo.layers.protocol.SequenceShard` around one or the other: inside
             ``jax.shard_map``, time is cut over the devices of a mesh axis.
           segment_ids: document of each token; a change resets every kind of memory.
           lengths: valid tokens of each row, the rest is padding on the right.
@@ -249,7 +249,7 @@ class Model(nnx.Module):
     def features(
         self,
         tokens: Int[Array, "B L"],
-        state: State | Ahead | None = None,
+        state: State | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], State]:
@@ -329,11 +329,13 @@ class Model(nnx.Module):
         return jnp.take(table.astype(self.embedding.dtype), tokens, axis=0)
 
 
-def _of_sublayers(states: State | Ahead | None, count: int) -> tuple[State | Ahead | None, ...]:
+def _of_sublayers(
+    states: State | SequenceShard | None, count: int
+) -> tuple[State | SequenceShard | None, ...]:
     """What each of ``count`` sublayers is called with."""
-    if isinstance(states, Ahead):
+    if isinstance(states, SequenceShard):
         firsts = _of_sublayers(states.first, count)
-        return tuple(Ahead(states.axis, states.size, first) for first in firsts)
+        return tuple(SequenceShard(states.axis, states.size, first) for first in firsts)
     return (None,) * count if states is None else states
 
 

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from bmojo.training.rundir import RunError, write_atomically
-from bmojo.validation import UserError
+from bmojo.errors import UserError
+from bmojo.files import write_atomically
+from bmojo.training.run_dir import RunError
 from neuron.emulator import targets
 from neuron.nki import CHOICE, DEGREE_VARIABLE
 

@@ -18,12 +18,12 @@ Gradients = tuple[Tensor | None, ...]
 
 
 def short_convolution(
-    x: Tensor, tail: Tensor, kernel: Tensor, bias: Tensor, age: Tensor | None
+    x: Tensor, tail: Tensor, kernel: Tensor, bias: Tensor, segment_pos: Tensor | None
 ) -> Tensor:
     """Silu of the causal convolution; see :func:`neuron.plain.short_convolution`."""
     if not tail.shape[1]:  # one tap: the kernel wants a tail, and reads nothing of it
         tail = x.new_zeros(x.shape[0], 1, x.shape[2])
-    return _Convolution.apply(x, tail.to(x.dtype), kernel, bias, age)
+    return _Convolution.apply(x, tail.to(x.dtype), kernel, bias, segment_pos)
 
 
 def selective_scan(
@@ -43,7 +43,7 @@ def innovation(
     y: Tensor,
     tail: Tensor,
     span: int,
-    age: Tensor | None,
+    segment_pos: Tensor | None,
     power: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -51,9 +51,9 @@ def innovation(
     y, tail = y.detach(), tail.detach()
     if power is not None:
         power = power.detach().contiguous()
-        if valid is not None and age is not None:
-            y, age = y * valid[..., None], torch.where(valid, age, -1)
-    found = launchers.innovation(_time_last(y), _time_last(tail), span, age, power)
+        if valid is not None and segment_pos is not None:
+            y, segment_pos = y * valid[..., None], torch.where(valid, segment_pos, -1)
+    found = launchers.innovation(_time_last(y), _time_last(tail), span, segment_pos, power)
     return found[0], None if power is None else found[1]
 
 
@@ -72,7 +72,7 @@ def memory_attention(
     k: Tensor,
     v: Tensor,
     window: int,
-    age: Tensor | None,
+    segment_pos: Tensor | None,
     tail: tuple[Tensor, Tensor] | None,
     slots: Slots | None,
 ) -> Tensor:
@@ -80,7 +80,7 @@ def memory_attention(
     if tail is not None and not tail[0].shape[1]:  # a window of one token looks at no other
         tail = None
     return _Attention.apply(
-        window, age, q, k, v, *(tail or (None, None)), *(slots or (None, None, None))
+        window, segment_pos, q, k, v, *(tail or (None, None)), *(slots or (None, None, None))
     )
 
 
@@ -115,7 +115,7 @@ def layer_step(
     past: tuple[Tensor, Tensor, Tensor],
     window: tuple[Tensor, Tensor],
     position: Tensor,
-    age: Tensor,
+    segment_pos: Tensor,
     slots: Slots | None,
     span: int,
     power: Tensor | None,
@@ -134,7 +134,7 @@ def layer_step(
         cell (B, at least span, D) before the token.
       window: keys and values (B, W - 1, G, P) of the tokens before, in order of time.
       position: (B,) of the token.
-      age: (B,) tokens of its document before it.
+      segment_pos: (B,) tokens of its document before it.
       slots: of the current chunk, (B, M, G, P) and (B, M); None: none.
       span: outputs that the innovation's predictor averages; 0: no innovation.
       power: (B, D) float32, for normalized innovation; None: plain.
@@ -163,7 +163,7 @@ def layer_step(
             _time_last(ring_k),
             ring_v.contiguous(),
             (position % size)[:, None].to(torch.int32).contiguous(),
-            age[:, None].to(torch.int32).contiguous(),
+            segment_pos[:, None].to(torch.int32).contiguous(),
         ],
         [] if slots is None else [_time_last(slots[0]), *(s.contiguous() for s in slots[1:])],
         span,
@@ -178,18 +178,18 @@ def layer_step(
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, tail: Tensor, kernel: Tensor, bias: Tensor, age: Tensor | None
+        ctx: Any, x: Tensor, tail: Tensor, kernel: Tensor, bias: Tensor, segment_pos: Tensor | None
     ) -> Tensor:
         taps, column = kernel.T.contiguous(), bias[:, None].contiguous()
         operands = _time_last(x), _time_last(tail), taps, column
-        ctx.save_for_backward(*operands, age)
-        return launchers.short_convolution(*operands, age)[0].movedim(-1, 1)
+        ctx.save_for_backward(*operands, segment_pos)
+        return launchers.short_convolution(*operands, segment_pos)[0].movedim(-1, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
-        *operands, age = ctx.saved_tensors
-        found = launchers.short_convolution_backward(*operands, _time_last(grads[0]), age)
+        *operands, segment_pos = ctx.saved_tensors
+        found = launchers.short_convolution_backward(*operands, _time_last(grads[0]), segment_pos)
         dx, dtail, dkernel, dbias = found
         taps, column = operands[2], operands[3]
         return (
@@ -236,7 +236,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any,
         window: int,
-        age: Tensor | None,
+        segment_pos: Tensor | None,
         q: Tensor,
         k: Tensor,
         v: Tensor,
@@ -248,7 +248,7 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         tokens = _time_last(q), _time_last(k), v.contiguous()
         rest = (
-            None if age is None else age.to(torch.int32).contiguous(),
+            None if segment_pos is None else segment_pos.to(torch.int32).contiguous(),
             None if tail_k is None else _time_last(tail_k),
             None if tail_v is None else tail_v.contiguous(),
             None if slot_k is None else slot_k.movedim(2, -1).contiguous(),

@@ -75,29 +75,31 @@ def short_convolution(
     kernel: Float[Array, "K E"],
     bias: Float[Array, "E"],
     tail: Float[Array, "B T E"],
-    age: Int[Array, "B L"] | None = None,
+    segment_pos: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L E"]:
     """Silu of :func:`bmojo.ops.convolution.causal_convolution` plus ``bias``."""
     if not tail.shape[1]:  # one tap: the kernel wants a tail, and reads nothing of it
         tail = jnp.zeros((x.shape[0], 1, x.shape[2]), x.dtype)
-    return _convolution(x, tail.astype(x.dtype), kernel, bias, age)
+    return _convolution(x, tail.astype(x.dtype), kernel, bias, segment_pos)
 
 
 @jax.custom_vjp
-def _convolution(x: Array, tail: Array, kernel: Array, bias: Array, age: Array | None) -> Array:
-    return _convolution_forward(x, tail, kernel, bias, age)[0]
+def _convolution(
+    x: Array, tail: Array, kernel: Array, bias: Array, segment_pos: Array | None
+) -> Array:
+    return _convolution_forward(x, tail, kernel, bias, segment_pos)[0]
 
 
 def _convolution_forward(
-    x: Array, tail: Array, kernel: Array, bias: Array, age: Array | None
+    x: Array, tail: Array, kernel: Array, bias: Array, segment_pos: Array | None
 ) -> tuple[Array, Any]:
     operands = _time_last(x), _time_last(tail), kernel.T, bias[:, None]
-    out = _call(convolution.short_convolution, [_like(operands[0])], *operands, age)[0]
-    return _time_first(out), (operands, age)
+    out = _call(convolution.short_convolution, [_like(operands[0])], *operands, segment_pos)[0]
+    return _time_first(out), (operands, segment_pos)
 
 
 def _convolution_backward(saved: Any, grad: Array) -> tuple[Any, ...]:
-    (x, tail, kernel, bias), age = saved
+    (x, tail, kernel, bias), segment_pos = saved
     shapes = [_like(x), _like(tail), _like(kernel, FLOAT32), _like(bias, FLOAT32)]
     dx, dtail, dkernel, dbias = _call(
         convolution.short_convolution_backward,
@@ -107,7 +109,7 @@ def _convolution_backward(saved: Any, grad: Array) -> tuple[Any, ...]:
         kernel,
         bias,
         _time_last(grad),
-        age,
+        segment_pos,
     )
     to_kernel, to_bias = dkernel.T.astype(kernel.dtype), dbias[:, 0].astype(bias.dtype)
     return _time_first(dx), _time_first(dtail), to_kernel, to_bias, None
@@ -174,7 +176,7 @@ def innovation(
     y: Float[Array, "B L D"],
     tail: Float[Array, "B T D"],
     span: int,
-    age: Int[Array, "B L"] | None = None,
+    segment_pos: Int[Array, "B L"] | None = None,
     power: Float[Array, "B D"] | None = None,
     lengths: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B L"], Float[Array, "B D"] | None]:
@@ -184,7 +186,7 @@ def innovation(
       y: outputs of the fading memory.
       tail: at least ``span`` outputs before the call, in order of time.
       span: outputs that the predictor averages.
-      age: tokens of the same document before each token; needed with ``power``.
+      segment_pos: tokens of the same document before each token; needed with ``power``.
       power: of the current document before the call, for normalized innovation; None: plain.
       lengths: valid tokens of each row, for ``power``; None: all.
 
@@ -193,15 +195,15 @@ def innovation(
     """
     y, tail, power = jax.lax.stop_gradient((y, tail, power))
     if power is not None:
-        if age is None:
-            raise ValueError("normalized innovation needs the age of every token")
+        if segment_pos is None:
+            raise ValueError("normalized innovation needs the segment_pos of every token")
         if lengths is not None:
             valid = jnp.arange(y.shape[1]) < lengths[:, None]
-            y, age = jnp.where(valid[..., None], y, 0), jnp.where(valid, age, -1)
+            y, segment_pos = jnp.where(valid[..., None], y, 0), jnp.where(valid, segment_pos, -1)
     shapes = [Shape(y.shape[:2], FLOAT32)]
     shapes += [] if power is None else [Shape(power.shape, FLOAT32)]
     weights = (1.0 / span,) * span
-    operands = _time_last(y), _time_last(tail), weights, age, power
+    operands = _time_last(y), _time_last(tail), weights, segment_pos, power
     found = _call(innovation_kernels.innovation, shapes, *operands)
     return found[0], None if power is None else found[1]
 
@@ -234,34 +236,34 @@ def memory_attention(
     v: Float[Array, "B L G P"],
     tail_k: Float[Array, "B T G P"] | None,
     tail_v: Float[Array, "B T G P"] | None,
-    age: Int[Array, "B L"] | None,
+    segment_pos: Int[Array, "B L"] | None,
     *,
     window: int,
     slots: Slots | None = None,
 ) -> Float[Array, "B L H P"]:
     """:func:`bmojo.ops.blocked_attention.memory_attention` on a grid that starts with the call.
 
-    ``tail_k`` and ``tail_v`` may be None where no token was before the call, and ``age`` where
-    no document starts or ends in reach.
+    ``tail_k`` and ``tail_v`` may be None where no token was before the call, and ``segment_pos``
+    where no document starts or ends in reach.
     """
     if tail_k is None or not tail_k.shape[1]:
         tail_k = tail_v = None
     if slots is not None and not slots.k.shape[2]:
         slots = None
     held = (None, None, None) if slots is None else slots
-    return _attention(window, age, held[2], (q, k, v, tail_k, tail_v, held[0], held[1]))
+    return _attention(window, segment_pos, held[2], (q, k, v, tail_k, tail_v, held[0], held[1]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(window, age, distance, tensors):
-    return _attention_forward(window, age, distance, tensors)[0]
+def _attention(window, segment_pos, distance, tensors):
+    return _attention_forward(window, segment_pos, distance, tensors)[0]
 
 
-def _attention_forward(window, age, distance, tensors):
+def _attention_forward(window, segment_pos, distance, tensors):
     q, k, v, tail_k, tail_v, slot_k, slot_v = tensors
     tokens = _time_last(q), _time_last(k), v
     rest = {
-        "age": age,
+        "segment_pos": segment_pos,
         "tail_k": None if tail_k is None else _time_last(tail_k),
         "tail_v": tail_v,
         "slot_k": None if slot_k is None else jnp.moveaxis(slot_k, 2, -1),
@@ -298,7 +300,7 @@ def memory_attention_step(
     ring_k: Float[Array, "B W G P"],
     ring_v: Float[Array, "B W G P"],
     position: Int[Array, "B"],
-    age: Int[Array, "B"],
+    segment_pos: Int[Array, "B"],
     slots: Slots | None = None,
 ) -> Float[Array, "B H P"]:
     """Attention of one new token of each row; it has no gradient.
@@ -311,14 +313,23 @@ def memory_attention_step(
         looked at.
       ring_v: their values.
       position: of the token.
-      age: tokens of its document before it.
+      segment_pos: tokens of its document before it.
       slots: of the current chunk, (B, 1, M, G, P) and (B, 1, M); None: none.
     """
     held: tuple[Any, ...] = (None, None, None)
     if slots is not None and slots.k.shape[2]:
         held = _time_last(slots.k[:, 0]), slots.v[:, 0], slots.distance[:, 0]
     since = (position % ring_k.shape[1])[:, None].astype(jnp.int32)
-    arguments = q, k, v, _time_last(ring_k), ring_v, since, age[:, None].astype(jnp.int32), *held
+    arguments = (
+        q,
+        k,
+        v,
+        _time_last(ring_k),
+        ring_v,
+        since,
+        segment_pos[:, None].astype(jnp.int32),
+        *held,
+    )
     shapes = [_like(q, v.dtype)]
     return _call(attention_step.memory_attention_step, shapes, *arguments)[0]
 

@@ -87,10 +87,10 @@ def short_convolution(
     tail: Tensor,
     kernel: Tensor,
     bias: Tensor,
-    age: Optional[Tensor],  # noqa: UP045
+    segment_pos: Optional[Tensor],  # noqa: UP045
 ) -> list[Tensor]:
     """The convolution with silu, alone in a list."""
-    return _launch(convolution.short_convolution, x, tail, kernel, bias, age)
+    return _launch(convolution.short_convolution, x, tail, kernel, bias, segment_pos)
 
 
 @_launcher
@@ -100,10 +100,10 @@ def short_convolution_backward(
     kernel: Tensor,
     bias: Tensor,
     dout: Tensor,
-    age: Optional[Tensor],  # noqa: UP045
+    segment_pos: Optional[Tensor],  # noqa: UP045
 ) -> list[Tensor]:
     """Gradients of x, tail, kernel and bias."""
-    return _launch(convolution.short_convolution_backward, x, tail, kernel, bias, dout, age)
+    return _launch(convolution.short_convolution_backward, x, tail, kernel, bias, dout, segment_pos)
 
 
 @_launcher
@@ -111,11 +111,11 @@ def innovation(
     y: Tensor,
     tail: Tensor,
     span: int,
-    age: Optional[Tensor],  # noqa: UP045
+    segment_pos: Optional[Tensor],  # noqa: UP045
     power: Optional[Tensor],  # noqa: UP045
 ) -> list[Tensor]:
     """Innovation, and the power after it if it is normalized."""
-    return _launch(innovation_kernels.innovation, y, tail, _average(span), age, power)
+    return _launch(innovation_kernels.innovation, y, tail, _average(span), segment_pos, power)
 
 
 @_launcher
@@ -135,7 +135,7 @@ def memory_attention(
     k: Tensor,
     v: Tensor,
     window: int,
-    age: Optional[Tensor],  # noqa: UP045
+    segment_pos: Optional[Tensor],  # noqa: UP045
     tail_k: Optional[Tensor],  # noqa: UP045
     tail_v: Optional[Tensor],  # noqa: UP045
     slot_k: Optional[Tensor],  # noqa: UP045
@@ -144,7 +144,7 @@ def memory_attention(
 ) -> list[Tensor]:
     """Output and logarithms."""
     kernel = attention.memory_attention
-    return _launch(kernel, q, k, v, window, age, tail_k, tail_v, slot_k, slot_v, distance)
+    return _launch(kernel, q, k, v, window, segment_pos, tail_k, tail_v, slot_k, slot_v, distance)
 
 
 @_launcher
@@ -156,7 +156,7 @@ def memory_attention_backward(
     lse: Tensor,
     grad: Tensor,
     window: int,
-    age: Optional[Tensor],  # noqa: UP045
+    segment_pos: Optional[Tensor],  # noqa: UP045
     tail_k: Optional[Tensor],  # noqa: UP045
     tail_v: Optional[Tensor],  # noqa: UP045
     slot_k: Optional[Tensor],  # noqa: UP045
@@ -165,7 +165,7 @@ def memory_attention_backward(
 ) -> list[Tensor]:
     """Gradients of q, k, v, and of what there is of tail and slots."""
     kernel = attention_backward.memory_attention_backward
-    rest = (age, tail_k, tail_v, slot_k, slot_v, distance)
+    rest = (segment_pos, tail_k, tail_v, slot_k, slot_v, distance)
     return _launch(kernel, q, k, v, out, lse, grad, window, *rest)
 
 

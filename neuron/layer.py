@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from neuron import functions, plain
-from neuron.clock import Clock, Span, advance, next_tail, take
 from neuron.configs import LayerConfig
 from neuron.plain import EMPTY, NEVER, Slots
+from neuron.positions import Positions, TokenPositions, advance, next_tail, take
 from neuron.selective_ssm import Implementation, Projection, SelectiveSSM, operations
 
 Scored = tuple[Tensor | None, Tensor | None]
@@ -23,7 +23,7 @@ class LayerState:
     """What a layer remembers between two calls.
 
     Attributes:
-      clock: where the rows stand.
+      positions: where the rows stand.
       tail: (B, K - 1, E) the last inputs of the short convolution.
       hidden: (B, E, N) float32, the state of the scan.
       outputs: (B, max(span, m_f), D) the last SSM outputs.
@@ -40,7 +40,7 @@ class LayerState:
       kept_position: (B, m_e) int32, where they stood.
     """
 
-    clock: Clock
+    positions: Positions
     tail: Tensor
     hidden: Tensor
     outputs: Tensor
@@ -122,7 +122,7 @@ class BMojoLayer(nn.Module):
         head = config.kv_heads, config.d_head
         cell = config.fading
         return LayerState(
-            clock=Clock.zero(rows, device),
+            positions=Positions.zero(rows, device),
             tail=zeros(cell.d_conv - 1, cell.d_inner),
             hidden=zeros(cell.d_inner, cell.d_state, dtype=torch.float32),
             outputs=zeros(max(config.span if eidetic else 0, config.num_fading), config.d_model),
@@ -161,10 +161,10 @@ class BMojoLayer(nn.Module):
         config, fresh, length = self.config, state is None, u.shape[1]
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = advance(state.clock, length, segment_ids, lengths)
+        span, positions = advance(state.positions, length, segment_ids, lengths)
         kernels = self.implementation == "nki"
         one = length == 1 and not (kernels and torch.is_grad_enabled())
-        offset = None if fresh else state.clock.position % config.window
+        offset = None if fresh else state.positions.position % config.window
         grid = Grid(config.window, length, offset, one)
         counts = None if lengths is None else span.lengths
         if one and kernels:
@@ -181,7 +181,7 @@ class BMojoLayer(nn.Module):
             out = self.heads.output(self._attend(q, k, v, slots, state, span, grid))
             out = out + y if config.read_fading else out
         changes |= {
-            "clock": clock,
+            "positions": positions,
             "tail": tail,
             "hidden": hidden,
             "outputs": next_tail(state.outputs, y, counts),
@@ -190,7 +190,7 @@ class BMojoLayer(nn.Module):
         }
         return out, dataclasses.replace(state, **changes)
 
-    def _step(self, u: Tensor, state: LayerState, span: Span) -> functions.Step:
+    def _step(self, u: Tensor, state: LayerState, span: TokenPositions) -> functions.Step:
         """What one kernel makes of one token of each row."""
         config = self.config
         slots = state.slot_k, state.slot_v, state.slot_distance
@@ -201,7 +201,7 @@ class BMojoLayer(nn.Module):
             (state.tail, state.hidden, state.outputs),
             (state.window_k, state.window_v),
             span.position[:, 0],
-            span.age[:, 0],
+            span.segment_pos[:, 0],
             slots if slots[0].shape[1] else None,
             config.span if config.num_eidetic else 0,
             state.power if config.normalizes else None,
@@ -213,12 +213,12 @@ class BMojoLayer(nn.Module):
             power = torch.where(span.valid, power, state.power)
         return made._replace(out=made.out.to(u.dtype), hidden=hidden, power=power)
 
-    def _innovation(self, y: Tensor, state: LayerState, span: Span) -> Scored:
+    def _innovation(self, y: Tensor, state: LayerState, span: TokenPositions) -> Scored:
         """How much the tokens of a call surprised, and the power after them."""
         if not self.config.num_eidetic:
             return None, state.power
         tail, power = state.outputs, state.power if self.config.normalizes else None
-        found = self.ops.innovation(y, tail, self.config.span, span.age, power, span.valid)
+        found = self.ops.innovation(y, tail, self.config.span, span.segment_pos, power, span.valid)
         return found[0], state.power if power is None else found[1]
 
     def _attend(
@@ -228,23 +228,23 @@ class BMojoLayer(nn.Module):
         v: Tensor,
         slots: Slots | None,
         state: LayerState,
-        span: Span,
+        span: TokenPositions,
         grid: "Grid",
     ) -> Tensor:
         """What the queries of a call see of window and slots, (B, L, H, P)."""
         past = state.window_k, state.window_v
         if grid.one:
             there = tuple(x[:, 0] for x in slots) if slots else None
-            position, age = span.position[:, 0], span.age[:, 0]
-            token = q[:, 0], k[:, 0], v[:, 0], past, position, age, there
+            position, segment_pos = span.position[:, 0], span.segment_pos[:, 0]
+            token = q[:, 0], k[:, 0], v[:, 0], past, position, segment_pos, there
             return plain.memory_attention_step(*token)[:, None]
         if grid.offset is None:
-            age = None if span.start is None else span.age
-            return self.ops.memory_attention(q, k, v, grid.window, age, None, slots)
-        age = grid.lay(span.age)
+            segment_pos = None if span.start is None else span.segment_pos
+            return self.ops.memory_attention(q, k, v, grid.window, segment_pos, None, slots)
+        segment_pos = grid.lay(span.segment_pos)
         keys, values = (grid.lay_after(*x) for x in zip(past, (k, v), strict=True))
         before = keys[0], values[0]
-        arguments = grid.lay(q), keys[1], values[1], grid.window, age, before, slots
+        arguments = grid.lay(q), keys[1], values[1], grid.window, segment_pos, before, slots
         return grid.take_out(self.ops.memory_attention(*arguments))
 
     def _slots(
@@ -254,7 +254,7 @@ class BMojoLayer(nn.Module):
         y: Tensor,
         scored: Scored,
         state: LayerState,
-        span: Span,
+        span: TokenPositions,
         grid: "Grid",
     ) -> tuple[Slots | None, dict[str, Tensor]]:
         """Slots of the chunks that the call touches, and the fields of the next state."""
@@ -293,7 +293,13 @@ class BMojoLayer(nn.Module):
         return *made, distance.expand(rows, grid.chunks, count)
 
     def _eidetic_slots(
-        self, k: Tensor, v: Tensor, scored: Scored, state: LayerState, span: Span, grid: "Grid"
+        self,
+        k: Tensor,
+        v: Tensor,
+        scored: Scored,
+        state: LayerState,
+        span: TokenPositions,
+        grid: "Grid",
     ) -> tuple[Slots, dict[str, Tensor]]:
         """The m_e most surprising tokens at each edge, and the running set after the call."""
         config, size = self.config, self.config.num_eidetic
@@ -316,7 +322,7 @@ class BMojoLayer(nn.Module):
 
         kept_k, kept_v = recall(state.kept_k, k), recall(state.kept_v, v)
         position = recall(state.kept_position, span.position)
-        first = state.clock.position // config.window
+        first = state.positions.position // config.window
         chunks = torch.arange(1, grid.chunks + 1, dtype=torch.int32, device=k.device)
         edge = (first[:, None] + chunks) * config.window
         distance = torch.where(empty, NEVER, edge[..., None] - position)

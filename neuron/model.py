@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuron.clock import Clock
 from neuron.configs import StackConfig
 from neuron.layer import BMojoLayer, LayerState
+from neuron.positions import Positions
 from neuron.selective_ssm import Implementation, Projection
 
 EPSILON = 1e-6
 STATE_FIELDS = tuple(field.name for field in dataclasses.fields(LayerState))
-CLOCK_FIELDS = tuple(field.name for field in dataclasses.fields(Clock))
+CLOCK_FIELDS = tuple(field.name for field in dataclasses.fields(Positions))
 
 State = tuple[LayerState, ...]
 """One state for each period."""
@@ -196,11 +196,11 @@ class Flat(nn.Module):
 
 
 def flatten(state: State) -> tuple[Tensor, ...]:
-    """The tensors of a state: of each period the clock's, then the others in order."""
+    """The tensors of a state: of each period the positions's, then the others in order."""
     tensors: list[Tensor] = []
     for part in state:
-        clock, *rest = (getattr(part, name) for name in STATE_FIELDS)
-        tensors += [getattr(clock, name) for name in CLOCK_FIELDS]
+        positions, *rest = (getattr(part, name) for name in STATE_FIELDS)
+        tensors += [getattr(positions, name) for name in CLOCK_FIELDS]
         tensors += rest
     return tuple(tensors)
 
@@ -210,4 +210,4 @@ def unflatten(tensors: Sequence[Tensor]) -> State:
     ticks = len(CLOCK_FIELDS)
     each = ticks + len(STATE_FIELDS) - 1
     parts = [tensors[n : n + each] for n in range(0, len(tensors), each)]
-    return tuple(LayerState(Clock(*part[:ticks]), *part[ticks:]) for part in parts)
+    return tuple(LayerState(Positions(*part[:ticks]), *part[ticks:]) for part in parts)

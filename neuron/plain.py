@@ -19,7 +19,7 @@ Slots = tuple[Tensor, Tensor, Tensor]
 
 
 def short_convolution(
-    x: Tensor, tail: Tensor, kernel: Tensor, bias: Tensor, age: Tensor | None
+    x: Tensor, tail: Tensor, kernel: Tensor, bias: Tensor, segment_pos: Tensor | None
 ) -> Tensor:
     """Silu of the causal depthwise convolution.
 
@@ -28,20 +28,20 @@ def short_convolution(
       tail: (B, K - 1, E) inputs before the call.
       kernel: (K, E) taps, the present token's first.
       bias: (E,).
-      age: (B, L) tokens of the same document before each token; None: no document ends in
+      segment_pos: (B, L) tokens of the same document before each token; None: no document ends in
         reach.
     """
-    return F.silu(_convolved(x, tail, kernel, age) + bias)
+    return F.silu(_convolved(x, tail, kernel, segment_pos) + bias)
 
 
-def _convolved(x: Tensor, tail: Tensor, kernel: Tensor, age: Tensor | None) -> Tensor:
+def _convolved(x: Tensor, tail: Tensor, kernel: Tensor, segment_pos: Tensor | None) -> Tensor:
     length, held = x.shape[1], tail.shape[1]
     past = torch.cat([tail.to(x.dtype), x], dim=1)
     out = kernel[0] * x
     for lag in range(1, kernel.shape[0]):
         delayed = past[:, held - lag : held - lag + length]
-        if age is not None:
-            delayed = delayed * (age >= lag)[..., None]
+        if segment_pos is not None:
+            delayed = delayed * (segment_pos >= lag)[..., None]
         out = out + kernel[lag] * delayed
     return out
 
@@ -85,7 +85,7 @@ def innovation(
     y: Tensor,
     tail: Tensor,
     span: int,
-    age: Tensor | None,
+    segment_pos: Tensor | None,
     power: Tensor | None = None,
     valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -95,7 +95,7 @@ def innovation(
       y: (B, L, D) outputs of the SSM.
       tail: (B, at least span, D) outputs before the call.
       span: outputs that the predictor averages.
-      age: (B, L); None only without ``power``.
+      segment_pos: (B, L); None only without ``power``.
       power: (B, D) float32, sums of each channel's squares in the document before the call, for
         normalized innovation: squares are divided by their mean up to there. None: plain.
       valid: (B, L) false at padding, which ``power`` passes over; None: there is none.
@@ -106,15 +106,15 @@ def innovation(
     y, tail = y.detach().to(torch.float32), tail.detach().to(torch.float32)
     taps = torch.full((span + 1, 1), -1.0 / span, device=y.device)
     taps[0] = 1.0
-    squares = _convolved(y, tail, taps, age).square()
+    squares = _convolved(y, tail, taps, segment_pos).square()
     if power is None:
         return squares.mean(dim=-1), None
-    assert age is not None, "normalized innovation needs the age of every token"
+    assert segment_pos is not None, "normalized innovation needs the segment_pos of every token"
     counted = squares if valid is None else squares * valid[..., None]
     sums, means = power.detach(), []
     for t in range(y.shape[1]):
-        sums = sums * (age[:, t, None] != 0) + counted[:, t]
-        means.append(sums / (age[:, t, None] + 1))
+        sums = sums * (segment_pos[:, t, None] != 0) + counted[:, t]
+        means.append(sums / (segment_pos[:, t, None] + 1))
     mean = torch.stack(means, dim=1).clamp(min=torch.finfo(torch.float32).tiny)
     return (squares / mean).mean(dim=-1), sums
 
@@ -160,7 +160,7 @@ def memory_attention(
     k: Tensor,
     v: Tensor,
     window: int,
-    age: Tensor | None,
+    segment_pos: Tensor | None,
     tail: tuple[Tensor, Tensor] | None,
     slots: Slots | None,
 ) -> Tensor:
@@ -171,7 +171,7 @@ def memory_attention(
       k: (B, L, G, P) keys.
       v: (B, L, G, P) values.
       window: W.
-      age: (B, L); None: no document starts or ends in reach.
+      segment_pos: (B, L); None: no document starts or ends in reach.
       tail: keys and values (B, W - 1, G, P) of the tokens before the call; None: there were
         none.
       slots: of each chunk of W tokens, the first of which starts with the call; None: none.
@@ -182,9 +182,9 @@ def memory_attention(
     rows, length = q.shape[:2]
     chunks = -(-length // window)
     padding = chunks * window - length
-    if age is None:
+    if segment_pos is None:
         before = 0 if tail is None else NEVER // 2
-        age = torch.arange(length, device=q.device).expand(rows, length) + before
+        segment_pos = torch.arange(length, device=q.device).expand(rows, length) + before
     if tail is None:
         nothing = k.new_zeros(rows, window - 1, *k.shape[2:])
         tail = nothing, nothing
@@ -200,7 +200,7 @@ def memory_attention(
 
     keys, values = with_previous(tail[0], k), with_previous(tail[1], v)
     since = torch.arange(window, device=q.device)
-    reach = own(age)[..., None]
+    reach = own(segment_pos)[..., None]
     back = window + since[:, None] - torch.arange(2 * window, device=q.device)
     mask = (back >= 0) & (back < window) & (back <= reach)
     if slots is not None:
@@ -217,7 +217,7 @@ def memory_attention_step(
     v: Tensor,
     tail: tuple[Tensor, Tensor],
     position: Tensor,
-    age: Tensor,
+    segment_pos: Tensor,
     slots: Slots | None,
 ) -> Tensor:
     """The same for one new token of each row.
@@ -228,7 +228,7 @@ def memory_attention_step(
       v: (B, G, P).
       tail: keys and values (B, W - 1, G, P) of the tokens before, in order of time.
       position: (B,) of the token.
-      age: (B,) tokens of its document before it.
+      segment_pos: (B,) tokens of its document before it.
       slots: of the current chunk, (B, M, G, P) and (B, M); None: none.
 
     Returns:
@@ -238,11 +238,11 @@ def memory_attention_step(
     pairs = zip(tail, (k, v), strict=True)
     keys, values = (torch.cat([old, x[:, None]], dim=1) for old, x in pairs)
     back = torch.arange(window - 1, -1, -1, device=q.device)
-    mask = back <= age[:, None]
+    mask = back <= segment_pos[:, None]
     if slots is not None:
         keys, values = torch.cat([keys, slots[0]], dim=1), torch.cat([values, slots[1]], dim=1)
         far = (position % window)[:, None] + slots[2]
-        mask = torch.cat([mask, far <= age[:, None]], dim=1)
+        mask = torch.cat([mask, far <= segment_pos[:, None]], dim=1)
     return _attend(q[:, None], keys, values, mask[:, None])[:, 0]
 
 

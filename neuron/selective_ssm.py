@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuron import functions, plain
-from neuron.clock import Span, next_tail
 from neuron.configs import FadingConfig
+from neuron.positions import TokenPositions, next_tail
 
 Implementation = Literal["torch", "nki"]
 
@@ -96,7 +96,7 @@ class SelectiveSSM(nn.Module):
         self.out_proj = Projection(width, d_model, *types)
 
     def forward(
-        self, u: Tensor, tail: Tensor, hidden: Tensor, span: Span, fresh: bool
+        self, u: Tensor, tail: Tensor, hidden: Tensor, span: TokenPositions, fresh: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mix the tokens of a call.
 
@@ -113,9 +113,9 @@ class SelectiveSSM(nn.Module):
         config = self.config
         x, z = self.in_proj(u).chunk(2, dim=-1)
         after = next_tail(tail, x, None if span.valid is None else span.lengths)
-        age = None if fresh and span.start is None else span.age
+        segment_pos = None if fresh and span.start is None else span.segment_pos
         kernel, bias = self.conv.kernel.to(x.dtype), self.conv.bias.to(x.dtype)
-        x = self.ops.short_convolution(x, tail, kernel, bias, age)
+        x = self.ops.short_convolution(x, tail, kernel, bias, segment_pos)
         dt, B, C = self.x_proj(x).split([config.dt_rank, config.d_state, config.d_state], dim=-1)
         dt = F.softplus(self.dt_proj(dt).float() + self.dt_bias.float())
         if span.valid is not None:

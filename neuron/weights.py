@@ -118,7 +118,7 @@ def load_run(
       step: of the checkpoint; None: the newest.
 
     Raises:
-      bmojo.validation.UserError: there is no run or no such checkpoint.
+      bmojo.errors.UserError: there is no run or no such checkpoint.
       ValueError: the model has an option without a kernel.
     """
     from flax import nnx
@@ -128,7 +128,7 @@ def load_run(
     from bmojo.model import solve_widths
     from bmojo.training.checkpoints import restore_parameters
     from bmojo.training.parameters import outline
-    from bmojo.training.rundir import RunDir, RunError
+    from bmojo.training.run_dir import RunDir, RunError
 
     run = RunDir(run_dir)
     if not run.config.is_file():

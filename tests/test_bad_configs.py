@@ -3,8 +3,8 @@
 import pytest
 
 from bmojo import config
+from bmojo.errors import ConfigError
 from bmojo.experiment import REGISTRY, load
-from bmojo.validation import ConfigError
 
 GOOD = """\
 # A whole experiment.

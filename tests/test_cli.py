@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import bmojo
 from bmojo.cli import app
 from bmojo.cli.train import default_run_dir
-from bmojo.training.loop import Outcome
+from bmojo.training.train import RunResult
 
 SMOKE = ["experiments/quickstart.gin", "runs/smoke.gin", "Trainer.compilation_cache=False"]
 
@@ -113,9 +113,9 @@ def test_train_passes_everything_on_and_exits_with_its_code(monkeypatch, status,
 
     def train(*arguments, **options):
         calls.append((arguments, options))
-        return Outcome(status, 1, code, "message")
+        return RunResult(status, 1, code, "message")
 
-    monkeypatch.setattr("bmojo.training.loop.train", train)
+    monkeypatch.setattr("bmojo.training.train.train", train)
     result = run("train", *SMOKE, "--seed", "7", "--run-dir", "here", "--fresh")
     assert result.exit_code == code
     ((model, _, trainer, curriculum, evaluations, directory, text), options), *more = calls

@@ -9,9 +9,9 @@ import pytest
 
 from bmojo import config
 from bmojo.config.parse import config_folders
+from bmojo.errors import ConfigError, type_problem
 from bmojo.experiment import REGISTRY, load
 from bmojo.model import describe
-from bmojo.validation import ConfigError, type_problem
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MODELS = sorted(path.stem for path in CONFIGS.glob("models/*.gin"))
@@ -288,7 +288,7 @@ def test_configs_of_the_checkout_are_among_the_folders():
 def test_experiments_train(path, tmp_path):
     from rich.console import Console
 
-    from bmojo.training.loop import train
+    from bmojo.training.train import train
 
     overlays = ["runs/smoke.gin"]
     experiment, text = load(CONFIGS / path, ["Trainer.compilation_cache=False"], overlays)

@@ -13,7 +13,7 @@ from bmojo.benchmark.models import Chosen, draw
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.rounds import SETTLING
 from bmojo.benchmark.statistics import exponent
-from bmojo.generation import decode, prefill, single_steps, state_bytes
+from bmojo.generation.generate import decode, prefill, single_steps, state_bytes
 
 __all__ = ["conclude", "check_decoding", "decode_cases"]
 
@@ -31,9 +31,9 @@ def check_decoding(chosen: Chosen, seed: int = 0) -> list[Check]:
     """Greedy decoding behind a prompt of a window and a half, against the parallel forward pass.
 
     The logits of single tokens have to be those of all tokens at once, and the tokens that
-    :func:`bmojo.generation.decode` gives, in its loop and with a call a token, those with the
-    largest logits: the other differences are what a token lacks of the largest one, relative to
-    the root mean square of the logits.
+    :func:`bmojo.generation.generate.decode` gives, in its loop and with a call a token, those
+    with the largest logits: the other differences are what a token lacks of the largest one,
+    relative to the root mean square of the logits.
     """
     model = _model(chosen, seed)
     window = max((getattr(mixer, "window", 0) or 0 for mixer in chosen.config.pattern), default=0)

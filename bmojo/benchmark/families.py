@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmojo.benchmark import plain
+from bmojo.errors import UserError, suggestion
 from bmojo.ops import reference
 from bmojo.ops.attention import Slots
 from bmojo.ops.blocked_attention import causal_attention, memory_attention
@@ -21,7 +22,6 @@ from bmojo.ops.native import library
 from bmojo.ops.recurrence import IMPLEMENTATIONS, selective_scan
 from bmojo.ops.ssd import CHUNK_SIZE, ssd
 from bmojo.types import Array
-from bmojo.validation import UserError, suggestion
 
 __all__ = ["Family", "Sizes", "families"]
 
@@ -178,7 +178,7 @@ def _heads(sizes: Sizes, rng: np.random.Generator) -> Array:
 def _attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     batch, length = sizes.batch, sizes.length
     past = np.tril(np.ones((length, length), bool))
-    age = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    segment_pos = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
     every = functools.partial(plain.attention, mask=past)
 
     def oracle(q: Array, k: Array, v: Array) -> Array:
@@ -190,7 +190,10 @@ def _attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     return Family(
         "causal attention",
         (_heads(sizes, rng), _heads(sizes, rng), _heads(sizes, rng)),
-        {name: lambda q, k, v, look=look: look(q, k, v, age) for name, look in forms.items()},
+        {
+            name: lambda q, k, v, look=look: look(q, k, v, segment_pos)
+            for name, look in forms.items()
+        },
         {
             "all pairs, masked": every,
             "jax.nn.dot_product_attention": functools.partial(
@@ -216,7 +219,7 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     far = np.where(np.concatenate([absent, missing], axis=1), 2**30, 0)
     places = np.concatenate([fading, eidetic], axis=1)
     distance = np.where(far > 0, far, edges[:, None] - places)
-    age = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    segment_pos = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
 
     def ours(
         look: Callable[..., Array], q: Array, k: Array, v: Array, faded_k: Array, faded_v: Array
@@ -232,7 +235,7 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
             slots(faded_v, v),
             jnp.broadcast_to(jnp.asarray(distance, jnp.int32), (batch, *distance.shape)),
         )
-        return look(q, k, v, empty, empty, age, window=window, slots=held)
+        return look(q, k, v, empty, empty, segment_pos, window=window, slots=held)
 
     forms = {"memory_attention": memory_attention}
     if library.unfit() is None:
@@ -333,10 +336,10 @@ def _selection(sizes: Sizes, rng: np.random.Generator) -> Family:
     """How much each token surprises, and the most surprising ones before each chunk."""
     batch, length, width, size = sizes.batch, sizes.length, sizes.channels, sizes.num_eidetic
     tail, empty = jnp.zeros((batch, SPAN, width)), jnp.full((batch, size), EMPTY)
-    age = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    segment_pos = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
 
     def ours(y: Array) -> tuple[Array, Array, Array]:
-        score, _ = innovation(residual(y, tail, predictor(SPAN), age))
+        score, _ = innovation(residual(y, tail, predictor(SPAN), segment_pos))
         sets, _ = running_sets(score, empty, sizes.window)
         return score, sets.score, jnp.where(sets.score == EMPTY, 0, sets.source - size)
 

@@ -25,7 +25,7 @@ def main(options: dict) -> dict:
     from bmojo.training.config import OptimizerConfig
     from bmojo.training.optimizer import make_optimizer
     from bmojo.training.pages import keep_pages
-    from bmojo.training.step import make_train_step
+    from bmojo.training.train_step import make_train_step
 
     keep_pages()
     times = [time.perf_counter()]

@@ -11,10 +11,10 @@ import numpy as np
 from bmojo import config
 from bmojo.benchmark.cases import Check, difference, limit
 from bmojo.config.parse import Macro, read, values
+from bmojo.errors import UserError
 from bmojo.experiment import REGISTRY
 from bmojo.model import ModelConfig, describe, solve_widths
 from bmojo.training.parameters import Parameters, Structure, initialize, outline
-from bmojo.validation import UserError
 
 __all__ = ["MODELS", "Chosen", "Dimensions", "check_forms", "choose", "draw"]
 

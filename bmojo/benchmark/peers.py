@@ -18,7 +18,7 @@ from bmojo.benchmark.cases import Case, Check
 from bmojo.benchmark.models import Dimensions
 from bmojo.benchmark.steps import STEP_GROUP
 from bmojo.cache import cache_directory
-from bmojo.validation import UserError, suggestion
+from bmojo.errors import UserError, suggestion
 
 __all__ = ["PEERS", "Kind", "Peer", "default_environments", "find", "peer_case", "pausing"]
 

@@ -10,8 +10,8 @@ from bmojo.benchmark import calibration, machine
 from bmojo.benchmark.cases import Case, Check, require
 from bmojo.benchmark.rounds import take_turns
 from bmojo.benchmark.statistics import Spread, ratios, spread
-from bmojo.training.rundir import write_atomically
-from bmojo.validation import UserError
+from bmojo.errors import UserError
+from bmojo.files import write_atomically
 
 __all__ = ["Results", "Row", "measure", "save", "write_folder"]
 

@@ -17,7 +17,7 @@ from bmojo.benchmark.cases import Case, Check, require
 from bmojo.benchmark.models import Dimensions
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.statistics import spread
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 __all__ = ["COLD", "GROUP", "PARTS", "WARM", "Starts"]
 

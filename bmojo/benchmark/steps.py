@@ -17,7 +17,7 @@ from bmojo.model import Period
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import Structure, outline, split
-from bmojo.training.step import make_eval_step, make_fresh_state, make_train_step
+from bmojo.training.train_step import make_eval_step, make_fresh_state, make_train_step
 
 __all__ = ["STEP_GROUP", "Training", "layer_cases", "step_cases"]
 

@@ -11,7 +11,7 @@ import typer
 
 from bmojo.cli.bench_session import QUICK, REPETITIONS, Session
 from bmojo.cli.common import told
-from bmojo.validation import UserError, suggestion
+from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
     from bmojo.benchmark.cases import Check

@@ -19,7 +19,7 @@ from bmojo.cli.common import (
     run_config,
     told,
 )
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
@@ -63,12 +63,12 @@ def list_checkpoints(run: Run) -> None:
 
         from bmojo.training.checkpoints.best import best_of
         from bmojo.training.checkpoints.inventory import inventory
-        from bmojo.training.plan import Plan
-        from bmojo.training.rundir import RunDir
+        from bmojo.training.curriculum import Curriculum
+        from bmojo.training.run_dir import RunDir
 
         directory = RunDir(run)
         best = best_of(directory.metrics, experiment.trainer.best).step
-        plan = Plan(experiment.curriculum, experiment.trainer.segments_per_document)
+        plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
         table = Table(title=str(run))
         for name in ("step", "written", "MB", "tokens", "files", "loss", "evaluations"):
             left = name in ("files", "evaluations")
@@ -103,7 +103,7 @@ def verify(
         run_config(run)
         from bmojo.training.checkpoints import hashes
         from bmojo.training.checkpoints.inventory import steps_of
-        from bmojo.training.rundir import RunDir
+        from bmojo.training.run_dir import RunDir
 
         directory = RunDir(run).checkpoints
         steps = steps_of(directory)
@@ -190,7 +190,7 @@ def _write(
     from bmojo.export import llama, tensors
     from bmojo.training.checkpoints import restore_parameters
     from bmojo.training.parameters import outline
-    from bmojo.training.rundir import RunDir
+    from bmojo.training.run_dir import RunDir
 
     model, tokenizer = experiment.model, run_tokenizer(experiment)
     _, expected = outline(lambda: model.make(nnx.Rngs(0)))

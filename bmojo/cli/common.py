@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
@@ -94,7 +94,7 @@ def chosen_step(run: Path, experiment: "Experiment", step: str | None) -> int | 
             "with Trainer.best, such as \"Trainer.best='recall/accuracy'\""
         )
     from bmojo.training.checkpoints.best import best_of
-    from bmojo.training.rundir import RunDir
+    from bmojo.training.run_dir import RunDir
 
     found = best_of(RunDir(run).metrics, wanted).step
     if found is None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bmojo.cli.common import EXIT_CODES, told
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 app = typer.Typer(
     help="Prepare text for training.",
@@ -134,9 +134,9 @@ def train_tokenizer(
     """
     with told():
         from bmojo.data.text.corpus import open_corpus, texts
-        from bmojo.data.text.store import write_atomically
         from bmojo.data.text.tokenizers import tokenizer
         from bmojo.data.text.tokenizers import train_tokenizer as train
+        from bmojo.files import write_atomically
 
         if not out.absolute().parent.is_dir():
             raise UserError(f"--out: the folder {out.parent} does not exist; make it")

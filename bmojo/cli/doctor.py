@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bmojo.cli.common import Overrides, split, told
 from bmojo.cluster import Cluster, cluster, detect
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
@@ -173,9 +173,9 @@ class Report:
 
     def mesh(self, experiment: "Experiment") -> "Layout | None":
         """The mesh of a config, and whether it fits devices and batches."""
+        from bmojo.training.curriculum import check
         from bmojo.training.mesh import make_layout
-        from bmojo.training.plan import check
-        from bmojo.training.rundir import RunError
+        from bmojo.training.run_dir import RunError
 
         layout = None
         try:
@@ -232,7 +232,7 @@ class Report:
         from bmojo.experiment import prepare_data
         from bmojo.training.preflight import tables
         from bmojo.training.preflight.program import Step
-        from bmojo.training.rundir import RunError
+        from bmojo.training.run_dir import RunError
 
         with self.doing("preparing the data"):
             prepare_data(experiment)
@@ -331,7 +331,7 @@ class Report:
         """Write everything, and say how it went."""
 
         def write() -> None:
-            from bmojo.training.rundir import write_atomically
+            from bmojo.files import write_atomically
 
             if out is not None:
                 try:

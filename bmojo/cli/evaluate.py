@@ -29,7 +29,7 @@ from bmojo.cli.evaluate_stored import (
     haystack_task,
 )
 from bmojo.cli.stored import Agree, Every, MemoryDir, Nearest, ReadOnly, Threshold
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.evaluation.perplexity import Measured
@@ -275,7 +275,7 @@ def by_returns(
 ) -> None:
     """Loss on what comes back."""
     from bmojo.evaluation.outputs import plot_returns, returns_table, save
-    from bmojo.evaluation.returns import by_return, known_spans
+    from bmojo.evaluation.repeated_ngrams import by_return, known_spans
 
     training = training_documents(run, experiment)
     with progress_bar("reading the training text", sum(map(len, training))) as done:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bmojo.cli.common import progress_bar, tell
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.data.universal.sequences import SequenceSource

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bmojo.cli.common import progress_bar, tell
 from bmojo.cli.stored import memory
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.evaluation.recall import LoadedRun

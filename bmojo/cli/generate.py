@@ -19,7 +19,7 @@ from bmojo.cli.stored import (
     Threshold,
     memory,
 )
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,10 +115,10 @@ def generate(
         from flax import nnx
 
         from bmojo.evaluation.recall import load_run
-        from bmojo.generation import check_tokens
-        from bmojo.sampling import Sampling
+        from bmojo.generation.generate import check_tokens
+        from bmojo.generation.sampling import Sampling
+        from bmojo.generation.stopping import Stop
         from bmojo.session import Use
-        from bmojo.stopping import Stop
         from bmojo.training.cache import use_compilation_cache
 
         try:
@@ -256,7 +256,7 @@ class Work:
         import jax
         import numpy as np
 
-        from bmojo import generation
+        from bmojo.generation import generate as generation
 
         tokens, lengths = generation.pad([prompts[row] for row in rows])
         needed = tokens.shape[1] + self._count - 1
@@ -335,7 +335,7 @@ class Work:
         """Compile what will run, on rows of one token, so that times are those of the work."""
         import numpy as np
 
-        from bmojo import generation
+        from bmojo.generation import generate as generation
 
         if (batch, capacity) in self._warm:
             return
@@ -367,7 +367,7 @@ class Work:
         """What a reader sees of a continuation: all of it, or what will not change any more."""
         if self._tokenizer is None:
             return " ".join(map(str, ids))
-        from bmojo.stopping import cut, readable
+        from bmojo.generation.stopping import cut, readable
 
         text = self._tokenizer.decode(ids)
         return (cut if whole else readable)(text, self._stop.strings)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bmojo.cli.common import Overrides, progress_bar, run_config, split, told
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment

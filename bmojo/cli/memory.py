@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bmojo.cli.common import EXIT_CODES, progress_bar, told
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -274,8 +274,8 @@ def _bounds(given: list[str]) -> dict[str, Any]:
     """Fields of a policy from KEY=VALUE."""
     import dataclasses
 
+    from bmojo.errors import suggestion
     from bmojo.storage import Policy
-    from bmojo.validation import suggestion
 
     known = [field.name for field in dataclasses.fields(Policy)]
     changes: dict[str, Any] = {}

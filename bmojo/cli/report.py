@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bmojo.cli.common import told
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.evaluation.collect import Run

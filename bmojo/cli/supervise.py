@@ -13,7 +13,7 @@ from typing import Any
 
 from bmojo.cluster import PEER_LOST
 from bmojo.processes import STOPS, SUPERVISED, exit_code, signal_of, start, was_asked_to_stop
-from bmojo.training.rundir import RunDir
+from bmojo.training.run_dir import RunDir
 
 __all__ = ["Supervisor", "without_restarts"]
 

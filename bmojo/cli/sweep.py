@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from bmojo.cli.common import told
-from bmojo.validation import UserError, suggestion
+from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
     from bmojo.sweep.check import Job

@@ -11,8 +11,8 @@ import typer
 
 from bmojo.cli.common import Config, Overrides, split, told
 from bmojo.cluster import cluster
+from bmojo.errors import UserError
 from bmojo.processes import SUPERVISED
-from bmojo.validation import UserError
 
 
 def train(
@@ -95,9 +95,9 @@ def train(
             )
             raise typer.Exit(supervisor.run())
         from bmojo.experiment import load, prepare_data
-        from bmojo.training.loop import train as run
         from bmojo.training.pages import keep_pages
         from bmojo.training.processes import start
+        from bmojo.training.train import train as run
 
         keep_pages()
         processes = start(others)

@@ -13,7 +13,7 @@ from bmojo.config.check import Checked, check
 from bmojo.config.parse import Macro, Place, Reference, find, join, read
 from bmojo.config.registry import Registry
 from bmojo.config.render import render
-from bmojo.validation import ConfigError, nearest, type_problem
+from bmojo.errors import ConfigError, nearest, type_problem
 
 __all__ = ["Loaded", "load"]
 

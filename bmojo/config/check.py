@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from bmojo.config.parse import Binding, Macro, Place, Reference, join, values
 from bmojo.config.registry import Registry
-from bmojo.validation import ConfigError, nearest, suggestion
+from bmojo.errors import ConfigError, nearest, suggestion
 
 __all__ = ["Checked", "check"]
 

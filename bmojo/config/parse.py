@@ -14,7 +14,7 @@ from typing import Any
 
 from gin import config_parser
 
-from bmojo.validation import ConfigError, nearest
+from bmojo.errors import ConfigError, nearest
 
 __all__ = ["Binding", "Macro", "Place", "Reference", "config_folders", "find", "read", "values"]
 

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex
 import grain
 import numpy as np
 
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -20,7 +20,7 @@ class DataError(UserError):
     exit_code = 5
 
 
-class Told:
+class NamedErrors:
     """A source whose errors say which example they are about.
 
     Args:
@@ -77,7 +77,7 @@ class Batches:
         self._tokenizer = getattr(source, "tokenizer", None)
         self._count = max(0, len(source) - start) // batch_size
         first, end = rows or (0, batch_size)
-        mine = _Rows(Told(source), start, batch_size, first, end - first, self._count)
+        mine = _Rows(NamedErrors(source), start, batch_size, first, end - first, self._count)
         # The training loop fetches while the accelerator computes, so no thread reads ahead,
         # and the position is exactly that of the last batch handed out.
         self._batches = grain.MapDataset.source(mine).batch(end - first, drop_remainder=True)

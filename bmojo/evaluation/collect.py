@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bmojo.errors import UserError
 from bmojo.evaluation.bindings import bindings, distinguishing, shown
 from bmojo.training.records import Record, read
-from bmojo.validation import UserError
 
 __all__ = ["Cell", "Run", "Spread", "collect", "pool", "row_of", "spread"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bmojo.data.text.corpus import Part, open_corpus, texts
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 __all__ = ["encode_document", "read_documents", "run_tokenizer", "run_documents"]
 

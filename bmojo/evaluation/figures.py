@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from bmojo.evaluation.collect import Cell, Run, row_of, spread
-from bmojo.training.rundir import write_atomically
+from bmojo.files import write_atomically
 
 __all__ = ["draw"]
 

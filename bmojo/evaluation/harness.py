@@ -17,11 +17,11 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
+from bmojo.errors import UserError
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, score
-from bmojo.generation import generate_all
-from bmojo.sampling import Sampling
-from bmojo.stopping import Stop, cut
-from bmojo.validation import UserError
+from bmojo.generation.generate import generate_all
+from bmojo.generation.sampling import Sampling
+from bmojo.generation.stopping import Stop, cut
 
 __all__ = ["HarnessModel", "run_tasks"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bmojo.training.rundir import write_atomically
+from bmojo.files import write_atomically
 
 __all__ = [
     "context_table",

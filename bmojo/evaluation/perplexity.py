@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, stream_losses
-from bmojo.validation import UserError
 
 __all__ = ["CONTEXTS", "Measured", "by_context", "by_position", "edges", "measure", "perplexity"]
 

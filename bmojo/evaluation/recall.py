@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmojo.data.pipeline import Batches
+from bmojo.errors import UserError
 from bmojo.training.checkpoints import restore_parameters
 from bmojo.training.config import Evaluation
-from bmojo.training.measure import Meter, Row
+from bmojo.training.evaluate import Meter, Row
 from bmojo.training.parameters import Parameters, Structure, split
-from bmojo.training.rundir import RunDir, RunError
-from bmojo.training.step import device_fields, token_losses
+from bmojo.training.run_dir import RunDir, RunError
+from bmojo.training.train_step import device_fields, token_losses
 from bmojo.types import Array
-from bmojo.validation import UserError
 
 __all__ = [
     "LoadedRun",
@@ -77,7 +77,7 @@ def evaluate(
 ) -> list[Row]:
     """Take evaluations of a model: for each, a row by group in rising order and one over all.
 
-    The rows are those of :meth:`bmojo.training.measure.Meter.measure`; ``progress`` is called
+    The rows are those of :meth:`bmojo.training.evaluate.Meter.measure`; ``progress`` is called
     with 1 after every batch.
     """
     structure, parameters = split(model)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bmojo.errors import UserError
 from bmojo.evaluation import tables
 from bmojo.evaluation.bindings import distinguishing
 from bmojo.evaluation.collect import Cell, Run, pool
 from bmojo.evaluation.figures import draw
-from bmojo.training.rundir import write_atomically
-from bmojo.validation import UserError
+from bmojo.files import write_atomically
 
 __all__ = ["write"]
 

@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bmojo.generation import check_tokens, memory_grows, start
+from bmojo.errors import UserError
+from bmojo.generation.generate import check_tokens, memory_grows, start
 from bmojo.layers.protocol import State
-from bmojo.training.step import token_losses
+from bmojo.training.train_step import token_losses
 from bmojo.types import Array
-from bmojo.validation import UserError
 
 __all__ = ["BATCH_SIZE", "SEGMENT_LENGTH", "Scores", "score", "stream_losses"]
 

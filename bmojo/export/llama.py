@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig, solve_widths
-from bmojo.validation import UserError
 
 __all__ = ["huggingface_config", "huggingface_parameters"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 __all__ = ["read", "write"]
 

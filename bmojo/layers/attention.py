@@ -8,14 +8,14 @@ from flax import nnx
 
 from bmojo.layers import kernels
 from bmojo.layers.heads import Heads, KeyValues, check_heads
-from bmojo.layers.protocol import Ahead
-from bmojo.layers.shards import LOCAL, Local, place
+from bmojo.layers.protocol import SequenceShard
 from bmojo.layers.sight import Sight
+from bmojo.layers.time_sharding import UNSHARDED, TimeContext, open_context
 from bmojo.layers.trace import Trace
 from bmojo.ops.attention import causal_spread, rotate, spread_view
 from bmojo.ops.attention_choice import Implementation, check_implementation
-from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
+from bmojo.ops.positions import Positions, TokenPositions
 from bmojo.types import Array, DType, Float, Int
 
 NOWHERE = 2**30
@@ -70,12 +70,12 @@ class AttentionState:
     """Keys and values of the past.
 
     Attributes:
-      clock: position of each row.
+      positions: position of each row.
       past: with a window, the last W - 1 tokens in order of time; without, ``capacity``
-        places of which the first ``clock.position`` are taken.
+        places of which the first ``positions.position`` are taken.
     """
 
-    clock: Clock
+    positions: Positions
     past: KeyValues
 
 
@@ -108,7 +108,7 @@ class Attention(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: AttentionState | Ahead | None = None,
+        state: AttentionState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], AttentionState]:
@@ -118,22 +118,22 @@ class Attention(nnx.Module):
         fit, and a wrong number must not look right.
         """
         fresh = state is None
-        past, state = place(state, lengths)
+        context, state = open_context(state, lengths)
         reach = None
         if state is None:
-            reach = past.size * u.shape[1]
+            reach = context.size * u.shape[1]
             state = self.init_state(u.shape[0], max(reach, self.config.max_length))
-        span, q, new, seen, after = self._project(u, state, segment_ids, lengths, past)
+        span, q, new, seen, after = self._project(u, state, segment_ids, lengths, context)
         if self.config.window is not None:
             sight = self._sight(new, seen, span)
             mixed = kernels.attend(q, sight, self.config.attention_implementation)
         elif fresh:
             name = self.config.attention_implementation
-            mixed = kernels.attend_causally(q, new.k, new.v, span.age, name)
+            mixed = kernels.attend_causally(q, new.k, new.v, span.segment_pos, name)
         else:
             k, v = seen.k[:, :reach], seen.v[:, :reach]  # no further, where nothing came before
             name = self.config.attention_implementation
-            mixed = kernels.attend_causally(q, k, v, span.age, name, span.position)
+            mixed = kernels.attend_causally(q, k, v, span.segment_pos, name, span.position)
             full = span.position >= seen.k.shape[1]
             mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
         return self.heads.output(mixed), after
@@ -147,11 +147,11 @@ class Attention(nnx.Module):
         bins: int,
     ) -> Trace:
         """What a call would look at; see :class:`bmojo.layers.trace.Trace`."""
-        span, q, new, seen, _ = self._project(u, state, None, lengths, LOCAL)
+        span, q, new, seen, _ = self._project(u, state, None, lengths, UNSHARDED)
         if self.config.window is not None:
             spread = spread_view(q, self._sight(new, seen, span).view(), bins)
         else:
-            spread = causal_spread(q, seen.k, span.age, span.position, bins)
+            spread = causal_spread(q, seen.k, span.segment_pos, span.position, bins)
         rows, length = span.position.shape
         nothing = jnp.zeros((rows, length, 0), jnp.int32)
         return Trace(spread, nothing, jnp.zeros((rows, 0), spread.dtype))
@@ -162,34 +162,34 @@ class Attention(nnx.Module):
         state: AttentionState,
         segment_ids: Array | None,
         lengths: Array | None,
-        past: Local,
-    ) -> tuple[Span, Array, KeyValues, KeyValues, AttentionState]:
+        context: TimeContext,
+    ) -> tuple[TokenPositions, Array, KeyValues, KeyValues, AttentionState]:
         """Where the tokens are, their queries, keys and values, other keys, and the next state.
 
         The other keys are those of the window's tokens before these, or, without a window,
         of all tokens by position.
         """
-        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
         q, new = self.heads.queries(u), self.heads.key_values(u)
         if self.config.rope:
-            q = rotate(q, span.age, self.config.rope_theta)
-            new = KeyValues(rotate(new.k, span.age, self.config.rope_theta), new.v)
+            q = rotate(q, span.segment_pos, self.config.rope_theta)
+            new = KeyValues(rotate(new.k, span.segment_pos, self.config.rope_theta), new.v)
         if self.config.window is None:
             where = span.position
             if span.valid is not None:
                 where = jnp.where(span.valid, where, NOWHERE)
-            where, every = past.gather((where, new))
-            write = _write if past.size == 1 else _write_run
+            where, every = context.gather((where, new))
+            write = _write if context.size == 1 else _write_run
             seen = jax.tree.map(lambda old, x: write(old, x, where), state.past, every)
-            return span, q, new, seen, AttentionState(past.last(clock), seen)
-        seen = past.tail(state.past, new)
+            return span, q, new, seen, AttentionState(context.last(positions), seen)
+        seen = context.tail(state.past, new)
         after = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), seen, new)
-        return span, q, new, seen, past.last(AttentionState(clock, after))
+        return span, q, new, seen, context.last(AttentionState(positions, after))
 
-    def _sight(self, new: KeyValues, tail: KeyValues, span: Span) -> Sight:
+    def _sight(self, new: KeyValues, tail: KeyValues, span: TokenPositions) -> Sight:
         """What the window shows."""
         assert self.config.window is not None
-        return Sight(self.config.window, new, tail, span.age)
+        return Sight(self.config.window, new, tail, span.segment_pos)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> AttentionState:
         """Nothing seen: W - 1 empty places, or ``capacity`` (default max_length) without window."""
@@ -197,7 +197,7 @@ class Attention(nnx.Module):
             places = self.config.window - 1
         else:
             places = self.config.max_length if capacity is None else capacity
-        return AttentionState(Clock.zero(batch_size), self.heads.empty(batch_size, places))
+        return AttentionState(Positions.zero(batch_size), self.heads.empty(batch_size, places))
 
     def flops_per_token(self, length: int) -> float:
         """Projections, and scores and mixing over the keys that an average query sees."""

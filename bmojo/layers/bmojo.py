@@ -17,19 +17,19 @@ from bmojo.layers.memory import (
     eidetic_before,
     next_tails,
 )
-from bmojo.layers.protocol import Ahead, Mixer, MixerConfig, State
+from bmojo.layers.protocol import Mixer, MixerConfig, SequenceShard, State
 from bmojo.layers.reading import Reading
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
-from bmojo.layers.shards import LOCAL, Local, place
 from bmojo.layers.sight import Gathered, Sight
+from bmojo.layers.time_sharding import UNSHARDED, TimeContext, open_context
 from bmojo.layers.trace import Trace, held_positions
 from bmojo.ops.attention import NEVER, Slots, spread_view
 from bmojo.ops.attention_choice import Implementation, check_implementation
-from bmojo.ops.clock import Clock, Span, advance
+from bmojo.ops.collectives import add_in_document
 from bmojo.ops.convolution import causal_convolution, next_tail
 from bmojo.ops.eidetic import EMPTY
 from bmojo.ops.innovation import innovation, predictor, residual
-from bmojo.ops.shards import add_in_document
+from bmojo.ops.positions import Positions, TokenPositions, advance
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 TOKEN_TAPS = 4
@@ -162,7 +162,7 @@ class BMojo(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: BMojoState | Ahead | None = None,
+        state: BMojoState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], BMojoState]:
@@ -211,7 +211,7 @@ class BMojo(nnx.Module):
         _, seen, _ = self._look(u, state, None, lengths)
         if seen is None:
             return None
-        span, _ = advance(state.clock, u.shape[1], None, lengths)
+        span, _ = advance(state.positions, u.shape[1], None, lengths)
         score = seen.innovation
         if score is None:
             score = jnp.zeros((u.shape[0], 0), at_least_float32(self.dtype))
@@ -221,42 +221,45 @@ class BMojo(nnx.Module):
     def _look(
         self,
         u: Array,
-        state: BMojoState | Ahead | None,
+        state: BMojoState | SequenceShard | None,
         segment_ids: Array | None,
         lengths: Array | None,
     ) -> tuple[Array, "_Seen | None", BMojoState]:
         """SSM outputs, what the attention goes by (None without a window), next state."""
         config = self.config
-        past, state = place(state, lengths)
+        context, state = open_context(state, lengths)
         on_grid = state is None
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
         y, fading = jnp.zeros_like(u), state.fading
         if self.fading is not None:
             inner = None if on_grid else state.fading
-            y, fading = self.fading(u, past.hand(inner), segment_ids, lengths)
+            y, fading = self.fading(u, context.inner(inner), segment_ids, lengths)
         # From here on, ``before`` is what came before the tokens of this device.
-        before = dataclasses.replace(state, outputs=past.tail(state.outputs, y))
-        after: dict[str, Any] = {"clock": clock, "outputs": next_tail(before.outputs, y, lengths)}
+        before = dataclasses.replace(state, outputs=context.tail(state.outputs, y))
+        after: dict[str, Any] = {
+            "positions": positions,
+            "outputs": next_tail(before.outputs, y, lengths),
+        }
         if config.window == 0:
-            return y, None, _after(before, fading, after, past)
+            return y, None, _after(before, fading, after, context)
 
-        before = dataclasses.replace(before, inputs=past.tail(state.inputs, u))
+        before = dataclasses.replace(before, inputs=context.tail(state.inputs, u))
         after["inputs"] = next_tail(before.inputs, u, lengths)
         q, new = self.heads.queries(u), self.heads.key_values(self._tokens(u, y, before, span))
-        before = dataclasses.replace(before, window=past.tail(state.window, new))
+        before = dataclasses.replace(before, window=context.tail(state.window, new))
         after["window"] = next_tails(before.window, new, lengths)
         score = None
         if config.num_eidetic:
-            score, after["power"] = self.innovation(y, before, span, lengths, past)
-            eidetic = eidetic_before(past, state.eidetic, score, new, span)
+            score, after["power"] = self.innovation(y, before, span, lengths, context)
+            eidetic = eidetic_before(context, state.eidetic, score, new, span)
             before = dataclasses.replace(before, eidetic=eidetic)
         call = Call(
             window=config.window,
             num_fading=config.num_fading,
             num_eidetic=config.num_eidetic,
-            past=past,
+            context=context,
             before=before,
             span=span,
             offset=None if on_grid else span.position[:, 0] % config.window,
@@ -267,7 +270,7 @@ class BMojo(nnx.Module):
             score=score,
         )
         sight, memory = FORMS[config.form](call)
-        return y, _Seen(q, sight, new, score), _after(before, fading, after | memory, past)
+        return y, _Seen(q, sight, new, score), _after(before, fading, after | memory, context)
 
     def _output(self, y: Array, seen: "_Seen | None") -> Array:
         """The layer's output."""
@@ -299,7 +302,7 @@ class BMojo(nnx.Module):
 
         frozen, stored = key_values(slots), key_values(0)
         return BMojoState(
-            clock=Clock.zero(rows),
+            positions=Positions.zero(rows),
             fading=() if self.fading is None else self.fading.init_state(rows, capacity),
             inputs=jnp.zeros(
                 (rows, TOKEN_TAPS - 1 if config.tokens == "conv" and attends else 0, self.d_model),
@@ -343,35 +346,35 @@ class BMojo(nnx.Module):
         self,
         y: Float[Array, "B L D"],
         state: BMojoState,
-        span: Span,
+        span: TokenPositions,
         lengths: Int[Array, "B"] | None = None,
-        past: Local = LOCAL,
+        context: TimeContext = UNSHARDED,
     ) -> tuple[Float[Array, "B L"], Float[Array, "B channels"]]:
         """How much each token surprised the fixed predictor, and the channels' power after."""
         y = jax.lax.stop_gradient(y)
         tail = jax.lax.stop_gradient(state.outputs)
-        residuals = residual(y, tail, predictor(self.config.span), span.age)
+        residuals = residual(y, tail, predictor(self.config.span), span.segment_pos)
         if not self.config.normalize_innovation:
             return innovation(residuals)[0], state.power
 
         def own() -> tuple[Array, Array]:
-            _, total = innovation(residuals, jnp.zeros_like(state.power), span.age)
+            _, total = innovation(residuals, jnp.zeros_like(state.power), span.segment_pos)
             assert total is not None
-            return (span.age == 0).any(axis=1), total
+            return (span.segment_pos == 0).any(axis=1), total
 
         nothing = jnp.zeros(y.shape[:1], bool)
-        _, before = past.scan(add_in_document, (nothing, state.power), own)
-        score, power = innovation(residuals, before, span.age, lengths)
+        _, before = context.scan(add_in_document, (nothing, state.power), own)
+        score, power = innovation(residuals, before, span.segment_pos, lengths)
         assert power is not None
         return score, power
 
-    def _tokens(self, u: Array, y: Array, state: BMojoState, span: Span) -> Array:
+    def _tokens(self, u: Array, y: Array, state: BMojoState, span: TokenPositions) -> Array:
         """The contextualised tokens that keys and values are made from."""
         if self.config.tokens == "ssm":
             return u + y
         if self.config.tokens == "conv":
             kernel = self.conv_kernel[...].astype(u.dtype)
-            return u + causal_convolution(u, kernel, state.inputs, span.age)
+            return u + causal_convolution(u, kernel, state.inputs, span.segment_pos)
         return u
 
     def _fading_key_values(self, y: Array) -> KeyValues:
@@ -391,7 +394,9 @@ class _Seen:
     innovation: Array | None
 
 
-def _after(before: BMojoState, fading: State, changes: dict[str, Any], past: Local) -> BMojoState:
+def _after(
+    before: BMojoState, fading: State, changes: dict[str, Any], context: TimeContext
+) -> BMojoState:
     """The state after the tokens of all devices, of which the cell has given its part."""
-    own = past.last(dataclasses.replace(before, fading=(), **changes))
+    own = context.last(dataclasses.replace(before, fading=(), **changes))
     return dataclasses.replace(own, fading=fading)

@@ -11,16 +11,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.axes import Names, constrain, project
-from bmojo.layers.protocol import Ahead
+from bmojo.layers.protocol import SequenceShard
 from bmojo.layers.selective_ssm import init_dt_bias
-from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.layers.time_sharding import open_context
 from bmojo.ops.channels import scale
-from bmojo.ops.clock import Clock
+from bmojo.ops.collectives import compose_matrices
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.convolution import next_tail
+from bmojo.ops.positions import Positions
 from bmojo.ops.recurrence import Loop, check_implementation, resolve
-from bmojo.ops.shards import compose_matrices
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
@@ -77,13 +77,13 @@ class CanonicalSSMState:
     """What a :class:`CanonicalSSM` carries over time.
 
     Attributes:
-      clock: where the rows stand.
+      positions: where the rows stand.
       tail: the last d_conv - 1 inputs of the convolution, in the compute dtype.
       cell: the last R values of the recurrence, the oldest first, at least float32.
       radius: the radii of the last R - 1 tokens, on which coefficients of later ones depend.
     """
 
-    clock: Clock
+    positions: Positions
     tail: Float[Array, "... B T E"]
     cell: Float[Array, "... B E R"]
     radius: Float[Array, "... B T2 E"]
@@ -158,25 +158,25 @@ class CanonicalSSM(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: CanonicalSSMState | Ahead | None = None,
+        state: CanonicalSSMState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], CanonicalSSMState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
         fresh = state is None
-        past, state = place(state, lengths)
+        context, state = open_context(state, lengths)
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
         wide = at_least_float32(self.dtype)
         rank, order = self.dt_rank, self.config.order
 
         x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        before = past.tail(state.tail, x)
+        before = context.tail(state.tail, x)
         tail = next_tail(before, x, lengths)
-        # Before the first token of all, the tail holds the zeros that age would put there.
-        age = None if fresh and span.start is None else span.age
-        x = jax.nn.silu(self.conv(x, before, age))
+        # Before the first token of all, the tail holds the zeros that segment_pos would put there.
+        segment_pos = None if fresh and span.start is None else span.segment_pos
+        x = jax.nn.silu(self.conv(x, before, segment_pos))
 
         dt, b, c = jnp.split(self.x_proj(x), [rank, rank + 1], axis=-1)
         dt = constrain(self.dt_proj(dt), "batch", None, "inner")
@@ -186,7 +186,7 @@ class CanonicalSSM(nnx.Module):
         theta = self.theta[...].astype(wide)
 
         forcing = peak_gain(theta, order, exponent) * b.astype(wide) * x.astype(wide)
-        radii = past.tail(state.radius, radius)
+        radii = context.tail(state.radius, radius)
         a = varying_coefficients(unit_coefficients(theta, order), radius, radii)
 
         def scan(cell: Array, forcing: Array = forcing) -> tuple[Array, Array]:
@@ -202,21 +202,23 @@ class CanonicalSSM(nnx.Module):
             matrix = jax.vmap(lambda cell: scan(cell, none)[1], -1, -1)(one)
             return matrix, scan(jnp.zeros_like(state.cell))[1]
 
-        _, cell = past.scan(compose_matrices, (one, state.cell), whole)
+        _, cell = context.scan(compose_matrices, (one, state.cell), whole)
         z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
         y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(gate)
         out = self.out_proj(y).astype(u.dtype)
         after = next_tail(radii, radius, lengths)
-        return out, past.last(CanonicalSSMState(clock=clock, tail=tail, cell=cell, radius=after))
+        return out, context.last(
+            CanonicalSSMState(positions=positions, tail=tail, cell=cell, radius=after)
+        )
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> CanonicalSSMState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""
         del capacity
         wide, order = at_least_float32(self.dtype), self.config.order
         return CanonicalSSMState(
-            clock=Clock.zero(batch_size),
+            positions=Positions.zero(batch_size),
             tail=self.conv.init_tail(batch_size),
             cell=jnp.zeros((batch_size, self.d_inner, order), wide),
             radius=jnp.ones((batch_size, order - 1, self.d_inner), wide),

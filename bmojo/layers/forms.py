@@ -10,11 +10,11 @@ import numpy as np
 
 from bmojo.layers.heads import KeyValues
 from bmojo.layers.memory import BMojoState, next_tails, pick, recall, remember
-from bmojo.layers.shards import Local
 from bmojo.layers.sight import Gathered, Sight
+from bmojo.layers.time_sharding import TimeContext
 from bmojo.ops.attention import EIDETIC, FADING, NEVER, WINDOW, Slots, View, visible
-from bmojo.ops.clock import Span
 from bmojo.ops.eidetic import EMPTY, running_sets
+from bmojo.ops.positions import TokenPositions
 from bmojo.types import Array, Float, Int
 
 
@@ -26,7 +26,7 @@ class Call:
       window: W.
       num_fading: m_f.
       num_eidetic: m_e.
-      past: where the tokens before are.
+      context: where the tokens before are.
       before: the state that they left; ``slots`` and ``faded`` are those before the tokens of
         all devices.
       span: where the tokens are.
@@ -41,9 +41,9 @@ class Call:
     window: int
     num_fading: int
     num_eidetic: int
-    past: Local
+    context: TimeContext
     before: BMojoState
-    span: Span
+    span: TokenPositions
     offset: Int[Array, "B"] | None
     lengths: Int[Array, "B"] | None
     new: KeyValues
@@ -66,7 +66,7 @@ def chunked(call: Call) -> tuple[Sight, dict[str, Any]]:
     if call.num_eidetic:
         slots, memory["eidetic"] = _eidetic_slots(call)
         parts.append(slots)
-    sight = Sight(window, call.new, call.before.window, span.age)
+    sight = Sight(window, call.new, call.before.window, span.segment_pos)
     chunks = -(-length // window)
     touched = chunks if offset is None or length == 1 else chunks + 1
     stored = Slots(*(_for_each(touched, x) for x in call.before.stored))
@@ -74,15 +74,15 @@ def chunked(call: Call) -> tuple[Sight, dict[str, Any]]:
         if stored.k.shape[2]:
             sight = dataclasses.replace(sight, slots=stored, offset=offset)
         return sight, memory
-    if call.past.size > 1 and length % window:
+    if call.context.size > 1 and length % window:
         raise ValueError(
             f"window: the {length} tokens of a device are no multiple of window = {window}; cut "
-            f"the sequence into a multiple of {call.past.size} x {window} tokens, or over fewer "
+            f"the sequence into a multiple of {call.context.size} x {window} tokens, or over fewer "
             "devices"
         )
     edges = Slots(*(jnp.concatenate(x, axis=2) for x in zip(*parts, strict=True)))
     # What the first chunk sees was frozen at the last edge before.
-    entry = call.past.tail(Slots(*(x[:, None] for x in call.before.slots)), edges)
+    entry = call.context.tail(Slots(*(x[:, None] for x in call.before.slots)), edges)
     frozen = Slots(*(jnp.concatenate(x, axis=1) for x in zip(entry, edges, strict=True)))
     shown = (
         jnp.concatenate([x[:, :touched], more.astype(x.dtype)], axis=2)
@@ -141,7 +141,7 @@ def sliding(call: Call) -> tuple[Sight, dict[str, Any]]:
     """Query i sees tokens [i-W+1, i] and SSM outputs [i-2W+1, i-W] (the authors' code)."""
     window, (rows, length) = call.window, call.y.shape[:2]
     faded = call.project(call.y)
-    before = call.past.tail(call.before.faded, faded)
+    before = call.context.tail(call.before.faded, faded)
     chunks = -(-length // window)
 
     def two_chunks_back(tail: Array, x: Array) -> Array:
@@ -156,7 +156,7 @@ def sliding(call: Call) -> tuple[Sight, dict[str, Any]]:
         window,
         call.new,
         call.before.window,
-        call.span.age,
+        call.span.segment_pos,
         slots=slots,
         slot_range=(window, 2 * window),
         num_fading=2 * window,
@@ -176,7 +176,7 @@ def token(call: Call) -> tuple[Gathered, dict[str, Any]]:
     memory: dict[str, Any] = {}
     if call.num_fading:
         faded = call.project(call.y)
-        before = call.past.tail(call.before.faded, faded)
+        before = call.context.tail(call.before.faded, faded)
         both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), before, faded)
         parts.append(jax.tree.map(lambda x: x[:, :length, None], both))
         distances.append(jnp.full((rows, length, 1), window, jnp.int32))
@@ -194,7 +194,7 @@ def token(call: Call) -> tuple[Gathered, dict[str, Any]]:
         memory["eidetic"] = remember(final, call.new, old, span.position)
     held = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *parts)
     far = jnp.concatenate(distances, axis=2)[:, :, None]
-    mask = visible(far, span.age[..., None, None])
+    mask = visible(far, span.segment_pos[..., None, None])
     return Gathered(View(held.k, held.v, mask, far, np.array(tiers))), memory
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.axes import Names, constrain
-from bmojo.layers.settled import summed_first
+from bmojo.layers.gradient_barrier import gradient_barrier
 from bmojo.types import Array, DType, Float
 
 
@@ -74,7 +74,7 @@ class Heads(nnx.Module):
     def key_values(self, u: Float[Array, "*rest D"]) -> KeyValues:
         """W_k u and W_v u, cut into heads."""
         k, v = self.k_proj(u), self.v_proj(u)
-        return self.cut_key_values(summed_first(k), summed_first(v))
+        return self.cut_key_values(gradient_barrier(k), gradient_barrier(v))
 
     def cut_key_values(self, k: Float[Array, "*rest D"], v: Float[Array, "*rest D"]) -> KeyValues:
         """Projected keys and values, cut into heads."""

@@ -53,7 +53,7 @@ def attend(
         "v": (sight.new.v, KEYS),
         "tail_k": (sight.tail.k, KEYS),
         "tail_v": (sight.tail.v, KEYS),
-        "age": (sight.age, ("batch", None)),
+        "segment_pos": (sight.segment_pos, ("batch", None)),
         "offset": (sight.offset, ("batch",)),
     }
     if slots is not None:
@@ -80,7 +80,7 @@ def attend_causally(
     q: Float[Array, "B L H P"],
     k: Float[Array, "B S G P"],
     v: Float[Array, "B S G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     implementation: str = "auto",
     position: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L H P"]:
@@ -90,13 +90,13 @@ def attend_causally(
       q: queries.
       k: keys; key s stands at position s of its row.
       v: their values.
-      age: tokens of the same document before each token.
+      segment_pos: tokens of the same document before each token.
       implementation: see :mod:`bmojo.ops.attention_choice`.
       position: of each query in its row; None: the keys are those of the queries' tokens.
     """
     chosen = choose_causal(q, implementation, first=position is None)
     if chosen == "xla":
-        return causal_attention(q, k, v, age, position)
+        return causal_attention(q, k, v, segment_pos, position)
     names: list[tuple[str | None, ...]] = [QUERIES, KEYS, KEYS, ("batch", None)]
     attention: Callable[..., Array] = native.causal_attention
     if chosen != "native":
@@ -104,8 +104,8 @@ def attend_causally(
 
         attention = causal.causal_attention
     if position is None:
-        return on_each_device(attention, names, QUERIES)(q, k, v, age)
-    return on_each_device(attention, [*names, names[-1]], QUERIES)(q, k, v, age, position)
+        return on_each_device(attention, names, QUERIES)(q, k, v, segment_pos)
+    return on_each_device(attention, [*names, names[-1]], QUERIES)(q, k, v, segment_pos, position)
 
 
 def scan(

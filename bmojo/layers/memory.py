@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from bmojo.layers.heads import KeyValues
 from bmojo.layers.protocol import State
-from bmojo.layers.shards import Local
+from bmojo.layers.time_sharding import TimeContext
 from bmojo.ops.attention import Slots
-from bmojo.ops.clock import Clock, Span
 from bmojo.ops.convolution import next_tail
 from bmojo.ops.eidetic import EMPTY, Ranked, merge, running_sets
+from bmojo.ops.positions import Positions, TokenPositions
 from bmojo.types import Array, Float, Int
 
 
@@ -37,7 +37,7 @@ class BMojoState:
     """All that the layer remembers; parts that a config does not use have size zero.
 
     Attributes:
-      clock: position of each row.
+      positions: position of each row.
       fading: state of the fading cell.
       inputs: the last inputs, for ``tokens='conv'``.
       outputs: the last SSM outputs, for the predictor and for fading slots to come.
@@ -52,7 +52,7 @@ class BMojoState:
         j-th token of the current chunk on; ``NEVER`` means vacant.
     """
 
-    clock: Clock
+    positions: Positions
     fading: State
     inputs: Float[Array, "... B inputs D"]
     outputs: Float[Array, "... B outputs D"]
@@ -97,16 +97,16 @@ def remember(
 
 
 def eidetic_before(
-    past: Local,
+    context: TimeContext,
     first: EideticSlots,
     score: Float[Array, "B L"],
     new: KeyValues,
-    span: Span,
+    span: TokenPositions,
 ) -> EideticSlots:
     """The slots before this device's tokens.
 
     Args:
-      past: where the tokens before are.
+      context: where the tokens before are.
       first: the slots before the tokens of all devices.
       score: innovation of this device's tokens.
       new: their keys and values.
@@ -120,7 +120,7 @@ def eidetic_before(
         return anew, remember(final, new, vacant, span.position)
 
     none = jnp.zeros(score.shape[:1], bool)
-    return past.scan(_merge, (none, first), own)[1]
+    return context.scan(_merge, (none, first), own)[1]
 
 
 def _merge(

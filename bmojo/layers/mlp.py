@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from bmojo.layers.axes import Names, project
-from bmojo.layers.protocol import Ahead
+from bmojo.layers.protocol import SequenceShard
 from bmojo.types import Array, DType, Float, Int
 
 
@@ -51,7 +51,7 @@ class MLP(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: tuple[()] | Ahead | None = None,
+        state: tuple[()] | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], tuple[()]]:

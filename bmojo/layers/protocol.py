@@ -19,7 +19,7 @@ State = Any
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Ahead:
+class SequenceShard:
     """In place of a state: other tokens of the sequence lie on the devices before this one.
 
     For calls inside ``jax.shard_map``: device i of a mesh axis holds the i-th of ``size``
@@ -46,7 +46,7 @@ class Mixer(Protocol):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: State | Ahead | None = None,
+        state: State | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], State]:
@@ -56,12 +56,12 @@ class Mixer(Protocol):
           u: normalized inputs.
           state: what the tokens before left behind. None: there were none, which is also a
             promise that position 0 is the first token, so that forms may specialize.
-            :class:`Ahead`: the tokens before are on other devices too.
+            :class:`SequenceShard`: the tokens before are on other devices too.
           segment_ids: document of each token; a change resets every kind of memory. None:
             the row's current document goes on.
           lengths: valid tokens of each row; the rest is padding on the right, leaves no
             trace in the state, and its outputs mean nothing. None: all L, and the only
-            choice with :class:`Ahead`.
+            choice with :class:`SequenceShard`.
 
         Returns:
           Outputs in the dtype of ``u``, and the state after the valid tokens.

@@ -11,14 +11,14 @@ from flax import nnx
 
 from bmojo.layers import kernels
 from bmojo.layers.axes import Names, constrain, project
-from bmojo.layers.protocol import Ahead
-from bmojo.layers.shards import place
+from bmojo.layers.protocol import SequenceShard
 from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.layers.time_sharding import open_context
 from bmojo.ops.channels import scale
-from bmojo.ops.clock import Clock
+from bmojo.ops.collectives import compose, surviving
 from bmojo.ops.convolution import next_tail
+from bmojo.ops.positions import Positions
 from bmojo.ops.recurrence import Implementation, check_implementation, resolve
-from bmojo.ops.shards import compose, surviving
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
@@ -72,12 +72,12 @@ class SelectiveSSMState:
     """What a :class:`SelectiveSSM` carries over time.
 
     Attributes:
-      clock: where the rows stand.
+      positions: where the rows stand.
       tail: the last d_conv - 1 inputs of the convolution, in the compute dtype.
       hidden: state of the recurrence, at least float32.
     """
 
-    clock: Clock
+    positions: Positions
     tail: Float[Array, "... B T E"]
     hidden: Float[Array, "... B E N"]
 
@@ -137,24 +137,24 @@ class SelectiveSSM(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: SelectiveSSMState | Ahead | None = None,
+        state: SelectiveSSMState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], SelectiveSSMState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
         fresh = state is None
-        past, state = place(state, lengths)
+        context, state = open_context(state, lengths)
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
         wide = at_least_float32(self.dtype)
 
         x, z = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        before = past.tail(state.tail, x)
+        before = context.tail(state.tail, x)
         tail = next_tail(before, x, lengths)
-        # Before the first token of all, the tail holds the zeros that age would put there.
-        age = None if fresh and span.start is None else span.age
-        x = jax.nn.silu(self.conv(x, before, age))
+        # Before the first token of all, the tail holds the zeros that segment_pos would put there.
+        segment_pos = None if fresh and span.start is None else span.segment_pos
+        x = jax.nn.silu(self.conv(x, before, segment_pos))
 
         dt, B, C = jnp.split(
             self.x_proj(x), [self.dt_rank, self.dt_rank + self.config.d_state], axis=-1
@@ -172,18 +172,18 @@ class SelectiveSSM(nnx.Module):
             decay = jnp.exp(dt.sum(axis=1)[..., None] * A)
             return surviving(decay, span.start), scan(jnp.zeros_like(state.hidden))[1]
 
-        _, hidden = past.scan(compose, (jnp.ones_like(state.hidden), state.hidden), whole)
+        _, hidden = context.scan(compose, (jnp.ones_like(state.hidden), state.hidden), whole)
         y, hidden = scan(hidden)
         y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(z)
         out = self.out_proj(y).astype(u.dtype)
-        return out, past.last(SelectiveSSMState(clock=clock, tail=tail, hidden=hidden))
+        return out, context.last(SelectiveSSMState(positions=positions, tail=tail, hidden=hidden))
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> SelectiveSSMState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""
         del capacity
         shape = (batch_size, self.d_inner, self.config.d_state)
         return SelectiveSSMState(
-            clock=Clock.zero(batch_size),
+            positions=Positions.zero(batch_size),
             tail=self.conv.init_tail(batch_size),
             hidden=jnp.zeros(shape, at_least_float32(self.dtype)),
         )

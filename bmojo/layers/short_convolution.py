@@ -48,8 +48,8 @@ class ShortConvolution(nnx.Module):
         self,
         x: Float[Array, "B L D"],
         tail: Float[Array, "B T D"],
-        age: Int[Array, "B L"] | None = None,
+        segment_pos: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
         """Convolve ``x``; see :func:`bmojo.ops.convolution.causal_convolution`."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return causal_convolution(x.astype(self.dtype), kernel, tail, age) + bias
+        return causal_convolution(x.astype(self.dtype), kernel, tail, segment_pos) + bias

@@ -16,7 +16,7 @@ class Sight:
       window: W.
       new: keys and values of the call's tokens.
       tail: those of the W - 1 tokens before the call.
-      age: tokens of the same document before each token.
+      segment_pos: tokens of the same document before each token.
       slots: of the chunks that the call touches.
       slot_range: distances at which a slot is seen.
       offset: tokens of the current chunk that precede the call.
@@ -26,7 +26,7 @@ class Sight:
     window: int
     new: KeyValues
     tail: KeyValues
-    age: Int[Array, "B L"]
+    segment_pos: Int[Array, "B L"]
     slots: Slots | None = None
     slot_range: tuple[int, int | None] = (0, None)
     offset: Int[Array, "B"] | None = None
@@ -40,7 +40,7 @@ class Sight:
             self.new.v,
             self.tail.k,
             self.tail.v,
-            self.age,
+            self.segment_pos,
             window=self.window,
             slots=self.slots,
             slot_range=self.slot_range,
@@ -54,7 +54,7 @@ class Sight:
             self.new.v,
             self.tail.k,
             self.tail.v,
-            self.age,
+            self.segment_pos,
             window=self.window,
             slots=self.slots,
             slot_range=self.slot_range,

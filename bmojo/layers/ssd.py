@@ -11,14 +11,14 @@ from flax import nnx
 from bmojo.layers import kernels
 from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.norm import RMSNorm
-from bmojo.layers.protocol import Ahead
+from bmojo.layers.protocol import SequenceShard
 from bmojo.layers.selective_ssm import init_dt_bias
-from bmojo.layers.shards import place
 from bmojo.layers.short_convolution import ShortConvolution
+from bmojo.layers.time_sharding import open_context
 from bmojo.ops.channels import scale
-from bmojo.ops.clock import Clock
+from bmojo.ops.collectives import compose, surviving
 from bmojo.ops.convolution import next_tail
-from bmojo.ops.shards import compose, surviving
+from bmojo.ops.positions import Positions
 from bmojo.ops.ssd import Implementation, check_implementation, resolve
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
@@ -70,13 +70,13 @@ class SSDState:
     """What an :class:`SSD` carries over time.
 
     Attributes:
-      clock: where the rows stand.
+      positions: where the rows stand.
       tail: the last d_conv - 1 inputs of the convolution, in the compute dtype; their
         channels are those of x, B and C.
       hidden: state of the recurrence, at least float32.
     """
 
-    clock: Clock
+    positions: Positions
     tail: Float[Array, "... B T F"]
     hidden: Float[Array, "... B H P N"]
 
@@ -135,26 +135,26 @@ class SSD(nnx.Module):
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: SSDState | Ahead | None = None,
+        state: SSDState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
     ) -> tuple[Float[Array, "B L D"], SSDState]:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
         fresh = state is None
-        past, state = place(state, lengths)
+        context, state = open_context(state, lengths)
         if state is None:
             state = self.init_state(u.shape[0])
-        span, clock = past.advance(state.clock, u.shape[1], segment_ids, lengths)
+        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
         wide = at_least_float32(self.dtype)
         width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
 
         sizes, names = (width, width + 2 * d_state), ("inner", None, "heads")
         z, convolved, dt = project(self.in_proj, u, sizes, names)
-        before = past.tail(state.tail, convolved)
+        before = context.tail(state.tail, convolved)
         tail = next_tail(before, convolved, lengths)
-        # Before the first token of all, the tail holds the zeros that age would put there.
-        age = None if fresh and span.start is None else span.age
-        convolved = jax.nn.silu(self.conv(convolved, before, age))
+        # Before the first token of all, the tail holds the zeros that segment_pos would put there.
+        segment_pos = None if fresh and span.start is None else span.segment_pos
+        convolved = jax.nn.silu(self.conv(convolved, before, segment_pos))
         x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
         x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
 
@@ -174,13 +174,13 @@ class SSD(nnx.Module):
             return surviving(decay, span.start), scan(jnp.zeros_like(state.hidden))[1]
 
         one = jnp.ones((*state.hidden.shape[:2], 1, 1), wide)
-        _, hidden = past.scan(compose, (one, state.hidden), whole)
+        _, hidden = context.scan(compose, (one, state.hidden), whole)
         y, hidden = scan(hidden)
         skip = jnp.repeat(self.D[...].astype(x.dtype), width // heads)
         y = y.reshape(z.shape) + scale(x.reshape(z.shape), skip)
         y = self.norm(y * jax.nn.silu(z))
         out = self.out_proj(y).astype(u.dtype)
-        return out, past.last(SSDState(clock=clock, tail=tail, hidden=hidden))
+        return out, context.last(SSDState(positions=positions, tail=tail, hidden=hidden))
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> SSDState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""
@@ -188,7 +188,7 @@ class SSD(nnx.Module):
         heads = self.config.n_heads
         shape = (batch_size, heads, self.d_inner // heads, self.config.d_state)
         return SSDState(
-            clock=Clock.zero(batch_size),
+            positions=Positions.zero(batch_size),
             tail=self.conv.init_tail(batch_size),
             hidden=jnp.zeros(shape, at_least_float32(self.dtype)),
         )

@@ -59,7 +59,7 @@ class View(NamedTuple):
 
 def visible(
     distance: Int[Array, "..."],
-    age: Int[Array, "..."],
+    segment_pos: Int[Array, "..."],
     window: int | None = None,
     beyond: int = 0,
 ) -> Bool[Array, "..."]:
@@ -68,11 +68,11 @@ def visible(
     Args:
       distance: tokens from the key forward to the query; 0 is the query's own token and a
         negative number marks a key that is not there for this query.
-      age: tokens of the query's document before the query.
+      segment_pos: tokens of the query's document before the query.
       window: keys at this distance or further are out of sight; None: no such limit.
       beyond: keys nearer than this are out of sight.
     """
-    seen = (distance >= beyond) & (distance <= age)
+    seen = (distance >= beyond) & (distance <= segment_pos)
     return seen if window is None else seen & (distance < window)
 
 
@@ -155,7 +155,7 @@ def memory_view(
     v: Float[Array, "B L G P"],
     tail_k: Float[Array, "B T G P"],
     tail_v: Float[Array, "B T G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     *,
     window: int,
     slots: Slots | None = None,
@@ -172,7 +172,7 @@ def memory_view(
       v: their values.
       tail_k: keys before the call.
       tail_v: their values.
-      age: tokens of the same document before each token.
+      segment_pos: tokens of the same document before each token.
       window: W.
       slots: of the chunks that the call touches.
       slot_range: distances at which a slot is seen.
@@ -195,7 +195,7 @@ def memory_view(
 
     keys, values = with_previous(tail_k, k), with_previous(tail_v, v)
     back = window + jnp.arange(block)[:, None] - jnp.arange(window + block)
-    mask = visible(back, own(age)[..., None], window)
+    mask = visible(back, own(segment_pos)[..., None], window)
     distance = jnp.broadcast_to(back.astype(jnp.int32), mask.shape)
     tier = np.full(window + block, WINDOW)
     if slots is not None and slots.k.shape[2]:
@@ -204,7 +204,9 @@ def memory_view(
         held, reach = _slots_of_blocks(slots, since, window)
         keys = jnp.concatenate([keys, held.k], axis=2)
         values = jnp.concatenate([values, held.v], axis=2)
-        seen = visible(reach, own(age)[..., None], window=slot_range[1], beyond=slot_range[0])
+        seen = visible(
+            reach, own(segment_pos)[..., None], window=slot_range[1], beyond=slot_range[0]
+        )
         mask = jnp.concatenate([mask, seen], axis=3)
         distance = jnp.concatenate([distance, reach], axis=3)
         kind = np.where(np.arange(slots.k.shape[2]) < num_fading, FADING, EIDETIC)
@@ -282,7 +284,7 @@ def _over_blocks(look: Callable[..., Array], q: Array, k: Array, *rest: Array) -
 def causal_spread(
     q: Float[Array, "B L H P"],
     k: Float[Array, "B S G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     position: Int[Array, "B L"],
     bins: int,
 ) -> Float[Array, "B L H tiers bins"]:
@@ -292,40 +294,44 @@ def causal_spread(
     def look(q: Array, mask: Array, distance: Array) -> Array:
         return spread(q, k, mask, distance, tier, bins)
 
-    return _over_queries(look, q, age, position, k.shape[1])
+    return _over_queries(look, q, segment_pos, position, k.shape[1])
 
 
 def _over_queries(
-    look: Callable[[Array, Array, Array], Array], q: Array, age: Array, position: Array, keys: int
+    look: Callable[[Array, Array, Array], Array],
+    q: Array,
+    segment_pos: Array,
+    position: Array,
+    keys: int,
 ) -> Array:
     """``look(q, mask, distance)`` for as many queries at a time as ``SCORES_AT_ONCE`` allows."""
     batch, length, heads, _ = q.shape
     index = jnp.arange(keys, dtype=jnp.int32)
 
     @jax.checkpoint
-    def some(q: Array, age: Array, position: Array) -> Array:
+    def some(q: Array, segment_pos: Array, position: Array) -> Array:
         distance = position[..., None] - index
-        return look(q, visible(distance, age[..., None]), distance)
+        return look(q, visible(distance, segment_pos[..., None]), distance)
 
     block = min(length, max(1, SCORES_AT_ONCE // (batch * heads * keys)))
     if block == length:
-        return some(q, age, position)
+        return some(q, segment_pos, position)
     steps = -(-length // block)
 
     def cut(x: Array) -> Array:
         x = jnp.pad(x, [(0, 0), (0, steps * block - length)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(batch, steps, block, *x.shape[2:]), 1, 0)
 
-    out = jax.lax.map(lambda xs: some(*xs), (cut(q), cut(age), cut(position)))
+    out = jax.lax.map(lambda xs: some(*xs), (cut(q), cut(segment_pos), cut(position)))
     return jnp.moveaxis(out, 0, 1).reshape(batch, steps * block, *out.shape[3:])[:, :length]
 
 
-def rotate(x: Float[Array, "B L H P"], age: Int[Array, "B L"], theta: float) -> Array:
+def rotate(x: Float[Array, "B L H P"], segment_pos: Int[Array, "B L"], theta: float) -> Array:
     """Rotary position embedding (arXiv 2104.09864) by the token's place in its document."""
     half = x.shape[-1] // 2
     dtype = at_least_float32(x.dtype)
     rate = theta ** (-jnp.arange(half, dtype=dtype) / half)
-    angle = (age.astype(dtype)[..., None] * rate)[:, :, None]
+    angle = (segment_pos.astype(dtype)[..., None] * rate)[:, :, None]
     first, second = x[..., :half].astype(dtype), x[..., half:].astype(dtype)
     turned = [
         first * jnp.cos(angle) - second * jnp.sin(angle),

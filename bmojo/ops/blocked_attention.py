@@ -36,7 +36,7 @@ def memory_attention(
     v: Float[Array, "B L G P"],
     tail_k: Float[Array, "B T G P"],
     tail_v: Float[Array, "B T G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     *,
     window: int,
     slots: Slots | None = None,
@@ -56,7 +56,7 @@ def memory_attention(
       v: values of the same tokens.
       tail_k: keys of the W - 1 tokens before the call, in order of time.
       tail_v: their values.
-      age: tokens of the same document before each token.
+      segment_pos: tokens of the same document before each token.
       window: W, the query's own token included.
       slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
       slot_range: nearest distance at which a slot is seen, and the first that is too far.
@@ -73,7 +73,7 @@ def memory_attention(
             v,
             tail_k,
             tail_v,
-            age,
+            segment_pos,
             window=window,
             slots=slots,
             slot_range=slot_range,
@@ -96,8 +96,10 @@ def memory_attention(
     pair = offset is not None or window % block > 0
     plan = _Plan(window, block, *slot_range, pair)
     queries = _heads_first(_pad(q * width**-0.5, 0, padding), groups, block)
-    ages = _pad(age, 0, padding).reshape(batch, -1, block).swapaxes(0, 1)
-    out = _windowed(plan, queries, keys(tail_k, k), keys(tail_v, v), slots, ages, offset)
+    segment_positions = _pad(segment_pos, 0, padding).reshape(batch, -1, block).swapaxes(0, 1)
+    out = _windowed(
+        plan, queries, keys(tail_k, k), keys(tail_v, v), slots, segment_positions, offset
+    )
     return _tokens_first(out, heads)[:, :length]
 
 
@@ -105,7 +107,7 @@ def causal_attention(
     q: Float[Array, "B L H P"],
     k: Float[Array, "B S G P"],
     v: Float[Array, "B S G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     position: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L H P"]:
     """Attention over the whole past of the query's document.
@@ -117,7 +119,7 @@ def causal_attention(
       q: queries.
       k: keys; key s stands at position s of its row.
       v: values.
-      age: tokens of the same document before each query.
+      segment_pos: tokens of the same document before each query.
       position: of each query in its row; None: query i stands at i.
 
     Returns:
@@ -126,10 +128,10 @@ def causal_attention(
     """
     (batch, length, heads, width), (many, groups) = q.shape, k.shape[1:3]
     if position is None:
-        position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), age.shape)
+        position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), segment_pos.shape)
     if length == 1:
         distance = position[..., None] - jnp.arange(many, dtype=jnp.int32)
-        return attend(q, k, v, visible(distance, age[..., None]))
+        return attend(q, k, v, visible(distance, segment_pos[..., None]))
     size = min(KEYS * _larger(), many)
     block = _block(batch * heads, size, length)
     padding = -length % block
@@ -140,7 +142,7 @@ def causal_attention(
 
     k, v = (jnp.swapaxes(_pad(x, 0, -many % size), 1, 2) for x in (k, v))
     queries = _heads_first(_pad(q * width**-0.5, 0, padding), groups, block)
-    out = _causal(size, queries, k, v, cut(age), cut(position))
+    out = _causal(size, queries, k, v, cut(segment_pos), cut(position))
     return _tokens_first(out, heads)[:, :length]
 
 
@@ -194,17 +196,17 @@ def _windowed(
     k: Float[Array, "B G T P"],
     v: Float[Array, "B G T P"],
     slots: Slots | None,
-    age: Int[Array, "n B b"],
+    segment_pos: Int[Array, "n B b"],
     offset: Int[Array, "B"] | None,
 ) -> Float[Array, "n B G rows P"]:
     """Output of every block of scaled queries, rows = H / G b; slots are (B, C, G, M, P)."""
-    return _windowed_save(plan, q, k, v, slots, age, offset)[0]
+    return _windowed_save(plan, q, k, v, slots, segment_pos, offset)[0]
 
 
-def _windowed_save(plan, q, k, v, slots, age, offset):
+def _windowed_save(plan, q, k, v, slots, segment_pos, offset):
     def block(now):
-        index, q, age = now
-        k_seen, v_seen, mask = _seen(plan, k, v, slots, age, offset, index)
+        index, q, segment_pos = now
+        k_seen, v_seen, mask = _seen(plan, k, v, slots, segment_pos, offset, index)
         scores = _scores(q, k_seen, mask)
         peak = scores.max(axis=-1)
         weights = jnp.exp(scores - peak[..., None])
@@ -212,18 +214,18 @@ def _windowed_save(plan, q, k, v, slots, age, offset):
         out = _mix(weights, v_seen) / total[..., None]
         return out.astype(v.dtype), peak + jnp.log(total)
 
-    out, lse = jax.lax.map(block, (jnp.arange(len(q)), q, age))
-    return out, (q, k, v, slots, age, offset, out, lse)
+    out, lse = jax.lax.map(block, (jnp.arange(len(q)), q, segment_pos))
+    return out, (q, k, v, slots, segment_pos, offset, out, lse)
 
 
 def _windowed_gradient(plan, saved, grad):
-    q, k, v, slots, age, offset, out, lse = saved
+    q, k, v, slots, segment_pos, offset, out, lse = saved
     share = _share(out, grad)
     edge = plan.window + plan.block
 
     def block(sums, now):
-        index, q, age, grad, lse, share = now
-        k_seen, v_seen, mask = _seen(plan, k, v, slots, age, offset, index)
+        index, q, segment_pos, grad, lse, share = now
+        k_seen, v_seen, mask = _seen(plan, k, v, slots, segment_pos, offset, index)
         dq, dk, dv = _gradients(q, k_seen, v_seen, mask, grad, lse, share)
         dk_all, dv_all, *held = sums
         dk_all = _add(dk_all, dk[:, :, :edge], index * plan.block, 2)
@@ -238,7 +240,7 @@ def _windowed_gradient(plan, saved, grad):
 
     summed = [k, v] if slots is None else [k, v, slots.k, slots.v]
     zeros = tuple(jnp.zeros(x.shape, lse.dtype) for x in summed)
-    sums, dq = jax.lax.scan(block, zeros, (jnp.arange(len(q)), q, age, grad, lse, share))
+    sums, dq = jax.lax.scan(block, zeros, (jnp.arange(len(q)), q, segment_pos, grad, lse, share))
     dk, dv, *held = (x.astype(like.dtype) for x, like in zip(sums, summed, strict=True))
     d_slots = None if slots is None else slots._replace(k=held[0], v=held[1], distance=None)
     return dq, dk, dv, d_slots, None, None
@@ -247,7 +249,7 @@ def _windowed_gradient(plan, saved, grad):
 _windowed.defvjp(_windowed_save, _windowed_gradient)
 
 
-def _seen(plan, k, v, slots, age, offset, index):
+def _seen(plan, k, v, slots, segment_pos, offset, index):
     """Keys and values (B, G, S, P) and mask (B, b, S) of one block of queries."""
     query = jnp.arange(plan.block, dtype=jnp.int32)
     keys, values = (
@@ -255,7 +257,7 @@ def _seen(plan, k, v, slots, age, offset, index):
         for x in (k, v)
     )
     back = plan.window + query[:, None] - jnp.arange(plan.window + plan.block, dtype=jnp.int32)
-    mask = visible(back, age[..., None], plan.window)
+    mask = visible(back, segment_pos[..., None], plan.window)
     if slots is None:
         return keys, values, mask
     parts = [(keys, values, mask)]
@@ -264,7 +266,7 @@ def _seen(plan, k, v, slots, age, offset, index):
         held = Slots(*(_of_chunk(x, chunk) for x in slots))
         number = chunk if offset is None else chunk[:, None]
         reach = (since - number * plan.window)[..., None] + held.distance[:, None]
-        seen = visible(reach, age[..., None], window=plan.far, beyond=plan.near)
+        seen = visible(reach, segment_pos[..., None], window=plan.far, beyond=plan.near)
         if plan.pair:
             seen &= (since // plan.window == number)[..., None]
         parts.append((held.k, held.v, seen))
@@ -300,23 +302,23 @@ def _causal(
     q: Float[Array, "n B G rows P"],
     k: Float[Array, "B G S P"],
     v: Float[Array, "B G S P"],
-    age: Int[Array, "n B b"],
+    segment_pos: Int[Array, "n B b"],
     position: Int[Array, "n B b"],
 ) -> Float[Array, "n B G rows P"]:
     """Output of every block of scaled queries, over blocks of ``size`` keys."""
-    return _causal_save(size, q, k, v, age, position)[0]
+    return _causal_save(size, q, k, v, segment_pos, position)[0]
 
 
-def _causal_save(size, q, k, v, age, position):
+def _causal_save(size, q, k, v, segment_pos, position):
     number = at_least_float32(q.dtype)
 
     def block(now):
-        q, age, position = now
-        first, last = _reach(size, k, age, position)
+        q, segment_pos, position = now
+        first, last = _reach(size, k, segment_pos, position)
 
         def look(index, sums):
             out, peak, total = sums
-            k_seen, v_seen, mask = _stretch(size, k, v, age, position, index)
+            k_seen, v_seen, mask = _stretch(size, k, v, segment_pos, position, index)
             scores = _scores(q, k_seen, mask)
             higher = jnp.maximum(peak, scores.max(axis=-1))
             weights = jnp.exp(scores - higher[..., None])
@@ -331,21 +333,21 @@ def _causal_save(size, q, k, v, age, position):
         out, peak, total = jax.lax.fori_loop(first, last, look, start)
         return (out / total[..., None]).astype(v.dtype), peak + jnp.log(total)
 
-    out, lse = jax.lax.map(block, (q, age, position))
-    return out, (q, k, v, age, position, out, lse)
+    out, lse = jax.lax.map(block, (q, segment_pos, position))
+    return out, (q, k, v, segment_pos, position, out, lse)
 
 
 def _causal_gradient(size, saved, grad):
-    q, k, v, age, position, out, lse = saved
+    q, k, v, segment_pos, position, out, lse = saved
     share = _share(out, grad)
 
     def block(sums, now):
-        q, age, position, grad, lse, share = now
-        first, last = _reach(size, k, age, position)
+        q, segment_pos, position, grad, lse, share = now
+        first, last = _reach(size, k, segment_pos, position)
 
         def look(index, sums):
             dq, dk_all, dv_all = sums
-            k_seen, v_seen, mask = _stretch(size, k, v, age, position, index)
+            k_seen, v_seen, mask = _stretch(size, k, v, segment_pos, position, index)
             more, dk, dv = _gradients(q, k_seen, v_seen, mask, grad, lse, share)
             start = index * size
             return dq + more, _add(dk_all, dk, start, 2), _add(dv_all, dv, start, 2)
@@ -355,23 +357,23 @@ def _causal_gradient(size, saved, grad):
         return tuple(sums), dq.astype(q.dtype)
 
     zeros = tuple(jnp.zeros(x.shape, lse.dtype) for x in (k, v))
-    (dk, dv), dq = jax.lax.scan(block, zeros, (q, age, position, grad, lse, share))
+    (dk, dv), dq = jax.lax.scan(block, zeros, (q, segment_pos, position, grad, lse, share))
     return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
 _causal.defvjp(_causal_save, _causal_gradient)
 
 
-def _stretch(size, k, v, age, position, index):
+def _stretch(size, k, v, segment_pos, position, index):
     """One block of keys, their values, and who sees them."""
     keys, values = (jax.lax.dynamic_slice_in_dim(x, index * size, size, 2) for x in (k, v))
     place = index * size + jnp.arange(size, dtype=jnp.int32)
-    return keys, values, visible(position[..., None] - place, age[..., None])
+    return keys, values, visible(position[..., None] - place, segment_pos[..., None])
 
 
-def _reach(size, k, age, position):
+def _reach(size, k, segment_pos, position):
     """First block of keys that any query of a block sees, and the one after the last."""
-    first, last = (position - age).min() // size, position.max() // size
+    first, last = (position - segment_pos).min() // size, position.max() // size
     return jnp.maximum(first, 0), jnp.minimum(last + 1, k.shape[2] // size)
 
 

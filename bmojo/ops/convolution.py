@@ -10,7 +10,7 @@ def causal_convolution(
     x: Float[Array, "B L D"],
     kernel: Float[Array, "K D"],
     tail: Float[Array, "B T D"],
-    age: Int[Array, "B L"] | None = None,
+    segment_pos: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L D"]:
     """Depthwise convolution over the present token and the K - 1 before it.
 
@@ -21,7 +21,7 @@ def causal_convolution(
       x: inputs.
       kernel: taps, the present token's first. One tap per channel and lag.
       tail: at least K - 1 inputs before the call, in order of time.
-      age: tokens of the same document before each token; None if no document ends within
+      segment_pos: tokens of the same document before each token; None if no document ends within
         reach.
 
     Returns:
@@ -35,8 +35,8 @@ def causal_convolution(
     out = scale(x, kernel[0])
     for lag in range(1, taps):
         delayed = past[:, history - lag : history - lag + length]
-        if age is not None:
-            delayed = jnp.where((age >= lag)[..., None], delayed, 0)
+        if segment_pos is not None:
+            delayed = jnp.where((segment_pos >= lag)[..., None], delayed, 0)
         out = out + scale(delayed, kernel[lag])
     return out
 

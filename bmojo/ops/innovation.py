@@ -18,7 +18,7 @@ def residual(
     y: Float[Array, "B L D"],
     tail: Float[Array, "B T D"],
     weights: Float[Array, "K"],
-    age: Int[Array, "B L"] | None = None,
+    segment_pos: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L D"]:
     """y_t - sum_{i=1..k} c_i y_{t-i}, with y zero before the token's document.
 
@@ -26,7 +26,7 @@ def residual(
       y: outputs of the fading memory.
       tail: at least k outputs before the call, in order of time.
       weights: c_1..c_k, nonnegative, summing to one.
-      age: tokens of the same document before each token; None: no document ends in reach.
+      segment_pos: tokens of the same document before each token; None: no document ends in reach.
 
     Returns:
       The residual, float32 or wider.
@@ -34,13 +34,13 @@ def residual(
     dtype = at_least_float32(y.dtype)
     taps = jnp.concatenate([jnp.ones((1,), dtype), -weights.astype(dtype)])
     kernel = jnp.broadcast_to(taps[:, None], (taps.shape[0], y.shape[-1]))
-    return causal_convolution(y.astype(dtype), kernel, tail.astype(dtype), age)
+    return causal_convolution(y.astype(dtype), kernel, tail.astype(dtype), segment_pos)
 
 
 def innovation(
     residuals: Float[Array, "B L D"],
     power: Float[Array, "B D"] | None = None,
-    age: Int[Array, "B L"] | None = None,
+    segment_pos: Int[Array, "B L"] | None = None,
     lengths: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B L"], Float[Array, "B D"] | None]:
     """How much each token surprised: the mean over channels of its squared residual.
@@ -53,7 +53,7 @@ def innovation(
       residuals: from :func:`residual`.
       power: sum of squared residuals of the current document before the call, per channel;
         None: plain innovation.
-      age: tokens of the same document before each token; needed with ``power``.
+      segment_pos: tokens of the same document before each token; needed with ``power``.
       lengths: valid tokens of each row; None: all.
 
     Returns:
@@ -62,11 +62,11 @@ def innovation(
     squares = jnp.square(jax.lax.stop_gradient(residuals))
     if power is None:
         return jnp.mean(squares, axis=-1), None
-    if age is None:
-        raise ValueError("normalized innovation needs the age of every token")
-    first = age == 0
+    if segment_pos is None:
+        raise ValueError("normalized innovation needs the segment_pos of every token")
+    first = segment_pos == 0
     sums = _document_sums(squares, first, jax.lax.stop_gradient(power))
-    mean = sums / (age + 1).astype(sums.dtype)[..., None]
+    mean = sums / (segment_pos + 1).astype(sums.dtype)[..., None]
     tiny = jnp.finfo(squares.dtype).tiny
     after = next_tail(power[:, None], sums, lengths)[:, 0]
     return jnp.mean(squares / jnp.maximum(mean, tiny), axis=-1), after

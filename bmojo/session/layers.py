@@ -4,9 +4,9 @@ import dataclasses
 import math
 from typing import Any
 
+from bmojo.errors import UserError
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.mlp import MLPConfig
-from bmojo.validation import UserError
 
 __all__ = ["StoredLayer", "largest_cell", "stored_layers"]
 

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bmojo.errors import UserError
 from bmojo.layers.protocol import State
 from bmojo.ops.attention import NEVER, Slots
 from bmojo.ops.eidetic import EMPTY
-from bmojo.session.keeper import CONTEXT, Keeper
+from bmojo.session.admission import CONTEXT, Admission
 from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
 from bmojo.storage import Store, Trail
 from bmojo.types import Array
-from bmojo.validation import UserError
 
 __all__ = ["Piece", "Session", "Use"]
 
@@ -114,7 +114,7 @@ class Session:
         self.position = 0
         self._slots = _Slots(self.state, self.layers, self.every * self.use.nearest)
         self._keepers = {
-            layer.number: Keeper(layer.window, self.use.threshold) for layer in self.layers
+            layer.number: Admission(layer.window, self.use.threshold) for layer in self.layers
         }
         self._trails = {x.number: Trail(self.use.agree) for x in self.layers if self.use.agree}
         self._recent: list[int] = []
@@ -139,7 +139,7 @@ class Session:
         return self._last
 
     def advance(self, state: State, tokens: Array) -> tuple[Array, State]:
-        """One token (1,), for :func:`bmojo.generation.decode`, whose state is this session's."""
+        """One token (1,), as :func:`bmojo.generation.generate.decode` asks for it."""
         self.state = state
         return self.read(tokens)[None], self.state
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.storage.entries import Entries
 from bmojo.storage.segments import Segment
-from bmojo.validation import UserError
 
 __all__ = ["COLUMNS", "Database", "checksum", "payload"]
 

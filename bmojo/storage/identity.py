@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from bmojo.validation import UserError, type_problem
+from bmojo.errors import UserError, type_problem
 
 __all__ = ["Identity", "refuse_stranger"]
 

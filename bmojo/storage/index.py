@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.storage.database import Database
 from bmojo.storage.layout import sync_directory
 from bmojo.storage.segments import Segment, Work, file_checksum
-from bmojo.validation import UserError
 
 __all__ = [
     "DamagedIndex",

@@ -9,9 +9,9 @@ import socket
 from pathlib import Path
 from typing import IO, Any
 
+from bmojo.errors import UserError
 from bmojo.storage.identity import Identity
 from bmojo.storage.policy import Policy
-from bmojo.validation import UserError
 
 __all__ = ["Description", "Layout", "NoStore", "WriterLock"]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.storage.database import Database
 from bmojo.storage.index import DamagedIndex, OpenSegment, have_usearch, refuse_without_usearch
 from bmojo.storage.resident import Resident
 from bmojo.storage.segments import Segment
-from bmojo.validation import UserError
 
 __all__ = ["follow", "load"]
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from bmojo.validation import type_problem
+from bmojo.errors import type_problem
 
 __all__ = ["Policy"]
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError, suggestion
 from bmojo.storage.entries import Record
 from bmojo.storage.layout import Layout
 from bmojo.storage.policy import Policy
 from bmojo.storage.view import View
-from bmojo.validation import UserError, suggestion
 
 __all__ = ["Records"]
 

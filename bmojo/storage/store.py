@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.storage.database import COLUMNS, Database
 from bmojo.storage.entries import Entries, Found, stored
 from bmojo.storage.identity import Identity, refuse_stranger
@@ -21,7 +22,6 @@ from bmojo.storage.turns import Looked, look_up
 from bmojo.storage.upkeep import Upkeep
 from bmojo.storage.view import View
 from bmojo.storage.writer import Call, Forget, Insert, Publish, Source, Touch, Writer
-from bmojo.validation import UserError
 
 __all__ = ["Store"]
 

@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from bmojo.errors import UserError
 from bmojo.storage.database import Database
 from bmojo.storage.entries import Entries
-from bmojo.validation import UserError
 
 __all__ = ["Call", "Forget", "Insert", "Job", "Publish", "Source", "Touch", "WriteError", "Writer"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmojo.config.parse import display
+from bmojo.errors import ConfigError, UserError
 from bmojo.evaluation.bindings import bindings, difference
 from bmojo.experiment import load, prepare_data
 from bmojo.sweep.plan import Cell, Plan
-from bmojo.training.rundir import RunDir
-from bmojo.validation import ConfigError, UserError
+from bmojo.training.run_dir import RunDir
 
 __all__ = ["Job", "check", "check_data"]
 

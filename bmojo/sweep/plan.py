@@ -10,7 +10,7 @@ from typing import Any
 
 from bmojo import config
 from bmojo.config.parse import Place, display, find
-from bmojo.validation import ConfigError, UserError, suggestion
+from bmojo.errors import ConfigError, UserError, suggestion
 
 __all__ = ["REGISTRY", "Cell", "Plan", "Sweep", "cells", "read", "split"]
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from bmojo.errors import UserError
 from bmojo.processes import start, was_asked_to_stop
 from bmojo.sweep.check import Job
 from bmojo.training.signals import StopSignals
-from bmojo.validation import UserError
 
 __all__ = ["Result", "Watcher", "cores_of", "run", "schedulable_cores"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bmojo.errors import UserError
 from bmojo.sweep.check import Job
-from bmojo.validation import UserError
 
 __all__ = ["SlurmRun", "parameters", "submit"]
 

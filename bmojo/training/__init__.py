@@ -1,6 +1,6 @@
 """Training: configs, optimizer, step, checkpoints and the loop that joins them.
 
-The entry point is :func:`bmojo.training.loop.train`::
+The entry point is :func:`bmojo.training.train.train`::
 
     outcome = train(
         model_config,      # has .make(rngs) -> model, called as model(tokens, segment_ids=...)
@@ -15,7 +15,7 @@ The entry point is :func:`bmojo.training.loop.train`::
     )
     sys.exit(outcome.exit_code)  # 0 finished, 3 not finite, 130 SIGINT, 143 SIGTERM
 
-What the user can put right raises :class:`bmojo.training.rundir.RunError` with a remedy in
+What the user can put right raises :class:`bmojo.training.run_dir.RunError` with a remedy in
 its message: a directory in use, a directory that holds another config, checkpoints that
 cannot be read.
 """

@@ -3,7 +3,7 @@
 ``data`` and ``fsdp`` cut the rows of a batch; ``fsdp`` also cuts parameters and optimizer
 state, each device fetching the others' parts when a layer needs them (ZeRO, arXiv 1910.02054);
 ``tensor`` cuts heads, SSM channels and hidden channels (arXiv 1909.08053); ``sequence`` cuts
-time, with states passed from device to device (:mod:`bmojo.ops.shards`).
+time, with states passed from device to device (:mod:`bmojo.ops.collectives`).
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from bmojo.errors import suggestion
 from bmojo.layers.axes import NAMES, Names, axis_rules, partition
 from bmojo.training.parameters import Parameters
-from bmojo.training.rundir import RunError
-from bmojo.validation import suggestion
+from bmojo.training.run_dir import RunError
 
 AXES = ("data", "fsdp", "tensor", "sequence")
 

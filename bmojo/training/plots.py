@@ -7,11 +7,12 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bmojo.files import write_atomically
 from bmojo.training.config import Evaluation, Stage
-from bmojo.training.measure import Row
+from bmojo.training.evaluate import Row
 from bmojo.training.records import Record
 from bmojo.training.report import chance, slice_name
-from bmojo.training.rundir import RunDir, write_atomically
+from bmojo.training.run_dir import RunDir
 
 
 def plot_run(

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 
 from bmojo.cluster import PEER_LOST, Cluster
-from bmojo.training.rundir import RunError
-from bmojo.validation import UserError
+from bmojo.errors import UserError
+from bmojo.training.run_dir import RunError
 
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 12

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bmojo.training.rundir import RunError, write_atomically
+from bmojo.files import write_atomically
+from bmojo.training.run_dir import RunError
 
 Record = dict[str, Any]
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from bmojo.model import ModelConfig, describe
 from bmojo.ops import attention_choice
 from bmojo.training.config import Evaluation, Stage
-from bmojo.training.measure import Row
+from bmojo.training.evaluate import Row
 from bmojo.training.parameters import Parameters, count
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -9,9 +9,9 @@ from matplotlib.colors import to_rgb
 
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.forms import FORMS, Call
-from bmojo.layers.shards import LOCAL
+from bmojo.layers.time_sharding import UNSHARDED
 from bmojo.ops.attention import EIDETIC, FADING, WINDOW
-from bmojo.ops.clock import advance
+from bmojo.ops.positions import advance
 
 LENGTH, SIZE = 32, 8
 SURPRISES = (2, 5, 13, 22)
@@ -27,12 +27,12 @@ def seen(form: str, num_fading: int, num_eidetic: int) -> np.ndarray:
     score = np.linspace(0.1, 0.2, LENGTH)[::-1].copy()
     score[list(SURPRISES)] = (5, 4, 6, 7)
     tokens = jnp.ones((1, LENGTH, 4))
-    span, _ = advance(before.clock, LENGTH)
+    span, _ = advance(before.positions, LENGTH)
     call = Call(
         window=SIZE,
         num_fading=num_fading,
         num_eidetic=num_eidetic,
-        past=LOCAL,
+        context=UNSHARDED,
         before=before,
         span=span,
         offset=None,

@@ -88,13 +88,13 @@ class Problem:
     Attributes:
       size: of the problem.
       arrays: q, k, v, the tail's k and v, the slots' k and v.
-      age: (batch, L).
+      segment_pos: (batch, L).
       distance: (batch, C, M).
     """
 
     size: Size
     arrays: dict[str, np.ndarray]
-    age: np.ndarray
+    segment_pos: np.ndarray
     distance: np.ndarray
 
     @property
@@ -107,7 +107,7 @@ class Problem:
     def operands(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the kernels take: q, k, v, and the rest by keyword."""
         a = self.arrays
-        options: dict[str, Any] = {"age": self.age}
+        options: dict[str, Any] = {"segment_pos": self.segment_pos}
         if self.size.before:
             options |= {"tail_k": time_last(a["tail_k"]), "tail_v": a["tail_v"]}
         if self.size.slots:
@@ -132,33 +132,35 @@ def problem(size: Size, seed: int = 0) -> Problem:
     }
     arrays = {n: rng.standard_normal(s, np.float32) for n, s in shapes.items()}
     arrays["q"] *= size.gain
-    age = np.broadcast_to(np.arange(length) + size.before, (b, length)).copy()
+    segment_pos = np.broadcast_to(np.arange(length) + size.before, (b, length)).copy()
     for row in range(b):
         for start in sorted(rng.integers(0, length, size.documents)):
-            age[row, start:] = np.arange(length - start)
+            segment_pos[row, start:] = np.arange(length - start)
     far = rng.integers(1, size.before + length + 2, (b, chunks, size.slots))
     far[rng.random(far.shape) < 1 / 3] = NEVER
     kind = dtype_of(size.dtype)
     return Problem(
         size,
         {n: x.astype(kind) for n, x in arrays.items()},
-        age.astype(np.int32),
+        segment_pos.astype(np.int32),
         far.astype(np.int32),
     )
 
 
 @functools.partial(jax.jit, static_argnames="window")
-def _op(arrays: dict[str, Any], age: Any, far: Any, window: int) -> jax.Array:
+def _op(arrays: dict[str, Any], segment_pos: Any, far: Any, window: int) -> jax.Array:
     slots = Slots(arrays["slot_k"], arrays["slot_v"], far) if far.shape[2] else None
     tail = (arrays["tail_k"], arrays["tail_v"])
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
-    return op(q, k, v, *tail, age, window=window, slots=slots)
+    return op(q, k, v, *tail, segment_pos, window=window, slots=slots)
 
 
 def expected(p: Problem) -> np.ndarray:
     """The output by ``bmojo.ops.blocked_attention`` in float32."""
     arrays = {n: wide(x) for n, x in p.arrays.items()}
-    return np.asarray(_op(arrays, jnp.asarray(p.age), jnp.asarray(p.distance), p.size.window))
+    return np.asarray(
+        _op(arrays, jnp.asarray(p.segment_pos), jnp.asarray(p.distance), p.size.window)
+    )
 
 
 def expected_gradients(p: Problem, grad: np.ndarray) -> dict[str, np.ndarray]:
@@ -166,7 +168,7 @@ def expected_gradients(p: Problem, grad: np.ndarray) -> dict[str, np.ndarray]:
     arrays = {n: wide(x) for n, x in p.arrays.items()}
 
     def loss(arrays: dict[str, Any]) -> jax.Array:
-        out = _op(arrays, jnp.asarray(p.age), jnp.asarray(p.distance), p.size.window)
+        out = _op(arrays, jnp.asarray(p.segment_pos), jnp.asarray(p.distance), p.size.window)
         return (out * wide(grad)).sum()
 
     return {n: np.asarray(x) for n, x in jax.grad(loss)(arrays).items()}
@@ -243,7 +245,7 @@ def check_step(size: Size) -> list[Compared]:
             time_last(ring_k),
             ring_v,
             rows,
-            p.age[:, t : t + 1],
+            p.segment_pos[:, t : t + 1],
             programs=size.programs,
             **options,
         )
@@ -331,7 +333,7 @@ def cost_forward(size: Size) -> tuple[Report, Bound]:
     p = problem(size)
     operands, options = p.operands()
     if not size.documents:
-        del options["age"]
+        del options["segment_pos"]
     return measure(memory_attention, *operands, size.window, **options), bound(size, False)
 
 
@@ -340,7 +342,7 @@ def cost_backward(size: Size) -> tuple[Report, Bound]:
     p = problem(size)
     operands, options = p.operands()
     if not size.documents:
-        del options["age"]
+        del options["segment_pos"]
     out, lse = run(memory_attention, *operands, size.window, **options)
     rest = (out, lse, gradient_of_output(p))
     report = measure(memory_attention_backward, *operands, *rest, size.window, **options)

@@ -56,12 +56,12 @@ def problem(
     }
 
 
-def ages(batch: int, length: int, starts: Iterable[int]) -> np.ndarray:
+def segment_positions(batch: int, length: int, starts: Iterable[int]) -> np.ndarray:
     """Tokens of the same document before each token; the first has 2 from before the call."""
-    age = np.arange(length)[None].repeat(batch, 0) + 2
+    segment_pos = np.arange(length)[None].repeat(batch, 0) + 2
     for start in starts:
-        age[:, start:] = np.arange(length - start)
-    return age
+        segment_pos[:, start:] = np.arange(length - start)
+    return segment_pos
 
 
 def cotangent(p: Arrays) -> np.ndarray:
@@ -74,17 +74,19 @@ def operands(p: Arrays) -> tuple[np.ndarray, ...]:
     return time_last(p["x"]), time_last(p["tail"]), p["kernel"].T.copy(), p["bias"][:, None].copy()
 
 
-def forward(p: Arrays, age: np.ndarray | None = None, programs: int | None = None) -> np.ndarray:
+def forward(
+    p: Arrays, segment_pos: np.ndarray | None = None, programs: int | None = None
+) -> np.ndarray:
     """The kernel's output, time second."""
-    given = None if age is None else age.astype(np.float32)
+    given = None if segment_pos is None else segment_pos.astype(np.float32)
     return np.moveaxis(run(short_convolution, *operands(p), given, programs=programs), -1, 1)
 
 
 def backward(
-    p: Arrays, dout: np.ndarray, age: np.ndarray | None = None, programs: int | None = None
+    p: Arrays, dout: np.ndarray, segment_pos: np.ndarray | None = None, programs: int | None = None
 ) -> Arrays:
     """The kernel's gradients by name, time second."""
-    given = None if age is None else age.astype(np.float32)
+    given = None if segment_pos is None else segment_pos.astype(np.float32)
     found = run(short_convolution_backward, *operands(p), time_last(dout), given, programs=programs)
     dx, dtail, dkernel, dbias = found
     return {
@@ -95,16 +97,18 @@ def backward(
     }
 
 
-def operation(x: Any, kernel: Any, tail: Any, bias: Any, age: jax.Array | None = None) -> jax.Array:
+def operation(
+    x: Any, kernel: Any, tail: Any, bias: Any, segment_pos: jax.Array | None = None
+) -> jax.Array:
     """The library's convolution with bias and silu."""
-    return jax.nn.silu(causal_convolution(x, kernel, tail, age) + bias)
+    return jax.nn.silu(causal_convolution(x, kernel, tail, segment_pos) + bias)
 
 
 def expected(
-    p: Arrays, dout: np.ndarray, age: np.ndarray | None = None
+    p: Arrays, dout: np.ndarray, segment_pos: np.ndarray | None = None
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Output and derivatives of the operation, in float32."""
-    given = None if age is None else jnp.asarray(age)
+    given = None if segment_pos is None else jnp.asarray(segment_pos)
 
     def dated(x: Any, kernel: Any, tail: Any, bias: Any) -> jax.Array:
         return operation(x, kernel, tail, bias, given)
@@ -145,9 +149,9 @@ class Size:
         shape = (self.batch, self.length, self.channels, self.taps)
         return problem(*shape, dtype=self.dtype)
 
-    def age(self) -> np.ndarray | None:
+    def segment_pos(self) -> np.ndarray | None:
         """Ages of the tokens, None where no document starts."""
-        return ages(self.batch, self.length, self.starts) if self.starts else None
+        return segment_positions(self.batch, self.length, self.starts) if self.starts else None
 
     def limit(self, exact: float) -> float:
         """The error that is allowed where float32 allows that one."""
@@ -156,18 +160,18 @@ class Size:
 
 def check_forward(size: Size) -> list[Compared]:
     """Compare outputs."""
-    p, age = size.problem(), size.age()
-    wanted, _ = expected(p, cotangent(p), age)
-    found = forward(p, age, size.programs)
+    p, segment_pos = size.problem(), size.segment_pos()
+    wanted, _ = expected(p, cotangent(p), segment_pos)
+    found = forward(p, segment_pos, size.programs)
     return [Compared("out", distance(found, wanted), size.limit(FLOAT32))]
 
 
 def check_backward(size: Size) -> list[Compared]:
     """Compare gradients."""
-    p, age = size.problem(), size.age()
+    p, segment_pos = size.problem(), size.segment_pos()
     dout = cotangent(p)
-    _, wanted = expected(p, dout, age)
-    found = backward(p, dout, age, size.programs)
+    _, wanted = expected(p, dout, segment_pos)
+    found = backward(p, dout, segment_pos, size.programs)
     limit = size.limit(GRADIENT)
     return [Compared(n, distance(found[n], wanted[n]), limit) for n in NAMES]
 

@@ -64,14 +64,14 @@ class Problem:
       size: of the problem.
       y: (batch, L, D).
       tail: (batch, outputs before the call, D).
-      age: (batch, L); None where no document ends.
+      segment_pos: (batch, L); None where no document ends.
       power: (batch, D); None if not normalized.
     """
 
     size: Size
     y: np.ndarray
     tail: np.ndarray
-    age: np.ndarray | None
+    segment_pos: np.ndarray | None
     power: np.ndarray | None
 
 
@@ -87,21 +87,21 @@ def problem(size: Size, seed: int = 0) -> Problem:
     held = size.before or size.span
     y = rng.standard_normal((size.batch, size.length, size.channels), np.float32) * scale
     tail = rng.standard_normal((size.batch, held, size.channels), np.float32) * scale
-    age, power = None, None
+    segment_pos, power = None, None
     if size.starts or size.normalized:
-        age = np.broadcast_to(np.arange(size.length) + 9, (size.batch, size.length)).copy()
+        segment_pos = np.broadcast_to(np.arange(size.length) + 9, (size.batch, size.length)).copy()
         for start in size.starts:
-            age[:, start:] = np.arange(size.length - start)
-        age = age.astype(np.int32)
+            segment_pos[:, start:] = np.arange(size.length - start)
+        segment_pos = segment_pos.astype(np.int32)
     if size.normalized:
         power = rng.random((size.batch, size.channels), np.float32) * 9 * scale**2
-    return Problem(size, y, tail, age, power)
+    return Problem(size, y, tail, segment_pos, power)
 
 
 def arguments(p: Problem) -> list[Any]:
     """What the kernel takes."""
     given = [time_last(p.y), time_last(p.tail), weights(p.size.span)]
-    given += [] if p.age is None else [p.age]
+    given += [] if p.segment_pos is None else [p.segment_pos]
     return given + ([] if p.power is None else [p.power])
 
 
@@ -109,11 +109,13 @@ def expected(p: Problem) -> tuple[jax.Array, jax.Array | None]:
     """The score by ``bmojo.ops.innovation``, and the power after the call."""
 
     @jax.jit
-    def compute(y: Any, tail: Any, age: Any, power: Any) -> tuple[jax.Array, jax.Array | None]:
-        residual = ops.residual(y, tail, ops.predictor(p.size.span), age)
-        return ops.innovation(residual, power, age)
+    def compute(
+        y: Any, tail: Any, segment_pos: Any, power: Any
+    ) -> tuple[jax.Array, jax.Array | None]:
+        residual = ops.residual(y, tail, ops.predictor(p.size.span), segment_pos)
+        return ops.innovation(residual, power, segment_pos)
 
-    return compute(p.y, p.tail, p.age, p.power)
+    return compute(p.y, p.tail, p.segment_pos, p.power)
 
 
 def check(size: Size) -> list[Compared]:

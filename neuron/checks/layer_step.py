@@ -189,7 +189,7 @@ class Caller:
         self.score = np.full((batch, config.num_eidetic), EMPTY, np.float32)
         self.kept = [np.zeros((batch, config.num_eidetic, groups, width), kind) for _ in "kv"]
         self.place = np.zeros((batch, config.num_eidetic), np.int32)
-        self.age = np.full((batch, 1), -1, np.int32)
+        self.segment_pos = np.full((batch, 1), -1, np.int32)
         self.position = 0
         count = config.num_fading + config.num_eidetic
         self.slots = [np.zeros((batch, count, groups, width), kind) for _ in "kv"]
@@ -204,7 +204,7 @@ class Caller:
             "cell": self.cell,
             "heads": self.heads,
             "state": (self.tail, self.hidden, self.outputs),
-            "window": (self.ring_k, self.ring_v, since, self.age),
+            "window": (self.ring_k, self.ring_v, since, self.segment_pos),
         }
         if config.num_eidetic:
             given["weights"] = weights(config.span)
@@ -218,7 +218,7 @@ class Caller:
         """The output of one token of each row; ``start`` marks the first ones of documents."""
         if self.position and self.position % self.config.window == 0:
             self.refresh()
-        self.age = np.where(start[:, None], 0, self.age + 1).astype(np.int32)
+        self.segment_pos = np.where(start[:, None], 0, self.segment_pos + 1).astype(np.int32)
         out, x, self.hidden, y, k, v, *scored = run(
             layer_step, programs=self.programs, **self.arguments(u)
         )
@@ -292,7 +292,7 @@ def cost(size: Size) -> tuple[Report, Bound]:
     """One token of each row; HBM bounds the step, or TensorE, a cycle for each 128 weights."""
     caller = Caller(make(size), size.batch, size.dtype)
     u, _ = inputs(size)
-    caller.age += 1
+    caller.segment_pos += 1
     given = caller.arguments(u[:, 0])
     leaves = jax.tree.leaves(given)
     report = measure(layer_step, **given)

@@ -27,7 +27,7 @@ class Target:
       generation: its number.
       sbuf_bytes: usable SBUF bytes of a partition.
       moving_columns: the most columns of a matmul's moving operand, for a float32 result.
-      tensor_ghz: clock of TensorE. Likewise ``vector_ghz``, ``scalar_ghz``, ``gpsimd_ghz``.
+      tensor_ghz: positions of TensorE. Likewise ``vector_ghz``, ``scalar_ghz``, ``gpsimd_ghz``.
       dma_bytes_per_second: all DMA engines of the core together.
       hbm_bytes_per_second: the core's share of the chip's HBM bandwidth.
     """
@@ -50,7 +50,7 @@ class Target:
         return PSUM_BANKS * PSUM_BANK_BYTES
 
     def ghz(self, engine: str) -> float:
-        """The clock of an engine by its name."""
+        """The positions of an engine by its name."""
         return {
             "tensor": self.tensor_ghz,
             "vector": self.vector_ghz,

@@ -45,7 +45,7 @@ def memory_attention(
     k,
     v,
     window,
-    age=None,
+    segment_pos=None,
     tail_k=None,
     tail_v=None,
     slot_k=None,
@@ -62,8 +62,8 @@ def memory_attention(
       k: (batch, G, P, L) keys, G a divisor of H, P at most 128.
       v: (batch, L, G, P) values.
       window: W, tokens that a query sees, its own included.
-      age: (batch, L) tokens of the same document before each token; None: no document starts
-        or ends in reach, and what ``tail_k`` holds belongs to it.
+      segment_pos: (batch, L) tokens of the same document before each token; None: no document
+        starts or ends in reach, and what ``tail_k`` holds belongs to it.
       tail_k: (batch, G, P, T) keys of the T tokens before the call, T at most W - 1; None: no
         token was before.
       tail_v: (batch, T, G, P) their values.
@@ -111,7 +111,7 @@ def memory_attention(
         keys = key_tiles(work, k.dtype)
         rooms = None if slot_k == None else slot_rooms(work, slot_k, slot_v)
         for row in range(rows[0], rows[1]):
-            tokens = (q, k, v, tail_k, tail_v, age)
+            tokens = (q, k, v, tail_k, tail_v, segment_pos)
             _row(work, row, keys, rooms, out, lse, tokens, (slot_k, slot_v, distance))
     return out, lse
 
@@ -132,7 +132,7 @@ def share_rows_or_groups(batch, groups):
 
 def _row(work, row, keys, rooms, out, lse, tokens, of_slots):
     """Some heads of one row of the batch, tile by tile."""
-    q, k, v, tail_k, tail_v, age = tokens
+    q, k, v, tail_k, tail_v, segment_pos = tokens
     length = q.shape[3]
     panels = []
     if tail_k != None:
@@ -157,7 +157,7 @@ def _row(work, row, keys, rooms, out, lse, tokens, of_slots):
         if rooms != None and (slots == None or slots.chunk != chunk):
             slots = load_slots(work, rooms[chunk % len(rooms)], of_slots, row, chunk)
         since = low - chunk * work.window
-        column, everywhere = ages_of(age, row, low, high)
+        column, everywhere = ages_of(segment_pos, row, low, high)
         starts = None if everywhere == None else starts_row(everywhere)
         tile = Tile(row, low, high, since, column, starts)
         _attend(work, tile, panels, queries, slots, out, lse)
@@ -181,7 +181,7 @@ class Tile(nl.NKIObject):
       low: the first token.
       high: one past the last.
       since: tokens of the chunk before the first.
-      ages: (queries, 1), or None where no document ends.
+      segment_positions: (queries, 1), or None where no document ends.
       starts: of ``starts_row``, or None.
     """
 
@@ -189,7 +189,7 @@ class Tile(nl.NKIObject):
     low: int
     high: int
     since: int
-    ages: object
+    segment_positions: object
     starts: object
 
 
@@ -254,7 +254,7 @@ def _blocks(panels, first, end):
 def _masks(work, tile, blocks, dtype):
     """A mask, or None, for each block of keys; without documents they are made once."""
     rows = tile.high - tile.low
-    dated = tile.ages != None
+    dated = tile.segment_positions != None
     limits = limits_row(tile.starts, rows, work.window) if dated else None
     masks = []
     for block in blocks:

@@ -42,7 +42,7 @@ def memory_attention_backward(
     lse,
     grad,
     window,
-    age=None,
+    segment_pos=None,
     tail_k=None,
     tail_v=None,
     slot_k=None,
@@ -64,7 +64,7 @@ def memory_attention_backward(
       lse: (batch, L, H) its logarithms.
       grad: (batch, L, H, P) the gradient of ``out``.
       window: W.
-      age: (batch, L) or None.
+      segment_pos: (batch, L) or None.
       tail_k: (batch, G, P, T) or None.
       tail_v: (batch, T, G, P) or None.
       slot_k: (batch, C, G, P, M) or None.
@@ -116,12 +116,12 @@ def memory_attention_backward(
             held = load_row(row, some, each, tiles, spans, q, k, v, out, lse, grad, tail_k, tail_v)
             for g in range(some[0], some[1]):
                 work = Work(row, g, g - some[0], each, window, width**-0.5, ring, sums)
-                _group(work, held, tiles, spans, age, slot_k, slot_v, distance, grad_slot)
+                _group(work, held, tiles, spans, segment_pos, slot_k, slot_v, distance, grad_slot)
             store_row(row, some, each, tiles, spans, held, results)
     return tuple(results)
 
 
-def _group(work, held, tiles, spans, age, slot_k, slot_v, distance, grad_slot):
+def _group(work, held, tiles, spans, segment_pos, slot_k, slot_v, distance, grad_slot):
     """Gradients of one key-value head of a row, tile by tile of queries."""
     blocks = []
     opened = 0
@@ -138,7 +138,7 @@ def _group(work, held, tiles, spans, age, slot_k, slot_v, distance, grad_slot):
             slots = _open_slots(work, slot_k, slot_v, chunk, low)
             at = (work.row * slot_k.shape[1] + chunk) * slot_k.shape[4]
             distances = load_on_all(distance, at, PARTITIONS, slot_k.shape[4], nl.float32)
-        masks = _masks(work, held, blocks, slots, distances, age, chunk, low, high)
+        masks = _masks(work, held, blocks, slots, distances, segment_pos, chunk, low, high)
         for r in range(work.each):
             _tile(work, held, blocks, slots, masks, n, low, high, r)
         last = n + 1 == len(tiles)
@@ -217,14 +217,14 @@ def _transposed(tile, on_scalar=False):
     return copy
 
 
-def _masks(work, held, blocks, slots, distances, age, chunk, low, high):
+def _masks(work, held, blocks, slots, distances, segment_pos, chunk, low, high):
     """A mask (queries, keys), or None, for each block and then for each block of slots.
 
     Heads that are loaded together share them, and tiles too where no document ends, as far as
     there is room.
     """
     queries = high - low
-    dated = age != None
+    dated = segment_pos != None
     start = blocks[0].start
     keys = blocks[-1].start + blocks[-1].size - start
     names = [(low if dated else -1, low - start, keys, queries)]
@@ -235,7 +235,7 @@ def _masks(work, held, blocks, slots, distances, age, chunk, low, high):
         found.append(_known(held.masks, name))
     column = None
     if None in found and dated:
-        column = age_column(age, work.row, low, high)
+        column = age_column(segment_pos, work.row, low, high)
     if found[0] == None:
         found[0] = window_by_query(column, queries, low - start, keys, work.window)
         if len(held.masks) * keys * 2 < MASK_BYTES:

@@ -20,7 +20,7 @@ def peaks_of(work, tile, panels, asked, slots, known):
     banks = (tile.high - first_key + COLUMNS - 1) // COLUMNS
     parts = banks + (1 if slots != None else 0)
     found = nl.ndarray((rows, count, parts), dtype=nl.float32, buffer=nl.sbuf)
-    least, most = window_bounds(tile.ages, rows, tile.low, first_key, work.window)
+    least, most = window_bounds(tile.segment_positions, rows, tile.low, first_key, work.window)
     for head in range(count):
         for bank in range(banks):
             begin = first_key + bank * COLUMNS
@@ -71,7 +71,7 @@ def peaks_of(work, tile, panels, asked, slots, known):
 def _slot_peaks(work, tile, found, slots, asked):
     """The largest score among the slots that each query sees, for each head."""
     rows, count = asked.shape[2], asked.shape[1]
-    reach = reach_column(tile.ages, rows, tile.since)
+    reach = reach_column(tile.segment_positions, rows, tile.since)
     penalty = slots_by_query(slots.distances, reach, 0.0, HIDDEN, nl.greater)
     together = max(1, COLUMNS // slots.size)
     for first in range(0, count, together):

@@ -26,7 +26,7 @@ def scores_by_query(work, tile, slots, asked):
     """
     rows, count = asked.shape[2], asked.shape[1]
     stride = slots.blocks[0].stride
-    reach = reach_column(tile.ages, rows, tile.since)
+    reach = reach_column(tile.segment_positions, rows, tile.since)
     penalty = nl.ndarray((rows, stride), dtype=nl.float32, buffer=nl.sbuf)
     nisa.memset(dst=penalty, value=HIDDEN, engine=nisa.engine.gpsimd)
     nisa.tensor_copy(

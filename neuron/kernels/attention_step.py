@@ -33,7 +33,7 @@ def memory_attention_step(
     ring_k,
     ring_v,
     since,
-    age,
+    segment_pos,
     slot_k=None,
     slot_v=None,
     distance=None,
@@ -52,7 +52,7 @@ def memory_attention_step(
       ring_k: (batch, G, P, W) keys before this token, anything finite where there was none.
       ring_v: (batch, W, G, P) their values.
       since: (batch, 1) tokens of the current chunk before this one, its position mod W.
-      age: (batch, 1) tokens of the same document before it.
+      segment_pos: (batch, 1) tokens of the same document before it.
       slot_k: (batch, G, P, M) keys of the slots of the current chunk; None: no slots.
       slot_v: (batch, M, G, P) their values.
       distance: (batch, M) from the chunk's first token back to the slot's; 2**30 where the
@@ -64,7 +64,7 @@ def memory_attention_step(
     out = nl.ndarray(q.shape, dtype=v.dtype, buffer=nl.shared_hbm)
     slots = None if slot_k == None else (slot_k, slot_v, distance)
     first, end = share(q.shape[0])
-    attend(out, q, k, v, (ring_k, ring_v, since, age), slots, first, end)
+    attend(out, q, k, v, (ring_k, ring_v, since, segment_pos), slots, first, end)
     return out
 
 
@@ -76,7 +76,7 @@ def attend(out, q, k, v, window, slots, first, end):
       q: (batch, H, P).
       k: (batch, G, P).
       v: (batch, G, P).
-      window: ring_k, ring_v, since, age.
+      window: ring_k, ring_v, since, segment_pos.
       slots: slot_k, slot_v, distance, or None.
       first: the first row.
       end: one past the last.
@@ -84,11 +84,11 @@ def attend(out, q, k, v, window, slots, first, end):
     heads, width = q.shape[1], q.shape[2]
     assert heads <= PARTITIONS, f"{heads} heads, at most {PARTITIONS}"
     assert width <= PARTITIONS, f"heads of width {width}, at most {PARTITIONS}"
-    ring_k, ring_v, since, age = window
+    ring_k, ring_v, since, segment_pos = window
     together = max(1, PARTITIONS // max(heads, k.shape[1]))
     for low in range(first, end, together):
         high = min(low + together, end)
-        _rows(out, q, k, v, ring_k, ring_v, since, age, slots, low, high)
+        _rows(out, q, k, v, ring_k, ring_v, since, segment_pos, slots, low, high)
 
 
 @dataclasses.dataclass
@@ -110,12 +110,12 @@ class Part(nl.NKIObject):
     penalty: object
 
 
-def _rows(out, q, k, v, ring_k, ring_v, since, age, slots, low, high):
+def _rows(out, q, k, v, ring_k, ring_v, since, segment_pos, slots, low, high):
     """The step of some rows, whose heads fit the partitions together."""
     heads = q.shape[1]
     sets = Sets(k.shape[1], heads // k.shape[1], k.shape[2])
     rows = high - low
-    parts = _parts(ring_k.shape[3], since, age, slots, low, high)
+    parts = _parts(ring_k.shape[3], since, segment_pos, slots, low, high)
     total = parts[-1].at + parts[-1].size
     assert len(parts) <= MOST_PARTS, f"{total} keys in {len(parts)} parts, at most {MOST_PARTS}"
 
@@ -149,22 +149,22 @@ def _rows(out, q, k, v, ring_k, ring_v, since, age, slots, low, high):
     _give(out, mixed, sets, low, high)
 
 
-def _parts(window, since, age, slots, low, high):
+def _parts(window, since, segment_pos, slots, low, high):
     """The keys of a step, with penalties for those that are out of sight."""
     rows = high - low
-    ages = load_on_all(age, low, PARTITIONS, rows, nl.float32)
+    segment_positions = load_on_all(segment_pos, low, PARTITIONS, rows, nl.float32)
     places = load_on_all(since, low, PARTITIONS, rows, nl.float32)
     parts = []
     for begin in range(0, window, PARTITIONS):
         size = min(PARTITIONS, window - begin)
-        penalty = _ring_penalty(ages, places, begin, size, window)
+        penalty = _ring_penalty(segment_positions, places, begin, size, window)
         parts.append(Part("ring", begin, size, begin, penalty))
     if slots == None:
         parts.append(Part("own", 0, 1, window, None))
         return parts
     count = slots[2].shape[1]
     reach = nl.ndarray((PARTITIONS, rows), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_tensor(dst=reach, data1=ages, data2=places, op=nl.subtract)
+    nisa.tensor_tensor(dst=reach, data1=segment_positions, data2=places, op=nl.subtract)
     distances = nl.ndarray((rows, count + 1), dtype=nl.float32, buffer=nl.sbuf)
     nisa.memset(dst=distances[:, count : count + 1], value=ALWAYS)
     nisa.dma_copy(dst=distances[:, 0:count], src=slots[2][low:high, :])
@@ -177,9 +177,9 @@ def _parts(window, since, age, slots, low, high):
     return parts
 
 
-def _ring_penalty(ages, places, begin, size, window):
+def _ring_penalty(segment_positions, places, begin, size, window):
     """Penalties of places ``begin`` and after of the ring, (size, rows)."""
-    rows = ages.shape[1]
+    rows = segment_positions.shape[1]
     back = nl.ndarray((size, rows), dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_scalar(
         dst=back, data=places[0:size, :], op0=nl.subtract, operand0=ramp(size, 1, begin, 1, 0)
@@ -195,7 +195,9 @@ def _ring_penalty(ages, places, begin, size, window):
     )
     nisa.tensor_tensor(dst=back, data1=back, data2=wrapped, op=nl.add)
     limit = nl.ndarray((size, rows), dtype=nl.float32, buffer=nl.sbuf)
-    nisa.tensor_scalar(dst=limit, data=ages[0:size, :], op0=nl.minimum, operand0=float(window - 1))
+    nisa.tensor_scalar(
+        dst=limit, data=segment_positions[0:size, :], op0=nl.minimum, operand0=float(window - 1)
+    )
     return _penalty(back, limit)
 
 

@@ -22,7 +22,7 @@ FAST = nisa.engine.gpsimd
 
 
 @nki.jit
-def short_convolution(x, tail, kernel, bias, age=None):
+def short_convolution(x, tail, kernel, bias, segment_pos=None):
     """Silu of ``bmojo.ops.convolution.causal_convolution`` plus bias, time last.
 
     Args:
@@ -30,7 +30,7 @@ def short_convolution(x, tail, kernel, bias, age=None):
       tail: (batch, D, at least K - 1), inputs before the call, in order of time.
       kernel: (D, K) taps, the present token's first.
       bias: (D, 1).
-      age: (batch, L) tokens of the same document before each token; None: no document ends
+      segment_pos: (batch, L) tokens of the same document before each token; None: no document ends
         in reach.
 
     Returns:
@@ -42,7 +42,7 @@ def short_convolution(x, tail, kernel, bias, age=None):
     for row in range(batch):
         for begin in range(0, length, COLUMNS):
             stop = min(begin + COLUMNS, length)
-            masks = _masks(age, row, begin, stop, kernel.shape[1])
+            masks = _masks(segment_pos, row, begin, stop, kernel.shape[1])
             for tile in tiles:
                 window = tile.window(x, tail, row, begin, stop)
                 z = tile.sum(tile.delayed(window, masks))
@@ -53,7 +53,7 @@ def short_convolution(x, tail, kernel, bias, age=None):
 
 
 @nki.jit
-def short_convolution_backward(x, tail, kernel, bias, dout, age=None):
+def short_convolution_backward(x, tail, kernel, bias, dout, segment_pos=None):
     """Gradients of ``short_convolution``.
 
     Args:
@@ -62,7 +62,7 @@ def short_convolution_backward(x, tail, kernel, bias, dout, age=None):
       kernel: (D, K) taps.
       bias: (D, 1).
       dout: (batch, D, L), gradient of the result.
-      age: (batch, L) or None.
+      segment_pos: (batch, L) or None.
 
     Returns:
       Gradients of x and tail (in their dtypes), kernel and bias (float32).
@@ -81,7 +81,7 @@ def short_convolution_backward(x, tail, kernel, bias, dout, age=None):
         for done in range(count):
             begin = (count - 1 - done) * COLUMNS
             stop = min(begin + COLUMNS, length)
-            masks = _masks(age, row, begin, stop, taps)
+            masks = _masks(segment_pos, row, begin, stop, taps)
             for tile in tiles:
                 pulls = _pulls(tile, x, tail, dout, row, begin, stop, masks)
                 views = []
@@ -114,25 +114,27 @@ def _tiles(kernel, bias, dtype):
     return tiles
 
 
-def _masks(age, row, begin, stop, taps):
+def _masks(segment_pos, row, begin, stop, taps):
     """1 where the token some lags back is of the same document, a tile for each lag.
 
     Tiles go on for as many columns as the longest lag, zeros after the call's last token.
     """
-    if age == None:
+    if segment_pos == None:
         return []
-    end = min(stop + taps - 1, age.shape[1])
+    end = min(stop + taps - 1, segment_pos.shape[1])
     columns = stop - begin + taps - 1
-    ages = filled(PARTITIONS, columns, 0.0)
-    offset = row * age.shape[1] + begin
+    segment_positions = filled(PARTITIONS, columns, 0.0)
+    offset = row * segment_pos.shape[1] + begin
     nisa.dma_copy(
-        dst=ages[:, 0 : end - begin],
-        src=age.ap(pattern=[[0, PARTITIONS], [1, end - begin]], offset=offset),
+        dst=segment_positions[:, 0 : end - begin],
+        src=segment_pos.ap(pattern=[[0, PARTITIONS], [1, end - begin]], offset=offset),
     )
     masks = []
     for lag in range(1, taps):
         mask = nl.ndarray((PARTITIONS, columns), dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_scalar(dst=mask, data=ages, op0=nl.greater_equal, operand0=float(lag))
+        nisa.tensor_scalar(
+            dst=mask, data=segment_positions, op0=nl.greater_equal, operand0=float(lag)
+        )
         masks.append(mask)
     return masks
 

@@ -14,18 +14,18 @@ TINY = 1.1754943508222875e-38
 
 
 @nki.jit
-def innovation(y, tail, weights, age=None, power=None):
+def innovation(y, tail, weights, segment_pos=None, power=None):
     """Innovation, as ``bmojo.ops.innovation`` has it, time last.
 
     Args:
       y: (batch, D, L) outputs of the fading memory.
       tail: (batch, D, at least k) outputs before the call, in order of time.
       weights: c_1 .. c_k, a tuple of numbers.
-      age: (batch, L) tokens of the same document before each token; None: no document ends
+      segment_pos: (batch, L) tokens of the same document before each token; None: no document ends
         in reach.
       power: (batch, D) float32, sums of squared errors of the current document before the
-        call, for normalized innovation, which needs ``age``; None: plain innovation. Padding
-        leaves them as they are where ``y`` is 0 and ``age`` -1.
+        call, for normalized innovation, which needs ``segment_pos``; None: plain innovation.
+        Padding leaves them as they are where ``y`` is 0 and ``segment_pos`` -1.
 
     Returns:
       (batch, L) float32: mean over channels of e_t^2, e_t = y_t - sum of c_i y_{t-i}. With
@@ -34,7 +34,9 @@ def innovation(y, tail, weights, age=None, power=None):
     """
     batch, channels, length = y.shape
     span = len(weights)
-    assert power == None or age != None, "normalized innovation needs the age of every token"
+    assert power == None or segment_pos != None, (
+        "normalized innovation needs the segment_pos of every token"
+    )
     score = nl.ndarray((batch, length), dtype=nl.float32, buffer=nl.shared_hbm)
     after = []
     if power != None:
@@ -47,17 +49,17 @@ def innovation(y, tail, weights, age=None, power=None):
         for begin in range(0, length, COLUMNS):
             stop = min(begin + COLUMNS, length)
             columns = stop - begin
-            ages = None
-            if age != None:
-                known = load_as(age[row : row + 1, begin:stop], nl.float32)
-                ages = on_all(ones, 0, known, PARTITIONS)
-            taps = _taps(weights, ages)
-            rows = None if power == None else Rows(ages)
+            segment_positions = None
+            if segment_pos != None:
+                known = load_as(segment_pos[row : row + 1, begin:stop], nl.float32)
+                segment_positions = on_all(ones, 0, known, PARTITIONS)
+            taps = _taps(weights, segment_positions)
+            rows = None if power == None else Rows(segment_positions)
             total = nl.ndarray((1, columns), dtype=nl.float32, buffer=nl.psum)
             for low in range(0, channels, PARTITIONS):
                 high = min(low + PARTITIONS, channels)
                 window = history(y, tail, (row, low, high, begin, stop), span, nl.float32)
-                if age == None:
+                if segment_pos == None:
                     by_vector = low // PARTITIONS % 2
                 else:
                     by_vector = span if power == None else 1
@@ -103,7 +105,7 @@ class Rows(nl.NKIObject):
     """What normalization needs of each token, on all partitions.
 
     Args:
-      ages: (128, columns).
+      segment_positions: (128, columns).
 
     Attributes:
       keep: 1 where a document goes on, 0 where one starts.
@@ -111,12 +113,12 @@ class Rows(nl.NKIObject):
       floors: the least that sums of squares count for.
     """
 
-    def __init__(self, ages):
-        self.keep = _changed(ages, nl.not_equal, 0.0)
-        self.counts = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
+    def __init__(self, segment_positions):
+        self.keep = _changed(segment_positions, nl.not_equal, 0.0)
+        self.counts = nl.ndarray(segment_positions.shape, dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_scalar(
             dst=self.counts,
-            data=ages,
+            data=segment_positions,
             op0=nl.maximum,
             operand0=0.0,
             op1=nl.add,
@@ -154,16 +156,16 @@ def _changed(tile, op, number):
     return result
 
 
-def _taps(weights, ages):
+def _taps(weights, segment_positions):
     """-c_i where the token i back is of the same document, else 0, one tile for each i."""
-    if ages == None:
+    if segment_positions == None:
         return []
     tiles = []
     for i in range(len(weights)):
-        tap = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
+        tap = nl.ndarray(segment_positions.shape, dtype=nl.float32, buffer=nl.sbuf)
         nisa.tensor_scalar(
             dst=tap,
-            data=ages,
+            data=segment_positions,
             op0=nl.greater_equal,
             operand0=float(i + 1),
             op1=nl.multiply,

@@ -46,7 +46,7 @@ def layer_step(u, cell, heads, state, window, weights=(), slots=None, power=None
       state: what the cell remembers: (batch, at least K - 1, E) inputs of the convolution in
         order of time; (E, batch, N) float32 states, channels first; and, with ``weights``,
         (batch, at least k, D) outputs of the cell in order of time.
-      window: ring_k, ring_v, since, age, as ``memory_attention_step`` takes them.
+      window: ring_k, ring_v, since, segment_pos, as ``memory_attention_step`` takes them.
       weights: c_1 .. c_k of the innovation's predictor, numbers; empty: no innovation.
       slots: slot_k, slot_v, distance, as ``memory_attention_step`` takes them; None: no slots.
       power: (batch, D) float32 for normalized innovation; None: plain.
@@ -76,7 +76,7 @@ def layer_step(u, cell, heads, state, window, weights=(), slots=None, power=None
     shape = (batch, query_heads, width)
     q = nl.ndarray(shape, dtype=u.dtype, buffer=nl.private_hbm)
     mixed = nl.ndarray(shape, dtype=u.dtype, buffer=nl.private_hbm)
-    age = window[3]
+    segment_pos = window[3]
 
     first, end = share(batch)
     for part in cut(first, end, PARTITIONS):
@@ -84,10 +84,10 @@ def layer_step(u, cell, heads, state, window, weights=(), slots=None, power=None
         tools = Tools(u.dtype)
         given = load(u[low:high, :], u.dtype)
         asked = tools.blocks(given)
-        y = _cell(tools, asked, cell, state, age, fresh, hidden, low, high)
+        y = _cell(tools, asked, cell, state, segment_pos, fresh, hidden, low, high)
         store(faded[low:high, :], y)
         if len(weights) > 0:
-            _innovation(y, state[2], weights, age, power, results[6:], low, high)
+            _innovation(y, state[2], weights, segment_pos, power, results[6:], low, high)
 
         tokens = _added(given, y)
         known = tools.blocks(tokens)
@@ -183,14 +183,14 @@ def _store_heads(target, low, high, tile):
     store(target.reshape((batch, count * width))[low:high, :], tile)
 
 
-def _cell(tools, asked, cell, state, age, fresh, hidden, low, high):
+def _cell(tools, asked, cell, state, segment_pos, fresh, hidden, low, high):
     """The cell's output; its new input and states go to HBM."""
     in_proj, taps, tap_bias, x_proj, dt_proj, dt_bias, rate, skip, out_proj = cell
     inner, states = rate.shape
     rows = high - low
     both = project(asked, in_proj)
     store(fresh[low:high, :], both[:, 0:inner])
-    x = _convolved(both[:, 0:inner], state[0], taps, tap_bias, age, low, high)
+    x = _convolved(both[:, 0:inner], state[0], taps, tap_bias, segment_pos, low, high)
     gate = nl.ndarray(x.shape, dtype=x.dtype, buffer=nl.sbuf)
     nisa.activation(dst=gate, op=nl.silu, data=both[:, inner : 2 * inner])
     inputs, gates = tools.blocks(x), tools.blocks(gate)
@@ -200,7 +200,7 @@ def _cell(tools, asked, cell, state, age, fresh, hidden, low, high):
     ranks = tools.blocks(small[:, 0:rank])
     maps = _on_all_rows(tools, small[:, rank : rank + 2 * states])
     steps = rows_of(dt_proj, 0, inner)
-    starts = load_on_all(age, low, PARTITIONS, rows, nl.float32)
+    starts = load_on_all(segment_pos, low, PARTITIONS, rows, nl.float32)
     nisa.tensor_scalar(
         dst=starts, data=starts, op0=nl.equal, operand0=0.0, op1=nl.multiply, operand1=FORGET
     )
@@ -229,10 +229,10 @@ def _cell(tools, asked, cell, state, age, fresh, hidden, low, high):
     return project(gated, out_proj)
 
 
-def _convolved(x, tail, taps, bias, age, low, high):
+def _convolved(x, tail, taps, bias, segment_pos, low, high):
     """Silu of the short convolution, (rows, E)."""
     rows, inner = x.shape
-    ages = load(age[low:high, :], nl.float32)
+    segment_positions = load(segment_pos[low:high, :], nl.float32)
     held = tail.shape[1]
     total = load_on_all(bias, 0, rows, inner, nl.float32)
     for lag in range(taps.shape[0]):
@@ -245,7 +245,7 @@ def _convolved(x, tail, taps, bias, age, low, high):
                 dst=part,
                 data=load(tail[low:high, held - lag, :], tail.dtype),
                 op0=nl.multiply,
-                operand0=_reached(ages, lag, 1.0),
+                operand0=_reached(segment_positions, lag, 1.0),
                 op1=nl.multiply,
                 operand1=tap,
             )
@@ -255,12 +255,12 @@ def _convolved(x, tail, taps, bias, age, low, high):
     return result
 
 
-def _reached(ages, lag, weight):
+def _reached(segment_positions, lag, weight):
     """A weight where the token ``lag`` back is of the same document, else 0, (rows, 1)."""
-    column = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
+    column = nl.ndarray(segment_positions.shape, dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_scalar(
         dst=column,
-        data=ages,
+        data=segment_positions,
         op0=nl.greater_equal,
         operand0=float(lag),
         op1=nl.multiply,
@@ -344,9 +344,9 @@ def _scan(step, inputs, starts, rates, maps, held):
     return y
 
 
-def _innovation(y, outputs, weights, age, power, results, low, high):
+def _innovation(y, outputs, weights, segment_pos, power, results, low, high):
     """Score of each row's token, and the power after it, to HBM."""
-    ages = load(age[low:high, :], nl.float32)
+    segment_positions = load(segment_pos[low:high, :], nl.float32)
     held = outputs.shape[1]
     error = as_dtype(y, nl.float32)
     for i in range(len(weights)):
@@ -355,7 +355,7 @@ def _innovation(y, outputs, weights, age, power, results, low, high):
             dst=less,
             data=load(outputs[low:high, held - 1 - i, :], outputs.dtype),
             op0=nl.multiply,
-            operand0=_reached(ages, i + 1, -float(weights[i])),
+            operand0=_reached(segment_positions, i + 1, -float(weights[i])),
             op1=nl.add,
             operand1=error,
         )
@@ -368,20 +368,20 @@ def _innovation(y, outputs, weights, age, power, results, low, high):
             dst=sums,
             data=sums,
             op0=nl.multiply,
-            operand0=_reached(ages, 1, 1.0),
+            operand0=_reached(segment_positions, 1, 1.0),
             op1=nl.add,
             operand1=squares,
         )
         store(results[1][low:high, :], sums)
-        share_of = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
-        nisa.tensor_scalar(dst=share_of, data=ages, op0=nl.add, operand0=1.0)
+        share_of = nl.ndarray(segment_positions.shape, dtype=nl.float32, buffer=nl.sbuf)
+        nisa.tensor_scalar(dst=share_of, data=segment_positions, op0=nl.add, operand0=1.0)
         nisa.reciprocal(dst=share_of, data=share_of)
         nisa.tensor_scalar(
             dst=sums, data=sums, op0=nl.multiply, operand0=share_of, op1=nl.maximum, operand1=TINY
         )
         nisa.reciprocal(dst=sums, data=sums)
         nisa.tensor_tensor(dst=squares, data1=squares, data2=sums, op=nl.multiply)
-    score = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
+    score = nl.ndarray(segment_positions.shape, dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_reduce(dst=score, op=nl.add, data=squares, axis=1)
     nisa.tensor_scalar(dst=score, data=score, op0=nl.multiply, operand0=1.0 / y.shape[1])
     store(results[0][low:high, :], score)

@@ -59,33 +59,33 @@ def to_column(row, one):
     return column
 
 
-def age_column(age, row, low, high):
+def age_column(segment_pos, row, low, high):
     """Ages of some queries, a column."""
-    return to_column(load(age[row : row + 1, low:high], nl.float32), a_one())
+    return to_column(load(segment_pos[row : row + 1, low:high], nl.float32), a_one())
 
 
-def ages_of(age, row, low, high):
+def ages_of(segment_pos, row, low, high):
     """Ages of some queries: as a column, and as a row on all partitions; None, None without."""
-    if age == None:
+    if segment_pos == None:
         return None, None
     one = a_one()
-    ages = load(age[row : row + 1, low:high], nl.float32)
-    return to_column(ages, one), on_all(one, 0, ages, PARTITIONS)
+    segment_positions = load(segment_pos[row : row + 1, low:high], nl.float32)
+    return to_column(segment_positions, one), on_all(one, 0, segment_positions, PARTITIONS)
 
 
 # Queries on partitions.
 
 
-def window_bounds(ages, queries, low, first_key, window):
+def window_bounds(segment_positions, queries, low, first_key, window):
     """First and last column that each query sees, column 0 being token ``first_key``."""
     last = ramp(queries, 1, low - first_key, 1, 0)
     first = nl.ndarray((queries, 1), dtype=nl.float32, buffer=nl.sbuf)
-    if ages == None:
+    if segment_positions == None:
         nisa.tensor_scalar(dst=first, data=last, op0=nl.subtract, operand0=float(window - 1))
         return first, last
     nisa.scalar_tensor_tensor(
         dst=first,
-        data=ages,
+        data=segment_positions,
         op0=nl.minimum,
         operand0=float(window - 1),
         op1=nl.subtract,
@@ -95,15 +95,19 @@ def window_bounds(ages, queries, low, first_key, window):
     return first, last
 
 
-def reach_column(ages, queries, since):
+def reach_column(segment_positions, queries, since):
     """How far back from the chunk's first token each query's document goes."""
     reach = nl.ndarray((queries, 1), dtype=nl.float32, buffer=nl.sbuf)
-    if ages == None:
+    if segment_positions == None:
         nisa.memset(dst=reach, value=ALL_SEEN, engine=nisa.engine.gpsimd)
     else:
         place = ramp(queries, 1, since, 1, 0)
         nisa.tensor_tensor(
-            dst=reach, data1=ages, data2=place, op=nl.subtract, engine=nisa.engine.gpsimd
+            dst=reach,
+            data1=segment_positions,
+            data2=place,
+            op=nl.subtract,
+            engine=nisa.engine.gpsimd,
         )
     return reach
 
@@ -136,18 +140,18 @@ def all_seen(ahead, queries, keys, window):
     return keys - 1 <= ahead and ahead + queries - 1 < window
 
 
-def window_by_query(ages, queries, ahead, keys, window):
+def window_by_query(segment_positions, queries, ahead, keys, window):
     """Mask (queries, keys) of ones and zeros.
 
     Args:
-      ages: (queries, 1), or None where no document ends.
+      segment_positions: (queries, 1), or None where no document ends.
       queries: how many.
       ahead: tokens from the first key forward to the first query, not negative.
       keys: how many.
       window: W.
     """
     mask = nl.ndarray((queries, keys), dtype=nl.bfloat16, buffer=nl.sbuf)
-    first, _ = window_bounds(ages, queries, ahead, 0, window)
+    first, _ = window_bounds(segment_positions, queries, ahead, 0, window)
     nisa.tensor_scalar(
         dst=mask,
         data=ramp(queries, keys, 0, 0, 1),
@@ -171,13 +175,13 @@ def window_by_query(ages, queries, ahead, keys, window):
 # Keys on partitions.
 
 
-def starts_row(ages):
+def starts_row(segment_positions):
     """Age of each query's document, less the query's place in the tile, on all partitions."""
-    starts = nl.ndarray(ages.shape, dtype=nl.float32, buffer=nl.sbuf)
+    starts = nl.ndarray(segment_positions.shape, dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_tensor(
         dst=starts,
-        data1=ages,
-        data2=ramp(PARTITIONS, ages.shape[1], 0, 0, 1),
+        data1=segment_positions,
+        data2=ramp(PARTITIONS, segment_positions.shape[1], 0, 0, 1),
         op=nl.subtract,
         engine=nisa.engine.gpsimd,
     )

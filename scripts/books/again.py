@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from bmojo.evaluation.again import read_again, texts
 from bmojo.evaluation.documents import run_documents
 from bmojo.evaluation.memory.trace import read
 from bmojo.evaluation.recall import load_run
+from bmojo.evaluation.repeated_passages import read_again, texts
 from bmojo.experiment import load
 
 

@@ -24,6 +24,7 @@ from flax import nnx
 
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import Batches
+from bmojo.errors import UserError
 from bmojo.experiment import load
 from bmojo.model import ModelConfig
 from bmojo.training.config import OptimizerConfig
@@ -31,8 +32,7 @@ from bmojo.training.mesh import Layout, MeshConfig, make_layout
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import initialize, outline
 from bmojo.training.placed import Placed, shardings_of
-from bmojo.training.step import device_fields, make_train_step
-from bmojo.validation import UserError
+from bmojo.training.train_step import device_fields, make_train_step
 from scripts.records import markdown
 
 MODELS = (

@@ -57,7 +57,7 @@ LIMIT = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class Killed:
     """How the processes ended that were not killed."""
 
     seconds: float
@@ -131,7 +131,7 @@ def wait_for(run: Path, step: int) -> None:
         time.sleep(0.02)
 
 
-def killed(run: Path, count: int, victim: int, step: int) -> Told:
+def killed(run: Path, count: int, victim: int, step: int) -> Killed:
     """Kill the training of one process once a step is logged; how the others end."""
     started = start(run, count)
     wait_for(run, step)
@@ -145,7 +145,7 @@ def killed(run: Path, count: int, victim: int, step: int) -> Told:
         log = (run.parent / f"{run.name}.{index}.log").read_text(errors="replace")
         said = [line for line in log.splitlines() if line.startswith("error:")]
         lines.append(said[-1] if said else "nothing")
-    return Told(seconds, [codes[index] for index in others], lines)
+    return Killed(seconds, [codes[index] for index in others], lines)
 
 
 def asked_to_stop(run: Path, count: int, victim: int, step: int) -> list[int]:

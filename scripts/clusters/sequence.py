@@ -3,8 +3,8 @@
     python scripts/clusters/sequence.py [--model bmojo] [--devices 8] [--length 65536]
 
 Devices are threads of the CPU. Packed documents of random tokens go through a tiny model three
-ways: cut over the devices (``Ahead``), in segments on one device, and, at ``--short`` tokens,
-in one piece. Prints the largest differences of logits and of the final state, and at the
+ways: cut over the devices (``SequenceShard``), in segments on one device, and, at ``--short``
+tokens, in one piece. Prints the largest differences of logits and of the final state, and at the
 shorter length also those of the loss's gradients.
 """
 
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bmojo.experiment import load
-from bmojo.layers.protocol import Ahead
+from bmojo.layers.protocol import SequenceShard
 
 AXIS = "sequence"
 
@@ -42,7 +42,7 @@ def spread(devices: int, graph: Any) -> Any:
         return lambda parameters, tokens, ids: nnx.merge(graph, parameters)(tokens, None, ids)
 
     def part(parameters: Any, tokens: jax.Array, ids: jax.Array) -> Any:
-        return nnx.merge(graph, parameters)(tokens, Ahead(AXIS, devices), ids)
+        return nnx.merge(graph, parameters)(tokens, SequenceShard(AXIS, devices), ids)
 
     whole, cut = PartitionSpec(), PartitionSpec(None, AXIS)
     return jax.shard_map(

@@ -25,12 +25,12 @@ import jax
 from flax import nnx
 
 from bmojo.experiment import load
+from bmojo.files import write_atomically
 from bmojo.layers.bmojo import BMojo
 from bmojo.layers.selective_ssm import SelectiveSSM
 from bmojo.layers.ssd import SSD
 from bmojo.model import Description, ModelConfig, Period, describe
 from bmojo.ops.cross_entropy import TOKENS
-from bmojo.training.rundir import write_atomically
 
 MODELS = ("transformer", "mamba", "mamba2", "hybrid", "bmojo_f", "bmojo")
 SIZES = ("130m", "370m", "790m", "1b4")

@@ -19,9 +19,9 @@ from bmojo.layers.bmojo import BMojo
 from bmojo.layers.forms import Call, chunked
 from bmojo.layers.heads import KeyValues
 from bmojo.layers.selective_ssm import SelectiveSSM
-from bmojo.layers.shards import LOCAL
 from bmojo.layers.sight import Sight
 from bmojo.layers.ssd import SSD
+from bmojo.layers.time_sharding import UNSHARDED
 from bmojo.model import Period
 from bmojo.ops.attention import Slots
 from bmojo.ops.channels import scale
@@ -219,17 +219,17 @@ def _look(run: Run, mixer: BMojo, u: Array, y: Array) -> Array:
     flops = _linear(*three, tokens=tokens) + u.size
     made = run(ATTENTION, flops, enter, three, u, y)
     state = mixer.init_state(rows)
-    span, _ = LOCAL.advance(state.clock, length, None, None)
+    span, _ = UNSHARDED.advance(state.positions, length, None, None)
 
     def select(linears: Sequence[nnx.Linear], y: Array, k: Array, v: Array) -> Slots:
         tail, still = state.outputs, jax.lax.stop_gradient(y)
-        score, _ = innovation(residual(still, tail, predictor(config.span), span.age))
+        score, _ = innovation(residual(still, tail, predictor(config.span), span.segment_pos))
         sight, _ = chunked(
             Call(
                 window=window,
                 num_fading=config.num_fading,
                 num_eidetic=config.num_eidetic,
-                past=LOCAL,
+                context=UNSHARDED,
                 before=state,
                 span=span,
                 offset=None,
@@ -251,7 +251,7 @@ def _look(run: Run, mixer: BMojo, u: Array, y: Array) -> Array:
     def attend(_: Any, made: _Projected, slots: Slots) -> Array:
         new = KeyValues(made.k, made.v)
         sight = Sight(
-            window, new, state.window, span.age, slots=slots, num_fading=config.num_fading
+            window, new, state.window, span.segment_pos, slots=slots, num_fading=config.num_fading
         )
         return kernels.attend(made.q, sight, config.attention_implementation)
 

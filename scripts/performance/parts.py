@@ -32,7 +32,7 @@ from bmojo.benchmark.operations import FORWARD, GRADIENT
 from bmojo.benchmark.results import Results, Row, measure, write_folder
 from bmojo.benchmark.tables import Sheet, markdown, sheets, terminal
 from bmojo.cli.common import told
-from bmojo.training.rundir import write_atomically
+from bmojo.files import write_atomically
 from scripts.performance.layer import PARTS
 from scripts.performance.programs import BESIDE, WHOLE_LAYER, beside, parts_of
 

@@ -18,7 +18,7 @@ from bmojo.model import Period
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import count, outline, split
-from bmojo.training.step import WHOLE, blocked_losses, token_losses
+from bmojo.training.train_step import WHOLE, blocked_losses, token_losses
 from bmojo.types import Array
 from scripts.performance.layer import NORM, PARTS, call, layer
 

@@ -23,7 +23,7 @@ from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig
 from bmojo.training.checkpoints import hashes
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.loop import train
+from bmojo.training.train import train
 
 STEPS, EVERY, KEPT = 6, 2, 3
 KINDS = ("truncated", "flipped", "removed", "renamed")

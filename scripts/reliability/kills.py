@@ -49,7 +49,7 @@ STARTING = (0.2, 4.0)
 
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["bmojo.experiment", "bmojo.training.loop"])
+SERVER.set_forkserver_preload(["bmojo.experiment", "bmojo.training.train"])
 
 
 @dataclasses.dataclass(frozen=True)

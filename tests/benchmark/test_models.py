@@ -9,9 +9,9 @@ from bmojo.benchmark import decoding, steps
 from bmojo.benchmark.lengths import conclude, length_cases
 from bmojo.benchmark.models import MODELS, Dimensions, check_forms, choose
 from bmojo.benchmark.rounds import take_turns
+from bmojo.errors import UserError
 from bmojo.layers.attention import Attention
 from bmojo.layers.ssd import SSDConfig
-from bmojo.validation import UserError
 
 
 def test_models_have_equal_parameters_and_the_wanted_sizes():

@@ -8,7 +8,7 @@ import pytest
 from bmojo.benchmark import families, operations, plain
 from bmojo.benchmark.families import Sizes
 from bmojo.benchmark.operations import check_operations, operation_cases
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 SIZES = Sizes(1, 9, 4, 2, 2, 4, 4, 1, 2)
 

@@ -9,7 +9,7 @@ import pytest
 
 from bmojo.benchmark import peers
 from bmojo.benchmark.peers import Kind, Peer, find, peer_case
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 FAKE = str(Path(__file__).parent / "fake_worker.py")
 KIND = Kind("torch", "torch_worker.py", "mamba2")

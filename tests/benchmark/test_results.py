@@ -8,7 +8,7 @@ import pytest
 
 from bmojo.benchmark import calibration, machine, results, tables
 from bmojo.benchmark.cases import Case, Check, WrongError, difference
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 FACTS = {
     "command": "bmojo bench step",

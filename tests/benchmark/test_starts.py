@@ -8,7 +8,7 @@ import pytest
 from bmojo.benchmark import starts
 from bmojo.benchmark.cases import WrongError
 from bmojo.benchmark.rounds import take_turns
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import Batches
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 SOURCE = MQARConfig(length=16, num_pairs=(1, 2), vocab_size=32).source(0, "train")
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.evaluation.collect import collect, pool, row_of, spread
-from bmojo.validation import UserError
 from tests.evaluation.runs import fabricate
 
 

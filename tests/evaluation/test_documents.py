@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.evaluation.documents import read_documents, run_documents, run_tokenizer
-from bmojo.validation import UserError
 from tests.evaluation.byte_tokenizer import Bytes
 
 

@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.evaluation.streaming import stream_losses
-from bmojo.generation import generate_all
-from bmojo.stopping import cut
-from bmojo.validation import UserError
+from bmojo.generation.generate import generate_all
+from bmojo.generation.stopping import cut
 from tests.evaluation.byte_tokenizer import Bytes
 from tests.small_models import model
 

@@ -11,14 +11,14 @@ import pytest
 from flax import nnx
 
 from bmojo.data.text.tokenizers import ByteTokenizer
+from bmojo.errors import UserError
 from bmojo.evaluation.memory import report, trace
 from bmojo.evaluation.memory.figures import lanes
 from bmojo.evaluation.memory.page import page, without
 from bmojo.evaluation.memory.text import Piece, pieces, read_tokens
 from bmojo.evaluation.memory.trace import Layer, Memory, Tenancy, read
-from bmojo.generation import start
+from bmojo.generation.generate import start
 from bmojo.ops.attention import EIDETIC, FADING, WINDOW
-from bmojo.validation import UserError
 from tests.numerics import assert_close
 from tests.small_models import VOCAB_SIZE, config, model
 

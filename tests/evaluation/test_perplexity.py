@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.evaluation.outputs import context_table, plot_positions, position_table, save
 from bmojo.evaluation.perplexity import Measured, by_context, by_position, edges, measure
 from bmojo.evaluation.streaming import stream_losses
-from bmojo.validation import UserError
 from tests.small_models import VOCAB_SIZE, model
 
 SIZES = (20, 9, 1, 5)

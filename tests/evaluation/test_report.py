@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from bmojo.cli import app
 from bmojo.cli.report import tasks
+from bmojo.errors import UserError
 from bmojo.evaluation.collect import Run, collect
 from bmojo.evaluation.perplexity import Measured, by_context, by_position
 from bmojo.evaluation.report import write
 from bmojo.experiment import load
-from bmojo.validation import UserError
 from tests.evaluation.runs import fabricate
 
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.evaluation.streaming import score, stream_losses
-from bmojo.validation import UserError
 from tests.numerics import relative_rms
 from tests.small_models import MODELS, VOCAB_SIZE, logits, model
 

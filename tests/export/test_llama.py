@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bmojo.errors import UserError
 from bmojo.export import llama, tensors
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
 from bmojo.training.parameters import split
-from bmojo.validation import UserError
 from tests.export import llama_in_numpy
 
 pytest.importorskip("safetensors", reason="it is an extra")

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.export import tensors
-from bmojo.validation import UserError
 
 pytest.importorskip("safetensors", reason="it is an extra")
 

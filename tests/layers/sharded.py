@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from bmojo.layers.protocol import Ahead
+from bmojo.layers.protocol import SequenceShard
 from tests.layers import law
 from tests.numerics import assert_close
 
@@ -32,7 +32,7 @@ def call(graph, size, parameters, u, first, ids):
     """The mixer's call, whole (size 0) or in so many shards."""
 
     def mix(parameters, u, first, ids):
-        state = Ahead(AXIS, size, first) if size else first
+        state = SequenceShard(AXIS, size, first) if size else first
         return nnx.merge(graph, parameters)(u, state, ids)
 
     way = over_devices(mix, size, (False, True, False, True), (True, False)) if size else mix

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from bmojo.layers.attention import AttentionConfig
-from bmojo.layers.protocol import Ahead
+from bmojo.layers.protocol import SequenceShard
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
 from tests import small_models
@@ -84,7 +84,7 @@ def over_three_axes(config, rows, length):
         return nnx.merge(graph, parameters)(tokens, None, ids)
 
     def part(parameters, tokens, ids):
-        return nnx.merge(graph, parameters)(tokens, Ahead("sequence", 2), segment_ids=ids)
+        return nnx.merge(graph, parameters)(tokens, SequenceShard("sequence", 2), segment_ids=ids)
 
     shards = jax.shard_map(
         part,
@@ -151,11 +151,14 @@ def wrong(state, length=6, lengths=None, config=None):
             {"length": 8},
         ),
         ("lengths: .* give the filling a document of its own", {"lengths": jnp.asarray([3])}),
-        ("Ahead.size: mesh axis 'sequence' has 2 devices, got 3", {"state": ("sequence", 3)}),
-        ("Ahead.axis: no mesh axis 'time' here", {"state": ("time", 2)}),
+        (
+            "SequenceShard.size: mesh axis 'sequence' has 2 devices, got 3",
+            {"state": ("sequence", 3)},
+        ),
+        ("SequenceShard.axis: no mesh axis 'time' here", {"state": ("time", 2)}),
     ],
 )
 def test_what_cannot_be_is_named(message, options):
     options = {"state": ("sequence", 2), **options}
     with pytest.raises(ValueError, match=message):
-        wrong(Ahead(*options.pop("state")), **options)
+        wrong(SequenceShard(*options.pop("state")), **options)

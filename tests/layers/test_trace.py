@@ -12,7 +12,7 @@ from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.ops import attention, reference
 from bmojo.ops.attention import EIDETIC, FADING, WINDOW, distance_bin
-from bmojo.ops.clock import Clock, advance
+from bmojo.ops.positions import Positions, advance
 from tests.layers import law
 from tests.layers.test_bmojo import CASES
 from tests.numerics import assert_close
@@ -52,7 +52,7 @@ def oracle(mixer, u):
     document = [0] * length
     with jax.disable_jit():
         score = reference.innovation(y[0], config.span, document, config.normalize_innovation)
-    state, (span, _) = mixer.init_state(1), advance(Clock.zero(1), length)
+    state, (span, _) = mixer.init_state(1), advance(Positions.zero(1), length)
     new = mixer.heads.key_values(mixer._tokens(u, y, state, span)[0])
     faded, q = mixer._fading_key_values(y[0]), mixer.heads.queries(u[0])
     wide = 2 * length

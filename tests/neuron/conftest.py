@@ -53,7 +53,7 @@ def trained(tmp_path_factory):
     from rich.console import Console
 
     from bmojo.experiment import load
-    from bmojo.training.loop import train
+    from bmojo.training.train import train
 
     experiment, text = load("experiments/mqar/bmojo.gin", BINDINGS, ["runs/smoke.gin"])
     directory = tmp_path_factory.mktemp("neuron") / "run"

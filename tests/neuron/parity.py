@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
+from neuron.positions import Positions
 
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.training.parameters import split
-from neuron.clock import Clock
 from neuron.configs import layer_config
 from neuron.layer import BMojoLayer, LayerState
 from neuron.weights import load_layer, sources
@@ -208,10 +208,14 @@ def torch_state(state, dtype):
         x = torch.from_numpy(x.astype(np.float32) if x.dtype.name == "bfloat16" else x.copy())
         return x if kind is None else x.to(kind)
 
-    clock = Clock(*(convert(getattr(state.clock, n)) for n in ("position", "age", "segment")))
+    positions = Positions(
+        *(convert(getattr(state.positions, n)) for n in ("position", "segment_pos", "segment"))
+    )
     rounded = set(FLOATS + KEPT) - {"hidden"}
     values = fields(state).items()
-    return LayerState(clock, **{n: convert(x, dtype if n in rounded else None) for n, x in values})
+    return LayerState(
+        positions, **{n: convert(x, dtype if n in rounded else None) for n, x in values}
+    )
 
 
 @functools.cache
@@ -247,7 +251,7 @@ def found(name, call, before, implementation, dtype="float32", gradients=True):
         total(out.float(), wide, weights, valid, torch.sin).backward()
         gradient = _gradients(made, u, state)
     rows = [out[b, :n].detach().float().numpy() for b, n in enumerate(call.lengths)]
-    state = {n: values[n].detach() for n in values if n != "clock"}
+    state = {n: values[n].detach() for n in values if n != "positions"}
     return Result(rows, state, gradient)
 
 

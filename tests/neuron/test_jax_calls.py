@@ -25,8 +25,8 @@ def draw(*shape, seed=0):
 
 def on_device(p):
     arrays = {name: jnp.asarray(x) for name, x in p.arrays.items()}
-    age, far = jnp.asarray(p.age), jnp.asarray(p.distance)
-    return dataclasses.replace(p, arrays=arrays, age=age, distance=far)
+    segment_pos, far = jnp.asarray(p.segment_pos), jnp.asarray(p.distance)
+    return dataclasses.replace(p, arrays=arrays, segment_pos=segment_pos, distance=far)
 
 
 def agree(call, reference, arguments, limit=1e-5, gradient=1e-4):
@@ -49,7 +49,7 @@ def agree(call, reference, arguments, limit=1e-5, gradient=1e-4):
 
 
 @pytest.mark.parametrize(
-    ("taps", "age"),
+    ("taps", "segment_pos"),
     [
         (1, None),
         (4, AGE),
@@ -58,12 +58,12 @@ def agree(call, reference, arguments, limit=1e-5, gradient=1e-4):
     ],
     ids=["1 tap", "4 taps, documents", "1 tap, documents", "4 taps"],
 )
-def test_short_convolution(taps, age):
+def test_short_convolution(taps, segment_pos):
     def reference(x, kernel, bias, tail):
-        return jax.nn.silu(convolution.causal_convolution(x, kernel, tail, age) + bias)
+        return jax.nn.silu(convolution.causal_convolution(x, kernel, tail, segment_pos) + bias)
 
     arguments = draw(B, L, E), draw(taps, E), draw(E), draw(B, taps - 1, E)
-    agree(lambda *a: jax_calls.short_convolution(*a, age), reference, arguments)
+    agree(lambda *a: jax_calls.short_convolution(*a, segment_pos), reference, arguments)
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_selective_scan(start):
     )
 
 
-@pytest.mark.parametrize("age", [None, AGE], ids=["", "documents"])
-def test_innovation(age):
+@pytest.mark.parametrize("segment_pos", [None, AGE], ids=["", "documents"])
+def test_innovation(segment_pos):
     y, tail = draw(B, L, E), draw(B, 5, E)
 
     def both(y):
-        residuals = innovations.residual(y, tail, innovations.predictor(3), age)
+        residuals = innovations.residual(y, tail, innovations.predictor(3), segment_pos)
         wanted = innovations.innovation(residuals)[0]
-        return jax_calls.innovation(y, tail, 3, age)[0], wanted
+        return jax_calls.innovation(y, tail, 3, segment_pos)[0], wanted
 
     found, wanted = jax.jit(both)(y)
     assert relative_rms(found, wanted) <= 1e-5
@@ -108,7 +108,7 @@ def test_normalized_innovation(lengths):
     for row, count in enumerate(counts):
         assert relative_rms(score[row, :count], wanted[row, :count]) <= 1e-5
     assert relative_rms(after, last) <= 1e-5
-    with pytest.raises(ValueError, match="^normalized innovation needs the age"):
+    with pytest.raises(ValueError, match="^normalized innovation needs the segment_pos"):
         jax_calls.innovation(y, tail, 3, power=power)
 
 
@@ -151,7 +151,7 @@ def test_memory_attention(size):
                 none = jnp.zeros_like(p.arrays["tail_k"]), jnp.zeros_like(p.arrays["tail_v"])
                 tail = (None, None) if function is jax_calls.memory_attention else none
                 given |= dict(zip(("tail_k", "tail_v"), tail, strict=True))
-            return function(**given, age=p.age, window=size.window, slots=slots)
+            return function(**given, segment_pos=p.segment_pos, window=size.window, slots=slots)
 
         return call
 
@@ -163,7 +163,7 @@ def test_memory_attention_in_bfloat16():
     p = on_device(problem(Size(1, 9, 2, 1, 8, 4, slots=3, before=3, dtype="bfloat16")))
     slots = attention.Slots(p.arrays["slot_k"], p.arrays["slot_v"], p.distance)
     arguments = [p.arrays[n] for n in ("q", "k", "v", "tail_k", "tail_v")]
-    options = {"age": p.age, "window": 4, "slots": slots}
+    options = {"segment_pos": p.segment_pos, "window": 4, "slots": slots}
     agree(
         lambda *a: jax_calls.memory_attention(*a, **options),
         lambda *a: blocked_attention.memory_attention(*a, **options),

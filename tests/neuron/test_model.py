@@ -8,9 +8,9 @@ import pytest
 import torch
 from flax import nnx
 
-from bmojo import generation
 from bmojo.evaluation import recall
 from bmojo.experiment import load
+from bmojo.generation import generate as generation
 from bmojo.model import Model as OriginalModel
 from neuron.configs import FadingConfig, LayerConfig, StackConfig
 from neuron.model import Flat, Model, flatten, unflatten

@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 from neuron import weights
 from neuron.configs import FadingConfig, LayerConfig, StackConfig
 from neuron.model import Model

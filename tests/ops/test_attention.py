@@ -23,9 +23,9 @@ def test_a_window_of_w_shows_w_keys_and_the_start_fewer():
 
 
 def test_nothing_is_visible_before_the_document():
-    age = jnp.array([0, 1, 2, 0, 1, 2, 3])
+    segment_pos = jnp.array([0, 1, 2, 0, 1, 2, 3])
     distance = jnp.arange(7)[:, None] - jnp.arange(7)
-    counts = np.asarray(visible(distance, age[:, None])).sum(axis=1)
+    counts = np.asarray(visible(distance, segment_pos[:, None])).sum(axis=1)
     assert counts.tolist() == [1, 2, 3, 1, 2, 3, 4]
 
 
@@ -86,12 +86,12 @@ def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, gr
     rng = np.random.default_rng(1)
     q = draw(rng, 1, length, 2, 4, dtype=dtype)
     k, v = (draw(rng, 1, length, groups, 4, dtype=dtype) for _ in range(2))
-    age = jnp.arange(length)[None] % 77
+    segment_pos = jnp.arange(length)[None] % 77
     distance = jnp.arange(length)[:, None] - jnp.arange(length)
-    mask = visible(distance, age[0][:, None])
+    mask = visible(distance, segment_pos[0][:, None])
     want = naive(q[0], k[0], v[0], mask)
-    assert_close(causal_attention(q, k, v, age)[0], want, dtype)
-    assert_close(causal_attention(q, k, v, age, jnp.arange(length)[None])[0], want, dtype)
+    assert_close(causal_attention(q, k, v, segment_pos)[0], want, dtype)
+    assert_close(causal_attention(q, k, v, segment_pos, jnp.arange(length)[None])[0], want, dtype)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -103,8 +103,8 @@ def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeyp
     q = draw(rng, 2, length, 2, 4, dtype=dtype)
     k, v = (draw(rng, 2, places, groups, 4, dtype=dtype) for _ in range(2))
     position = jnp.arange(length) + jnp.array([[0], [12]])
-    age = jnp.minimum(position, jnp.array([[100], [9]]))
-    mask = visible(position[..., None] - jnp.arange(places), age[..., None])
+    segment_pos = jnp.minimum(position, jnp.array([[100], [9]]))
+    mask = visible(position[..., None] - jnp.arange(places), segment_pos[..., None])
 
     def gradients(look):
         def loss(q, k, v):
@@ -113,7 +113,7 @@ def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeyp
 
         return jax.grad(loss, range(3))(q, k, v)
 
-    found = gradients(lambda q, k, v: causal_attention(q, k, v, age, position))
+    found = gradients(lambda q, k, v: causal_attention(q, k, v, segment_pos, position))
     assert_close(found, gradients(lambda q, k, v: attend(q, k, v, mask)), dtype)
 
 
@@ -136,14 +136,15 @@ def test_blocks_have_the_output_and_the_gradient_of_one_softmax(
     distance = rng.integers(1, 30, (2, chunks, 3))
     distance[:, :, 0] = NEVER
     rest = {"window": window, "offset": None if offset is None else jnp.array(offset)}
-    age = jnp.stack([jnp.arange(9, 38), jnp.arange(29) % 11])
+    segment_pos = jnp.stack([jnp.arange(9, 38), jnp.arange(29) % 11])
 
     def gradients(look):
         def loss(q, k, v, tail_k, tail_v, held_k, held_v):
             slots = Slots(held_k, held_v, jnp.asarray(distance, jnp.int32))
             options = [{"slot_range": (0, None)}, {"slot_range": (4, 25)}]
             outs = [
-                look(q, k, v, tail_k, tail_v, age, slots=slots, **more, **rest) for more in options
+                look(q, k, v, tail_k, tail_v, segment_pos, slots=slots, **more, **rest)
+                for more in options
             ]
             weight = jnp.cos(jnp.arange(q.size)).reshape(q.shape)
             return sum(jnp.sum(out * weight) for out in outs), outs

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bmojo.session import Keeper, Session, Use, identify, stored_layers
+from bmojo.errors import UserError
+from bmojo.session import Admission, Session, Use, identify, stored_layers
 from bmojo.storage import Policy, Store
-from bmojo.validation import UserError
 from tests import small_models
 from tests.numerics import assert_close
 
@@ -140,7 +140,7 @@ def test_only_what_surprises_is_stored(model, store):
 
 
 def test_a_keeper_compares_with_the_mean_so_far():
-    keeper = Keeper(window=2, threshold=2.0)
+    keeper = Admission(window=2, threshold=2.0)
     keys = np.zeros((4, 1, 1), np.float32)
     surprise = np.array([1, 1, 9, 1], np.float32)
     none = np.zeros(0, int)

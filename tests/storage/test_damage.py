@@ -4,8 +4,8 @@ import sqlite3
 
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.storage import verify
-from bmojo.validation import UserError
 from tests.storage.made import entries, queries, reader, writer
 
 

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.storage import Entries, Policy, Store, verify
 from bmojo.storage import index as index_module
-from bmojo.validation import UserError
 from tests.storage.made import along, axis, entries, identity, queries, reader, writer
 
 
@@ -90,7 +90,7 @@ def test_a_reader_sees_what_is_published(tmp_path):
 SECOND = """
 import sys
 from bmojo.storage import Store
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 try:
     Store.open(sys.argv[1], write=True)
 except UserError as error:

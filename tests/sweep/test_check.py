@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.experiment import load
 from bmojo.sweep.check import check
 from bmojo.sweep.plan import read
-from bmojo.validation import UserError
 
 
 @pytest.fixture(autouse=True)

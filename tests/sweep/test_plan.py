@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.sweep.plan import Sweep, cells, read
-from bmojo.validation import UserError
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 SWEEPS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob("sweeps/*.gin"))

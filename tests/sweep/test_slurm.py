@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from bmojo.cli.child import be_bmojo
+from bmojo.errors import UserError
 from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.slurm import SlurmRun, parameters, submit
-from bmojo.validation import UserError
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bmojo.data.mqar import MQARConfig, MQARSource
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.loop import Outcome, train
+from bmojo.training.train import RunResult, train
 
 VOCAB_SIZE = 32
 CONFIG_TEXT = "Model.width = 8\nTrainer.seed = 0\n"
@@ -95,7 +95,7 @@ def task(length, pairs, at=-1, number=signal.SIGKILL):
     return SignallingMQAR(length, pairs, VOCAB_SIZE, at=at, number=number)
 
 
-def run(run_dir, at=-1, number=signal.SIGKILL, **changes) -> Outcome:
+def run(run_dir, at=-1, number=signal.SIGKILL, **changes) -> RunResult:
     """13 steps in two stages: 8 of 4 examples, then 5 of 2. Example 30 is in the 8th batch."""
     arguments = {
         "model_config": StandInConfig(),

@@ -18,7 +18,7 @@ from bmojo.data.mqar import MQARConfig, MQARSource
 from bmojo.data.pipeline import DataError
 from bmojo.training import records
 from bmojo.training.config import Evaluation, Stage, TrainerConfig
-from bmojo.training.rundir import RunDir, WriteError
+from bmojo.training.run_dir import RunDir, WriteError
 from tests.training.standin import CONFIG_TEXT, VOCAB_SIZE, run
 
 OFTEN = TrainerConfig(log_every=1, eval_every=3, checkpoint_every=2, plots=False)

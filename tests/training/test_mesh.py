@@ -14,7 +14,7 @@ from bmojo.model import ModelConfig
 from bmojo.training.mesh import Layout, MeshConfig, make_layout
 from bmojo.training.parameters import outline
 from bmojo.training.placed import Placed
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 from scripts.clusters import meshes
 
 SMALL = ModelConfig(

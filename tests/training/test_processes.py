@@ -3,7 +3,7 @@
 import pytest
 
 from bmojo.cluster import Cluster, cluster, detect
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 from scripts.clusters import processes
 
 

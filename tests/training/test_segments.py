@@ -17,11 +17,11 @@ from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.model import ModelConfig
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.config import Evaluation, OptimizerConfig, TrainerConfig
+from bmojo.training.curriculum import Curriculum
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import flatten, outline, split, unflatten
-from bmojo.training.plan import Plan
-from bmojo.training.rundir import RunError
-from bmojo.training.step import make_fresh_state, make_train_step, token_losses
+from bmojo.training.run_dir import RunError
+from bmojo.training.train_step import make_fresh_state, make_train_step, token_losses
 from tests.training.standin import StandInConfig, run
 
 TASK = MQARConfig(length=24, num_pairs=(1, 2), vocab_size=32)
@@ -202,7 +202,7 @@ def test_the_memory_of_a_step_is_that_of_a_segment():
 def test_a_plan_counts_steps_tokens_and_examples():
     from bmojo.training.config import Stage
 
-    plan = Plan((Stage(TASK, 7, 3), Stage(TASK, 5, 2)), 4)
+    plan = Curriculum((Stage(TASK, 7, 3), Stage(TASK, 5, 2)), 4)
     assert (plan.total, plan.begin(1)) == (12, 7)
     assert [plan.examples(stage) for stage in (0, 1)] == [0, 6]
     assert [plan.tokens(step) for step in (0, 1, 8)] == [0, 18, 7 * 18 + 12]

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from bmojo.data.text.store import MANIFEST, json_bytes, write_atomically
-from bmojo.validation import UserError
+from bmojo.data.text.store import MANIFEST, json_bytes
+from bmojo.errors import UserError
+from bmojo.files import write_atomically
 
 __all__ = ["PLAN", "claim", "lock", "nothing_left_of_nothing", "refuse_strangers"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bmojo.data.text.reading import Corrupt, Part, load_hub, read, row_groups, texts
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 __all__ = ["SPLITS", "Corpus", "Corrupt", "Part", "open_corpus", "read", "texts"]
 

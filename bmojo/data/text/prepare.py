@@ -39,10 +39,10 @@ from bmojo.data.text.store import (
     manifest_hash,
     open_prepared,
     token_dtype,
-    write_atomically,
 )
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
-from bmojo.validation import UserError
+from bmojo.errors import UserError
+from bmojo.files import write_atomically
 
 __all__ = ["Request", "cores", "prepare"]
 

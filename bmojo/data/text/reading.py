@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 __all__ = ["Corrupt", "Part", "load_hub", "read", "row_groups", "texts"]
 

@@ -25,25 +25,15 @@ import numpy as np
 from array_record.python import array_record_module
 
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
-__all__ = ["Documents", "Prepared", "ShardWriter", "Stream", "open_prepared", "write_atomically"]
+__all__ = ["Documents", "Prepared", "ShardWriter", "Stream", "open_prepared"]
 
 FORMAT = 1
 BLOCK = 4096
 """Tokens of a record."""
 
 MANIFEST = "manifest.json"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step; a reader sees the old content or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -18,7 +18,7 @@ from bmojo.data.text.corpus import SPLITS, open_corpus
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import MANIFEST, Documents, Prepared, Stream, open_prepared
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 __all__ = ["TextConfig", "TextSource", "documents"]
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bmojo.validation import UserError, suggestion
+from bmojo.errors import UserError, suggestion
 
 __all__ = ["ByteTokenizer", "Tokenizer", "tokenizer", "train_tokenizer"]
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.evaluation.memory.figures import draw, png
 from bmojo.evaluation.memory.page import page
 from bmojo.evaluation.memory.text import Piece
 from bmojo.evaluation.memory.trace import Layer, Memory
+from bmojo.files import write_atomically
 from bmojo.ops.attention import TIERS
-from bmojo.training.rundir import write_atomically
-from bmojo.validation import UserError
 
 __all__ = ["numbers", "write"]
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bmojo.generation import check_tokens, memory_grows, start
+from bmojo.errors import UserError
+from bmojo.generation.generate import check_tokens, memory_grows, start
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.mlp import MLPConfig
@@ -24,7 +25,6 @@ from bmojo.layers.trace import Trace
 from bmojo.ops.attention import EIDETIC, FADING, WINDOW
 from bmojo.ops.eidetic import EMPTY
 from bmojo.types import Array
-from bmojo.validation import UserError
 
 __all__ = ["SEGMENT_LENGTH", "Layer", "Memory", "Tenancy", "read"]
 

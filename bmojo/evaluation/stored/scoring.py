@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.evaluation.streaming import Scores
-from bmojo.generation import check_tokens
+from bmojo.generation.generate import check_tokens
 from bmojo.session import Session, Use
 from bmojo.storage import Store
-from bmojo.validation import UserError
 
 __all__ = ["score_stored"]
 

@@ -18,7 +18,7 @@ struct Call {
   int64_t window;                       // 0: the whole past
   int64_t near, far;
   const T *q, *k, *v, *tail_k, *tail_v, *slot_k, *slot_v;
-  const int32_t *distance, *age, *offset, *position;
+  const int32_t *distance, *segment_pos, *offset, *position;
 
   int64_t heads_of_group() const { return heads / groups; }
   int64_t q_row(int64_t b, int64_t t, int64_t h) const {
@@ -35,7 +35,7 @@ struct Call {
   }
   int64_t place(int64_t b, int64_t t) const { return window ? t : position[b * length + t]; }
   int64_t oldest(int64_t b, int64_t t) const {
-    const int64_t old = age[b * length + t];
+    const int64_t old = segment_pos[b * length + t];
     return place(b, t) - (window ? std::min(old, window - 1) : old);
   }
 };
@@ -257,7 +257,7 @@ class Stretch {
       const int64_t here = std::min<int64_t>(kKeys, call_.slots - base);
       const int to = static_cast<int>(padded<T>(here));
       score(block_, slots, base / kKeys, 0, to, true, tokens, [&](int64_t i, T* scores) {
-        const int64_t most = std::min<int64_t>(call_.age[b_ * call_.length + t + i], call_.far - 1);
+        const int64_t most = std::min<int64_t>(call_.segment_pos[b_ * call_.length + t + i], call_.far - 1);
         for (int64_t m = 0; m < here; ++m) {
           const int64_t reach = since + i + distance[base + m];
           if (reach < call_.near || reach > most) scores[m] = hidden;
@@ -326,23 +326,23 @@ void backward(ffi::ThreadPool& pool, const Call<T>& call, const Saved<T>& saved,
 template <ffi::DataType type>
 Call<ffi::NativeType<type>> read_call(In<type> q, In<type> k, In<type> v, In<type> tail_k,
                                       In<type> tail_v, In<type> slot_k, In<type> slot_v,
-                                      In<ffi::S32> distance, In<ffi::S32> age,
+                                      In<ffi::S32> distance, In<ffi::S32> segment_pos,
                                       In<ffi::S32> offset, In<ffi::S32> position, int64_t window,
                                       int64_t near, int64_t far) {
   const auto size = q.dimensions(), k_size = k.dimensions(), slot_size = slot_k.dimensions();
   return {size[0], size[1], size[2], size[3], k_size[1], k_size[2], tail_k.dimensions()[1],
           slot_size[1], slot_size[2], window, near, far, q.typed_data(), k.typed_data(),
           v.typed_data(), tail_k.typed_data(), tail_v.typed_data(), slot_k.typed_data(),
-          slot_v.typed_data(), distance.typed_data(), age.typed_data(), offset.typed_data(),
+          slot_v.typed_data(), distance.typed_data(), segment_pos.typed_data(), offset.typed_data(),
           position.typed_data()};
 }
 
 template <ffi::DataType type>
 ffi::Error Attend(ffi::ThreadPool pool, In<type> q, In<type> k, In<type> v, In<type> tail_k,
                   In<type> tail_v, In<type> slot_k, In<type> slot_v, In<ffi::S32> distance,
-                  In<ffi::S32> age, In<ffi::S32> offset, In<ffi::S32> position, Out<type> out,
+                  In<ffi::S32> segment_pos, In<ffi::S32> offset, In<ffi::S32> position, Out<type> out,
                   Out<type> lse, int64_t window, int64_t near, int64_t far) {
-  const auto call = read_call<type>(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, age, offset,
+  const auto call = read_call<type>(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, segment_pos, offset,
                                     position, window, near, far);
   forward(pool, call, out->typed_data(), lse->typed_data());
   return ffi::Error::Success();
@@ -351,12 +351,12 @@ ffi::Error Attend(ffi::ThreadPool pool, In<type> q, In<type> k, In<type> v, In<t
 template <ffi::DataType type>
 ffi::Error AttendBack(ffi::ThreadPool pool, In<type> q, In<type> k, In<type> v, In<type> tail_k,
                       In<type> tail_v, In<type> slot_k, In<type> slot_v, In<ffi::S32> distance,
-                      In<ffi::S32> age, In<ffi::S32> offset, In<ffi::S32> position, In<type> out,
+                      In<ffi::S32> segment_pos, In<ffi::S32> offset, In<ffi::S32> position, In<type> out,
                       In<type> lse, In<type> d_out, Out<type> dq, Out<type> dk, Out<type> dv,
                       Out<type> d_tail_k, Out<type> d_tail_v, Out<type> d_slot_k,
                       Out<type> d_slot_v, int64_t window, int64_t near, int64_t far) {
   using T = ffi::NativeType<type>;
-  const auto call = read_call<type>(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, age, offset,
+  const auto call = read_call<type>(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, segment_pos, offset,
                                     position, window, near, far);
   for (auto* zero : {&dk, &dv, &d_tail_k, &d_tail_v, &d_slot_k, &d_slot_v})
     std::fill_n((*zero)->typed_data(), (*zero)->element_count(), T(0));

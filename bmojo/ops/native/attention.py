@@ -47,7 +47,7 @@ class _Operands(NamedTuple):
     slot_k: Float[Array, "B C M G P"]
     slot_v: Float[Array, "B C M G P"]
     distance: Int[Array, "B C M"]
-    age: Int[Array, "B L"]
+    segment_pos: Int[Array, "B L"]
     offset: Int[Array, "B"]
     position: Int[Array, "..."]
 
@@ -58,7 +58,7 @@ def memory_attention(
     v: Float[Array, "B L G P"],
     tail_k: Float[Array, "B T G P"],
     tail_v: Float[Array, "B T G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     *,
     window: int,
     slots: Slots | None = None,
@@ -76,7 +76,7 @@ def memory_attention(
       v: values of the same tokens.
       tail_k: keys of the W - 1 tokens before the call, in order of time.
       tail_v: their values.
-      age: tokens of the same document before each token.
+      segment_pos: tokens of the same document before each token.
       window: W, the query's own token included.
       slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
       slot_range: nearest distance at which a slot is seen, and the first that is too far.
@@ -94,14 +94,14 @@ def memory_attention(
     floats = (q, k, v, tail_k, tail_v, slots.k, slots.v)
     if offset is None:
         offset = jnp.zeros(q.shape[:1], jnp.int32)
-    return _call(reach, v, floats, slots.distance, age, offset, jnp.zeros((0,), jnp.int32))
+    return _call(reach, v, floats, slots.distance, segment_pos, offset, jnp.zeros((0,), jnp.int32))
 
 
 def causal_attention(
     q: Float[Array, "B L H P"],
     k: Float[Array, "B S G P"],
     v: Float[Array, "B S G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     position: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L H P"]:
     """The attention of :func:`bmojo.ops.blocked_attention.causal_attention`.
@@ -110,7 +110,7 @@ def causal_attention(
       q: queries.
       k: keys; key s stands at position s of its row.
       v: values.
-      age: tokens of the same document before each query.
+      segment_pos: tokens of the same document before each query.
       position: of each query in its row; None: query i stands at i.
 
     Raises:
@@ -118,12 +118,12 @@ def causal_attention(
     """
     rows, _, groups, width = k.shape
     if position is None:
-        position = jnp.broadcast_to(jnp.arange(q.shape[1], dtype=jnp.int32), age.shape)
+        position = jnp.broadcast_to(jnp.arange(q.shape[1], dtype=jnp.int32), segment_pos.shape)
     tail = jnp.zeros((rows, 0, groups, width), k.dtype)
     held = jnp.zeros((rows, 1, 0, groups, width), k.dtype)
     distance, offset = jnp.zeros((rows, 1, 0), jnp.int32), jnp.zeros((rows,), jnp.int32)
     floats = (q, k, v, tail, tail, held, held)
-    return _call(_Reach(0, 0, ANY), v, floats, distance, age, offset, position)
+    return _call(_Reach(0, 0, ANY), v, floats, distance, segment_pos, offset, position)
 
 
 def _call(reach: _Reach, v: Array, floats: tuple[Array, ...], *whole: Array) -> Array:

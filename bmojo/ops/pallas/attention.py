@@ -100,7 +100,7 @@ def memory_attention(
     v: Float[Array, "B L G P"],
     tail_k: Float[Array, "B T G P"],
     tail_v: Float[Array, "B T G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     *,
     window: int,
     slots: Slots | None = None,
@@ -123,7 +123,7 @@ def memory_attention(
       v: values of the same tokens.
       tail_k: keys of the W - 1 tokens before the call.
       tail_v: their values.
-      age: tokens of the same document before each token.
+      segment_pos: tokens of the same document before each token.
       window: W.
       slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
       slot_range: nearest distance at which a slot is seen, and the first that is too far.
@@ -168,10 +168,10 @@ def memory_attention(
     if slots is not None:
         slot_k, slot_v = (heads_first(pad(x[:, : g.chunks], 2, g.slots)) for x in held)
         distance = pad(slots.distance[:, : g.chunks], 2, g.slots, NEVER)
-    ages = on_grid(age, -1).reshape(age.shape[0], -1)
+    segment_positions = on_grid(segment_pos, -1).reshape(segment_pos.shape[0], -1)
     queries, keys = heads_first(on_grid(q * width**-0.5)), heads_first(on_grid(k, before=tail_k))
     values = heads_first(on_grid(v, before=tail_v))
-    out = _attend(g, queries, keys, values, slot_k, slot_v, distance, ages)
+    out = _attend(g, queries, keys, values, slot_k, slot_v, distance, segment_positions)
     out = out.reshape(*out.shape[:2], g.chunks, g.chunk, padded)[:, :, :, :window, :width]
     out = jnp.moveaxis(out.reshape(*out.shape[:2], g.chunks * window, width), 1, 2)
     out = out if offset is None else _rolled(out, -offset)
@@ -198,9 +198,9 @@ def _attend(
     slot_k: Array | None,
     slot_v: Array | None,
     distance: Array | None,
-    age: Array,
+    segment_pos: Array,
 ) -> Array:
-    return _written(g, *kernels.forward(g, q, k, v, slot_k, slot_v, distance, age))[0]
+    return _written(g, *kernels.forward(g, q, k, v, slot_k, slot_v, distance, segment_pos))[0]
 
 
 def _written(g: Geometry, *arrays: Array) -> tuple[Array, ...]:
@@ -209,15 +209,15 @@ def _written(g: Geometry, *arrays: Array) -> tuple[Array, ...]:
     return tuple(pad(x[:, :, :rows], 2, x.shape[2]) for x in arrays)
 
 
-def _save(g, q, k, v, slot_k, slot_v, distance, age):
-    out, lse = _written(g, *kernels.forward(g, q, k, v, slot_k, slot_v, distance, age))
-    return out, (q, k, v, slot_k, slot_v, distance, age, lse, out)
+def _save(g, q, k, v, slot_k, slot_v, distance, segment_pos):
+    out, lse = _written(g, *kernels.forward(g, q, k, v, slot_k, slot_v, distance, segment_pos))
+    return out, (q, k, v, slot_k, slot_v, distance, segment_pos, lse, out)
 
 
 def _backward(g, saved, d_out):
-    q, k, v, slot_k, slot_v, distance, age, lse, out = saved
+    q, k, v, slot_k, slot_v, distance, segment_pos, lse, out = saved
     delta = jnp.sum(d_out.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
-    operands = (q, k, v, slot_k, slot_v, distance, age)
+    operands = (q, k, v, slot_k, slot_v, distance, segment_pos)
     return *kernels.backward(g, *operands, lse, delta, d_out), None, None
 
 

@@ -80,13 +80,13 @@ class Geometry:
         slots += 4 * tiled_bytes(self.slots, width)
         return 2 * max(tokens, slots if self.slots else 0)
 
-    def tokens_seen(self, query: Array, key: Array, back: int, age: Array) -> Array:
+    def tokens_seen(self, query: Array, key: Array, back: int, segment_pos: Array) -> Array:
         """Which tokens are seen, by their places in their chunks, ``back`` tokens apart."""
-        return visible(query - key + back, age, self.window) & (key < self.window)
+        return visible(query - key + back, segment_pos, self.window) & (key < self.window)
 
-    def slots_seen(self, query: Array, distance: Array, age: Array) -> Array:
+    def slots_seen(self, query: Array, distance: Array, segment_pos: Array) -> Array:
         """Which slots are seen, by the query's place in its chunk and the slot's distance."""
-        return visible(query + distance, age, window=self.far, beyond=self.near)
+        return visible(query + distance, segment_pos, window=self.far, beyond=self.near)
 
 
 def forward(
@@ -97,7 +97,7 @@ def forward(
     slot_k: Array | None,
     slot_v: Array | None,
     distance: Array | None,
-    age: Array,
+    segment_pos: Array,
 ) -> tuple[Array, Array]:
     """Outputs and log-sum-exp of scores; rows of empty blocks are not written.
 
@@ -109,7 +109,7 @@ def forward(
       slot_k: keys of slots (B, G, C M, P); None: none.
       slot_v: their values.
       distance: of slots (B, C, M).
-      age: of queries (B, C chunk), -1 for rows that are none.
+      segment_pos: of queries (B, C chunk), -1 for rows that are none.
 
     Returns:
       outputs (B, H, C chunk, P) in the dtype of ``v`` and log-sum-exp (B, H, C chunk).
@@ -122,11 +122,11 @@ def forward(
         g,
         at,
         g.filled,
-        [at.queries, at.ages, *specs],
+        [at.queries, at.segment_positions, *specs],
         [at.queries, at.columns],
         [_shape(q, v.dtype), jax.ShapeDtypeStruct((*q.shape[:3], 1), wide)],
         "memory_attention",
-    )(q, age[..., None], *operands)
+    )(q, segment_pos[..., None], *operands)
     return out, lse[..., 0]
 
 
@@ -138,7 +138,7 @@ def backward(
     slot_k: Array | None,
     slot_v: Array | None,
     distance: Array | None,
-    age: Array,
+    segment_pos: Array,
     lse: Array,
     delta: Array,
     d_out: Array,
@@ -153,7 +153,7 @@ def backward(
       slot_k: keys of slots.
       slot_v: values of slots.
       distance: of slots.
-      age: of queries.
+      segment_pos: of queries.
       lse: log-sum-exp of their scores, finite in every row.
       delta: output times its gradient, summed over channels (B, H, C chunk).
       d_out: gradient of the output, 0 in rows that are no queries.
@@ -166,17 +166,17 @@ def backward(
         g,
         at,
         g.filled,
-        [at.queries, at.ages, at.queries, at.columns, at.columns, *specs],
+        [at.queries, at.segment_positions, at.queries, at.columns, at.columns, *specs],
         [at.queries],
         [_shape(q, q.dtype)],
         "memory_attention_dq",
-    )(q, age[..., None], d_out, lse[..., None], delta[..., None], *operands)
+    )(q, segment_pos[..., None], d_out, lse[..., None], delta[..., None], *operands)
     dq = dq.at[:, :, g.filled * g.block :].set(0)
 
     def rows(x: Array) -> Array:
         return x.reshape(*x.shape[:-1], g.chunks, g.blocks, 1, g.block)
 
-    of_queries = (q, d_out, rows(lse), rows(delta), rows(age))
+    of_queries = (q, d_out, rows(lse), rows(delta), rows(segment_pos))
     # One sum for each query head; those of a group are added up after.
     shape = (*q.shape[:2], k.shape[2], q.shape[3])
     dk, dv = _call(
@@ -244,7 +244,7 @@ class _Specs:
         block = (None, None, g.block, self.width)
         self.queries = pl.BlockSpec(block, lambda n, i: (*self.head(n), i, 0))
         self.columns = pl.BlockSpec((None, None, g.block, 1), lambda n, i: (*self.head(n), i, 0))
-        self.ages = pl.BlockSpec((None, g.block, 1), lambda n, i: (self.row(n), i, 0))
+        self.segment_positions = pl.BlockSpec((None, g.block, 1), lambda n, i: (self.row(n), i, 0))
         self.tokens = pl.BlockSpec(block, lambda n, i: (*self.kv_head(n), i, 0))
         self.d_tokens = pl.BlockSpec(block, lambda n, i: (*self.head(n), i, 0))
         self.slot_column = pl.BlockSpec(
@@ -287,7 +287,7 @@ class _Specs:
         return pl.BlockSpec((None, None, 1, self.g.slots), index)
 
     def chunk_of_queries(self, which: Callable[[Geometry, Array], Array]) -> Specs:
-        """Queries, output gradients, log-sum-exp, delta and ages of a chunk."""
+        """Queries, output gradients, log-sum-exp, delta and segment_positions of a chunk."""
         g = self.g
 
         def number(n: Array, i: Array) -> Index:
@@ -374,7 +374,7 @@ def _product(a: Array, b: Array) -> Array:
 Step = Callable[[Array, Array, Array, Any], Any]
 
 
-def _over_keys(g: Geometry, age: Array, refs: Sequence[Ref], step: Step, carry: Any) -> Any:
+def _over_keys(g: Geometry, segment_pos: Array, refs: Sequence[Ref], step: Step, carry: Any) -> Any:
     """``step(k, v, seen, carry)`` for every block that a block of queries looks at."""
     k_before, v_before, k_own, v_own, *slots = refs
     at = _rem(pl.program_id(1), g.blocks)
@@ -384,7 +384,7 @@ def _over_keys(g: Geometry, age: Array, refs: Sequence[Ref], step: Step, carry: 
         def one(j: Array, carry: Any) -> Any:
             first = pl.multiple_of(j * g.block, g.block)
             held = pl.ds(first, g.block)
-            seen = g.tokens_seen(query, _places(first, g.block, 1), back, age)
+            seen = g.tokens_seen(query, _places(first, g.block, 1), back, segment_pos)
             return step(k_ref[held, :], v_ref[held, :], seen, carry)
 
         return one
@@ -395,7 +395,7 @@ def _over_keys(g: Geometry, age: Array, refs: Sequence[Ref], step: Step, carry: 
         k_ref, v_ref, distance_ref = slots
         for first in range(0, g.slots, g.slot_block):
             held = pl.ds(first, g.slot_block)
-            seen = g.slots_seen(query, distance_ref[:, held], age)
+            seen = g.slots_seen(query, distance_ref[:, held], segment_pos)
             carry = step(k_ref[held, :], v_ref[held, :], seen, carry)
     return carry
 
@@ -445,7 +445,8 @@ def _gather(
 ) -> Callable[[Array, tuple[Array, Array]], tuple[Array, Array]]:
     """The step that adds to the gradients of keys and values what a block of queries gives.
 
-    ``seen`` tells from the queries' places in their chunk and their ages, both (1, queries).
+    ``seen`` is a function of the queries' offsets in their chunk and of ``segment_pos``, both
+    (1, queries).
     """
     q_ref, d_out_ref, lse_ref, delta_ref, age_ref = refs
 
@@ -470,7 +471,7 @@ def _d_tokens(g: Geometry, *refs: Ref) -> None:
     k, v = k_ref[...], v_ref[...]
 
     def seen(back: int) -> Callable[[Array, Array], Array]:
-        return lambda query, age: g.tokens_seen(query, key, back, age)
+        return lambda query, segment_pos: g.tokens_seen(query, key, back, segment_pos)
 
     nothing = jnp.zeros(k.shape, dk_ref.dtype)
     # Chunk 0 is before the queries; after the last there are none.
@@ -488,8 +489,8 @@ def _d_slots(g: Geometry, *refs: Ref) -> None:
         held = pl.ds(first, g.slot_block)
         k, v, distance = k_ref[held, :], v_ref[held, :], distance_ref[held, :]
 
-        def seen(query: Array, age: Array, distance: Array = distance) -> Array:
-            return g.slots_seen(query, distance, age)
+        def seen(query: Array, segment_pos: Array, distance: Array = distance) -> Array:
+            return g.slots_seen(query, distance, segment_pos)
 
         nothing = jnp.zeros(k.shape, dk_ref.dtype)
         dk_ref[held, :], dv_ref[held, :] = jax.lax.fori_loop(

@@ -2,8 +2,8 @@
 
 On a TPU ``jax.experimental.pallas.ops.tpu.flash_attention``, on a GPU
 ``jax.experimental.pallas.ops.gpu.attention``. Both mask by the ids of documents, which follow
-from the ages of tokens, and bring their derivatives. Neither knows grouped heads: keys and
-values are repeated for the query heads of a group.
+from ``segment_pos``, and bring their derivatives. Neither knows grouped heads: keys and values
+are repeated for the query heads of a group.
 """
 
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def causal_attention(
     q: Float[Array, "B L H P"],
     k: Float[Array, "B L G P"],
     v: Float[Array, "B L G P"],
-    age: Int[Array, "B L"],
+    segment_pos: Int[Array, "B L"],
     target: Target | None = None,
 ) -> Float[Array, "B L H P"]:
     """:func:`bmojo.ops.attention.causal_attention` of a call that no tokens precede.
@@ -42,7 +42,7 @@ def causal_attention(
       q: queries.
       k: keys of the same tokens.
       v: values of the same tokens.
-      age: tokens of the same document before each token, all of them in the call.
+      segment_pos: tokens of the same document before each token, all of them in the call.
       target: the device; None: JAX's default one. The TPU's kernel is interpreted, forward and
         backward, inside ``jax.experimental.pallas.tpu.force_tpu_interpret_mode`` alone.
     """
@@ -50,7 +50,7 @@ def causal_attention(
     length, width = q.shape[1], q.shape[3]
     size = round_up(length, BLOCK)
     # From 1 on; the filling behind the last token is document 0.
-    document = pad(jnp.cumsum(age == 0, axis=1, dtype=jnp.int32) + 1, 1, size)
+    document = pad(jnp.cumsum(segment_pos == 0, axis=1, dtype=jnp.int32) + 1, 1, size)
     group = q.shape[2] // k.shape[2]
     q, k, v = (pad(x, 1, size) for x in (q, jnp.repeat(k, group, 2), jnp.repeat(v, group, 2)))
     scale = width**-0.5

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bmojo.errors import suggestion
 from bmojo.training import records
 from bmojo.training.config import Evaluation, best_parts
-from bmojo.training.rundir import RunError
-from bmojo.validation import suggestion
+from bmojo.training.run_dir import RunError
 
 __all__ = ["Best", "best_of", "check_best"]
 

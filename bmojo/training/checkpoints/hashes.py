@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bmojo.training.rundir import write_atomically
+from bmojo.files import write_atomically
 
 __all__ = ["NAME", "changes", "size", "told", "write"]
 

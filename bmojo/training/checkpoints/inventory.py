@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bmojo.training import records
 from bmojo.training.checkpoints import hashes
-from bmojo.training.rundir import RunDir, RunError
+from bmojo.training.run_dir import RunDir, RunError
 
 __all__ = ["Entry", "inventory", "steps_of"]
 

@@ -7,7 +7,7 @@ import orbax.checkpoint as ocp
 
 from bmojo.training.checkpoints.arrays import check_shapes, targets
 from bmojo.training.parameters import Parameters
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 
 FORMAT = 1
 """Version of what ``meta`` and the items hold; checkpoints without one are of the first."""

@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 from bmojo.training.checkpoints import hashes
 from bmojo.training.checkpoints.layout import first_line, read_arrays, read_meta
 from bmojo.training.parameters import Parameters
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 
 READ = ("parameters", "meta", "shapes")
 

@@ -16,7 +16,7 @@ from bmojo.training.checkpoints import hashes, processes
 from bmojo.training.checkpoints.arrays import held
 from bmojo.training.checkpoints.layout import FORMAT, first_line, read_arrays, read_meta
 from bmojo.training.parameters import Parameters, flatten, unflatten
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 
 # Orbax tells of every save and restore through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -11,13 +11,13 @@ from bmojo.data.pipeline import Batches, Segments
 from bmojo.layers.axes import Names, parameter_axes
 from bmojo.model import ModelConfig, describe
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.curriculum import Curriculum
 from bmojo.training.mesh import Layout, spec_text
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import outline
 from bmojo.training.placed import Placed
-from bmojo.training.plan import Plan
 from bmojo.training.processes import Processes
-from bmojo.training.step import STOP, device_fields, make_fresh_state, make_train_step
+from bmojo.training.train_step import STOP, device_fields, make_fresh_state, make_train_step
 
 NOT_CUT = "-"
 """The sharding of an array that lies whole on every device."""
@@ -51,7 +51,7 @@ class Step:
     ):
         self._config, self._trainer = model_config, trainer
         self._layout, self._processes = layout, processes
-        self._plan = Plan(curriculum, trainer.segments_per_document)
+        self._plan = Curriculum(curriculum, trainer.segments_per_document)
         self.stage = max(curriculum, key=lambda stage: stage.batch_size * stage.data.length)
         self.number = curriculum.index(self.stage) + 1
 

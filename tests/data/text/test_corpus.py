@@ -9,7 +9,7 @@ import pytest
 from bmojo.data.text import corpus
 from bmojo.data.text.corpus import Corrupt, open_corpus, read, texts
 from bmojo.data.text.prepare import Request, prepare
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 
 def write(folder, contents):

@@ -16,7 +16,7 @@ from bmojo.data.text.claim import lock
 from bmojo.data.text.corpus import open_corpus, read
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import open_prepared
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 ROOT = str(Path(bmojo.__file__).parent.parent)
 

@@ -11,7 +11,7 @@ from bmojo.data.pipeline import Batches
 from bmojo.data.text import task
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.task import TextConfig, documents
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 
 def folder(path, **splits):

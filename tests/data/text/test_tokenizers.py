@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bmojo.data.text.tokenizers import END, tokenizer, train_tokenizer
-from bmojo.validation import UserError
+from bmojo.errors import UserError
 
 TEXTS = [
     "",

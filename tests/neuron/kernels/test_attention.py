@@ -59,7 +59,7 @@ def test_huge_scores_do_not_overflow(dtype):
 def test_a_slot_beyond_the_document_is_not_seen():
     p = checks.problem(Size(1, 20, 1, 1, 8, 4, slots=2, documents=2))
     before, _ = checks.forward(p)
-    reach = p.age[0, ::4]
+    reach = p.segment_pos[0, ::4]
     hidden = p.distance[0] > reach[:, None]
     p.arrays["slot_k"][0, hidden] = 1e3
     p.arrays["slot_v"][0, hidden] = 1e3
@@ -74,7 +74,7 @@ def test_without_ages_no_document_ends():
     p.distance[p.distance != ops.NEVER] %= 40
     options |= {"distance": np.maximum(p.distance, 1)}
     with_ages, _ = run(memory_attention, *operands, 8, **options)
-    del options["age"]
+    del options["segment_pos"]
     np.testing.assert_array_equal(run(memory_attention, *operands, 8, **options)[0], with_ages)
 
 
@@ -86,7 +86,7 @@ def test_selection_and_attention_are_the_layer(starts):
     score = rng.random((1, length)).astype(np.float32)
     start = np.isin(np.arange(length), starts)
     document = np.cumsum(start)
-    age = np.arange(length) - np.maximum.accumulate(np.where(start, np.arange(length), 0))
+    segment_pos = np.arange(length) - np.maximum.accumulate(np.where(start, np.arange(length), 0))
 
     vacant = np.full((1, eidetic), -1, np.float32)
     sets = run(running_sets, score, vacant, window, start[None].astype(np.float32))
@@ -108,7 +108,7 @@ def test_selection_and_attention_are_the_layer(starts):
         time_last(k[None]),
         v[None],
         window,
-        age=age[None].astype(np.int32),
+        segment_pos=segment_pos[None].astype(np.int32),
         slot_k=np.moveaxis(slot_k, 2, -1).copy(),
         slot_v=slot_v,
         distance=far[None].astype(np.int32),

@@ -5,22 +5,22 @@ import pytest
 from neuron.checks.check import distance
 from neuron.checks.convolution import (
     SIZES,
-    ages,
     backward,
     cotangent,
     expected,
     forward,
     problem,
+    segment_positions,
 )
 
 
-def compare(p, age=None, limit=1e-5, programs=None):
+def compare(p, segment_pos=None, limit=1e-5, programs=None):
     dout = cotangent(p)
-    out, gradients = expected(p, dout, age)
-    found = forward(p, age, programs)
+    out, gradients = expected(p, dout, segment_pos)
+    found = forward(p, segment_pos, programs)
     assert found.dtype == p["x"].dtype
     assert distance(found, out) < limit
-    for name, gradient in backward(p, dout, age, programs).items():
+    for name, gradient in backward(p, dout, segment_pos, programs).items():
         assert distance(gradient, gradients[name]) < limit, name
 
 
@@ -31,7 +31,7 @@ def test_agrees_with_the_operation_and_its_derivatives(batch, length, channels, 
 
 @pytest.mark.parametrize("starts", [[0], [1, 2], [3, 509, 511], [512], [100, 513]])
 def test_documents_do_not_see_each_other(starts):
-    compare(problem(2, 520, 3, 4), ages(2, 520, starts))
+    compare(problem(2, 520, 3, 4), segment_positions(2, 520, starts))
 
 
 def test_only_the_end_of_a_long_tail_counts():

@@ -49,9 +49,11 @@ def test_silent_channels_share_nothing():
 def test_power_continues_a_sequence():
     p = checks.problem(Size(1, 20, 3, 2, starts=(6,), normalized=True))
     whole, last = run(innovation, *checks.arguments(p))
-    first = dataclasses.replace(p, y=p.y[:, :13], age=p.age[:, :13])
+    first = dataclasses.replace(p, y=p.y[:, :13], segment_pos=p.segment_pos[:, :13])
     early, power = run(innovation, *checks.arguments(first))
-    rest = dataclasses.replace(p, y=p.y[:, 13:], tail=p.y[:, 11:13], age=p.age[:, 13:], power=power)
+    rest = dataclasses.replace(
+        p, y=p.y[:, 13:], tail=p.y[:, 11:13], segment_pos=p.segment_pos[:, 13:], power=power
+    )
     late, after = run(innovation, *checks.arguments(rest))
     np.testing.assert_array_equal(np.concatenate([early, late], axis=1), whole)
     np.testing.assert_array_equal(after, last)
@@ -59,9 +61,9 @@ def test_power_continues_a_sequence():
 
 def test_power_passes_over_padding():
     p = checks.problem(Size(2, 12, 3, 2, starts=(4,), normalized=True))
-    short = dataclasses.replace(p, y=p.y[:, :7], age=p.age[:, :7])
-    padded = dataclasses.replace(p, y=p.y.copy(), age=p.age.copy())
-    padded.y[:, 7:], padded.age[:, 7:] = 0, -1
+    short = dataclasses.replace(p, y=p.y[:, :7], segment_pos=p.segment_pos[:, :7])
+    padded = dataclasses.replace(p, y=p.y.copy(), segment_pos=p.segment_pos.copy())
+    padded.y[:, 7:], padded.segment_pos[:, 7:] = 0, -1
     score, power = run(innovation, *checks.arguments(padded))
     wanted, last = run(innovation, *checks.arguments(short))
     np.testing.assert_array_equal(score[:, :7], wanted)

@@ -39,7 +39,9 @@ class Memory:
         ]
         self.distance = rng.integers(1, 3 * window, (rows, chunks, slots))
         self.distance[..., :1] = NEVER
-        self.age = jnp.stack([window + jnp.arange(length), jnp.arange(length) % (window + 3)])
+        self.segment_pos = jnp.stack(
+            [window + jnp.arange(length), jnp.arange(length) % (window + 3)]
+        )
         self.rest = {"window": window}
         if offset is not None:
             self.rest["offset"] = jnp.asarray(offset)
@@ -49,7 +51,7 @@ class Memory:
 
         def loss(q, k, v, tail_k, tail_v, held_k, held_v):
             slots = Slots(held_k, held_v, jnp.asarray(self.distance, jnp.int32))
-            out = look(q, k, v, tail_k, tail_v, self.age, slots=slots, **self.rest, **more)
+            out = look(q, k, v, tail_k, tail_v, self.segment_pos, slots=slots, **self.rest, **more)
             return weighed(out), out
 
         return jax.jit(jax.grad(loss, range(7), has_aux=True))(*self.floats)
@@ -98,14 +100,14 @@ def test_calls_give_the_same_bits_again():
 
 def test_nothing_crosses_the_start_of_a_document():
     memory = Memory("float32", 40, 16, 4, 2, 8, None)
-    memory.age = jnp.broadcast_to(
+    memory.segment_pos = jnp.broadcast_to(
         jnp.where(jnp.arange(40) < 21, jnp.arange(40), jnp.arange(40) - 21), (2, 40)
     )
     memory.distance[:] = NEVER
 
     def loss(q, k, v, *rest):
         slots = Slots(*rest[2:], jnp.asarray(memory.distance, jnp.int32))
-        out = memory_attention(q, k, v, *rest[:2], memory.age, slots=slots, **memory.rest)
+        out = memory_attention(q, k, v, *rest[:2], memory.segment_pos, slots=slots, **memory.rest)
         return jnp.sum(jnp.sin(out[:, 21:]))
 
     grads = jax.grad(loss, range(7))(*memory.floats)
@@ -131,16 +133,18 @@ def test_the_whole_past(dtype, length, groups):
     q = draw(rng, 2, length, 4, 12, dtype=dtype)
     k, v = (draw(rng, 2, places, groups, 12, dtype=dtype) for _ in range(2))
     position = jnp.arange(length) + jnp.array([[0], [9]])
-    age = jnp.minimum(position, jnp.array([[10**6], [9]]))
-    mask = visible(position[..., None] - jnp.arange(places), age[..., None])
+    segment_pos = jnp.minimum(position, jnp.array([[10**6], [9]]))
+    mask = visible(position[..., None] - jnp.arange(places), segment_pos[..., None])
 
     def everything(look):
         return jax.grad(lambda *x: weighed(look(*x)), range(3))(q, k, v), look(q, k, v)
 
-    got = everything(lambda q, k, v: causal_attention(q, k, v, age, position))
+    got = everything(lambda q, k, v: causal_attention(q, k, v, segment_pos, position))
     assert_close(got, everything(lambda q, k, v: attend(q, k, v, mask)), dtype)
-    here = everything(lambda q, k, v: causal_attention(q, k[:, :length], v[:, :length], age))
-    there = visible(jnp.arange(length)[:, None] - jnp.arange(length), age[..., None])
+    here = everything(
+        lambda q, k, v: causal_attention(q, k[:, :length], v[:, :length], segment_pos)
+    )
+    there = visible(jnp.arange(length)[:, None] - jnp.arange(length), segment_pos[..., None])
     want = everything(lambda q, k, v: attend(q, k[:, :length], v[:, :length], there))
     assert_close(here, want, dtype)
 
@@ -158,7 +162,7 @@ def test_bfloat16_is_computed_in_float32():
 def test_a_batch_of_calls():
     memory = Memory("float32", 40, 16, 4, 2, 8, None)
     arrays = [jnp.stack([x, 2 * x]) for x in memory.floats[:5]]
-    run = lambda *x: memory_attention(*x, memory.age, window=16)  # noqa: E731
+    run = lambda *x: memory_attention(*x, memory.segment_pos, window=16)  # noqa: E731
     got = jax.vmap(run)(*arrays)
     assert_close(got, jnp.stack([run(*(x[i] for x in arrays)) for i in range(2)]), "float32")
 

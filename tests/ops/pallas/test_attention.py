@@ -22,7 +22,7 @@ PARTS = ("q", "k", "v", "tail_k", "tail_v", "slot_k", "slot_v")
 
 
 def draw(length, window, num_slots, dtype, extra=0, batch=2, heads=4, groups=2, width=8):
-    """Arrays, distances of slots and ages: one long document, and one that starts midway."""
+    """Arrays, distances of slots and segment_pos: one long document, and one that starts midway."""
     rng = np.random.default_rng(length)
     chunks = -(-length // window) + extra
     token, slot = (batch, length, groups, width), (batch, chunks, num_slots, groups, width)
@@ -31,21 +31,21 @@ def draw(length, window, num_slots, dtype, extra=0, batch=2, heads=4, groups=2, 
     arrays = {n: jnp.asarray(rng.normal(size=s), dtype) for n, s in zip(PARTS, shapes, strict=True)}
     distance = rng.integers(1, 3 * window, size=slot[:3])
     distance[rng.random(slot[:3]) < 0.2] = NEVER
-    age = rng.integers(2 * window, 4 * window, size=(batch, 1)) + np.arange(length)
-    age[-1] = np.where(
-        np.arange(length) > length // 2, np.arange(length) - length // 2 - 1, age[-1]
+    segment_pos = rng.integers(2 * window, 4 * window, size=(batch, 1)) + np.arange(length)
+    segment_pos[-1] = np.where(
+        np.arange(length) > length // 2, np.arange(length) - length // 2 - 1, segment_pos[-1]
     )
-    return arrays, jnp.asarray(distance, jnp.int32), jnp.asarray(age, jnp.int32)
+    return arrays, jnp.asarray(distance, jnp.int32), jnp.asarray(segment_pos, jnp.int32)
 
 
 def everything(attend, window, slot_range=(0, None)):
     """Compiled: outputs, and gradients of a random functional of them."""
 
-    def loss(arrays, distance, age, offset):
+    def loss(arrays, distance, segment_pos, offset):
         q, k, v, tail_k, tail_v, *held = (arrays[name] for name in PARTS)
         slots = Slots(*held, distance) if distance.shape[2] else None
         out = attend(
-            q, k, v, tail_k, tail_v, age,
+            q, k, v, tail_k, tail_v, segment_pos,
             window=window, slots=slots, slot_range=slot_range, offset=offset,
         )  # fmt: skip
         weights = jnp.cos(1.7 * jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
@@ -104,7 +104,7 @@ def test_bfloat16(device):
 
 @pytest.mark.parametrize("device", ("tpu", pytest.param("gpu", marks=slow)))
 def test_under_vmap_checkpoint_and_a_loop_over_layers(device):
-    arrays, distance, age = draw(32, 16, 2, "float32", heads=2)
+    arrays, distance, segment_pos = draw(32, 16, 2, "float32", heads=2)
     both = jax.tree.map(lambda x: jnp.stack([x, x[::-1]]), arrays)
 
     def layers(attend):
@@ -114,7 +114,7 @@ def test_under_vmap_checkpoint_and_a_loop_over_layers(device):
             def layer(q, _):
                 slots = Slots(slot_k, slot_v, distance)
                 looked = functools.partial(attend, window=16)
-                return jax.checkpoint(looked)(q, *rest, age, slots=slots), None
+                return jax.checkpoint(looked)(q, *rest, segment_pos, slots=slots), None
 
             return jnp.sum(jnp.sin(jax.lax.scan(layer, q, length=2)[0]))
 
@@ -158,7 +158,7 @@ def test_blocks_follow_the_rule():
 
 def test_who_computes(monkeypatch, caplog):
     attention_choice._instead.cache_clear()
-    arrays, _, age = draw(32, 16, 0, "float32")
+    arrays, _, segment_pos = draw(32, 16, 0, "float32")
     q = arrays["q"]
     assert resolve("xla") == choose(q, 16, 0, "xla") == "xla"
     assert choose(q, 16, 0, "pallas") == "pallas"
@@ -198,9 +198,9 @@ def test_outputs_are_the_oracles(device):
 
     distance = jnp.broadcast_to(jnp.arange(fading, 0, -1), (1, chunks, fading))
     document = np.arange(length) >= cut
-    age = jnp.asarray(np.where(document, np.arange(length) - cut, np.arange(length)))[None]
+    segment_pos = jnp.asarray(np.where(document, np.arange(length) - cut, np.arange(length)))[None]
     got = interpreted(device)(
-        q, k, v, tail_k, tail_v, age,
+        q, k, v, tail_k, tail_v, segment_pos,
         window=window, slots=Slots(held(faded_k), held(faded_v), distance),
     )  # fmt: skip
     want = reference.memory_attention(

@@ -23,14 +23,14 @@ def draw(length, heads=4, groups=2, width=8):
     rng = np.random.default_rng(0)
     sizes = [(2, length, n, width) for n in (heads, groups, groups)]
     arrays = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in sizes]
-    age = np.stack([np.arange(length), np.arange(length)])
-    age[1, 40:] -= 40
-    return arrays, jnp.asarray(age, jnp.int32)
+    segment_pos = np.stack([np.arange(length), np.arange(length)])
+    segment_pos[1, 40:] -= 40
+    return arrays, jnp.asarray(segment_pos, jnp.int32)
 
 
-def everything(attend, arrays, age):
+def everything(attend, arrays, segment_pos):
     def loss(arrays):
-        out = attend(*arrays, age)
+        out = attend(*arrays, segment_pos)
         weights = jnp.cos(1.7 * jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
         return jnp.sum(out * weights), out
 
@@ -49,14 +49,14 @@ def test_outputs_and_gradients_are_ours(device):
 @every_device
 def test_lowering(device):
     arrays = [shape(2, 2048, n, 64) for n in (8, 4, 4)]
-    age = shape(2, 2048, dtype=jnp.int32)
+    segment_pos = shape(2, 2048, dtype=jnp.int32)
     run = functools.partial(causal_attention, target=Target(device))
-    assert calls(device, run, *arrays, age) == 1
+    assert calls(device, run, *arrays, segment_pos) == 1
 
     def loss(*operands):
         return jnp.sum(run(*operands))
 
-    assert calls(device, jax.grad(loss, range(3)), *arrays, age) >= 2
+    assert calls(device, jax.grad(loss, range(3)), *arrays, segment_pos) >= 2
 
 
 def test_who_computes(monkeypatch, caplog):

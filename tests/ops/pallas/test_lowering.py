@@ -72,9 +72,9 @@ def test_the_attention_forward_and_backward(device, window, num_slots, width, dt
     operands += (held, held, shape(ROWS, chunks, num_slots, dtype=jnp.int32))
     operands += (shape(ROWS, LENGTH, dtype=jnp.int32),)
 
-    def loss(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, age):
+    def loss(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, segment_pos):
         out = memory_attention(
-            q, k, v, tail_k, tail_v, age,
+            q, k, v, tail_k, tail_v, segment_pos,
             window=window, slots=Slots(slot_k, slot_v, distance), target=Target(device),
         )  # fmt: skip
         return jnp.sum(out.astype(jnp.float32))

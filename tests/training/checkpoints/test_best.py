@@ -3,7 +3,7 @@ import pytest
 from bmojo.data.mqar import MQARConfig
 from bmojo.training.checkpoints.best import Best, check_best
 from bmojo.training.config import Evaluation, TrainerConfig
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 
 
 def row(step, value, name="recall", group=None, field="accuracy"):

@@ -13,7 +13,7 @@ import pytest
 
 from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes, layout
 from bmojo.training.config import OptimizerConfig, TrainerConfig
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 from scripts.reliability import corrupt
 from tests.training.standin import run
 

@@ -13,7 +13,7 @@ from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.mesh import Layout, MeshConfig
 from bmojo.training.preflight.program import Step
 from bmojo.training.processes import Processes
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 
 VOCAB = 64
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.sampling import NOT_A_NUMBER, Sampling, kept, sample
+from bmojo.generation.sampling import NOT_A_NUMBER, Sampling, kept, sample
 
 V = 13
 

@@ -2,7 +2,7 @@
 
 The functions run inside ``jax.shard_map`` over one mesh axis, device i holding the i-th of
 ``size`` equal parts (shards) of the time axis. They name no other axis of the mesh and can be
-differentiated. In mixers they are behind :class:`bmojo.layers.shards.Shard`.
+differentiated. In mixers they are behind :class:`bmojo.layers.time_sharding.Shard`.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.clock import Clock, advance
+from bmojo.ops.positions import Positions, advance
 from bmojo.types import Array, Bool, Float, Int
 
 Tree = TypeVar("Tree")
@@ -105,31 +105,35 @@ def gather(tree: Tree, axis: str) -> Tree:
     return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, axis=1, tiled=True), tree)
 
 
-def clock_before(
-    clock: Clock, length: int, segment_ids: Int[Array, "B L"] | None, axis: str, size: int
-) -> Clock:
+def positions_before(
+    positions: Positions, length: int, segment_ids: Int[Array, "B L"] | None, axis: str, size: int
+) -> Positions:
     """Where the rows stand before this shard.
 
     Args:
-      clock: where they stand before the first shard.
+      positions: where they stand before the first shard.
       length: L, tokens of each shard.
       segment_ids: document of each of the shard's tokens; None: no document starts.
       axis: name of the mesh axis.
       size: devices along it.
     """
     passed = jax.lax.axis_index(axis).astype(jnp.int32) * length
-    position = clock.position + passed
+    position = positions.position + passed
     if segment_ids is None:
-        return Clock(position, clock.age + passed, clock.segment)
-    segment = halo(segment_ids, 1, axis, size, clock.segment[:, None])[:, 0]
-    unborn = jnp.zeros_like(clock.age)
-    span, after = advance(Clock(position, unborn, segment), length, segment_ids)
+        return Positions(position, positions.segment_pos + passed, positions.segment)
+    segment = halo(segment_ids, 1, axis, size, positions.segment[:, None])[:, 0]
+    unborn = jnp.zeros_like(positions.segment_pos)
+    span, after = advance(Positions(position, unborn, segment), length, segment_ids)
     assert span.start is not None
-    nothing = jnp.zeros(clock.age.shape, bool)
-    _, age = exclusive_scan(
-        add_in_document, (nothing, clock.age), (span.start.any(axis=1), after.age), axis, size
+    nothing = jnp.zeros(positions.segment_pos.shape, bool)
+    _, segment_pos = exclusive_scan(
+        add_in_document,
+        (nothing, positions.segment_pos),
+        (span.start.any(axis=1), after.segment_pos),
+        axis,
+        size,
     )
-    return Clock(position, age, segment)
+    return Positions(position, segment_pos, segment)
 
 
 def add_in_document(

@@ -8,17 +8,17 @@ from flax import nnx
 
 from bmojo.layers.protocol import State
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.curriculum import Curriculum, check
 from bmojo.training.mesh import MeshConfig, make_layout
 from bmojo.training.optimizer import make_optimizer, schedule
 from bmojo.training.parameters import Parameters, outline
 from bmojo.training.placed import Placed
-from bmojo.training.plan import Plan, check
 from bmojo.training.processes import Processes
 from bmojo.training.report import costs, implementations
-from bmojo.training.step import make_fresh_state
+from bmojo.training.train_step import make_fresh_state
 
 
-class Job:
+class RunSetup:
     """Configs of a run, and all that follows from them without training.
 
     Attributes:
@@ -51,7 +51,7 @@ class Job:
         self.processes = processes
         self.layout = make_layout(mesh, processes.count)
         check(model_config, trainer, curriculum, evaluations, self.layout)
-        self.plan = Plan(curriculum, trainer.segments_per_document)
+        self.plan = Curriculum(curriculum, trainer.segments_per_document)
         self.structure, self.shapes = outline(self.make)
         self.placed = Placed(self.layout, self.make, self.shapes)
         self.optimizer = make_optimizer(optimizer_config, self.plan.total, self.structure.names)

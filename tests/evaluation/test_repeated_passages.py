@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from bmojo.errors import UserError
 from bmojo.evaluation import again
-from bmojo.evaluation.again import read_again, texts
-from bmojo.validation import UserError
+from bmojo.evaluation.repeated_passages import read_again, texts
 
 PASSAGE, GAP = 4, 3
 

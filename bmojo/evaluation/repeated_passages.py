@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bmojo.errors import UserError
 from bmojo.evaluation.streaming import stream_losses
-from bmojo.validation import UserError
 
 __all__ = ["Again", "Texts", "read_again", "texts"]
 

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.compiled import growing_leaf, programs_of
-from bmojo.drawing import BLOCK, Draws, in_blocks, one_by_one
+from bmojo.errors import UserError
+from bmojo.generation.loop import BLOCK, Draws, in_blocks, one_by_one
+from bmojo.generation.programs import growing_leaf, programs_of
+from bmojo.generation.sampling import NOT_A_NUMBER, Sampling
+from bmojo.generation.stopping import Stop
 from bmojo.layers.protocol import State
-from bmojo.ops.clock import Clock
-from bmojo.sampling import NOT_A_NUMBER, Sampling
-from bmojo.stopping import Stop
+from bmojo.ops.positions import Positions
 from bmojo.types import Array, Float, Int
-from bmojo.validation import UserError
 
 __all__ = [
     "CHUNK",
@@ -88,10 +88,10 @@ def room(model: Any, state: State) -> int | None:
 
 def rows_seen(state: State) -> np.ndarray:
     """How many tokens each row of a state has seen."""
-    leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Clock))
-    clocks = [part for part in leaves if isinstance(part, Clock)]
+    leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Positions))
+    clocks = [part for part in leaves if isinstance(part, Positions)]
     if not clocks:
-        raise ValueError("state: no clock in it; make it with init_state")
+        raise ValueError("state: no positions in it; make it with init_state")
     return np.asarray(clocks[0].position)[0]
 
 

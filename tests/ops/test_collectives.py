@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from bmojo.ops import shards
-from bmojo.ops.clock import Clock
+from bmojo.ops.positions import Positions
 from tests.layers.sharded import AXIS, over_devices
 
 
@@ -123,19 +122,22 @@ def test_the_clock_runs_on_over_the_devices():
         ],
         jnp.int32,
     )
-    clock = Clock(*(jnp.asarray(x, jnp.int32) for x in ([5, 6, 70], [2, 6, 4], [7, 7, 7])))
+    positions = Positions(*(jnp.asarray(x, jnp.int32) for x in ([5, 6, 70], [2, 6, 4], [7, 7, 7])))
 
     def run(ids):
-        named = shards.clock_before(clock, length, ids, AXIS, size)
-        return named, shards.clock_before(clock, length, None, AXIS, size)
+        named = shards.positions_before(positions, length, ids, AXIS, size)
+        return named, shards.positions_before(positions, length, None, AXIS, size)
 
     named, unnamed = each_device(run, size, ids)
     for device in range(size):
         passed = device * length
         for row, documents in enumerate(np.asarray(ids)):
-            age, segment = int(clock.age[row]), int(clock.segment[row])
+            segment_pos, segment = int(positions.segment_pos[row]), int(positions.segment[row])
             for document in documents[:passed]:
-                age, segment = (age + 1 if document == segment else 1), document
-            for got, want in ((named, (age, segment)), (unnamed, (clock.age[row] + passed, 7))):
-                assert (got.age[device, row], got.segment[device, row]) == want
-                assert got.position[device, row] == clock.position[row] + passed
+                segment_pos, segment = (segment_pos + 1 if document == segment else 1), document
+            for got, want in (
+                (named, (segment_pos, segment)),
+                (unnamed, (positions.segment_pos[row] + passed, 7)),
+            ):
+                assert (got.segment_pos[device, row], got.segment[device, row]) == want
+                assert got.position[device, row] == positions.position[row] + passed

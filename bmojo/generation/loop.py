@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bmojo.compiled import programs_of
+from bmojo.generation.programs import programs_of
+from bmojo.generation.sampling import Sampling, sample
 from bmojo.layers.protocol import State
-from bmojo.sampling import Sampling, sample
 from bmojo.types import Array
 
 __all__ = ["BLOCK", "Draws", "in_blocks", "one_by_one"]

@@ -1,7 +1,8 @@
 """Where the tokens before a call are: in its state, or also on the devices before this one.
 
-A mixer asks :func:`place` and gets a :class:`Local` or a :class:`Shard`. Its methods say what
-came before the call's tokens, in one way for both, so that a forward pass is written once.
+A mixer asks :func:`open_context` and gets a :class:`TimeContext` or a :class:`ShardedContext`.
+Its methods say what came before the call's tokens, in one way for both, so that a
+forward pass is written once.
 """
 
 import dataclasses
@@ -10,15 +11,15 @@ from typing import TypeVar
 
 import jax
 
-from bmojo.layers.protocol import Ahead, State
-from bmojo.ops import shards
-from bmojo.ops.clock import Clock, Span, advance
+from bmojo.layers.protocol import SequenceShard, State
+from bmojo.ops import collectives
+from bmojo.ops.positions import Positions, TokenPositions, advance
 from bmojo.types import Array, Int
 
 Tree = TypeVar("Tree")
 
 
-class Local:
+class TimeContext:
     """The state holds all that came before.
 
     Attributes:
@@ -29,13 +30,13 @@ class Local:
 
     def advance(
         self,
-        clock: Clock,
+        positions: Positions,
         length: int,
         segment_ids: Int[Array, "B L"] | None,
         lengths: Int[Array, "B"] | None,
-    ) -> tuple[Span, Clock]:
-        """Place this device's tokens; see :func:`bmojo.ops.clock.advance`."""
-        return advance(clock, length, segment_ids, lengths)
+    ) -> tuple[TokenPositions, Positions]:
+        """Place this device's tokens; see :func:`bmojo.ops.positions.advance`."""
+        return advance(positions, length, segment_ids, lengths)
 
     def tail(self, first: Tree, x: Tree) -> Tree:
         """The last entries before this device's.
@@ -66,13 +67,13 @@ class Local:
         """The state after the tokens of all devices."""
         return state
 
-    def hand(self, state: State | None) -> State | None:
+    def inner(self, state: State | None) -> State | None:
         """The state that an inner mixer is to be called with."""
         return state
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard(Local):
+class ShardedContext(TimeContext):
     """Other tokens of the sequence came before, on the devices before this one.
 
     Attributes:
@@ -85,46 +86,48 @@ class Shard(Local):
 
     def advance(
         self,
-        clock: Clock,
+        positions: Positions,
         length: int,
         segment_ids: Int[Array, "B L"] | None,
         lengths: Int[Array, "B"] | None,
-    ) -> tuple[Span, Clock]:
-        """The clock has run on over the devices before."""
-        before = shards.clock_before(clock, length, segment_ids, self.axis, self.size)
+    ) -> tuple[TokenPositions, Positions]:
+        """The positions has run on over the devices before."""
+        before = collectives.positions_before(positions, length, segment_ids, self.axis, self.size)
         return advance(before, length, segment_ids, lengths)
 
     def tail(self, first: Tree, x: Tree) -> Tree:
-        """By :func:`bmojo.ops.shards.halo`."""
+        """By :func:`bmojo.ops.collectives.halo`."""
 
         def received(old: Array, now: Array) -> Array:
-            return shards.halo(now.astype(old.dtype), old.shape[1], self.axis, self.size, old)
+            return collectives.halo(now.astype(old.dtype), old.shape[1], self.axis, self.size, old)
 
         return jax.tree.map(received, first, x)
 
     def scan(
         self, combine: Callable[[Tree, Tree], Tree], first: Tree, element: Callable[[], Tree]
     ) -> Tree:
-        """By :func:`bmojo.ops.shards.exclusive_scan`."""
-        return shards.exclusive_scan(combine, first, element(), self.axis, self.size)
+        """By :func:`bmojo.ops.collectives.exclusive_scan`."""
+        return collectives.exclusive_scan(combine, first, element(), self.axis, self.size)
 
     def gather(self, x: Tree) -> Tree:
-        """By :func:`bmojo.ops.shards.gather`."""
-        return shards.gather(x, self.axis)
+        """By :func:`bmojo.ops.collectives.gather`."""
+        return collectives.gather(x, self.axis)
 
     def last(self, state: Tree) -> Tree:
-        """By :func:`bmojo.ops.shards.last`."""
-        return shards.last(state, self.axis, self.size)
+        """By :func:`bmojo.ops.collectives.last`."""
+        return collectives.last(state, self.axis, self.size)
 
-    def hand(self, state: State | None) -> Ahead:
+    def inner(self, state: State | None) -> SequenceShard:
         """The same place in the sequence."""
-        return Ahead(self.axis, self.size, state)
+        return SequenceShard(self.axis, self.size, state)
 
 
-LOCAL = Local()
+UNSHARDED = TimeContext()
 
 
-def place(state: State | Ahead | None, lengths: Array | None) -> tuple[Local, State | None]:
+def open_context(
+    state: State | SequenceShard | None, lengths: Array | None
+) -> tuple[TimeContext, State | None]:
     """Where the tokens before are, and the state before the tokens of all devices.
 
     Args:
@@ -134,8 +137,8 @@ def place(state: State | Ahead | None, lengths: Array | None) -> tuple[Local, St
     Raises:
       ValueError: rows of several devices are said to have padding, or there is no such axis.
     """
-    if not isinstance(state, Ahead):
-        return LOCAL, state
+    if not isinstance(state, SequenceShard):
+        return UNSHARDED, state
     if lengths is not None:
         raise ValueError(
             "lengths: a sequence over several devices has no padded rows; fill them up and "
@@ -145,12 +148,12 @@ def place(state: State | Ahead | None, lengths: Array | None) -> tuple[Local, St
         devices = jax.lax.axis_size(state.axis)
     except NameError:
         raise ValueError(
-            f"Ahead.axis: no mesh axis {state.axis!r} here; call the mixer inside jax.shard_map "
-            "with that axis in axis_names"
+            f"SequenceShard.axis: no mesh axis {state.axis!r} here; call the mixer inside "
+            "jax.shard_map with that axis in axis_names"
         ) from None
     if devices != state.size:
         raise ValueError(
-            f"Ahead.size: mesh axis {state.axis!r} has {devices} devices, got {state.size}; "
-            "give its size"
+            f"SequenceShard.size: mesh axis {state.axis!r} has {devices} devices, got "
+            f"{state.size}; give its size"
         )
-    return Shard(state.axis, state.size), state.first
+    return ShardedContext(state.axis, state.size), state.first

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bmojo.evaluation.outputs import plot_returns, returns_table
-from bmojo.evaluation.returns import by_return, distances, known_spans, spans
+from bmojo.evaluation.repeated_ngrams import by_return, distances, known_spans, spans
 
 
 def slow_distances(tokens, training, span):

@@ -22,30 +22,31 @@ import jax
 from rich.console import Console
 
 from bmojo.data.pipeline import Batch, Batches, DataError, Segments
+from bmojo.files import write_atomically
 from bmojo.training import records
 from bmojo.training.cache import use_compilation_cache
 from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.checkpoints.best import Best
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.job import Job
-from bmojo.training.journal import AVERAGED, Journal
-from bmojo.training.measure import Meter, Row
+from bmojo.training.evaluate import Meter, Row
 from bmojo.training.mesh import MeshConfig
-from bmojo.training.outcome import (
+from bmojo.training.metrics import AVERAGED, MetricsWriter
+from bmojo.training.processes import Processes
+from bmojo.training.progress import Status, clock
+from bmojo.training.report import one_line, provenance
+from bmojo.training.run_dir import RunDir, RunError
+from bmojo.training.run_result import (
     NOT_FINITE,
     NotFiniteError,
-    Outcome,
+    RunResult,
     already_finished,
     not_finite,
     print_results,
 )
-from bmojo.training.processes import Processes
-from bmojo.training.progress import Status, clock
-from bmojo.training.report import one_line, provenance
-from bmojo.training.rundir import RunDir, RunError, write_atomically
+from bmojo.training.run_setup import RunSetup
 from bmojo.training.signals import StopSignals
-from bmojo.training.standing import restore_or_begin
-from bmojo.training.step import STOP, device_fields, make_train_step
+from bmojo.training.train_state import restore_or_begin
+from bmojo.training.train_step import STOP, device_fields, make_train_step
 
 SKIPS_IN_A_ROW = 10
 """Updates that may be skipped one after the other before a run gives up."""
@@ -63,7 +64,7 @@ def train(
     fresh: bool = False,
     mesh: MeshConfig | None = None,
     processes: Processes | None = None,
-) -> Outcome:
+) -> RunResult:
     """Train, or go on training, or find that all is done.
 
     Args:
@@ -90,7 +91,7 @@ def train(
     processes = processes or Processes()
     console = console or Console(quiet=not processes.main)
     with processes.together():
-        job = Job(
+        setup = RunSetup(
             model_config,
             optimizer_config,
             trainer_config,
@@ -100,10 +101,10 @@ def train(
             mesh,
             processes,
         )
-        return _run(job, RunDir(run_dir), console, fresh)
+        return _run(setup, RunDir(run_dir), console, fresh)
 
 
-def _run(job: Job, run: RunDir, console: Console, fresh: bool) -> Outcome:
+def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResult:
     """What :func:`train` does, in the run directory."""
     with run.writing(), contextlib.ExitStack() as held:
 
@@ -111,55 +112,60 @@ def _run(job: Job, run: RunDir, console: Console, fresh: bool) -> Outcome:
             held.enter_context(run.lock())
             if fresh and (aside := run.move_aside()) is not None:
                 console.print(f"the run that was here is now in {aside}", soft_wrap=True)
-            run.claim(job.config_text)
+            run.claim(setup.config_text)
             return run.finished()
 
-        summary = job.processes.from_main(begin)
-        run.see(job.config_text)
+        summary = setup.processes.from_main(begin)
+        run.see(setup.config_text)
         if summary is not None:
-            return already_finished(run, summary, job.evaluations, console)
-        if job.layout is not None:
-            held.enter_context(job.layout.active())
-        if job.trainer.compilation_cache:
+            return already_finished(run, summary, setup.evaluations, console)
+        if setup.layout is not None:
+            held.enter_context(setup.layout.active())
+        if setup.trainer.compilation_cache:
             use_compilation_cache()
         stop = held.enter_context(StopSignals(_notice(console)))
-        kept = held.enter_context(Checkpoints(run.checkpoints, job.trainer.keep, console.print))
-        return _Loop(job, run, console, stop, kept).run()
+        kept = held.enter_context(Checkpoints(run.checkpoints, setup.trainer.keep, console.print))
+        return _Loop(setup, run, console, stop, kept).run()
 
 
 class _Loop:
     """One process's part of a run."""
 
     def __init__(
-        self, job: Job, run: RunDir, console: Console, stop: StopSignals, checkpoints: Checkpoints
+        self,
+        setup: RunSetup,
+        run: RunDir,
+        console: Console,
+        stop: StopSignals,
+        checkpoints: Checkpoints,
     ):
-        self.job, self.trainer, self.plan = job, job.trainer, job.plan
+        self.setup, self.trainer, self.plan = setup, setup.trainer, setup.plan
         self.dir, self.console = run, console
         self.stop, self.checkpoints = stop, checkpoints
-        self.meter = Meter(job.structure, job.layout)
+        self.meter = Meter(setup.structure, setup.layout)
         self.signal = 0
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
         self.in_flight = collections.deque()
         self.rows: list[Row] = []
-        self.best = Best(job.trainer.best)
+        self.best = Best(setup.trainer.best)
 
-    def run(self) -> Outcome:
+    def run(self) -> RunResult:
         """Restore or begin, train to the end, report."""
-        self.now, warnings = restore_or_begin(self.job, self.checkpoints)
+        self.now, warnings = restore_or_begin(self.setup, self.checkpoints)
         for warning in warnings:
             self._say(warning, style="yellow")
         written = records.read(self.dir.metrics) if self.now.step else []
         self.best.take(record for record in written if record["step"] < self.now.step)
         self.checkpoints.best = self.best.step
-        for line in (f"run directory {self.dir.path}", *self.job.head()):
+        for line in (f"run directory {self.dir.path}", *self.setup.head()):
             self._say(line)
         if self.now.step:
             self._say(f"going on from step {self.now.step} of {self.plan.total}")
-        writes = self.job.processes.main
+        writes = self.setup.processes.main
         journal = (self.dir, self.now.step, self.now.window, self.trainer.tensorboard, writes)
         try:
             with (
-                Journal(*journal) as self.journal,
+                MetricsWriter(*journal) as self.metrics,
                 Status(self.console, self.plan.total, self.now.step) as self.status,
             ):
                 finished = self._evaluate_if_due() and self._train()
@@ -174,9 +180,9 @@ class _Loop:
         programs: dict[Any, Any] = {}
         for index, end in enumerate(self.plan.ends):
             if self.now.step < end:
-                stage = self.job.curriculum[index]
+                stage = self.setup.curriculum[index]
                 source = stage.data.source(self.trainer.seed, "train")
-                rows = self.job.layout.local_rows(stage.batch_size) if self.job.layout else None
+                rows = self.setup.layout.local_rows(stage.batch_size) if self.setup.layout else None
                 batches = Batches(source, stage.batch_size, self.plan.examples(index), rows)
                 parts = Segments(batches, self.plan.segments)
                 if self.now.step > self.plan.begin(index):
@@ -198,24 +204,26 @@ class _Loop:
     def _train_stage(
         self, index: int, end: int, batches: Segments, programs: dict[Any, Any]
     ) -> bool:
-        stage = self.job.curriculum[index]
+        stage = self.setup.curriculum[index]
         try:
             within, batch, after = batches.within, next(batches), batches.get_state()
         except DataError as error:
             raise self._saved(error) from error
-        name = f"stage {index + 1}/{len(self.job.curriculum)}"
-        self.journal.pause()
+        name = f"stage {index + 1}/{len(self.setup.curriculum)}"
+        self.metrics.pause()
         now = self.now
         while now.step < end:
             if not within:
                 segments = self.plan.segments
-                now.carried = self.job.fresh_state(now.parameters, stage) if segments > 1 else None
+                now.carried = (
+                    self.setup.fresh_state(now.parameters, stage) if segments > 1 else None
+                )
             fields = self._fields(batch, stage.batch_size)
             program = self._program(fields, programs)
             now.parameters, now.optimizer_state, now.carried, metrics = program(
                 now.parameters, now.optimizer_state, now.carried, fields
             )
-            self.job.placed.settle(metrics)
+            self.setup.placed.settle(metrics)
             self.now.step += 1
             self.now.data = after
             self.in_flight.append((self.now.step, batch, metrics))
@@ -244,16 +252,16 @@ class _Loop:
     def _fields(self, batch: Batch, rows: int) -> dict[str, Any]:
         """What a step gets of a batch, where it is to lie."""
         fields = device_fields(batch)
-        if self.job.layout is None:
+        if self.setup.layout is None:
             return fields
-        placed = self.job.layout.put(fields, rows)
-        if self.job.processes.count > 1:
-            placed[STOP] = self.job.layout.flag(self.stop.number or 0)
+        placed = self.setup.layout.put(fields, rows)
+        if self.setup.processes.count > 1:
+            placed[STOP] = self.setup.layout.flag(self.stop.number or 0)
         return placed
 
     def _stopping(self) -> bool:
         """Whether to stop after this step: of several processes all say the same."""
-        if self.job.processes.count == 1:
+        if self.setup.processes.count == 1:
             self.signal = self.stop.number or 0
         return self.signal > 0
 
@@ -262,10 +270,10 @@ class _Loop:
         key = tuple((name, value.shape) for name, value in fields.items())
         if key not in programs:
             step = make_train_step(
-                self.job.structure,
-                self.job.optimizer,
-                self.job.layout,
-                self.job.placed.shardings,
+                self.setup.structure,
+                self.setup.optimizer,
+                self.setup.layout,
+                self.setup.placed.shardings,
                 self.trainer.accumulate,
                 self.trainer.on_nonfinite == "skip",
             )
@@ -294,43 +302,47 @@ class _Loop:
                     raise NotFiniteError(step, batch, metrics)
                 self._say(f"step {step}: loss {metrics['loss']}; the update is skipped")
             tokens = self.plan.tokens(step) - self.plan.tokens(step - 1)
-            self.journal.step(step, metrics if finite else None, tokens)
-            speed = self.journal.tokens_per_second
+            self.metrics.step(step, metrics if finite else None, tokens)
+            speed = self.metrics.tokens_per_second
             self.status.update(step, stage, metrics["loss"], metrics["accuracy"], speed)
 
     def _log(self, stage: int) -> None:
         """Write the means since the last line."""
-        rate = float(self.job.learning_rate(self.now.step - 1))
+        rate = float(self.setup.learning_rate(self.now.step - 1))
         before = {"stage": stage + 1, "tokens": self.plan.tokens(self.now.step)}
         after: dict[str, Any] = {"learning_rate": rate}
         if self.trainer.on_nonfinite == "skip":
-            after["skipped"] = sum(values is None for values in self.journal.window)
-        self.journal.train(self.now.step, self.now.seconds, before, after)
+            after["skipped"] = sum(values is None for values in self.metrics.window)
+        self.metrics.train(self.now.step, self.now.seconds, before, after)
 
     def _save(self) -> None:
-        self.journal.sync()
-        self.now.window = self.journal.window
-        self.checkpoints.save(self.now.checkpoint(self.job))
-        self.journal.pause()
+        self.metrics.sync()
+        self.now.window = self.metrics.window
+        self.checkpoints.save(self.now.checkpoint(self.setup))
+        self.metrics.pause()
 
     def _evaluate_if_due(self) -> bool:
         """Take and write the evaluations if it is time; false if asked to stop."""
-        if self.now.step == 0 or not self.job.evaluations or not self._due(self.trainer.eval_every):
+        if (
+            self.now.step == 0
+            or not self.setup.evaluations
+            or not self._due(self.trainer.eval_every)
+        ):
             return not self._stopping()
         # Of several processes none gives up in the middle, as the others would wait for it.
-        stopped = self.stop.requested if self.job.processes.count == 1 else lambda: False
+        stopped = self.stop.requested if self.setup.processes.count == 1 else lambda: False
         try:
-            rows = self.meter.measure(self.now.parameters, self.job.evaluations, stopped)
+            rows = self.meter.measure(self.now.parameters, self.setup.evaluations, stopped)
         except DataError as error:
             raise self._saved(error) from error
-        self.journal.pause()
+        self.metrics.pause()
         if rows is None:
             self._stopping()
             if self.checkpoints.latest != self.now.step:
                 self._save()
             return False
         self.rows = rows
-        self.journal.evaluation(self.now.step, rows)
+        self.metrics.evaluation(self.now.step, rows)
         if self.best.take({"step": self.now.step, **row} for row in rows):
             self.checkpoints.best = self.now.step
             if self.checkpoints.latest != self.now.step:
@@ -340,7 +352,7 @@ class _Loop:
 
     # Ending
 
-    def _finish(self) -> Outcome:
+    def _finish(self) -> RunResult:
         self.checkpoints.wait()
         history = records.read(self.dir.metrics)
         last = [record for record in history if "evaluation" not in record][-1]
@@ -350,23 +362,23 @@ class _Loop:
             "tokens": self.plan.tokens(self.now.step),
             "final": {name: last[name] for name in AVERAGED},
             "evaluations": self.rows,
-            **self.job.facts,
+            **self.setup.facts,
             "wall_seconds": self.now.seconds,
             "compile_seconds": self.now.compile_seconds,
             **provenance(self.trainer.seed),
         }
-        if self.trainer.plots and self.job.processes.main:
+        if self.trainer.plots and self.setup.processes.main:
             from bmojo.training.plots import plot_run  # Matplotlib is slow
 
-            plot_run(self.dir, history, self.rows, self.job.curriculum, self.job.evaluations)
-        if self.job.processes.main:
+            plot_run(self.dir, history, self.rows, self.setup.curriculum, self.setup.evaluations)
+        if self.setup.processes.main:
             write_atomically(self.dir.summary, json.dumps(summary, indent=2) + "\n")
         message = f"finished {self.plan.total} steps in {clock(self.now.seconds)}"
         self._say(message)
-        print_results(self.dir, summary, self.job.evaluations, self.console)
-        return Outcome("finished", self.now.step, 0, message, summary)
+        print_results(self.dir, summary, self.setup.evaluations, self.console)
+        return RunResult("finished", self.now.step, 0, message, summary)
 
-    def _interrupted(self) -> Outcome:
+    def _interrupted(self) -> RunResult:
         self.checkpoints.wait()
         number = self.signal or signal.SIGINT
         message = (
@@ -374,7 +386,7 @@ class _Loop:
             f"{self.plan.total}, all saved in {self.dir.path}; the same command goes on from here"
         )
         self._say(message)
-        return Outcome("interrupted", self.now.step, 128 + number, message)
+        return RunResult("interrupted", self.now.step, 128 + number, message)
 
     def _saved(self, error: DataError) -> DataError:
         """Save what is done before the error ends the run."""
@@ -383,11 +395,11 @@ class _Loop:
         self.checkpoints.wait()
         return DataError(f"{error}, and the same command goes on from step {self.now.step}")
 
-    def _give_up(self, error: NotFiniteError) -> Outcome:
+    def _give_up(self, error: NotFiniteError) -> RunResult:
         self.checkpoints.wait()
-        message = not_finite(self.dir, error, self.checkpoints.latest, self.job.processes.index)
+        message = not_finite(self.dir, error, self.checkpoints.latest, self.setup.processes.index)
         self._say(message, style="red")
-        return Outcome("not finite", error.step, NOT_FINITE, message)
+        return RunResult("not finite", error.step, NOT_FINITE, message)
 
     # Small things
 

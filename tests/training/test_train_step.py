@@ -10,7 +10,7 @@ from bmojo.training import step as training_step
 from bmojo.training.config import Evaluation, OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import count, initialize, outline, split
-from bmojo.training.step import blocked_losses, device_fields, make_train_step
+from bmojo.training.train_step import blocked_losses, device_fields, make_train_step
 from tests.numerics import assert_close
 from tests.training.standin import VOCAB_SIZE, StandInConfig
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bmojo.validation import UserError
+from bmojo.errors import UserError
+from bmojo.files import write_atomically
 
 LOCK = ".lock"
 
@@ -36,17 +37,6 @@ class WriteError(RunError):
     """The run directory cannot be written; what was saved before is whole."""
 
     exit_code = 4
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file in one step; a reader sees the old content or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    data = content.encode() if isinstance(content, str) else content
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class RunDir:

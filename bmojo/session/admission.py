@@ -4,13 +4,13 @@ import numpy as np
 
 from bmojo.storage import Entries
 
-__all__ = ["CONTEXT", "Keeper"]
+__all__ = ["CONTEXT", "Admission"]
 
 CONTEXT = 16
 """Token ids that are kept with an entry: the last ones up to its own."""
 
 
-class Keeper:
+class Admission:
     """Watches one layer: a token is written when it has left both window and slots.
 
     Written are tokens that were in the eidetic slots, and those that surprised enough. Until a

@@ -9,7 +9,7 @@ from bmojo.types import Array, Float
 
 
 @jax.custom_vjp
-def summed_first(x: Float[Array, "*rest D"]) -> Float[Array, "*rest D"]:
+def gradient_barrier(x: Float[Array, "*rest D"]) -> Float[Array, "*rest D"]:
     """``x``, whose gradients are added up before anything else is done with them.
 
     XLA's CPU compiler joins the sum of two gradients to the transpose that the product behind it
@@ -24,4 +24,4 @@ def _settle(_: None, grad: Array) -> tuple[Array]:
     return (settle(grad) if not has_rules() and library.unfit() is None else grad,)
 
 
-summed_first.defvjp(lambda x: (x, None), _settle)
+gradient_barrier.defvjp(lambda x: (x, None), _settle)

@@ -17,8 +17,8 @@ from rich.console import Console
 from bmojo.data.mqar import MQARConfig
 from bmojo.evaluation.recall import evaluate, load_run
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.measure import Meter
-from bmojo.training.rundir import RunDir, RunError
+from bmojo.training.evaluate import Meter
+from bmojo.training.run_dir import RunDir, RunError
 from tests.training.standin import CONFIG_TEXT, STEPS, StandInConfig, run, task
 
 ROOT = Path(__file__).parents[2]
@@ -244,7 +244,7 @@ def test_fresh_moves_the_old_run_aside_and_starts_over(straight, tmp_path):
 
 def test_one_process_at_a_time(tmp_path):
     holder = (
-        f"import sys; from bmojo.training.rundir import RunDir\n"
+        f"import sys; from bmojo.training.run_dir import RunDir\n"
         f"with RunDir({str(tmp_path)!r}).lock(): print('locked', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -8,13 +8,13 @@ import jax
 
 from bmojo.layers.protocol import State
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
-from bmojo.training.job import Job
 from bmojo.training.parameters import Parameters, flatten, initialize, unflatten
 from bmojo.training.placed import shardings_of
+from bmojo.training.run_setup import RunSetup
 
 
 @dataclasses.dataclass
-class Standing:
+class TrainState:
     """Where a run stands between two steps.
 
     Attributes:
@@ -47,45 +47,45 @@ class Standing:
         """That the run has taken."""
         return self.seconds_before + time.monotonic() - self.began
 
-    def checkpoint(self, job: Job) -> Checkpoint:
+    def checkpoint(self, setup: RunSetup) -> Checkpoint:
         """All of it, to be saved."""
         meta = {
             "stage": self.stage,
             "data": self.data,
             "window": self.window,
             "skipped": self.skipped,
-            "seed": job.trainer.seed,
+            "seed": setup.trainer.seed,
             "seconds": self.seconds,
             "compile_seconds": self.compile_seconds,
-            "config": job.config_text,
+            "config": setup.config_text,
         }
         within = self.data is not None and self.data["part"]
         carried = flatten(self.carried) if within else None
         return Checkpoint(self.step, self.parameters, self.optimizer_state, meta, carried)
 
 
-def restore_or_begin(job: Job, checkpoints: Checkpoints) -> tuple[Standing, list[str]]:
+def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:
     """Where the newest good checkpoint stands, or the beginning; and what to warn of."""
     began = time.monotonic()
 
     def carried_shapes(meta: dict[str, Any]) -> dict[str, Any] | None:
         if not meta["data"]["part"]:
             return None
-        return flatten(job.state_shapes(job.curriculum[meta["stage"]]))
+        return flatten(setup.state_shapes(setup.curriculum[meta["stage"]]))
 
-    shapes = job.optimizer_shapes()
-    placed = job.placed.parameters(job.shapes)
+    shapes = setup.optimizer_shapes()
+    placed = setup.placed.parameters(setup.shapes)
     checkpoint, warnings = checkpoints.restore(placed, shapes, carried_shapes)
     if checkpoint is None:
-        parameters = job.placed.settle(initialize(job.make, job.placed.shardings))
-        places = shardings_of(shapes) if job.layout is not None else None
-        state = jax.jit(job.optimizer.init, out_shardings=places)(parameters)
-        return Standing(parameters, job.placed.settle(state), began=began), warnings
+        parameters = setup.placed.settle(initialize(setup.make, setup.placed.shardings))
+        places = shardings_of(shapes) if setup.layout is not None else None
+        state = jax.jit(setup.optimizer.init, out_shardings=places)(parameters)
+        return TrainState(parameters, setup.placed.settle(state), began=began), warnings
     meta, carried = checkpoint.meta, None
     if checkpoint.carried is not None:
-        fresh = job.fresh_state(checkpoint.parameters, job.curriculum[meta["stage"]])
+        fresh = setup.fresh_state(checkpoint.parameters, setup.curriculum[meta["stage"]])
         carried = unflatten(fresh, checkpoint.carried)
-    return Standing(
+    return TrainState(
         checkpoint.parameters,
         checkpoint.optimizer_state,
         checkpoint.step,

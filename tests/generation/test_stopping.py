@@ -2,7 +2,7 @@
 
 import pytest
 
-from bmojo.stopping import Stop, cut, readable
+from bmojo.generation.stopping import Stop, cut, readable
 
 
 @pytest.mark.parametrize(

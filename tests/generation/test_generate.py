@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bmojo.compiled import programs_of
-from bmojo.generation import (
+from bmojo.errors import UserError
+from bmojo.generation.generate import (
     ENDED,
     decode,
     generate,
@@ -22,9 +22,9 @@ from bmojo.generation import (
     start,
     state_bytes,
 )
-from bmojo.sampling import Sampling
-from bmojo.stopping import Stop, cut
-from bmojo.validation import UserError
+from bmojo.generation.programs import programs_of
+from bmojo.generation.sampling import Sampling
+from bmojo.generation.stopping import Stop, cut
 from tests.numerics import relative_rms
 from tests.small_models import MODELS, VOCAB_SIZE, config, logits, model
 
@@ -163,7 +163,7 @@ def test_tokens_come_as_they_are_drawn():
 
 def test_refused_before_any_work(monkeypatch):
     made = model("transformer")
-    monkeypatch.setattr("bmojo.generation.start", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("bmojo.generation.generate.start", lambda *_: pytest.fail("work was done"))
     with pytest.raises(UserError, match="prompt longer than memory: 17 tokens.* the 16 that"):
         generate(made, prompts(), max_new_tokens=NEW, capacity=16)
     with pytest.raises(UserError, match="prompt longer than memory: 11 tokens"):

@@ -6,11 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from bmojo import drawing
-from bmojo.compiled import programs_of
-from bmojo.drawing import Draws, in_blocks
-from bmojo.generation import prefill
-from bmojo.sampling import Sampling
+from bmojo.generation import loop as drawing
+from bmojo.generation.generate import prefill
+from bmojo.generation.loop import Draws, in_blocks
+from bmojo.generation.programs import programs_of
+from bmojo.generation.sampling import Sampling
 from tests.small_models import VOCAB_SIZE, model
 
 ROWS = 2
@@ -18,7 +18,7 @@ DRAWS = Draws(Sampling(0.0), np.uint32(0), np.arange(ROWS, dtype=np.int32), np.a
 
 
 class Loop:
-    """A loop that draws the numbers of the tokens, and takes its time on a clock of its own."""
+    """A loop that draws the numbers of the tokens, and takes its time on a positions of its own."""
 
     def __init__(self, seconds_a_token):
         self.seconds, self.now, self.asked = seconds_a_token, 0.0, []

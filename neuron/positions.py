@@ -1,4 +1,4 @@
-"""Positions, documents and tails of rows, as tensors: ``bmojo.ops.clock`` for PyTorch."""
+"""Positions, documents and tails of rows, as tensors: ``bmojo.ops.positions`` for PyTorch."""
 
 import dataclasses
 
@@ -7,52 +7,55 @@ from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
+class Positions:
     """Where rows stand between two calls; all int32.
 
     Attributes:
       position: (B,) tokens seen.
-      age: (B,) tokens seen of the current document.
+      segment_pos: (B,) tokens seen of the current document.
       segment: (B,) id of the current document, -1 where none was named.
     """
 
     position: Tensor
-    age: Tensor
+    segment_pos: Tensor
     segment: Tensor
 
     @classmethod
-    def zero(cls, rows: int, device: torch.device | None = None) -> "Clock":
-        """The clock of rows that have seen nothing."""
+    def zero(cls, rows: int, device: torch.device | None = None) -> "Positions":
+        """The positions of rows that have seen nothing."""
         nothing = torch.zeros(rows, dtype=torch.int32, device=device)
         return cls(nothing, nothing.clone(), nothing - 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class TokenPositions:
     """The tokens of one call.
 
     Attributes:
       position: (B, L) int32, in the row.
-      age: (B, L) int32, tokens of the same document before each token.
+      segment_pos: (B, L) int32, tokens of the same document before each token.
       start: (B, L) bool, first tokens of documents; None: no document starts.
       valid: (B, L) bool, false at right padding; None: there is none.
       lengths: (B,) valid tokens.
     """
 
     position: Tensor
-    age: Tensor
+    segment_pos: Tensor
     start: Tensor | None
     valid: Tensor | None
     lengths: Tensor
 
 
 def advance(
-    clock: Clock, length: int, segment_ids: Tensor | None = None, lengths: Tensor | None = None
-) -> tuple[Span, Clock]:
-    """Place ``length`` tokens after a clock; see :func:`bmojo.ops.clock.advance`."""
-    rows, device = clock.position.shape[0], clock.position.device
+    positions: Positions,
+    length: int,
+    segment_ids: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> tuple[TokenPositions, Positions]:
+    """Place ``length`` tokens after a positions; see :func:`bmojo.ops.positions.advance`."""
+    rows, device = positions.position.shape[0], positions.position.device
     step = torch.arange(length, dtype=torch.int32, device=device)
-    position = clock.position[:, None] + step
+    position = positions.position[:, None] + step
     if lengths is None:
         counts = torch.full((rows,), length, dtype=torch.int32, device=device)
         valid = None
@@ -61,24 +64,28 @@ def advance(
         valid = step < counts[:, None]
     last = (counts - 1).clamp(0, length - 1)[:, None].long()
     if segment_ids is None:
-        start, segment = None, clock.segment
-        age = clock.age[:, None] + step
+        start, segment = None, positions.segment
+        segment_pos = positions.segment_pos[:, None] + step
     else:
         segment_ids = segment_ids.to(torch.int32)
-        before = torch.cat([clock.segment[:, None], segment_ids[:, :-1]], dim=1)
+        before = torch.cat([positions.segment[:, None], segment_ids[:, :-1]], dim=1)
         start = segment_ids != before
         if valid is not None:
             start = start & valid
         newest = torch.where(start, step, -1).cummax(dim=1).values
-        age = torch.where(newest < 0, clock.age[:, None] + step, step - newest).to(torch.int32)
+        segment_pos = torch.where(
+            newest < 0, positions.segment_pos[:, None] + step, step - newest
+        ).to(torch.int32)
         here = segment_ids.gather(1, last)[:, 0]
-        segment = torch.where(counts > 0, here, clock.segment)
-    after = Clock(
-        position=clock.position + counts,
-        age=torch.where(counts > 0, age.gather(1, last)[:, 0] + 1, clock.age),
+        segment = torch.where(counts > 0, here, positions.segment)
+    after = Positions(
+        position=positions.position + counts,
+        segment_pos=torch.where(
+            counts > 0, segment_pos.gather(1, last)[:, 0] + 1, positions.segment_pos
+        ),
         segment=segment,
     )
-    return Span(position, age, start, valid, counts), after
+    return TokenPositions(position, segment_pos, start, valid, counts), after
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

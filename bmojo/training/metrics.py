@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from bmojo.training import records
-from bmojo.training.measure import Row
-from bmojo.training.rundir import RunDir
+from bmojo.training.evaluate import Row
+from bmojo.training.run_dir import RunDir
 
 AVERAGED = ("loss", "accuracy", "grad_norm")
 
 
-class Journal(contextlib.ExitStack):
+class MetricsWriter(contextlib.ExitStack):
     """The files of a run that goes on from ``step``; what was written after it is taken out.
 
     Args:

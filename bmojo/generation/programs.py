@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.generation.sampling import Sampling, sample
 from bmojo.layers.protocol import State
-from bmojo.sampling import Sampling, sample
 from bmojo.types import Array, Bool, Int
 
 __all__ = ["Programs", "growing_leaf", "programs_of"]
@@ -123,8 +123,8 @@ def _block(
       count: tokens of a row to draw, at most ``size``.
 
     Returns:
-      What was drawn, token after token, as :func:`bmojo.sampling.sample` gives it, in all rows;
-      the last of it; how many tokens of a row that is; the state before the last one.
+      What was drawn, token after token, as :func:`bmojo.generation.sampling.sample` gives it, in
+      all rows; the last of it; how many tokens of a row that is; the state before the last one.
     """
 
     def more(carry: Any) -> Array:

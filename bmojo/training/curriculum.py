@@ -7,10 +7,10 @@ from typing import Any
 from bmojo.training.checkpoints.best import check_best
 from bmojo.training.config import Evaluation, Stage, TrainerConfig, check_segments
 from bmojo.training.mesh import Layout
-from bmojo.training.rundir import RunError
+from bmojo.training.run_dir import RunError
 
 
-class Plan:
+class Curriculum:
     """Stages one after the other, each example used once, each in ``segments`` steps.
 
     Args:

@@ -10,7 +10,7 @@ from bmojo.data.pipeline import Batches, Segments
 from bmojo.training.config import Evaluation
 from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
-from bmojo.training.step import device_fields, make_eval_step, make_fresh_state
+from bmojo.training.train_step import device_fields, make_eval_step, make_fresh_state
 
 Row = dict[str, Any]
 

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from bmojo.layers.axes import is_cut
-from bmojo.layers.protocol import Ahead, State
+from bmojo.layers.protocol import SequenceShard, State
 from bmojo.ops.cross_entropy import blocked_cross_entropy
 from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
@@ -207,7 +207,7 @@ def _make_look(structure: Structure, layout: Layout | None) -> Look:
     def along_time(
         parameters: Parameters, carried: State | None, batch: dict[str, Array]
     ) -> tuple[Sums, State | None]:
-        ahead = Ahead("sequence", layout.sequence, carried)
+        ahead = SequenceShard("sequence", layout.sequence, carried)
         return through(structure.merge(parameters), ahead, batch, carried is not None)
 
     cut, whole = PartitionSpec(None, "sequence"), PartitionSpec()

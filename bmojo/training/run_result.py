@@ -10,7 +10,7 @@ from rich.console import Console
 from bmojo.data.pipeline import Batch
 from bmojo.training.config import Evaluation
 from bmojo.training.report import result_tables
-from bmojo.training.rundir import RunDir
+from bmojo.training.run_dir import RunDir
 
 NOT_FINITE = 3
 """Exit code of a run whose loss or gradient is not a number."""
@@ -25,7 +25,7 @@ class NotFiniteError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended.
 
     Attributes:
@@ -45,7 +45,7 @@ class Outcome:
 
 def already_finished(
     run: RunDir, summary: dict[str, Any], evaluations: Sequence[Evaluation], console: Console
-) -> Outcome:
+) -> RunResult:
     """Say that there is nothing left to do, and show what came of it."""
     message = (
         f"{run.path}: this run is finished ({summary['step']} steps); start over with --fresh, "
@@ -53,7 +53,7 @@ def already_finished(
     )
     console.print(message, highlight=False, soft_wrap=True)
     print_results(run, summary, evaluations, console)
-    return Outcome("finished", summary["step"], 0, message, summary)
+    return RunResult("finished", summary["step"], 0, message, summary)
 
 
 def not_finite(run: RunDir, error: NotFiniteError, saved: int | None, process: int = 0) -> str:

@@ -1,0 +1,1 @@
+"""Generation: prefill of prompts, a compiled decoding loop, sampling and stop conditions."""
