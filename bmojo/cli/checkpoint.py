@@ -14,7 +14,7 @@ from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.runs import TrainedRun
-    from bmojo.training.checkpoints.inventory import Entry
+    from bmojo.training.checkpoints.reading import Entry
 
 app = typer.Typer(
     help="List, verify and export the checkpoints of a run.",
@@ -52,9 +52,9 @@ def list_checkpoints(run: Run) -> None:
         from rich.table import Table
 
         from bmojo.runs import open_run
-        from bmojo.training.checkpoints.best import best_of
-        from bmojo.training.checkpoints.inventory import inventory
-        from bmojo.training.curriculum import Curriculum
+        from bmojo.training.checkpoints.reading import inventory
+        from bmojo.training.experiment import Curriculum
+        from bmojo.training.metrics import best_of
         from bmojo.training.run_dir import RunDir
 
         directory, experiment = RunDir(run), open_run(run).experiment
@@ -93,7 +93,7 @@ def verify(
     with told():
         run_config(run)
         from bmojo.training.checkpoints import hashes
-        from bmojo.training.checkpoints.inventory import steps_of
+        from bmojo.training.checkpoints.reading import steps_of
         from bmojo.training.run_dir import RunDir
 
         directory = RunDir(run).checkpoints

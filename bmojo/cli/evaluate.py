@@ -173,10 +173,10 @@ def evaluate_run(
             training_documents(run, experiment)
         if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS, Kind.REREADING} & set(wanted):
             texts = _documents(experiment, documents)
+        from bmojo.cache import use_compilation_cache
         from bmojo.evaluation.recall import evaluate
         from bmojo.experiment import prepare_data
         from bmojo.session import Use
-        from bmojo.training.cache import use_compilation_cache
         from bmojo.training.report import result_tables
 
         prepare_data(experiment, training=False)

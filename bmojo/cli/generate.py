@@ -111,11 +111,11 @@ def generate(
             raise UserError("--stop: an empty text would end everything at once; leave it out")
         if stop and tokenizer is None:
             raise UserError("--stop: the run has no tokenizer, so that there is no text to stop at")
+        from bmojo.cache import use_compilation_cache
         from bmojo.generation.generate import check_tokens
         from bmojo.generation.sampling import Sampling
         from bmojo.generation.stopping import Stop
         from bmojo.session import Use
-        from bmojo.training.cache import use_compilation_cache
 
         try:
             sampling = Sampling(temperature, top_k, top_p, min_p)
