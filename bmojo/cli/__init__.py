@@ -17,10 +17,10 @@ from bmojo.cli.evaluate import evaluate_run
 from bmojo.cli.generate import generate
 from bmojo.cli.inspect import inspect
 from bmojo.cli.memory import app as memory
-from bmojo.cli.pages import ask_for_memory
 from bmojo.cli.report import REPORT_EXIT_CODES, report
 from bmojo.cli.sweep import SWEEP_EXIT_CODES, sweep
 from bmojo.cli.train import train
+from bmojo.malloc import restart_with_tunables
 
 __all__ = ["app", "main"]
 
@@ -57,5 +57,5 @@ def _root(
 
 def main() -> Any:
     """Entry point of the console script."""
-    ask_for_memory()
+    restart_with_tunables()
     return app()

@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 
 from bmojo.cli.common import Overrides, split, told
-from bmojo.cluster import Cluster, cluster, detect
 from bmojo.errors import UserError
+from bmojo.multihost import Cluster, cluster, detect
 
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
-    from bmojo.training.mesh import Layout
+    from bmojo.multihost import Processes
     from bmojo.training.preflight.program import Step
-    from bmojo.training.processes import Processes
+    from bmojo.training.sharding import Layout
 
 DOES_NOT_FIT = 1
 
@@ -107,7 +107,7 @@ def doctor(
         if out is not None and not out.absolute().parent.is_dir():
             raise UserError(f"--json: {out.absolute().parent} is no directory; make it first")
         others = cluster(coordinator, num_processes, process_id, distributed)
-        from bmojo.training.processes import start
+        from bmojo.multihost import start
 
         processes = start(others)
         report = Report(processes, how_found(others, coordinator))
@@ -122,7 +122,7 @@ def doctor(
                 layout = report.mesh(loaded)
             if speed:
                 report.speed(mebibytes, matrix, layout)
-            if loaded is not None and not report.problems:
+            if loaded is not None and layout is not None and not report.problems:
                 report.step(loaded, layout)
             report.end(out)
     raise typer.Exit(DOES_NOT_FIT if report.problems else 0)
@@ -155,14 +155,14 @@ class Report:
 
     def machine(self) -> None:
         """Versions, processes, devices, cache."""
-        from bmojo.training.preflight import machine, tables
+        from bmojo.training.preflight import machine
 
         self.facts |= {
             "versions": machine.versions(),
             "devices": machine.devices(self.processes),
             "cache": machine.cache(),
         }
-        for name, text in tables.lines(self.facts):
+        for name, text in machine.lines(self.facts):
             self.say(f"{name:<16} {text}")
         problem = self.facts["cache"]["problem"]
         if problem:
@@ -171,31 +171,23 @@ class Report:
                 f"({problem}); set BMOJO_CACHE_DIR to a directory that can be written"
             )
 
-    def mesh(self, experiment: "Experiment") -> "Layout | None":
+    def mesh(self, experiment: "Experiment") -> "Layout":
         """The mesh of a config, and whether it fits devices and batches."""
-        from bmojo.training.curriculum import check
-        from bmojo.training.mesh import make_layout
+        from bmojo.training.experiment import check
         from bmojo.training.run_dir import RunError
+        from bmojo.training.sharding import ONE_DEVICE, make_layout
 
-        layout = None
+        layout = ONE_DEVICE
         try:
             layout = make_layout(experiment.mesh, self.processes.count)
-            check(
-                experiment.model,
-                experiment.trainer,
-                experiment.curriculum,
-                experiment.evaluations,
-                layout,
-            )
-            if layout is not None:
-                for stage in experiment.curriculum:
-                    layout.local_rows(stage.batch_size)
+            check(experiment, layout)
+            for stage in experiment.curriculum:
+                layout.local_rows(stage.batch_size)
         except RunError as error:
             self.problem(str(error))
-        sizes = None if layout is None else layout.sizes
-        self.facts["mesh"] = sizes
-        if layout is not None:
-            self.say(f"{'mesh':<16} {layout}: {layout.mesh.size} devices")
+        self.facts["mesh"] = None if layout.mesh is None else layout.sizes
+        if layout.mesh is not None:
+            self.say(f"{'mesh':<16} {layout}: {layout.devices} devices")
         elif not self.problems:
             devices = self.facts["devices"]["all"]
             rest = "; 'Experiment.mesh=@Mesh()' takes all" if devices > 1 else ""
@@ -204,64 +196,56 @@ class Report:
 
     def speed(self, mebibytes: int, matrix: int | None, layout: "Layout | None") -> None:
         """Products on one device; collectives over all, and along each axis of the mesh."""
-        from bmojo.training.preflight import speed, tables
+        from bmojo.training.preflight import machine
 
         if matrix is None:
             matrix = 1024 if self.facts["devices"]["platform"] == "cpu" else 8192
         with self.doing("multiplying matrices"):
-            self.facts["products"] = list(speed.products(matrix))
-        self.console.print(tables.products(self.facts["products"]))
+            self.facts["products"] = list(machine.products(matrix))
+        self.console.print(machine.product_table(self.facts["products"]))
         rows: list[dict[str, Any]] = []
         self.facts["collectives"] = rows
         if self.facts["devices"]["all"] == 1:
             self.say("collectives      none: there is one device")
             return
-        meshes = [(speed.row_of_devices(), speed.ALL)]
-        if layout is not None:
+        meshes = [(machine.row_of_devices(), machine.ALL)]
+        if layout is not None and layout.mesh is not None:
             axes = [axis for axis, size in layout.sizes.items() if size > 1]
             meshes += [
                 (layout.mesh, axis) for axis in axes if layout.sizes[axis] < layout.mesh.size
             ]
         for mesh, axis in meshes:
             with self.doing(f"collectives along {axis}"):
-                rows.extend(speed.collectives(mesh, axis, mebibytes))
-        self.console.print(tables.collectives(rows))
+                rows.extend(machine.collectives(mesh, axis, mebibytes))
+        self.console.print(machine.collective_table(rows))
 
-    def step(self, experiment: "Experiment", layout: "Layout | None") -> None:
+    def step(self, experiment: "Experiment", layout: "Layout") -> None:
         """Parameters, memory and compilation of the training step."""
         from bmojo.experiment import prepare_data
-        from bmojo.training.preflight import tables
-        from bmojo.training.preflight.program import Step
+        from bmojo.training.preflight import program
         from bmojo.training.run_dir import RunError
+        from bmojo.training.run_setup import RunSetup
 
         with self.doing("preparing the data"):
             prepare_data(experiment)
-        with layout.active() if layout is not None else contextlib.nullcontext():
+        with layout.active():
             try:
-                step = Step(
-                    experiment.model,
-                    experiment.optimizer,
-                    experiment.trainer,
-                    experiment.curriculum,
-                    layout,
-                    self.processes,
-                )
+                step = program.Step(RunSetup(experiment, self.processes, layout=layout))
             except RunError as error:
                 self.problem(str(error))
                 return
             rows, totals = step.parameters(), step.totals()
             self.facts |= {"parameters": rows, "totals": totals}
-            self.console.print(tables.parameters(rows))
-            if layout is not None:
-                self.say(tables.uncut(rows))
-            self.console.print(tables.totals(totals))
+            self.console.print(program.parameter_table(rows))
+            if layout.mesh is not None:
+                self.say(program.uncut_text(rows))
+            self.console.print(program.totals_table(totals))
             self.compiled(step, experiment.trainer.compilation_cache)
 
     def compiled(self, step: "Step", cached: bool) -> None:
         """Memory, operations and time of the compiled step."""
-        from bmojo.training.cache import use_compilation_cache
-        from bmojo.training.preflight.machine import entries
-        from bmojo.training.preflight.tables import size
+        from bmojo.cache import use_compilation_cache
+        from bmojo.training.preflight.machine import entries, size
 
         directory = use_compilation_cache() if cached else None
         before = entries(directory) if directory else set()

@@ -135,7 +135,7 @@ def state(job: "Job") -> str:
     """What is there of a cell."""
     if job.state != "unfinished":
         return job.state
-    from bmojo.sweep.watch import progress
+    from bmojo.sweep.view import progress
 
     return f"step {progress(job.run).step} of {job.steps}"
 

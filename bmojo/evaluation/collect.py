@@ -11,7 +11,7 @@ from typing import Any
 
 from bmojo.errors import UserError
 from bmojo.evaluation.bindings import bindings, distinguishing, shown
-from bmojo.training.records import Record, read
+from bmojo.training.metrics import Record, read_metrics
 
 __all__ = ["Cell", "Run", "Spread", "collect", "pool", "row_of", "spread"]
 
@@ -254,7 +254,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 def _lines(path: Path) -> list[Record]:
     try:
-        return read(path)
+        return read_metrics(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({_reason(error)}); leave this run out") from None
 
