@@ -10,7 +10,7 @@ from flax import nnx
 
 from bmojo.evaluation import recall
 from bmojo.experiment import load
-from bmojo.generation import generate as generation
+from bmojo.generation.generate import generate_all
 from bmojo.model import Model as OriginalModel
 from neuron.configs import FadingConfig, LayerConfig, StackConfig
 from neuron.model import Flat, Model, flatten, unflatten
@@ -69,7 +69,7 @@ def test_logits(imported, tokens, wanted, implementation, cuts):
 
 @pytest.fixture(scope="module")
 def continuation(original):
-    return generation.generate_all(original, PROMPTS, max_new_tokens=64, chunk_size=32)
+    return generate_all(original, PROMPTS, max_new_tokens=64, chunk_size=32)
 
 
 def test_greedy_decoding_draws_the_same_tokens(imported, continuation):
