@@ -1,4 +1,4 @@
-"""The bindings of runs, and what tells runs apart."""
+"""Bindings of runs, and their differences."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,10 +1,9 @@
-"""The loss of long documents, computed through the state in segments of fixed length.
+"""Loss of long documents, through the state in segments of fixed length.
 
-A row reads one document, segment by segment, and takes the next one when it is through. The
-next document begins from the state before the first token, not from a change of segment id:
-so its memory is refreshed where it is in the parallel form, and the numbers are the same.
-Memory does not depend on the documents' lengths, except for full attention, whose state is
-made to hold the longest of them.
+A row reads one document, segment by segment, then the next one. A document begins from the empty
+state, not from a change of segment id, so that its memory is refreshed at the same positions as in
+the parallel form, and the losses are the same. The state's memory does not depend on the
+documents' lengths, except for full attention, whose state holds the longest of them.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ BATCH_SIZE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a model makes of a document of n tokens.
+    """Predictions of a document of n tokens.
 
     Attributes:
       losses: nats of tokens 1 .. n - 1 given all those before each, float32 (n - 1,).
@@ -44,7 +43,7 @@ class Scores:
 
 @dataclasses.dataclass
 class _Reader:
-    """Where a row is: ``done`` of the predictions of document ``index`` are made."""
+    """Place of a row: ``done`` predictions of document ``index`` are made."""
 
     index: int
     done: int = 0
