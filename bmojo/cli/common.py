@@ -1,24 +1,30 @@
-"""What commands share: arguments, exit codes, and how a user's error is told."""
+"""Arguments, options, exit codes and errors that commands share."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from bmojo.console import progress_bar
 from bmojo.errors import UserError
+
+__all__ = ["EXIT_CODES", "INTERRUPTED", "Program", "make_app", "progress_bar", "split", "told"]
 
 EXIT_CODES = """\b
 Exit codes:
   0         done, or done before
   1         the program crashed; a traceback says where
-  2         something in the command or the config has to be mended; the error says what
+  2         the command or the config is wrong; the error names the remedy
   3         the loss became infinite or not a number
   4         the run directory cannot be written, such as when the disk is full
   5         an example of the data cannot be read
   6         another process of the run died or stopped; the same command goes on
   130, 143  interrupted (Ctrl-C, SIGTERM); all is saved, the same command goes on"""
+
+INTERRUPTED = 130
 
 Config = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A gin file, or its name under configs/.")
@@ -40,16 +46,62 @@ Overrides = Annotated[
         "'short/MQAR.length=64', and further gin files.",
     ),
 ]
+Coordinator = Annotated[
+    str | None,
+    typer.Option(
+        help="Address of the first of several processes. Not needed under Slurm (srun), "
+        "Open MPI (mpirun) and on TPU slices.",
+        metavar="HOST:PORT",
+    ),
+]
+NumProcesses = Annotated[int | None, typer.Option(help="Number of processes.", metavar="N")]
+ProcessId = Annotated[int | None, typer.Option(help="Index of this process, from 0.", metavar="I")]
+Distributed = Annotated[
+    bool | None,
+    typer.Option(
+        "--distributed/--alone",
+        help="Find the other processes through the scheduler, or ignore it. Default: found "
+        "if it started several.",
+        show_default=False,
+    ),
+]
+
+
+class Program(TyperGroup):
+    """A group of commands that reports a user's error in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exits with the code of a user's error."""
+        with told():
+            return super().invoke(ctx)
+
+
+def make_app(help: str | None = None, **options: Any) -> typer.Typer:
+    """A group of commands with a help of plain text."""
+    settings: dict[str, Any] = {
+        "cls": Program,
+        "no_args_is_help": True,
+        "add_completion": False,
+        "rich_markup_mode": None,
+    }
+    return typer.Typer(**{**settings, **({"help": help} if help else {}), **options})
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Report a user's error in one line and exit with its code."""
+    try:
+        yield
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
 
 
 def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Bindings and overlay files."""
-    bindings: list[str] = []
-    overlays: list[str] = []
-    for word in overrides or ():
-        is_file = word.endswith(".gin") and "=" not in word
-        (overlays if is_file else bindings).append(word)
-    return bindings, overlays
+    words = list(overrides or ())
+    overlays = [word for word in words if word.endswith(".gin") and "=" not in word]
+    return [word for word in words if word not in overlays], overlays
 
 
 def run_config(run: Path) -> Path:
@@ -62,44 +114,3 @@ def run_config(run: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{run}: no run is here (no config.gin); train one with bmojo train")
     return path
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """Tell a user's error in one line and exit with its code."""
-    try:
-        yield
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar while something takes its time, if standard error is a terminal.
-
-    Yields:
-      A function to be told how much more of ``total`` is done.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    console = Console(stderr=True)
-    with Progress(
-        *columns,
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def tell(console: Any, path: Path) -> None:
-    """Say where results are."""
-    for place in (path, path.with_suffix(".png")):
-        if place.exists():
-            console.print(str(place), highlight=False, soft_wrap=True)

@@ -1,21 +1,18 @@
-"""`bmojo data`: prepare text once, and see what was prepared."""
+"""`bmojo data`: preparation of text for training."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, told
+from bmojo.cli.common import EXIT_CODES, INTERRUPTED, make_app
+from bmojo.console import line, make_console, make_table
 from bmojo.errors import UserError
 
-app = typer.Typer(
-    help="Prepare text for training.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = make_app(
+    "Prepare text for training.",
     epilog="\b\nExample:\n  bmojo data prepare books --out data/books",
 )
-
-INTERRUPTED = 130
 
 SOURCE = (
     "A folder or file of text (.txt, .jsonl, .parquet), 'stdlib' for the source code of Python's "
@@ -84,33 +81,29 @@ def prepare(
       bmojo data prepare corpus.jsonl --out data/corpus --tokenizer tokenizers:bpe.json
       bmojo data prepare notes --suffix .md --suffix .rst --out data/notes --validation 0.1
     """
-    with told():
-        fractions = validation is not None or test is not None
-        if split_by not in (None, "folder"):
-            raise UserError(f"--split-by: {split_by!r} is unknown; the only choice is 'folder'")
-        if split_by and fractions:
-            raise UserError("--split-by: goes without --validation and --test; give one of both")
-        from rich.console import Console
+    fractions = validation is not None or test is not None
+    if split_by not in (None, "folder"):
+        raise UserError(f"--split-by: {split_by!r} is unknown; the only choice is 'folder'")
+    if split_by and fractions:
+        raise UserError("--split-by: goes without --validation and --test; give one of both")
+    from bmojo.data.text import prepare as work
 
-        from bmojo.data.text import prepare as work
-
-        request = work.Request(
-            source,
-            tokenizer,
-            0.01 if validation is None else validation,
-            0.01 if test is None else test,
-            True if split_by else False if fractions else None,
-            field,
-            tuple(suffix) if suffix else None,
-            skip_corrupt,
-        )
-        console = Console()
-        try:
-            work.prepare(request, out, workers or work.cores(), console)
-        except KeyboardInterrupt:
-            typer.echo(f"stopped; what is done is kept in {out}, the same command goes on")
-            raise typer.Exit(INTERRUPTED) from None
-        _show(out)
+    request = work.Request(
+        source,
+        tokenizer,
+        0.01 if validation is None else validation,
+        0.01 if test is None else test,
+        True if split_by else False if fractions else None,
+        field,
+        tuple(suffix) if suffix else None,
+        skip_corrupt,
+    )
+    try:
+        work.prepare(request, out, workers or work.cores(), make_console())
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; finished work is kept in {out}, the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    _show(out)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -132,30 +125,29 @@ def train_tokenizer(
       bmojo data train-tokenizer books --vocab-size 4096 --out bpe.json
       bmojo data prepare books --out data/books --tokenizer tokenizers:bpe.json
     """
-    with told():
-        from bmojo.data.text.corpus import open_corpus, texts
-        from bmojo.data.text.tokenizers import tokenizer
-        from bmojo.data.text.tokenizers import train_tokenizer as train
-        from bmojo.files import write_atomically
+    from bmojo.data.text.corpus import open_corpus, texts
+    from bmojo.data.text.tokenizers import tokenizer
+    from bmojo.data.text.tokenizers import train_tokenizer as train
+    from bmojo.files import write_atomically
 
-        if not out.absolute().parent.is_dir():
-            raise UserError(f"--out: the folder {out.parent} does not exist; make it")
-        if out.is_dir():
-            raise UserError(f"--out: {out} is a folder; name a file in it, as {out / 'bpe.json'}")
-        skipped: list[str] = []
-        parts = [
-            part
-            for source in sources
-            for split, found in open_corpus(source, suffix).parts.items()
-            if split in ("", "train")
-            for part in found
-        ]
-        content = train(texts(parts, field, skipped if skip_corrupt else None), vocab_size)
-        write_atomically(out, content)
-        size = tokenizer(f"tokenizers:{out}").vocab_size
-        for line in skipped:
-            typer.echo(f"skipped {line}", err=True)
-        typer.echo(f"{out}: {size:,} ids; use it with --tokenizer tokenizers:{out}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out: the folder {out.parent} does not exist; make it")
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder; name a file in it, as {out / 'bpe.json'}")
+    skipped: list[str] = []
+    parts = [
+        part
+        for source in sources
+        for split, found in open_corpus(source, suffix).parts.items()
+        if split in ("", "train")
+        for part in found
+    ]
+    content = train(texts(parts, field, skipped if skip_corrupt else None), vocab_size)
+    write_atomically(out, content)
+    size = tokenizer(f"tokenizers:{out}").vocab_size
+    for problem in skipped:
+        typer.echo(f"skipped {problem}", err=True)
+    typer.echo(f"{out}: {size:,} ids; use it with --tokenizer tokenizers:{out}")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -166,8 +158,7 @@ def show(directory: Directory) -> None:
     Example:
       bmojo data show data/books
     """
-    with told():
-        _show(directory)
+    _show(directory)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -178,34 +169,30 @@ def check(directory: Directory) -> None:
     Example:
       bmojo data check data/books
     """
-    with told():
-        from bmojo.data.text.store import open_prepared
+    from bmojo.data.text.store import open_prepared
 
-        open_prepared(directory).check(whole=True)
-        typer.echo(f"{directory}: every file is as it was written")
+    open_prepared(directory).check(whole=True)
+    typer.echo(f"{directory}: every file is as it was written")
 
 
 def _show(directory: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from bmojo.data.text.store import open_prepared
 
     manifest = open_prepared(directory).manifest
     coder = manifest["tokenizer"]
-    table = Table(title=f"{manifest['source']}, {coder['spec']}, {coder['vocab_size']:,} ids")
-    for name in ("split", "documents", "tokens", "bytes", "bytes/token", "shards"):
-        table.add_column(name, justify="left" if name == "split" else "right")
-    for split, facts in manifest["splits"].items():
-        ratio = f"{facts['bytes'] / facts['tokens']:.3f}" if facts["tokens"] else ""
-        counts = [f"{facts[name]:,}" for name in ("documents", "tokens", "bytes")]
-        table.add_row(split, *counts, ratio, str(len(facts["shards"])))
-    console = Console()
-    console.print(table)
-    if manifest["skipped"]:
-        console.print(
-            f"{manifest['skipped']:,} documents were skipped; {directory / 'skipped.txt'} "
-            "names them",
-            highlight=False,
-            soft_wrap=True,
+    rows = [
+        (
+            split,
+            *(f"{facts[name]:,}" for name in ("documents", "tokens", "bytes")),
+            f"{facts['bytes'] / facts['tokens']:.3f}" if facts["tokens"] else "",
+            len(facts["shards"]),
         )
+        for split, facts in manifest["splits"].items()
+    ]
+    title = f"{manifest['source']}, {coder['spec']}, {coder['vocab_size']:,} ids"
+    columns = ("split", "documents", "tokens", "bytes", "bytes/token", "shards")
+    console = make_console()
+    console.print(make_table(title, columns, rows, left=["split"]))
+    if manifest["skipped"]:
+        path = directory / "skipped.txt"
+        line(console, f"{manifest['skipped']:,} documents were skipped; {path} names them")

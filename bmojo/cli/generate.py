@@ -2,29 +2,22 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import Run, Step, progress_bar, told
-from bmojo.cli.stored import (
-    Agree,
-    Every,
-    Memory,
-    MemoryDir,
-    Nearest,
-    ReadOnly,
-    Threshold,
-    memory,
-)
+from bmojo.cli.common import INTERRUPTED, Run, Step, progress_bar
+from bmojo.cli.stored import Agree, Every, Memory, MemoryDir, Nearest, ReadOnly, Threshold, memory
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-INTERRUPTED = 130
+    from bmojo.generation.sampling import Sampling
+    from bmojo.generation.stopping import Stop
+
 LARGEST_BATCH = 8
 
 
@@ -84,9 +77,9 @@ def generate(
     """Continue prompts with the newest checkpoint of a run, or that of --step.
 
     A text is continued as the beginning of a document; without a prompt a document is begun.
-    Prompts are numbered in the order --prompt, --file, --ids. One continuation is shown as it
-    comes; several follow one another, each behind a line "--- N ---". A run on a synthetic
-    task has no tokenizer: it takes --ids, and ids come back.
+    Prompts are numbered in the order --prompt, --file, --ids. One continuation is shown while it
+    grows; several follow one another, each below a line "--- N ---". A run on a synthetic
+    task has no tokenizer: it takes --ids, and prints ids.
 
     Standard error gets the numbers of tokens, the speed, and the bytes of the state.
 
@@ -100,56 +93,37 @@ def generate(
       bmojo generate runs/quickstart --ids "17 200 9 143 17" --temperature 0 --max-new-tokens 1
       bmojo generate runs/prose --file chapter.txt --memory read --max-new-tokens 1
     """
-    with told():
-        # Options are checked before JAX takes its time to start.
-        from bmojo.runs import open_run
+    # Options are checked before JAX takes its time to start.
+    from bmojo.runs import open_run
 
-        loaded = open_run(run, step)
-        experiment, tokenizer = loaded.experiment, loaded.tokenizer
-        prompts = read_prompts(tokenizer, prompt or [], file or [], ids or [])
-        if "" in (stop or ()):
-            raise UserError("--stop: an empty text would end everything at once; leave it out")
-        if stop and tokenizer is None:
-            raise UserError("--stop: the run has no tokenizer, so that there is no text to stop at")
-        from bmojo.generation.generate import check_tokens
-        from bmojo.generation.sampling import Sampling
-        from bmojo.generation.stopping import Stop
-        from bmojo.session import Use
-        from bmojo.training.cache import use_compilation_cache
+    loaded = open_run(run, step)
+    tokenizer = loaded.tokenizer
+    prompts = read_prompts(tokenizer, prompt or [], file or [], ids or [])
+    sampling, ends = decoding(tokenizer, stop or [], temperature, top_k, top_p, min_p)
+    from bmojo.generation.generate import check_tokens
+    from bmojo.session import Use
+    from bmojo.training.cache import use_compilation_cache
 
+    for tokens in prompts:
+        check_tokens(tokens, loaded.experiment.model.vocab_size, "prompt")
+    if loaded.experiment.trainer.compilation_cache:
+        use_compilation_cache()
+    work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed)
+    size = batch or min(len(prompts), LARGEST_BATCH)
+    if memory_dir is not None:
+        if batch is not None and batch > 1:
+            raise UserError("--batch: with --memory prompts are read one by one; leave it out")
+        size = 1
+    use = Use(every, nearest, threshold=threshold, agree=agree, write=not read_only)
+    description = f"{run}, step {loaded.step}"
+    with memory(memory_dir, loaded.model, tokenizer, description, use) as work.memory:
         try:
-            sampling = Sampling(temperature, top_k, top_p, min_p)
-            ends = Stop(
-                () if tokenizer is None else (int(tokenizer.eos),),
-                tuple(stop or ()),
-                None if tokenizer is None else tokenizer.decode,
-            )
-        except ValueError as error:
-            raise UserError(f"--{str(error).replace('_', '-', 1)}") from None
-        for tokens in prompts:
-            check_tokens(tokens, experiment.model.vocab_size, "prompt")
-        if experiment.trainer.compilation_cache:
-            use_compilation_cache()
-        work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed)
-        size = batch or min(len(prompts), LARGEST_BATCH)
-        if memory_dir is not None:
-            if batch is not None and batch > 1:
-                raise UserError("--batch: with --memory prompts are read one by one; leave it out")
-            size = 1
-        with memory(
-            memory_dir,
-            loaded.model,
-            tokenizer,
-            f"{run}, step {loaded.step}",
-            Use(every, nearest, threshold=threshold, agree=agree, write=not read_only),
-        ) as work.memory:
-            try:
-                for first in range(0, len(prompts), size):
-                    work.do(prompts, range(first, min(first + size, len(prompts))))
-            except KeyboardInterrupt:
-                typer.echo(work.summary(), err=True)
-                raise typer.Exit(INTERRUPTED) from None
-        typer.echo(work.summary(), err=True)
+            for first in range(0, len(prompts), size):
+                work.do(prompts, range(first, min(first + size, len(prompts))))
+        except KeyboardInterrupt:
+            typer.echo(work.summary(), err=True)
+            raise typer.Exit(INTERRUPTED) from None
+    typer.echo(work.summary(), err=True)
 
 
 def read_prompts(
@@ -200,32 +174,48 @@ def _text(path: Path) -> str:
         ) from None
 
 
-@contextlib.contextmanager
-def remembered(session: Any | None) -> Iterator[None]:
-    """What was read goes to the store at the end, also if somebody ends it early."""
+def decoding(
+    tokenizer: Any | None,
+    stop: Sequence[str],
+    temperature: float,
+    top_k: int | None,
+    top_p: float,
+    min_p: float,
+) -> "tuple[Sampling, Stop]":
+    """Sampling and stop conditions.
+
+    Raises:
+      UserError: an option is out of range.
+    """
+    if "" in stop:
+        raise UserError("--stop: an empty text would end everything at once; leave it out")
+    if stop and tokenizer is None:
+        raise UserError("--stop: the run has no tokenizer, so that there is no text to stop at")
+    from bmojo.generation.sampling import Sampling
+    from bmojo.generation.stopping import Stop
+
     try:
-        yield
-    except KeyboardInterrupt:
-        if session is not None:
-            session.finish()
-        raise
-    if session is not None:
-        session.finish()
+        sampling = Sampling(temperature, top_k, top_p, min_p)
+    except ValueError as error:
+        raise UserError(f"--{str(error).replace('_', '-', 1)}") from None
+    if tokenizer is None:
+        return sampling, Stop()
+    return sampling, Stop((int(tokenizer.eos),), tuple(stop), tokenizer.decode)
 
 
 class Work:
-    """Generates, shows what comes, and keeps the time.
+    """Generation with its output and its times.
 
     Args:
       model: with the run's parameters.
       tokenizer: of the run, if it has one.
-      stop: what ends a continuation.
-      sampling: how tokens are drawn.
+      stop: ends of a continuation.
+      sampling: of the tokens.
       max_new_tokens: of each continuation.
       seed: of the draws.
 
     Attributes:
-      memory: a store to read with; None: there is none.
+      memory: a store to read with, or None.
     """
 
     memory: Memory | None = None
@@ -234,8 +224,8 @@ class Work:
         self,
         model: Any,
         tokenizer: Any | None,
-        stop: Any,
-        sampling: Any,
+        stop: "Stop",
+        sampling: "Sampling",
         max_new_tokens: int,
         seed: int,
     ):
@@ -248,25 +238,19 @@ class Work:
     def do(self, prompts: "Sequence[np.ndarray]", rows: range) -> None:
         """Continue the prompts of these numbers together."""
         import jax
-        import numpy as np
 
-        from bmojo.generation import generate as generation
+        from bmojo.generation.generate import CHUNK, pad, prefill, state_bytes
 
-        tokens, lengths = generation.pad([prompts[row] for row in rows])
-        needed = tokens.shape[1] + self._count - 1
-        capacity = -(-needed // generation.CHUNK) * generation.CHUNK
+        tokens, lengths = pad([prompts[row] for row in rows])
+        capacity = -(-(tokens.shape[1] + self._count - 1) // CHUNK) * CHUNK
         started = time.perf_counter()
         self._warm_up(len(rows), capacity)
         ready = time.perf_counter()
         session = None
         if self.memory is None:
-            logits, state = generation.prefill(self._model, tokens, lengths, capacity=capacity)
+            logits, state = prefill(self._model, tokens, lengths, capacity=capacity)
         else:
-            from bmojo.session import Session
-
-            session = Session(
-                self._model, self.memory.store, self.memory.use, source=f"prompt {rows[0] + 1}"
-            )
+            session = self._session(self.memory.store, f"prompt {rows[0] + 1}")
             logits, state = session.read(tokens[0])[None], session.state
             session.ask = "before"
         jax.block_until_ready(logits)
@@ -274,46 +258,25 @@ class Work:
         self._compiling += ready - started
         self._reading += read - ready
         self._prompt_tokens += int(lengths.sum())
-        self._bytes = generation.state_bytes(state)
+        self._bytes = state_bytes(state)
         drawn: list[list[int]] = [[] for _ in rows]
         alone = len(prompts) == 1
-        shown = ""
-        what = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
-        bar = contextlib.nullcontext(None) if alone else progress_bar(what, self._count)
-        steps = generation.decode(
-            self._model,
-            logits,
-            state,
-            max_new_tokens=self._count,
-            sampling=self._sampling,
-            stop=self._stop,
-            seed=self._seed,
-            rows=list(rows),
-            advance=None if session is None else session.advance,
-        )
+        title = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
+        shown: Any = self._stream() if alone else progress_bar(title, self._count)
         try:
-            with bar as done, remembered(session):
-                for step in steps:
-                    self._steps += 1
-                    self._new_tokens += int(np.count_nonzero(step != generation.ENDED))
-                    for row, token in zip(drawn, step.tolist(), strict=True):
-                        if token != generation.ENDED:
-                            row.append(token)
-                    if done is not None:
-                        done(1)
-                        continue
-                    text = self._show(drawn[0], whole=False)
-                    typer.echo(text[len(shown) :], nl=False)
-                    shown = text
+            with shown as show, _finished(session):
+                for step in self._decode(logits, state, session, self._count, list(rows)):
+                    self._note(step, drawn)
+                    show(drawn[0] if alone else 1)
                 if session is not None:
                     session.read(drawn[0][session.position - int(lengths[0]) :])
         finally:
             self._decoding += time.perf_counter() - read
             if alone:
-                typer.echo(self._show(drawn[0], whole=True)[len(shown) :])
+                typer.echo(self._text(drawn[0], whole=True)[self._shown :])
         if not alone:
             for number, ids in zip(rows, drawn, strict=True):
-                typer.echo(f"--- {number + 1} ---\n{self._show(ids, whole=True)}")
+                typer.echo(f"--- {number + 1} ---\n{self._text(ids, whole=True)}")
 
     def summary(self) -> str:
         """Tokens, speed and memory in one line."""
@@ -326,42 +289,87 @@ class Work:
         )
 
     def _warm_up(self, batch: int, capacity: int) -> None:
-        """Compile what will run, on rows of one token, so that times are those of the work."""
+        """Compile the programs on rows of one token, so that times are those of the work."""
         import numpy as np
 
-        from bmojo.generation import generate as generation
+        from bmojo.generation.generate import prefill
 
         if (batch, capacity) in self._warm:
             return
         self._warm.add((batch, capacity))
-        if self.memory is not None:
-            from bmojo.session import Session
-
-            session = Session(self._model, None, self.memory.use)
+        session = None
+        if self.memory is None:
+            tokens = np.zeros((batch, 1), np.int32)
+            logits, state = prefill(self._model, tokens, capacity=capacity)
+        else:
+            session = self._session(None)
             session.read([0, 0])
-            logits = session.read([0])[None]
-            for _ in generation.decode(
-                self._model,
-                logits,
-                session.state,
-                max_new_tokens=2,
-                sampling=self._sampling,
-                advance=session.advance,
-            ):
-                pass
-            return
-        empty = np.zeros((batch, 1), np.int32)
-        logits, state = generation.prefill(self._model, empty, capacity=capacity)
-        for _ in generation.decode(
-            self._model, logits, state, max_new_tokens=2, sampling=self._sampling
-        ):
+            logits, state = session.read([0])[None], session.state
+        for _ in self._decode(logits, state, session, 2):
             pass
 
-    def _show(self, ids: list[int], whole: bool) -> str:
-        """What a reader sees of a continuation: all of it, or what will not change any more."""
+    def _session(self, store: Any, source: str = "") -> Any:
+        from bmojo.session import Session
+
+        assert self.memory is not None
+        return Session(self._model, store, self.memory.use, source=source)
+
+    def _decode(
+        self, logits: Any, state: Any, session: Any, count: int, rows: list[int] | None = None
+    ) -> "Iterator[np.ndarray]":
+        from bmojo.generation.generate import decode
+
+        return decode(
+            self._model,
+            logits,
+            state,
+            max_new_tokens=count,
+            sampling=self._sampling,
+            stop=self._stop if rows else None,
+            seed=self._seed,
+            rows=rows,
+            advance=None if session is None else session.advance,
+        )
+
+    def _note(self, step: "np.ndarray", drawn: list[list[int]]) -> None:
+        """Add the tokens of a step to their rows."""
+        from bmojo.generation.generate import ENDED
+
+        self._steps += 1
+        for row, token in zip(drawn, step.tolist(), strict=True):
+            if token != ENDED:
+                row.append(token)
+                self._new_tokens += 1
+
+    @contextlib.contextmanager
+    def _stream(self) -> Iterator[Callable[[list[int]], None]]:
+        """Print the continuation as far as no further token will change it."""
+        self._shown = 0
+
+        def show(ids: list[int]) -> None:
+            text = self._text(ids, whole=False)
+            typer.echo(text[self._shown :], nl=False)
+            self._shown = len(text)
+
+        yield show
+
+    def _text(self, ids: list[int], whole: bool) -> str:
+        """The text of a continuation: all of it, or as far as no further token will change it."""
         if self._tokenizer is None:
             return " ".join(map(str, ids))
         from bmojo.generation.stopping import cut, readable
 
-        text = self._tokenizer.decode(ids)
-        return (cut if whole else readable)(text, self._stop.strings)
+        return (cut if whole else readable)(self._tokenizer.decode(ids), self._stop.strings)
+
+
+@contextlib.contextmanager
+def _finished(session: Any | None) -> Iterator[None]:
+    """Write the rest of the session's tokens to the store at the end, also if interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if session is not None:
+            session.finish()
+        raise
+    if session is not None:
+        session.finish()

@@ -75,7 +75,16 @@ def start(run: Path, count: int) -> list[subprocess.Popen]:
         port = taken.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={DEVICES}"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    words = [sys.executable, "-m", "bmojo.cli.child", "train", str(config), "--run-dir", str(run)]
+    words = [
+        sys.executable,
+        "-m",
+        "bmojo.cli",
+        "--child",
+        "train",
+        str(config),
+        "--run-dir",
+        str(run),
+    ]
     if count > 1:
         words += [*MESH, "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)]
     started = []
