@@ -1,3 +1,3 @@
 """B'MOJO: sequence models that join eidetic, fading and window memory in one layer."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

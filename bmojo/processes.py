@@ -1,12 +1,22 @@
-"""Programs that one of ours starts: how they begin, and what their ends mean."""
+"""Child processes: their start and exit codes, and the signals that ask a program to stop."""
 
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
-__all__ = ["STOPS", "SUPERVISED", "exit_code", "signal_of", "start", "was_asked_to_stop"]
+__all__ = [
+    "STOPS",
+    "SUPERVISED",
+    "StopSignals",
+    "exit_code",
+    "signal_of",
+    "start",
+    "was_asked_to_stop",
+]
 
 SUPERVISED = "BMOJO_SUPERVISED"
 """Environment variable of a program whose end is looked after by the one that started it."""
@@ -40,3 +50,39 @@ def exit_code(code: int) -> int:
 def was_asked_to_stop(code: int) -> bool:
     """Whether a program with this return code ended because somebody asked it to."""
     return code in {c for s in STOPS for c in (128 + s, -s)}
+
+
+class StopSignals:
+    """Turns SIGINT and SIGTERM into a request that a loop sees at its next step.
+
+    A second SIGINT interrupts at once, as usual. Outside the main thread, where Python sets no
+    handlers, nothing is caught.
+
+    Args:
+      notice: called with the signal's name when the request comes.
+    """
+
+    def __init__(self, notice: Callable[[str], None] = lambda name: None):
+        self.number: int | None = None
+        self._notice = notice
+        self._before: dict[int, object] = {}
+
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.number is not None
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPS:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        self._notice(signal.Signals(number).name)

@@ -12,7 +12,7 @@ from bmojo import experiment as experiments
 from bmojo.evaluation import documents
 from bmojo.experiment import Experiment
 from bmojo.training.checkpoints import restore_parameters
-from bmojo.training.checkpoints.best import best_of
+from bmojo.training.metrics import best_of
 from bmojo.training.parameters import Parameters, Structure, outline
 from bmojo.training.run_dir import RunDir, RunError
 

@@ -22,7 +22,7 @@ from bmojo.cli import (
     train,
 )
 from bmojo.cli.common import EXIT_CODES, make_app
-from bmojo.cli.pages import ask_for_memory
+from bmojo.malloc import restart_with_tunables
 
 __all__ = ["app", "main"]
 
@@ -54,5 +54,5 @@ def _root(
 
 def main() -> Any:
     """Entry point of the console script."""
-    ask_for_memory()
+    restart_with_tunables()
     return app(prog_name="bmojo")

@@ -15,7 +15,7 @@ from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.runs import TrainedRun
-    from bmojo.training.checkpoints.inventory import Entry
+    from bmojo.training.checkpoints.reading import Entry
 
 app = make_app(
     "List, verify and export the checkpoints of a run.",
@@ -47,9 +47,9 @@ def list_checkpoints(run: Run) -> None:
       bmojo checkpoint ls runs/quickstart
     """
     from bmojo.runs import open_run
-    from bmojo.training.checkpoints.best import best_of
-    from bmojo.training.checkpoints.inventory import inventory
-    from bmojo.training.curriculum import Curriculum
+    from bmojo.training.checkpoints.reading import inventory
+    from bmojo.training.experiment import Curriculum
+    from bmojo.training.metrics import best_of
     from bmojo.training.run_dir import RunDir
 
     directory, experiment = RunDir(run), open_run(run).experiment
@@ -90,7 +90,7 @@ def verify(
     """
     run_config(run)
     from bmojo.training.checkpoints import hashes
-    from bmojo.training.checkpoints.inventory import steps_of
+    from bmojo.training.checkpoints.reading import steps_of
     from bmojo.training.run_dir import RunDir
 
     directory = RunDir(run).checkpoints

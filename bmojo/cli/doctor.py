@@ -17,15 +17,15 @@ from bmojo.cli.common import (
     ProcessId,
     split,
 )
-from bmojo.cluster import Cluster, cluster, detect
 from bmojo.console import line, make_console
 from bmojo.errors import UserError
+from bmojo.multihost import Cluster, cluster, detect
 
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
-    from bmojo.training.mesh import Layout
+    from bmojo.multihost import Processes
     from bmojo.training.preflight.program import Step
-    from bmojo.training.processes import Processes
+    from bmojo.training.sharding import Layout
 
 DOES_NOT_FIT = 1
 
@@ -94,7 +94,7 @@ def doctor(
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"--json: {out.absolute().parent} is no directory; make it first")
     others = cluster(coordinator, num_processes, process_id, distributed)
-    from bmojo.training.processes import start
+    from bmojo.multihost import start
 
     processes = start(others)
     report = Report(processes, how_found(others, coordinator))
@@ -142,14 +142,14 @@ class Report:
 
     def machine(self) -> None:
         """Versions, processes, devices, cache."""
-        from bmojo.training.preflight import machine, tables
+        from bmojo.training.preflight import machine
 
         self.facts |= {
             "versions": machine.versions(),
             "devices": machine.devices(self.processes),
             "cache": machine.cache(),
         }
-        for name, text in tables.lines(self.facts):
+        for name, text in machine.lines(self.facts):
             self.say(name, text)
         problem = self.facts["cache"]["problem"]
         if problem:
@@ -160,20 +160,14 @@ class Report:
 
     def mesh(self, experiment: "Experiment") -> "Layout | None":
         """The mesh of a config, and whether it fits devices and batches."""
-        from bmojo.training.curriculum import check
-        from bmojo.training.mesh import make_layout
+        from bmojo.training.experiment import check
         from bmojo.training.run_dir import RunError
+        from bmojo.training.sharding import make_layout
 
         layout = None
         try:
             layout = make_layout(experiment.mesh, self.processes.count)
-            check(
-                experiment.model,
-                experiment.trainer,
-                experiment.curriculum,
-                experiment.evaluations,
-                layout,
-            )
+            check(experiment, layout)
             if layout is not None:
                 for stage in experiment.curriculum:
                     layout.local_rows(stage.batch_size)
@@ -191,19 +185,19 @@ class Report:
 
     def speed(self, mebibytes: int, matrix: int | None, layout: "Layout | None") -> None:
         """Products on one device; collectives over all, and along each axis of the mesh."""
-        from bmojo.training.preflight import speed, tables
+        from bmojo.training.preflight import machine
 
         if matrix is None:
             matrix = 1024 if self.facts["devices"]["platform"] == "cpu" else 8192
         with self.doing("multiplying matrices"):
-            self.facts["products"] = list(speed.products(matrix))
-        self.console.print(tables.products(self.facts["products"]))
+            self.facts["products"] = list(machine.products(matrix))
+        self.console.print(machine.product_table(self.facts["products"]))
         rows: list[dict[str, Any]] = []
         self.facts["collectives"] = rows
         if self.facts["devices"]["all"] == 1:
             self.say("collectives", "none: there is one device")
             return
-        meshes = [(speed.row_of_devices(), speed.ALL)]
+        meshes = [(machine.row_of_devices(), machine.ALL)]
         if layout is not None:
             axes = [axis for axis, size in layout.sizes.items() if size > 1]
             meshes += [
@@ -211,42 +205,35 @@ class Report:
             ]
         for mesh, axis in meshes:
             with self.doing(f"collectives along {axis}"):
-                rows.extend(speed.collectives(mesh, axis, mebibytes))
-        self.console.print(tables.collectives(rows))
+                rows.extend(machine.collectives(mesh, axis, mebibytes))
+        self.console.print(machine.collective_table(rows))
 
     def step(self, experiment: "Experiment", layout: "Layout | None") -> None:
         """Parameters, memory and compilation of the training step."""
         from bmojo.experiment import prepare_data
-        from bmojo.training.preflight import tables
-        from bmojo.training.preflight.program import Step
+        from bmojo.training.preflight import program
         from bmojo.training.run_dir import RunError
+        from bmojo.training.run_setup import RunSetup
 
         with self.doing("preparing the data"):
             prepare_data(experiment)
         with layout.active() if layout is not None else contextlib.nullcontext():
             try:
-                step = Step(
-                    experiment.model,
-                    experiment.optimizer,
-                    experiment.trainer,
-                    experiment.curriculum,
-                    layout,
-                    self.processes,
-                )
+                step = program.Step(RunSetup(experiment, self.processes, layout=layout))
             except RunError as error:
                 self.problem(str(error))
                 return
             rows, totals = step.parameters(), step.totals()
             self.facts |= {"parameters": rows, "totals": totals}
-            self.console.print(tables.parameters(rows))
+            self.console.print(program.parameter_table(rows))
             if layout is not None:
-                line(self.console, tables.uncut(rows))
-            self.console.print(tables.totals(totals))
+                line(self.console, program.uncut_text(rows))
+            self.console.print(program.totals_table(totals))
             self.compiled(step, experiment.trainer.compilation_cache)
 
     def compiled(self, step: "Step", cached: bool) -> None:
         """Memory, operations and time of the compiled step."""
-        from bmojo.training.cache import use_compilation_cache
+        from bmojo.cache import use_compilation_cache
         from bmojo.training.preflight.machine import entries
 
         directory = use_compilation_cache() if cached else None
@@ -283,7 +270,7 @@ class Report:
 
     def memory(self, memory: "dict[str, int] | None") -> None:
         """Memory of the compiled step beside that of a device."""
-        from bmojo.training.preflight.tables import size
+        from bmojo.training.preflight.machine import size
 
         limit = self.facts["devices"]["memory_bytes"]
         if memory is None:

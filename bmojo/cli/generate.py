@@ -100,9 +100,9 @@ def generate(
     tokenizer = loaded.tokenizer
     prompts = read_prompts(tokenizer, prompt or [], file or [], ids or [])
     sampling, ends = decoding(tokenizer, stop or [], temperature, top_k, top_p, min_p)
+    from bmojo.cache import use_compilation_cache
     from bmojo.generation.generate import check_tokens
     from bmojo.session import Use
-    from bmojo.training.cache import use_compilation_cache
 
     for tokens in prompts:
         check_tokens(tokens, loaded.experiment.model.vocab_size, "prompt")

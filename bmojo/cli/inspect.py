@@ -87,10 +87,10 @@ def inspect(
 
 def remember(run: "TrainedRun", text: Path, limit: int | None) -> Path:
     """Read a text with a run's newest checkpoint, and write the memory report."""
+    from bmojo.cache import use_compilation_cache
     from bmojo.evaluation.memory.report import write
     from bmojo.evaluation.memory.text import pieces, read_tokens
     from bmojo.evaluation.memory.trace import read
-    from bmojo.training.cache import use_compilation_cache
 
     tokens = read_tokens(text, run.tokenizer, run.experiment.model.vocab_size, limit)
     if run.experiment.trainer.compilation_cache:

@@ -147,8 +147,8 @@ class Subject:
         """Load the model, and measure; without kinds, the evaluations of the config."""
         if not kinds:
             self.need_evaluations()
+        from bmojo.cache import use_compilation_cache
         from bmojo.experiment import prepare_data
-        from bmojo.training.cache import use_compilation_cache
 
         prepare_data(self.experiment, training=False)
         if self.experiment.trainer.compilation_cache:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bmojo.cluster import PEER_LOST
+from bmojo.multihost import PEER_LOST
 from bmojo.processes import STOPS, SUPERVISED, exit_code, signal_of, start, was_asked_to_stop
 from bmojo.training.run_dir import RunDir
 

@@ -19,8 +19,8 @@ from bmojo.cli.common import (
     ProcessId,
     split,
 )
-from bmojo.cluster import cluster
 from bmojo.errors import UserError
+from bmojo.multihost import cluster
 from bmojo.processes import SUPERVISED
 
 
@@ -82,26 +82,15 @@ def train(
         )
         raise typer.Exit(supervisor.run())
     from bmojo.experiment import load, prepare_data
-    from bmojo.training.pages import keep_pages
-    from bmojo.training.processes import start
+    from bmojo.malloc import keep_freed_memory
+    from bmojo.multihost import start
     from bmojo.training.train import train as run
 
-    keep_pages()
+    keep_freed_memory()
     processes = start(others)
     experiment, text = load(config, bindings, overlays, training=True)
     prepare_data(experiment)
-    outcome = run(
-        experiment.model,
-        experiment.optimizer,
-        experiment.trainer,
-        experiment.curriculum,
-        experiment.evaluations,
-        str(directory),
-        text,
-        fresh=fresh,
-        mesh=experiment.mesh,
-        processes=processes,
-    )
+    outcome = run(experiment, directory, config_text=text, fresh=fresh, processes=processes)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bmojo.errors import UserError
 from bmojo.evaluation.bindings import bindings, distinguishing, shown
-from bmojo.training.records import Record, read
+from bmojo.training.metrics import Record, read_metrics
 
 __all__ = ["Cell", "Run", "Spread", "collect", "evaluations_of", "pool", "spread", "without_seed"]
 
@@ -212,7 +212,7 @@ def _natural(path: Path) -> list[tuple[int, float | str]]:
 
 
 def _read_run(path: Path) -> Run:
-    lines = _read(read, path / "metrics.jsonl")
+    lines = _read(read_metrics, path / "metrics.jsonl")
     summary = _json(path / "summary.json")
     for name, kind in (("status", str), ("step", int), ("evaluations", list), ("final", dict)):
         if summary is not None and not isinstance(summary.get(name), kind):
@@ -226,7 +226,7 @@ def _read_run(path: Path) -> Run:
         summary if summary is not None and summary["status"] == "finished" else None,
         [line for line in lines if "evaluation" not in line],
         [line for line in lines if "evaluation" in line],
-        _read(read, path / "speed.jsonl"),
+        _read(read_metrics, path / "speed.jsonl"),
         _json(path / "evaluation" / "perplexity.json") or {},
     )
 

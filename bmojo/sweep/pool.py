@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from bmojo.errors import UserError
-from bmojo.processes import start, was_asked_to_stop
+from bmojo.processes import StopSignals, start, was_asked_to_stop
 from bmojo.sweep.check import Job
-from bmojo.training.signals import StopSignals
 
 __all__ = ["Result", "Watcher", "cores_of", "run", "schedulable_cores"]
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from bmojo.sweep.check import Job
 from bmojo.sweep.pool import Result
 from bmojo.sweep.watch import Progress, eta, progress
-from bmojo.training.progress import clock
+from bmojo.training.report import clock
 
 __all__ = ["View"]
 

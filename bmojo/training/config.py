@@ -1,11 +1,12 @@
-"""What a training run can be told: stages, optimizer, trainer, evaluations.
+"""Configs of a training run: stages, optimizer, trainer, evaluations.
 
-Every class is frozen and checks itself, so that a wrong value is named where it was
-written and not where it first hurts.
+Every class is frozen and checks its own fields, so that a wrong value is named where it was
+written.
 """
 
 import dataclasses
 import math
+import operator
 from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
@@ -30,7 +31,7 @@ class Source(Protocol):
 
 
 class Task(Protocol):
-    """What training needs of a data config."""
+    """The members of a data config that training uses."""
 
     @property
     def length(self) -> int:
@@ -46,7 +47,7 @@ class Task(Protocol):
 
     @property
     def slices(self) -> str | None:
-        """What the field ``group`` of an example counts; None: there are no groups."""
+        """Name of the quantity in the field ``group`` of an example; None: there are no groups."""
 
     def source(self, seed: int, split: str) -> Source:
         """The examples of a split, 'train' or 'test'."""
@@ -141,20 +142,14 @@ class OptimizerConfig:
     schedule: str = "cosine"
 
     def __post_init__(self):
-        name = "Optimizer"
-        _number(name, "learning_rate", self.learning_rate, above=0)
-        if self.ssm_learning_rate is not None:
-            _number(name, "ssm_learning_rate", self.ssm_learning_rate, above=0)
-        if self.attention_learning_rate is not None:
-            _number(name, "attention_learning_rate", self.attention_learning_rate, above=0)
-        _number(name, "weight_decay", self.weight_decay, least=0)
-        _boolean(name, "decay_embeddings", self.decay_embeddings)
-        _number(name, "b1", self.b1, least=0, below=1)
-        _number(name, "b2", self.b2, least=0, below=1)
-        if self.clip is not None:
-            _number(name, "clip", self.clip, above=0)
-        _number(name, "warmup", self.warmup, least=0, below=1)
-        _number(name, "final_learning_rate", self.final_learning_rate, least=0)
+        for field in ("learning_rate", "ssm_learning_rate", "attention_learning_rate", "clip"):
+            if field == "learning_rate" or getattr(self, field) is not None:
+                _number("Optimizer", field, getattr(self, field), above=0)
+        for field in ("b1", "b2", "warmup"):
+            _number("Optimizer", field, getattr(self, field), least=0, below=1)
+        for field in ("weight_decay", "final_learning_rate"):
+            _number("Optimizer", field, getattr(self, field), least=0)
+        _boolean("Optimizer", "decay_embeddings", self.decay_embeddings)
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"Optimizer.schedule: {self.schedule!r} is unknown; "
@@ -205,24 +200,22 @@ class TrainerConfig:
 
     def __post_init__(self):
         name = "Trainer"
-        _integer(name, "seed", self.seed, 0)
+        for field in ("seed", "eval_every"):
+            _integer(name, field, getattr(self, field), 0)
+        for field in (
+            "accumulate", "segments_per_document", "log_every", "checkpoint_every", "keep",
+        ):  # fmt: skip
+            _integer(name, field, getattr(self, field), 1)
+        for field in ("tensorboard", "compilation_cache", "plots"):
+            _boolean(name, field, getattr(self, field))
         if self.seed > LARGEST_SEED:
             raise ValueError(f"{name}.seed: {self.seed} is too large; give at most {LARGEST_SEED}")
-        _integer(name, "accumulate", self.accumulate, 1)
-        _integer(name, "segments_per_document", self.segments_per_document, 1)
         if self.on_nonfinite not in ("stop", "skip"):
             raise ValueError(
                 f"{name}.on_nonfinite: {self.on_nonfinite!r} is unknown; give 'stop' or 'skip'"
             )
-        _integer(name, "log_every", self.log_every, 1)
-        _integer(name, "eval_every", self.eval_every, 0)
-        _integer(name, "checkpoint_every", self.checkpoint_every, 1)
-        _integer(name, "keep", self.keep, 1)
         if self.best is not None:
             best_parts(self.best)
-        _boolean(name, "tensorboard", self.tensorboard)
-        _boolean(name, "compilation_cache", self.compilation_cache)
-        _boolean(name, "plots", self.plots)
 
 
 def best_parts(best: str) -> tuple[str, str]:
@@ -277,24 +270,13 @@ def _boolean(name: str, field: str, value: Any) -> None:
         raise TypeError(f"{name}.{field}: {value!r} is not a boolean; give True or False")
 
 
-def _number(
-    name: str,
-    field: str,
-    value: Any,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-) -> None:
+def _number(name: str, field: str, value: Any, **bounds: float) -> None:
+    """Refuse what is no finite number within ``above``, ``least`` and ``below``."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}.{field}: {value!r} is not a number; give one, such as 1e-3")
-    bounds = []
-    if above is not None:
-        bounds.append((value > above, f"above {above}"))
-    if least is not None:
-        bounds.append((value >= least, f"at least {least}"))
-    if below is not None:
-        bounds.append((value < below, f"below {below}"))
-    if not math.isfinite(value) or not all(holds for holds, _ in bounds):
-        wanted = " and ".join(text for _, text in bounds)
+    texts = {"above": "above {}", "least": "at least {}", "below": "below {}"}
+    tests = {"above": operator.gt, "least": operator.ge, "below": operator.lt}
+    within = all(tests[kind](value, bound) for kind, bound in bounds.items())
+    if not math.isfinite(value) or not within:
+        wanted = " and ".join(texts[kind].format(bound) for kind, bound in bounds.items())
         raise ValueError(f"{name}.{field}: {value} is out of range; give a number {wanted}")

@@ -8,8 +8,8 @@ import numpy as np
 
 from bmojo.data.pipeline import Batches, Segments
 from bmojo.training.config import Evaluation
-from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
+from bmojo.training.sharding import Layout
 from bmojo.training.train_step import device_fields, make_eval_step, make_fresh_state
 
 Row = dict[str, Any]
@@ -39,7 +39,7 @@ class Meter:
 
         Args:
           parameters: of the model.
-          evaluations: what to measure.
+          evaluations: to take.
           stopped: asked before each batch; once true, the measurement is given up.
           progress: called with 1 after every batch.
 
@@ -84,7 +84,7 @@ class Meter:
         return batch.get("group", np.zeros(rows, np.int32)), table
 
     def _placed(self, fields: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
-        """Fields on the mesh, with rows that count nothing where devices would have none."""
+        """Fields on the mesh, padded to ``rows`` with rows that count nothing."""
         if self._layout is None:
             return fields
         fill = {"targets": -1}

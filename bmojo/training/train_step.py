@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec
 from bmojo.layers.axes import is_cut
 from bmojo.layers.protocol import SequenceShard, State
 from bmojo.ops.cross_entropy import blocked_cross_entropy
-from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
+from bmojo.training.sharding import Layout
 from bmojo.types import Array, Float, Int
 
 MODEL_FIELDS = ("inputs", "targets", "segment_ids")
@@ -25,11 +25,11 @@ WHOLE = 4096
 there each device has the logits of its own rows, or of its own words."""
 
 STOP = "stop"
-"""Field of a batch, on a mesh of several processes: which devices' processes want to stop."""
+"""Field of a batch, on a mesh of several processes: the signal that each device's process got."""
 
 
 def device_fields(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a step needs of a batch."""
+    """The fields of a batch that a step needs."""
     return {name: batch[name] for name in MODEL_FIELDS if name in batch}
 
 

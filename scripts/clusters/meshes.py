@@ -28,10 +28,9 @@ from bmojo.errors import UserError
 from bmojo.experiment import load
 from bmojo.model import ModelConfig
 from bmojo.training.config import OptimizerConfig
-from bmojo.training.mesh import Layout, MeshConfig, make_layout
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import initialize, outline
-from bmojo.training.placed import Placed, shardings_of
+from bmojo.training.sharding import Layout, MeshConfig, Placed, make_layout, shardings_of
 from bmojo.training.train_step import device_fields, make_train_step
 from scripts.records import markdown
 
@@ -90,7 +89,7 @@ def _train(config: ModelConfig, layout: Layout | None, steps: int, accumulate: i
 
     structure, shapes = outline(make)
     placed = Placed(layout, make, shapes)
-    optimizer = make_optimizer(RATE, steps, structure.names)
+    optimizer = make_optimizer(RATE, steps, structure.groups)
     states = placed.optimizer(jax.eval_shape(optimizer.init, shapes))
     places = shardings_of(states) if layout else None
     parameters = placed.settle(initialize(make, placed.shardings))
@@ -125,7 +124,7 @@ def poisoned_step(config: ModelConfig, skip: bool) -> dict[str, np.ndarray]:
     structure, _ = outline(make)
     parameters = initialize(make)
     parameters["embedding.embedding"] *= math.nan
-    optimizer = make_optimizer(RATE, 1, structure.names)
+    optimizer = make_optimizer(RATE, 1, structure.groups)
     step = make_train_step(structure, optimizer, skip=skip)
     fields = device_fields(next(Batches(TASK.source(0, "train"), ROWS)))
     state = jax.jit(optimizer.init)(parameters)

@@ -23,6 +23,7 @@ from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig
 from bmojo.training.checkpoints import hashes
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.experiment import Experiment
 from bmojo.training.train import train
 
 STEPS, EVERY, KEPT = 6, 2, 3
@@ -32,23 +33,18 @@ KINDS = ("truncated", "flipped", "removed", "renamed")
 def run(directory: Path) -> str:
     """Train, or go on, in a directory; what was said."""
     console = Console(file=io.StringIO(), width=1000)
-    outcome = train(
-        ModelConfig(32, 4, 1, (MLPConfig(4),)),
-        OptimizerConfig(),
-        TrainerConfig(
-            log_every=1,
-            checkpoint_every=EVERY,
-            keep=KEPT,
-            tensorboard=False,
-            compilation_cache=False,
-            plots=False,
-        ),
-        (Stage(MQARConfig(16, (2,), 32), STEPS, 2),),
-        (),
-        str(directory),
-        "Model.d_model = 4\n",
-        console,
+    trainer = TrainerConfig(
+        log_every=1,
+        checkpoint_every=EVERY,
+        keep=KEPT,
+        tensorboard=False,
+        compilation_cache=False,
+        plots=False,
     )
+    stage = Stage(MQARConfig(16, (2,), 32), STEPS, 2)
+    model = ModelConfig(32, 4, 1, (MLPConfig(4),))
+    experiment = Experiment(model, OptimizerConfig(), trainer, (stage,))
+    outcome = train(experiment, directory, config_text="Model.d_model = 4\n", console=console)
     assert outcome.exit_code == 0, outcome.message
     return console.file.getvalue()  # type: ignore[attr-defined]
 

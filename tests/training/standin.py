@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bmojo.data.mqar import MQARConfig, MQARSource
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.experiment import Experiment
 from bmojo.training.train import RunResult, train
 
 VOCAB_SIZE = 32
@@ -97,10 +98,10 @@ def task(length, pairs, at=-1, number=signal.SIGKILL):
 
 def run(run_dir, at=-1, number=signal.SIGKILL, **changes) -> RunResult:
     """13 steps in two stages: 8 of 4 examples, then 5 of 2. Example 30 is in the 8th batch."""
-    arguments = {
-        "model_config": StandInConfig(),
-        "optimizer_config": OptimizerConfig(learning_rate=1e-2),
-        "trainer_config": TrainerConfig(
+    parts = {
+        "model": StandInConfig(),
+        "optimizer": OptimizerConfig(learning_rate=1e-2),
+        "trainer": TrainerConfig(
             log_every=2,
             eval_every=3,
             checkpoint_every=4,
@@ -112,10 +113,13 @@ def run(run_dir, at=-1, number=signal.SIGKILL, **changes) -> RunResult:
             Stage(task(24, (3,), at, number), 5, 2),
         ),
         "evaluations": (Evaluation("recall", task(16, (1, 2)), 2, 8),),
+    }
+    experiment = Experiment(**{name: changes.pop(name, part) for name, part in parts.items()})
+    options = {
         "config_text": CONFIG_TEXT,
         "console": Console(file=open(os.devnull, "w"), width=200),  # noqa: SIM115
     }
-    return train(run_dir=run_dir, **(arguments | changes))
+    return train(experiment, run_dir, **(options | changes))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.axes import parameter_axes
 from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig
-from bmojo.training.mesh import Layout, MeshConfig, make_layout
 from bmojo.training.parameters import outline
-from bmojo.training.placed import Placed
 from bmojo.training.run_dir import RunError
+from bmojo.training.sharding import Layout, MeshConfig, Placed, make_layout
 from scripts.clusters import meshes
 
 SMALL = ModelConfig(

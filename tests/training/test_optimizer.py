@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from bmojo.training.config import OptimizerConfig, TrainerConfig
-from bmojo.training.optimizer import (
-    decays,
-    group,
-    make_optimizer,
-    schedule,
-)
+from bmojo.training.optimizer import make_optimizer, schedule
+from bmojo.training.parameter_groups import parameter_groups
 from bmojo.training.parameters import flatten, unflatten
 
 MIXER = "periods.sublayers.0.mixer"
@@ -39,16 +35,32 @@ MIXER = "periods.sublayers.0.mixer"
     ],
 )
 def test_groups_go_by_names(name, expected):
-    assert group(name) == expected
+    assert parameter_groups([name])[name].rate == expected
 
 
 def test_decay_spares_norms_biases_and_what_drives_the_state():
-    for last in ("norm.scale", "conv.bias", "A_log", "D", "dt_bias", "theta", "skip_bias"):
-        assert not decays(f"{MIXER}.{last}"), last
-    for last in ("in_proj.kernel", "conv.kernel", "dt_proj.kernel", "heads.q_proj.kernel"):
-        assert decays(f"{MIXER}.{last}"), last
-    assert not decays("embedding.embedding")
-    assert decays("embedding.embedding", embeddings=True)
+    names = {
+        "never": ("norm.scale", "conv.bias", "A_log", "D", "dt_bias", "theta", "skip_bias"),
+        "always": ("in_proj.kernel", "conv.kernel", "dt_proj.kernel", "heads.q_proj.kernel"),
+        "embedding": ("embedding",),
+    }
+    for decay, lasts in names.items():
+        groups = parameter_groups(f"{MIXER}.{last}" for last in lasts)
+        assert {group.decay for group in groups.values()} == {decay}, decay
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_embeddings_decay_if_that_is_asked_for(asked):
+    config = OptimizerConfig(decay_embeddings=asked, warmup=0.0, schedule="constant")
+    names = ("embedding.embedding", "norm.scale", "in_proj.kernel")
+    parameters = {name: jnp.ones(3) for name in names}
+    optimizer = make_optimizer(config, 10, parameter_groups(names))
+    updates, _ = optimizer.update(
+        {name: jnp.zeros(3) for name in names}, optimizer.init(parameters), parameters
+    )
+    moved = {name: bool(jnp.any(update != 0)) for name, update in updates.items()}
+    expected = {"embedding.embedding": asked, "norm.scale": False, "in_proj.kernel": True}
+    assert moved == expected
 
 
 def test_the_schedule_warms_up_then_falls_to_its_end():
@@ -116,7 +128,7 @@ def test_updates_are_those_of_adamw_with_clipping_groups_and_decay():
     rng = np.random.default_rng(0)
     draw = lambda: {name: rng.normal(size=(3, 2)).astype(np.float32) for name in rates}  # noqa: E731
     start, gradients = draw(), [draw() for _ in range(4)]
-    optimizer = make_optimizer(config, 10, rates)
+    optimizer = make_optimizer(config, 10, parameter_groups(rates))
     parameters = jax.tree.map(jnp.asarray, start)
     state = optimizer.init(parameters)
     for gradient in gradients:
@@ -128,7 +140,7 @@ def test_updates_are_those_of_adamw_with_clipping_groups_and_decay():
 
 
 def test_optimizer_state_survives_flattening():
-    optimizer = make_optimizer(OptimizerConfig(), 10, ("a.kernel", "norm.scale"))
+    optimizer = make_optimizer(OptimizerConfig(), 10, parameter_groups(["a.kernel", "norm.scale"]))
     state = optimizer.init({"a.kernel": jnp.ones((2, 3)), "norm.scale": jnp.ones(3)})
     flat = flatten(state)
     assert len(flat) == len(jax.tree.leaves(state))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bmojo.cluster import Cluster, cluster, detect
 from bmojo.errors import UserError
+from bmojo.multihost import Cluster, cluster, detect
 from scripts.clusters import processes
 
 

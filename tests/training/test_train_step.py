@@ -6,7 +6,7 @@ from flax import nnx
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import Batches
 from bmojo.evaluation.recall import evaluate
-from bmojo.training import step as training_step
+from bmojo.training import train_step as training_step
 from bmojo.training.config import Evaluation, OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import count, initialize, outline, split
@@ -54,7 +54,7 @@ def test_a_model_is_its_structure_and_its_named_parameters():
 
 def test_step_metrics_are_means_over_counted_targets():
     structure, parameters = split(make())
-    optimizer = make_optimizer(OptimizerConfig(), 10, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(), 10, structure.groups)
     batch = next(Batches(TASK.source(0, "train"), 8))
     losses, right, counted = numpy_sums(make(), batch)
     step = make_train_step(structure, optimizer)
@@ -65,7 +65,7 @@ def test_step_metrics_are_means_over_counted_targets():
 
 def test_a_large_vocabulary_in_blocks_takes_the_same_step(monkeypatch):
     structure, parameters = split(make())
-    optimizer = make_optimizer(OptimizerConfig(clip=None), 10, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(clip=None), 10, structure.groups)
     batch = device_fields(next(Batches(TASK.source(0, "train"), 8)))
     calls, results = [], []
 
@@ -92,7 +92,7 @@ def test_gradient_norm_is_that_before_clipping():
     batch = next(Batches(TASK.source(0, "train"), 8))
     norms, sizes = [], []
     for clip in (None, 1e-3):
-        optimizer = make_optimizer(OptimizerConfig(clip=clip), 10, structure.names)
+        optimizer = make_optimizer(OptimizerConfig(clip=clip), 10, structure.groups)
         own = jax.tree.map(lambda x: x.copy(), parameters)
         step = make_train_step(structure, optimizer)
         _, state, _, metrics = step(own, optimizer.init(parameters), None, device_fields(batch))
@@ -105,7 +105,7 @@ def test_gradient_norm_is_that_before_clipping():
 def test_targets_without_loss_have_no_gradient():
     """Changing what only uncounted positions see leaves the step as it was."""
     structure, parameters = split(make())
-    optimizer = make_optimizer(OptimizerConfig(), 10, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(), 10, structure.groups)
     batch = next(Batches(TASK.source(0, "train"), 2))
     last = np.flatnonzero((batch["targets"] >= 0).any(0)).max()
     assert last < 23

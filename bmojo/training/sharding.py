@@ -1,4 +1,4 @@
-"""Which device holds what: a mesh of devices, and rules that cut arrays along its axes.
+"""Sharding: a mesh of devices, and rules that cut arrays along its axes.
 
 ``data`` and ``fsdp`` cut the rows of a batch; ``fsdp`` also cuts parameters and optimizer
 state, each device fetching the others' parts when a layer needs them (ZeRO, arXiv 1910.02054);
@@ -9,15 +9,16 @@ time, with states passed from device to device (:mod:`bmojo.ops.collectives`).
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bmojo.errors import suggestion
-from bmojo.layers.axes import NAMES, Names, axis_rules, partition
+from bmojo.layers.axes import NAMES, Names, axis_rules, parameter_axes, partition
 from bmojo.training.parameters import Parameters
 from bmojo.training.run_dir import RunError
 
@@ -38,7 +39,7 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How the devices are arranged; -1 stands for all that the other axes leave.
+    """Sizes of the mesh's axes; -1 stands for all devices that the other axes leave.
 
     Attributes:
       data: copies of the model, each with its own rows.
@@ -160,11 +161,11 @@ class Layout:
             yield
 
     def sharding(self, *names: str | None) -> NamedSharding:
-        """Of an array whose axes have these names."""
+        """The sharding of an array whose axes have these names."""
         return NamedSharding(self.mesh, partition(names, self._rules))
 
     def parameters(self, axes: Mapping[str, Names], shapes: Parameters) -> dict[str, NamedSharding]:
-        """Of every parameter; one whose axes nobody named lies on every device.
+        """The sharding of every parameter; one without axis names lies on every device.
 
         Raises:
           RunError: an axis of a parameter cannot be cut evenly.
@@ -178,7 +179,7 @@ class Layout:
         return shardings
 
     def optimizer(self, parameters: Mapping[str, NamedSharding], state: Any) -> Any:
-        """Of an optimizer's state, whose moments lie where their parameters do."""
+        """Shardings of an optimizer's state: moments lie where their parameters do."""
 
         def of(path: Any, leaf: Any) -> NamedSharding:
             name = getattr(path[-1], "key", "") if path else ""
@@ -187,11 +188,11 @@ class Layout:
         return jax.tree_util.tree_map_with_path(of, state)
 
     def batch(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Of a field of a batch, (B,) or (B, L)."""
+        """The sharding of a field of a batch, (B,) or (B, L)."""
         return self.sharding(*("batch", "length")[: len(shape)])
 
     def state(self, state: Any) -> Any:
-        """Of a model's state, whose arrays are stacked layers, then rows."""
+        """Shardings of a model's state, whose arrays are stacked layers, then rows."""
         return jax.tree.map(lambda leaf: self.sharding(None, "batch"), state)
 
     def check(self, what: str, rows: int, length: int) -> None:
@@ -236,7 +237,7 @@ class Layout:
         return spans[0][0], spans[-1][1]
 
     def put(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """The rows of a batch that :meth:`local_rows` tells, as parts of arrays on the mesh."""
+        """The rows of a batch that :meth:`local_rows` names, as parts of arrays on the mesh."""
         first, _ = self.local_rows(rows)
 
         def of(value: np.ndarray) -> jax.Array:
@@ -251,7 +252,7 @@ class Layout:
         return {name: of(value) for name, value in batch.items()}
 
     def flag(self, number: int) -> jax.Array:
-        """One number a device: that which its process gives."""
+        """An array with one number a device, given by the device's process."""
         sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
 
         def mine(index: Any) -> np.ndarray:
@@ -260,9 +261,9 @@ class Layout:
         return jax.make_array_from_callback((self.mesh.size,), sharding, mine)
 
     def settle(self, arrays: Any) -> Any:
-        """``arrays``, on forced host devices once they are there.
+        """``arrays``; on forced host devices, after waiting for them.
 
-        Those share few threads: two programs in flight could wait for each other for ever.
+        Those devices share few threads: two programs in flight could wait for each other for ever.
         """
         if self.mesh.devices.flat[0].platform == "cpu":
             jax.block_until_ready(arrays)
@@ -295,6 +296,58 @@ def make_layout(config: MeshConfig | None, processes: int = 1) -> Layout | None:
             "Experiment.mesh=@Mesh()"
         )
     return None
+
+
+class Placed:
+    """Shapes of a run's arrays with their shardings; without a layout they stay as they are.
+
+    Args:
+      layout: where arrays lie; None: on one device.
+      make: makes the model.
+      shapes: of its parameters.
+
+    Attributes:
+      shardings: of the parameters, by name; None without a layout.
+
+    Raises:
+      RunError: a parameter cannot be cut as the layout says.
+    """
+
+    def __init__(self, layout: Layout | None, make: Callable[[], Any], shapes: Parameters):
+        self._layout, self.shardings = layout, None
+        if layout is not None:
+            self.shardings = layout.parameters(parameter_axes(nnx.eval_shape(make)), shapes)
+
+    def parameters(self, shapes: Parameters) -> Parameters:
+        """Shapes of parameters with their shardings."""
+        return shapes if self.shardings is None else _placed(shapes, self.shardings)
+
+    def optimizer(self, state: Any) -> Any:
+        """Shapes of an optimizer's state with their shardings."""
+        if self._layout is None or self.shardings is None:
+            return state
+        return _placed(state, self._layout.optimizer(self.shardings, state))
+
+    def settle(self, arrays: Any) -> Any:
+        """See :meth:`Layout.settle`."""
+        return arrays if self._layout is None else self._layout.settle(arrays)
+
+    def state(self, state: Any) -> Any:
+        """Shapes of a model's state with their shardings."""
+        return state if self._layout is None else _placed(state, self._layout.state(state))
+
+
+def shardings_of(shapes: Any) -> Any:
+    """The shardings of shapes."""
+    return jax.tree.map(lambda leaf: leaf.sharding, shapes)
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
 
 
 def spec_text(sharding: NamedSharding) -> str:
