@@ -10,10 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-__all__ = ["PROGRAM", "main", "run_bmojo"]
-
-PROGRAM = (sys.executable, "-m", "bmojo.cli", "--child")
-"""The command of a ``bmojo`` that another one starts."""
+__all__ = ["main"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -27,7 +24,8 @@ def main(arguments: Sequence[str]) -> None:
     if words[:1] == ["--cores"]:
         os.sched_setaffinity(0, {int(core) for core in words[1].split(",")})
         words = words[2:]
-    run_bmojo(words)
+    sys.argv = ["bmojo", *words]  # runs record it as their command
+    run()
 
 
 def stop_with_parent() -> None:
@@ -39,9 +37,8 @@ def stop_with_parent() -> None:
             sys.exit(128 + signal.SIGTERM)
 
 
-def run_bmojo(arguments: Sequence[str]) -> None:
-    """Run ``bmojo`` in this process; runs record these arguments as their command."""
-    sys.argv = ["bmojo", *arguments]
+def run() -> None:
+    """Run ``bmojo`` with the arguments of this process."""
     from bmojo.cli import main as bmojo
 
     bmojo()

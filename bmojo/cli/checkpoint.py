@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, progress_bar, run_config
+from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, option, progress_bar, run_config
 from bmojo.console import make_console, make_table
 from bmojo.errors import UserError
 
@@ -78,9 +78,7 @@ def list_checkpoints(run: Run) -> None:
 @app.command(epilog=VERIFY_EXIT_CODES)
 def verify(
     run: Run,
-    step: Annotated[
-        int | None, typer.Option(metavar="N", help="Only this checkpoint. Default: all.")
-    ] = None,
+    step: Annotated[int | None, option("N", "Only this checkpoint. Default: all.")] = None,
 ) -> None:
     """Read all files of checkpoints and compare them with the hashes that were written.
 
@@ -121,11 +119,9 @@ def verify(
 @app.command(epilog=EXIT_CODES)
 def export(
     run: Run,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    to: Annotated[Path, option("DIR", "The folder to make.")],
     step: Step = None,
-    format: Annotated[
-        Format, typer.Option("--format", help="Whose names and layout the weights get.")
-    ] = Format.SAFETENSORS,
+    format: Annotated[Format, option(None, "Names and layout.", "--format")] = Format.SAFETENSORS,
 ) -> None:
     """Write the model of a checkpoint in files that other programs read.
 

@@ -26,43 +26,53 @@ Exit codes:
 
 INTERRUPTED = 130
 
-Config = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A gin file, or its name under configs/.")
-]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A directory that bmojo train made.")]
+
+def option(metavar: str | None, help: str, *names: str, **settings: Any) -> Any:
+    """An option of a command; ``names`` only where they differ from the parameter's."""
+    return typer.Option(*names, metavar=metavar, help=help, **settings)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """An argument of a command."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
+Words = list[str] | None
+Numbers = list[int] | None
+
+Config = Annotated[str, argument("CONFIG", "A gin file, or its name under configs/.")]
+Run = Annotated[Path, argument("RUN", "A directory that bmojo train made.")]
 Step = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|best",
-        help="The checkpoint of this step, or of the best evaluation. Default: the newest.",
-        show_default=False,
+    option(
+        "N|best", "The checkpoint of this step, or of the best evaluation. Default: the newest."
     ),
 ]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE | OVERLAY.gin]...",
-        help="Bindings that override the config, such as Model.d_model=128 or "
-        "'short/MQAR.length=64', and further gin files.",
+    Words,
+    argument(
+        "[KEY=VALUE | OVERLAY.gin]...",
+        "Bindings that override the config, such as Model.d_model=128 or 'short/MQAR.length=64', "
+        "and further gin files.",
     ),
 ]
 Coordinator = Annotated[
     str | None,
-    typer.Option(
-        help="Address of the first of several processes. Not needed under Slurm (srun), "
-        "Open MPI (mpirun) and on TPU slices.",
-        metavar="HOST:PORT",
+    option(
+        "HOST:PORT",
+        "Address of the first of several processes. Not needed under Slurm (srun), Open MPI "
+        "(mpirun) and on TPU slices.",
     ),
 ]
-NumProcesses = Annotated[int | None, typer.Option(help="Number of processes.", metavar="N")]
-ProcessId = Annotated[int | None, typer.Option(help="Index of this process, from 0.", metavar="I")]
+NumProcesses = Annotated[int | None, option("N", "Number of processes.")]
+ProcessId = Annotated[int | None, option("I", "Index of this process, from 0.")]
 Distributed = Annotated[
     bool | None,
-    typer.Option(
+    option(
+        None,
+        "Find the other processes through the scheduler, or ignore it. Default: found if it "
+        "started several.",
         "--distributed/--alone",
-        help="Find the other processes through the scheduler, or ignore it. Default: found "
-        "if it started several.",
-        show_default=False,
     ),
 ]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, INTERRUPTED, make_app
+from bmojo.cli.common import EXIT_CODES, INTERRUPTED, Words, argument, make_app, option
 from bmojo.console import line, make_console, make_table
 from bmojo.errors import UserError
 
@@ -18,53 +18,45 @@ SOURCE = (
     "A folder or file of text (.txt, .jsonl, .parquet), 'stdlib' for the source code of Python's "
     "standard library, or hf:NAME[:CONFIG][:SPLIT]."
 )
-Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A directory that bmojo data prepare made.")
-]
+Directory = Annotated[Path, argument("DIR", "A directory that bmojo data prepare made.")]
 Field = Annotated[
-    str, typer.Option(help="Field of a JSON object, column of a table, that holds the text.")
+    str, option("TEXT", "Field of a JSON object, column of a table, that holds the text.")
 ]
 Suffix = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="END",
-        help="Read files with this ending in folders, such as .md; repeat for more. Default: "
-        ".txt, .jsonl, .parquet.",
-        show_default=False,
+    Words,
+    option(
+        "END",
+        "Read files with this ending in folders, such as .md; repeat for more. Default: .txt, "
+        ".jsonl, .parquet.",
     ),
 ]
 SkipCorrupt = Annotated[
-    bool, typer.Option("--skip-corrupt", help="Leave out what cannot be read instead of stopping.")
+    bool, option(None, "Leave out unreadable documents instead of stopping.", "--skip-corrupt")
+]
+Fraction = Annotated[
+    float | None, option("X", "Fraction of the documents. Default: 0.01, or by folder.")
 ]
 
 
 @app.command(epilog=EXIT_CODES)
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE)],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to make.")],
+    source: Annotated[str, argument("SOURCE", SOURCE)],
+    out: Annotated[Path, option("DIR", "The directory to make.")],
     tokenizer: Annotated[
-        str,
-        typer.Option(metavar="SPEC", help="bytes, sentencepiece:FILE.model or tokenizers:FILE."),
+        str, option("SPEC", "bytes, sentencepiece:FILE.model or tokenizers:FILE.")
     ] = "bytes",
-    validation: Annotated[
-        float | None,
-        typer.Option(help="Fraction of documents for validation. Default: 0.01, or by folder."),
-    ] = None,
-    test: Annotated[
-        float | None,
-        typer.Option(help="Fraction of documents for the test. Default: 0.01, or by folder."),
-    ] = None,
+    validation: Fraction = None,
+    test: Fraction = None,
     split_by: Annotated[
         str | None,
-        typer.Option(
-            metavar="folder",
-            help="Take the subfolders train, validation and test as the splits. Without this and "
-            "without fractions that is done if they are there.",
+        option(
+            "folder",
+            "Take the subfolders train, validation and test as the splits. Default: so, if they "
+            "are there and no fractions are given.",
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes. Default: one for each core.", show_default=False),
+        int | None, option("N", "Processes. Default: one for each core.", min=1)
     ] = None,
     field: Field = "text",
     suffix: Suffix = None,
@@ -108,9 +100,9 @@ def prepare(
 
 @app.command(epilog=EXIT_CODES)
 def train_tokenizer(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCE)],
-    vocab_size: Annotated[int, typer.Option(metavar="N", help="Ids of the tokenizer.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The JSON file to write.")],
+    sources: Annotated[list[str], argument("SOURCE...", SOURCE)],
+    vocab_size: Annotated[int, option("N", "Number of ids.")],
+    out: Annotated[Path, option("FILE", "The JSON file to write.")],
     field: Field = "text",
     suffix: Suffix = None,
     skip_corrupt: SkipCorrupt = False,

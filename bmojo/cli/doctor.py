@@ -15,6 +15,8 @@ from bmojo.cli.common import (
     NumProcesses,
     Overrides,
     ProcessId,
+    argument,
+    option,
     split,
 )
 from bmojo.console import line, make_console
@@ -46,10 +48,7 @@ WIDTH = 150
 def doctor(
     config: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[CONFIG]",
-            help="A gin file, or its name under configs/. Without: the machine alone.",
-        ),
+        argument("[CONFIG]", "A gin file, or its name under configs/. Without: the machine alone."),
     ] = None,
     overrides: Overrides = None,
     coordinator: Coordinator = None,
@@ -57,23 +56,14 @@ def doctor(
     process_id: ProcessId = None,
     distributed: Distributed = None,
     speed: Annotated[
-        bool, typer.Option("--speed/--no-speed", help="Time matrix products and collectives.")
+        bool, option(None, "Time matrix products and collectives.", "--speed/--no-speed")
     ] = True,
-    mebibytes: Annotated[
-        int, typer.Option(min=1, metavar="MIB", help="Size of the arrays of collectives.")
-    ] = 16,
+    mebibytes: Annotated[int, option("MIB", "Size of the arrays of collectives.", min=1)] = 16,
     matrix: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Rows of the matrices that are multiplied. Default: 1024 on CPUs, else 8192.",
-            show_default=False,
-        ),
+        option("N", "Rows of the multiplied matrices. Default: 1024 on CPUs, else 8192.", min=1),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write all results there too.")
-    ] = None,
+    out: Annotated[Path | None, option("FILE", "Write all results there too.", "--json")] = None,
 ) -> None:
     """Check the machine, and the needs of a config, before a run is started.
 

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bmojo.cli import evaluate_stored
-from bmojo.cli.common import EXIT_CODES, Overrides, Run, Step, make_app, progress_bar, split
+from bmojo.cli.common import (
+    EXIT_CODES,
+    Numbers,
+    Overrides,
+    Run,
+    Step,
+    make_app,
+    option,
+    progress_bar,
+    split,
+)
 from bmojo.cli.kinds import (
     BatchSize,
     Documents,
     Kind,
     KindGroup,
-    Lengths,
     Subject,
     length_option,
 )
@@ -37,7 +46,7 @@ app = make_app(
 )
 
 Contexts = Annotated[
-    Lengths,
+    Numbers,
     length_option(
         "Length of context; repeat for more. Default: the powers of two from 512 to 65536."
     ),
@@ -161,11 +170,11 @@ def ngrams(
     batch_size: BatchSize = BATCH_SIZE,
     span: Annotated[
         int,
-        typer.Option(
+        option(
+            "N",
+            "Tokens that must be repeated before the measured one. 6 suits bytes, 1 or 2 a large "
+            "vocabulary.",
             min=1,
-            metavar="N",
-            help="Tokens that must be repeated before the measured one. 6 suits bytes, 1 or 2 a "
-            "large vocabulary.",
         ),
     ] = SPAN,
 ) -> Kind:
@@ -242,8 +251,7 @@ def recall(context: typer.Context) -> Kind:
 def harness(
     context: typer.Context,
     tasks: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of lm-evaluation-harness YAML files."),
+        Path | None, option("DIR", "Folder of lm-evaluation-harness YAML files.")
     ] = None,
     batch_size: BatchSize = BATCH_SIZE,
 ) -> Kind:
@@ -288,15 +296,13 @@ def harness(
 def regret(
     context: typer.Context,
     lengths: Annotated[
-        Lengths,
+        Numbers,
         length_option(
             "Length of the sequences; repeat for more. Default: 1, 4 and 16 times the training "
             "length."
         ),
     ] = None,
-    sequences: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Sequences that are measured.")
-    ] = SEQUENCES,
+    sequences: Annotated[int, option("N", "Number of sequences.", min=1)] = SEQUENCES,
     batch_size: BatchSize = BATCH_SIZE,
 ) -> Kind:
     """Bits above the best known predictor.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import progress_bar
-from bmojo.cli.kinds import Documents, Kind, Lengths, Subject, length_option
+from bmojo.cli.common import Numbers, option, progress_bar
+from bmojo.cli.kinds import Documents, Kind, Subject, length_option
 from bmojo.cli.stored import Agree, Every, Nearest, Threshold, memory
 from bmojo.errors import UserError
 
@@ -23,7 +23,7 @@ HALF_LIVES = (None, 4_096.0, 1_024.0, 256.0, 64.0)
 CHAPTER = 8_192
 CHAPTERS = 4
 
-Streams = Annotated[int, typer.Option(min=1, metavar="N", help="Streams of each length.")]
+Streams = Annotated[int, option("N", "Streams of each length.", min=1)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 def needles(
     context: typer.Context,
     lengths: Annotated[
-        Lengths,
+        Numbers,
         length_option("Tokens of filler; repeat for more. Default: 1000, 10000 and 100000."),
     ] = None,
     streams: Streams = 4,
@@ -70,7 +70,7 @@ def needles(
 
 def drift(
     context: typer.Context,
-    lengths: Annotated[Lengths, length_option("Tokens of filler. Default: 8192.")] = None,
+    lengths: Annotated[Numbers, length_option("Tokens of filler. Default: 8192.")] = None,
     streams: Streams = 4,
     every: Every = None,
     nearest: Nearest = 2,
@@ -107,7 +107,7 @@ def drift(
 
 def rereading(
     context: typer.Context,
-    lengths: Annotated[Lengths, length_option("Tokens of a chapter. Default: 8192.")] = None,
+    lengths: Annotated[Numbers, length_option("Tokens of a chapter. Default: 8192.")] = None,
     documents: Documents = None,
     every: Every = None,
     nearest: Nearest = 2,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import INTERRUPTED, Run, Step, progress_bar
+from bmojo.cli.common import INTERRUPTED, Run, Step, Words, option, progress_bar
 from bmojo.cli.stored import Agree, Every, Memory, MemoryDir, Nearest, ReadOnly, Threshold, memory
 from bmojo.errors import UserError
 
@@ -23,47 +23,27 @@ LARGEST_BATCH = 8
 
 def generate(
     run: Run,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="A text to continue; repeat for more."),
-    ] = None,
+    prompt: Annotated[Words, option("TEXT", "A text to continue; repeat for more.")] = None,
     file: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A file whose text is continued; repeat for more."),
+        list[Path] | None, option("FILE", "A file whose text is continued; repeat for more.")
     ] = None,
-    ids: Annotated[
-        list[str] | None,
-        typer.Option(metavar='"1 2 3"', help="Token ids to continue, just as they are."),
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens after which a continuation ends.")
-    ] = 128,
+    ids: Annotated[Words, option('"1 2 3"', "Token ids to continue; repeat for more.")] = None,
+    max_new_tokens: Annotated[int, option("N", "Longest continuation, in tokens.", min=1)] = 128,
     temperature: Annotated[
-        float, typer.Option(metavar="T", help="Logits are divided by T; 0: the most likely token.")
+        float, option("T", "Logits are divided by T; 0: the most likely token.")
     ] = 1.0,
-    top_k: Annotated[
-        int | None, typer.Option(metavar="K", help="Draw among the K most likely tokens.")
-    ] = None,
-    top_p: Annotated[
-        float, typer.Option(metavar="P", help="Draw among the likeliest tokens that sum to P.")
-    ] = 1.0,
-    min_p: Annotated[
-        float, typer.Option(metavar="M", help="Draw among tokens at least M times the likeliest.")
-    ] = 0.0,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End before this text; repeat for more."),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Same seed, same tokens.")
-    ] = 0,
+    top_k: Annotated[int | None, option("K", "Draw among the K most likely tokens.")] = None,
+    top_p: Annotated[float, option("P", "Draw among the likeliest tokens that sum to P.")] = 1.0,
+    min_p: Annotated[float, option("M", "Draw among tokens at least M times the likeliest.")] = 0.0,
+    stop: Annotated[Words, option("TEXT", "End before this text; repeat for more.")] = None,
+    seed: Annotated[int, option("N", "Same seed, same tokens.", min=0, max=2**32 - 1)] = 0,
     batch: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "B",
+            "Prompts continued at the same time; the tokens do not depend on it. Default: all, at "
+            f"most {LARGEST_BATCH}.",
             min=1,
-            metavar="B",
-            help=f"Prompts continued at the same time; the tokens do not depend on it. Default: "
-            f"all, at most {LARGEST_BATCH}.",
         ),
     ] = None,
     memory_dir: MemoryDir = None,

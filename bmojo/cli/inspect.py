@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from bmojo.cli.common import Overrides, progress_bar, split
+from bmojo.cli.common import Numbers, Overrides, argument, option, progress_bar, split
 from bmojo.console import line, make_console, make_table
 from bmojo.errors import UserError
 
@@ -20,29 +18,24 @@ LENGTHS = [2**power for power in range(9, 17)]
 
 
 def inspect(
-    config: Annotated[
-        str,
-        typer.Argument(metavar="CONFIG|RUN", help="A gin file, or the directory of a run."),
-    ],
+    config: Annotated[str, argument("CONFIG|RUN", "A gin file, or the directory of a run.")],
     overrides: Overrides = None,
     length: Annotated[
-        list[int] | None,
-        typer.Option(
+        Numbers,
+        option(
+            "L",
+            "Sequence length of the costs; repeat for more. With --memory: tokens of FILE to read "
+            "at most.",
             min=1,
-            metavar="L",
-            help="Sequence length to count for; repeat for more. With --memory: tokens of FILE "
-            "to read at most.",
         ),
     ] = None,
-    text: Annotated[
-        bool, typer.Option("--config", help="Also print every binding in force.")
-    ] = False,
+    text: Annotated[bool, option(None, "Also print every binding in force.", "--config")] = False,
     memory: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Show the memory of the trained RUN while it reads this text (for a task "
-            "without text: token ids separated by blanks), as a page in RUN/memory.",
+        option(
+            "FILE",
+            "Show the memory of the trained RUN while it reads this text (for a task without text: "
+            "token ids separated by blanks), as a page in RUN/memory.",
         ),
     ] = None,
 ) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer.core import TyperGroup
 
-from bmojo.cli.common import progress_bar
+from bmojo.cli.common import option, progress_bar
 from bmojo.console import line, make_console
 from bmojo.errors import UserError, suggestion
 
@@ -25,27 +24,24 @@ if TYPE_CHECKING:
     from bmojo.experiment import Experiment
     from bmojo.runs import TrainedRun
 
-__all__ = ["BatchSize", "Documents", "Kind", "KindGroup", "Lengths", "Subject", "length_option"]
+__all__ = ["BatchSize", "Documents", "Kind", "KindGroup", "Subject", "length_option"]
 
 Kind = Generator[None, None, None]
-Lengths = list[int] | None
 
 Documents = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Folder of .txt, .jsonl (field text) or .npy (token ids) files. Default: the test "
-        "split of the run's data.",
+    option(
+        "DIR",
+        "Folder of .txt, .jsonl (field text) or .npy (token ids) files. Default: the test split of "
+        "the run's data.",
     ),
 ]
-BatchSize = Annotated[
-    int, typer.Option(min=1, metavar="B", help="Documents read at the same time.")
-]
+BatchSize = Annotated[int, option("B", "Documents read at the same time.", min=1)]
 
 
 def length_option(help: str) -> Any:
     """The option --context, also called --length."""
-    return typer.Option("--context", "--length", min=1, metavar="N", help=help)
+    return option("N", help, "--context", "--length", min=1)
 
 
 class KindGroup(TyperGroup):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bmojo.cli.common import argument, option
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,13 +19,8 @@ Exit codes:
 
 
 def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Run directories, or folders of them."),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the report.")] = Path(
-        "report"
-    ),
+    runs: Annotated[list[Path], argument("RUN...", "Run directories, or folders of them.")],
+    out: Annotated[Path, option("DIR", "The folder of the report.")] = Path("report"),
 ) -> None:
     """Compare finished runs in tables and figures, pooled over seeds.
 

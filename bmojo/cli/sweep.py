@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmojo.cli.common import INTERRUPTED
+from bmojo.cli.common import INTERRUPTED, Words, argument, option
 from bmojo.console import line, make_console
 from bmojo.errors import UserError, suggestion
 
@@ -29,42 +29,32 @@ Exit codes:
 
 
 def sweep(
-    config: Annotated[
-        str, typer.Argument(metavar="SWEEP", help="A sweep's gin file, or its name under configs/.")
-    ],
+    config: Annotated[str, argument("SWEEP", "A sweep's gin file, or its name under configs/.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE | OVERLAY.gin]...",
-            help="Overrides for every cell, as of bmojo train, or of the sweep itself, such as "
+        Words,
+        argument(
+            "[KEY=VALUE | OVERLAY.gin]...",
+            "Overrides for every cell, as of bmojo train, or of the sweep itself, such as "
             "'Sweep.seeds=(3, 4)'.",
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Cells at a time. Default: as many as cores."),
+        int | None, option("N", "Cells at a time. Default: as many as cores.", min=1)
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The folder of the runs. Default: what the sweep says, or runs/NAME.",
-        ),
+        Path | None, option("DIR", "The folder of the runs. Default: Sweep.out, or runs/NAME.")
     ] = None,
     only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Only cells of such a name, as 'bmojo-*'; repeat for more."
-        ),
+        Words, option("PATTERN", "Only cells of such a name, as 'bmojo-*'; repeat for more.")
     ] = None,
     show: Annotated[
-        bool, typer.Option("--list", help="Show the commands and what is done; run nothing.")
+        bool, option(None, "Show the commands and the state of the cells; run nothing.", "--list")
     ] = False,
     slurm: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Queue each cell on Slurm with this option of sbatch, such as partition=gpu or "
+        Words,
+        option(
+            "KEY=VALUE",
+            "Queue each cell on Slurm with this option of sbatch, such as partition=gpu or "
             "timeout_min=600; repeat for more.",
         ),
     ] = None,
@@ -95,7 +85,7 @@ def sweep(
     console = make_console()
     line(console, f"{len(jobs)} cells, {len(jobs) - len(todo)} of them finished, in {plan.out}")
     if slurm:
-        from bmojo.cli.__main__ import run_bmojo
+        from bmojo.processes import run_bmojo
         from bmojo.sweep.slurm import submit
 
         for job, number in submit(todo, plan.out, slurm, run_bmojo):
@@ -149,7 +139,7 @@ def run_here(
     """Run cells on this machine and report on them; the exit code."""
     if not todo:
         return 0
-    from bmojo.cli.__main__ import PROGRAM
+    from bmojo.processes import PROGRAM
     from bmojo.sweep.pool import run, schedulable_cores
     from bmojo.sweep.view import View
 

@@ -17,11 +17,12 @@ from bmojo.cli.common import (
     NumProcesses,
     Overrides,
     ProcessId,
+    option,
     split,
 )
 from bmojo.errors import UserError
 from bmojo.multihost import cluster
-from bmojo.processes import SUPERVISED
+from bmojo.processes import PROGRAM, SUPERVISED
 
 
 def train(
@@ -29,27 +30,27 @@ def train(
     overrides: Overrides = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(
-            help="Where to keep the run. Default: runs/NAME, the config's name under "
-            "experiments/, and a short hash if anything is overridden.",
-            show_default=False,
+        option(
+            "DIR",
+            "Where to keep the run. Default: runs/NAME, the config's name under experiments/, and "
+            "a short hash if anything is overridden.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Short for Trainer.seed=N.", metavar="N")] = None,
+    seed: Annotated[int | None, option("N", "Short for Trainer.seed=N.")] = None,
     coordinator: Coordinator = None,
     num_processes: NumProcesses = None,
     process_id: ProcessId = None,
     distributed: Distributed = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Move a run that is there aside and start over.")
+        bool, option(None, "Move a run that is there aside and start over.", "--fresh")
     ] = False,
     max_restarts: Annotated[
         int,
-        typer.Option(
+        option(
+            "N",
+            "Train in a process that is started again, at most N times, when it dies of an error "
+            "or of a signal that nobody sent through this one.",
             min=0,
-            metavar="N",
-            help="Train in a process that is started again, at most N times, when it dies of an "
-            "error or of a signal that nobody sent through this one.",
         ),
     ] = 0,
 ) -> None:
@@ -72,7 +73,6 @@ def train(
     directory = run_dir or default_run_dir(config, [*overlays, *bindings])
     others = cluster(coordinator, num_processes, process_id, distributed)
     if (max_restarts or others) and not os.environ.get(SUPERVISED):
-        from bmojo.cli.__main__ import PROGRAM
         from bmojo.cli.supervise import Supervisor, without_restarts
 
         say = functools.partial(typer.echo, err=True)

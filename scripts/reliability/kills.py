@@ -85,7 +85,7 @@ def train(settings: Sequence[str], run_dir: Path, cache: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ["BMOJO_CACHE_DIR"] = str(cache)
-    from bmojo.cli.__main__ import run_bmojo
+    from bmojo.processes import run_bmojo
 
     run_bmojo(["train", *settings, "--run-dir", str(run_dir)])
 

@@ -138,8 +138,8 @@ def test_a_child_is_the_program_on_its_cores():
 def test_a_child_does_not_outlive_the_sweep():
     done = child(
         "import os, subprocess, sys\n"
-        "code = 'import time, bmojo.cli.__main__ as c; c.run_bmojo = lambda words: (print(1, "
-        "flush=True), time.sleep(60)); c.main([\"--child\"])'\n"
+        "code = 'import time, bmojo.cli.__main__ as c; c.run = lambda: (print(1, "
+        'flush=True), time.sleep(60)); c.main(["--child"])\'\n'
         "process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, "
         "stderr=subprocess.DEVNULL)\n"
         "process.stdout.readline()\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bmojo.cli.__main__ import run_bmojo
 from bmojo.errors import UserError
+from bmojo.processes import run_bmojo
 from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.slurm import SlurmRun, parameters, submit
