@@ -55,7 +55,7 @@ def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int]
     """A progress bar on standard error, if that is a terminal.
 
     Yields:
-      A function that adds to what is done of ``total``.
+      A function that adds to the finished part of ``total``.
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining

@@ -187,7 +187,7 @@ def _write(run: "TrainedRun", format: Format, folder: Path) -> int:
 
 
 def _tokenizer(tokenizer: object, format: Format, folder: Path) -> dict[str, object]:
-    """Write the tokenizer's file, if it has one; what the config says of it."""
+    """Write the tokenizer's file, if it has one; its entry in the config."""
     kind = str(getattr(tokenizer, "spec", "")).partition(":")[0]
     content = getattr(tokenizer, "content", None)
     names = {"tokenizers": "tokenizer.json", "sentencepiece": "tokenizer.model"}
@@ -209,6 +209,6 @@ def _measured(entry: "Entry") -> str:
     words = []
     for row in entry.evaluations:
         bits = row.get("bits_per_byte")
-        what = f"accuracy {row['accuracy']:.3f}" if bits is None else f"{bits:.3f} bits/byte"
-        words.append(f"{row['evaluation']} {what}")
+        number = f"accuracy {row['accuracy']:.3f}" if bits is None else f"{bits:.3f} bits/byte"
+        words.append(f"{row['evaluation']} {number}")
     return ", ".join(words)

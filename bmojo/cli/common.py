@@ -16,7 +16,7 @@ __all__ = ["EXIT_CODES", "INTERRUPTED", "Program", "make_app", "progress_bar", "
 EXIT_CODES = """\b
 Exit codes:
   0         done, or done before
-  1         the program crashed; a traceback says where
+  1         the program crashed; a traceback names the place
   2         the command or the config is wrong; the error names the remedy
   3         the loss became infinite or not a number
   4         the run directory cannot be written, such as when the disk is full

@@ -144,7 +144,7 @@ def train_tokenizer(
 
 @app.command(epilog=EXIT_CODES)
 def show(directory: Directory) -> None:
-    """Show what a prepared directory holds.
+    """Show the contents of a prepared directory.
 
     \b
     Example:

@@ -1,6 +1,7 @@
 """`bmojo generate`."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -183,75 +184,76 @@ def decoding(
     return sampling, Stop((int(tokenizer.eos),), tuple(stop), tokenizer.decode)
 
 
+@dataclasses.dataclass
 class Work:
     """Generation with its output and its times.
 
-    Args:
+    Attributes:
       model: with the run's parameters.
       tokenizer: of the run, if it has one.
       stop: ends of a continuation.
       sampling: of the tokens.
-      max_new_tokens: of each continuation.
+      count: tokens of each continuation, at most.
       seed: of the draws.
-
-    Attributes:
       memory: a store to read with, or None.
     """
 
+    model: Any
+    tokenizer: Any | None
+    stop: "Stop"
+    sampling: "Sampling"
+    count: int
+    seed: int
     memory: Memory | None = None
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any | None,
-        stop: "Stop",
-        sampling: "Sampling",
-        max_new_tokens: int,
-        seed: int,
-    ):
-        self._model, self._tokenizer, self._stop = model, tokenizer, stop
-        self._sampling, self._count, self._seed = sampling, max_new_tokens, seed
-        self._prompt_tokens = self._new_tokens = self._steps = self._bytes = 0
-        self._reading = self._decoding = self._compiling = 0.0
-        self._warm: set[tuple[int, int]] = set()
+    prompt_tokens: int = 0
+    new_tokens: int = 0
+    steps: int = 0
+    state_bytes: int = 0
+    reading: float = 0.0
+    decoding: float = 0.0
+    compiling: float = 0.0
+    _shown: int = 0
+    _warm: set[tuple[int, int]] = dataclasses.field(default_factory=set)
 
     def do(self, prompts: "Sequence[np.ndarray]", rows: range) -> None:
         """Continue the prompts of these numbers together."""
         import jax
 
         from bmojo.generation.generate import CHUNK, pad, prefill, state_bytes
+        from bmojo.session import Session
 
         tokens, lengths = pad([prompts[row] for row in rows])
-        capacity = -(-(tokens.shape[1] + self._count - 1) // CHUNK) * CHUNK
+        capacity = -(-(tokens.shape[1] + self.count - 1) // CHUNK) * CHUNK
         started = time.perf_counter()
         self._warm_up(len(rows), capacity)
         ready = time.perf_counter()
         session = None
         if self.memory is None:
-            logits, state = prefill(self._model, tokens, lengths, capacity=capacity)
+            logits, state = prefill(self.model, tokens, lengths, capacity=capacity)
         else:
-            session = self._session(self.memory.store, f"prompt {rows[0] + 1}")
+            source = f"prompt {rows[0] + 1}"
+            session = Session(self.model, self.memory.store, self.memory.use, source=source)
             logits, state = session.read(tokens[0])[None], session.state
             session.ask = "before"
         jax.block_until_ready(logits)
         read = time.perf_counter()
-        self._compiling += ready - started
-        self._reading += read - ready
-        self._prompt_tokens += int(lengths.sum())
-        self._bytes = state_bytes(state)
+        self.compiling += ready - started
+        self.reading += read - ready
+        self.prompt_tokens += int(lengths.sum())
+        self.state_bytes = state_bytes(state)
         drawn: list[list[int]] = [[] for _ in rows]
         alone = len(prompts) == 1
         title = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
-        shown: Any = self._stream() if alone else progress_bar(title, self._count)
+        shown: Any = self._stream() if alone else progress_bar(title, self.count)
         try:
             with shown as show, _finished(session):
-                for step in self._decode(logits, state, session, self._count, list(rows)):
+                for step in self._decode(logits, state, session, self.count, list(rows)):
                     self._note(step, drawn)
                     show(drawn[0] if alone else 1)
                 if session is not None:
                     session.read(drawn[0][session.position - int(lengths[0]) :])
         finally:
-            self._decoding += time.perf_counter() - read
+            self.decoding += time.perf_counter() - read
             if alone:
                 typer.echo(self._text(drawn[0], whole=True)[self._shown :])
         if not alone:
@@ -260,12 +262,12 @@ class Work:
 
     def summary(self) -> str:
         """Tokens, speed and memory in one line."""
-        reading = self._prompt_tokens / self._reading if self._reading else 0.0
-        step = 1000 * self._decoding / self._steps if self._steps else 0.0
+        reading = self.prompt_tokens / self.reading if self.reading else 0.0
+        step = 1000 * self.decoding / self.steps if self.steps else 0.0
         return (
-            f"prompt tokens {self._prompt_tokens:,}, new tokens {self._new_tokens:,}, "
+            f"prompt tokens {self.prompt_tokens:,}, new tokens {self.new_tokens:,}, "
             f"prefill {reading:,.0f} tokens/s, decode {step:.2f} ms/token, "
-            f"state {self._bytes:,} bytes, compilation {self._compiling:.1f} s"
+            f"state {self.state_bytes:,} bytes, compilation {self.compiling:.1f} s"
         )
 
     def _warm_up(self, batch: int, capacity: int) -> None:
@@ -273,6 +275,7 @@ class Work:
         import numpy as np
 
         from bmojo.generation.generate import prefill
+        from bmojo.session import Session
 
         if (batch, capacity) in self._warm:
             return
@@ -280,19 +283,13 @@ class Work:
         session = None
         if self.memory is None:
             tokens = np.zeros((batch, 1), np.int32)
-            logits, state = prefill(self._model, tokens, capacity=capacity)
+            logits, state = prefill(self.model, tokens, capacity=capacity)
         else:
-            session = self._session(None)
+            session = Session(self.model, None, self.memory.use)
             session.read([0, 0])
             logits, state = session.read([0])[None], session.state
         for _ in self._decode(logits, state, session, 2):
             pass
-
-    def _session(self, store: Any, source: str = "") -> Any:
-        from bmojo.session import Session
-
-        assert self.memory is not None
-        return Session(self._model, store, self.memory.use, source=source)
 
     def _decode(
         self, logits: Any, state: Any, session: Any, count: int, rows: list[int] | None = None
@@ -300,13 +297,13 @@ class Work:
         from bmojo.generation.generate import decode
 
         return decode(
-            self._model,
+            self.model,
             logits,
             state,
             max_new_tokens=count,
-            sampling=self._sampling,
-            stop=self._stop if rows else None,
-            seed=self._seed,
+            sampling=self.sampling,
+            stop=self.stop if rows else None,
+            seed=self.seed,
             rows=rows,
             advance=None if session is None else session.advance,
         )
@@ -315,11 +312,11 @@ class Work:
         """Add the tokens of a step to their rows."""
         from bmojo.generation.generate import ENDED
 
-        self._steps += 1
+        self.steps += 1
         for row, token in zip(drawn, step.tolist(), strict=True):
             if token != ENDED:
                 row.append(token)
-                self._new_tokens += 1
+                self.new_tokens += 1
 
     @contextlib.contextmanager
     def _stream(self) -> Iterator[Callable[[list[int]], None]]:
@@ -335,11 +332,11 @@ class Work:
 
     def _text(self, ids: list[int], whole: bool) -> str:
         """The text of a continuation: all of it, or as far as no further token will change it."""
-        if self._tokenizer is None:
+        if self.tokenizer is None:
             return " ".join(map(str, ids))
         from bmojo.generation.stopping import cut, readable
 
-        return (cut if whole else readable)(self._tokenizer.decode(ids), self._stop.strings)
+        return (cut if whole else readable)(self.tokenizer.decode(ids), self.stop.strings)
 
 
 @contextlib.contextmanager

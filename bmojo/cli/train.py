@@ -95,7 +95,7 @@ def train(
 
 
 def default_run_dir(config: str, overrides: Sequence[str]) -> Path:
-    """runs/NAME for a config of that name, with a short hash of what is overridden.
+    """runs/NAME for a config of that name, with a short hash of the overrides.
 
     Folders between ``experiments/`` and the config are part of the name. A run's own config.gin
     stands for the run: without overrides its directory, with some a new one named after it.

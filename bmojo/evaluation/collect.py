@@ -163,8 +163,8 @@ def pool(runs: Sequence[Run]) -> list[Cell]:
     """Finished runs pooled over seeds, in the order of their first run.
 
     A cell is labelled with the name that its directories share, without ``-seedN``; if one of
-    the cells has no such name for itself, all are labelled with the bindings that tell them
-    apart. Of runs with equal configs, seeds too, the first counts.
+    the cells has no such name for itself, all are labelled with the bindings by which
+    they differ. Of runs with equal configs, seeds too, the first counts.
     """
     cells: dict[tuple, dict[int, Run]] = {}
     for run in runs:

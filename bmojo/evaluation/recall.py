@@ -68,7 +68,7 @@ def evaluate_recall(
 
     Args:
       model: a :class:`bmojo.model.Model`.
-      evaluations: what to measure.
+      evaluations: of a config.
       progress: called with 1 after every batch.
 
     Returns:

@@ -56,13 +56,13 @@ def pad(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return tokens, lengths
 
 
-def check_tokens(tokens: Any, vocab_size: int, what: str = "tokens") -> None:
+def check_tokens(tokens: Any, vocab_size: int, name: str = "tokens") -> None:
     """Raise UserError unless all ids are in 0 .. vocab_size - 1."""
     ids = np.asarray(tokens)
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
         raise UserError(
-            f"{what}: {int(wrong[0])} is not a token of this model; ids are 0 .. {vocab_size - 1}"
+            f"{name}: {int(wrong[0])} is not a token of this model; ids are 0 .. {vocab_size - 1}"
         )
 
 
@@ -252,8 +252,8 @@ def generate_steps(
       prompts: token sequences, none empty.
       max_new_tokens: see :func:`decode`.
       chunk_size: see :func:`prefill`.
-      capacity: tokens that full attention must hold; None: what the longest prompt and the
-        new tokens need, rounded up to whole chunks.
+      capacity: tokens that full attention must hold; None: enough for the longest prompt
+        and the new tokens, rounded up to whole chunks.
       seed: of the draws.
       **options: sampling, stop and rows of :func:`decode`.
 

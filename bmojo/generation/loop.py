@@ -1,6 +1,6 @@
 """Decoding loops: a call for each token, or compiled calls of many tokens.
 
-Both give what is drawn for every row (B,), step by step, whether a row has ended or not.
+Both give the drawn tokens of every row (B,), step by step, also of rows that have ended.
 """
 
 import dataclasses
