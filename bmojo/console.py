@@ -1,14 +1,15 @@
 """The terminal: consoles without markup, tables, progress bars."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["line", "make_console", "make_table", "progress_bar"]
+__all__ = ["format_table", "line", "make_console", "make_table", "progress_bar"]
 
 
 def make_console(**options: Any) -> "Console":
@@ -48,6 +49,32 @@ def make_table(
         else:
             table.add_row(*map(str, row))
     return table
+
+
+class _Cells(string.Formatter):
+    """Formats fields of a row; None is an empty cell."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return "" if value is None else format(value, format_spec)
+
+
+def format_table(
+    title: str,
+    columns: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]],
+    left: Sequence[str] = (),
+) -> "Table":
+    """:func:`make_table` of rows with named fields.
+
+    Args:
+      title: above the table.
+      columns: the format of each column by its heading, such as ``"{loss:.3f}"``; a field that is
+        None gives an empty text.
+      rows: with the fields.
+      left: columns that are flush left.
+    """
+    cells = ([_Cells().vformat(form, (), row) for form in columns.values()] for row in rows)
+    return make_table(title, tuple(columns), cells, left)
 
 
 @contextlib.contextmanager

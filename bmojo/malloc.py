@@ -6,6 +6,7 @@ page fault per 4 KiB. Other C libraries are left as they are.
 """
 
 import ctypes
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -39,8 +40,13 @@ def keep_freed_memory() -> bool:
 
 
 def restart_with_tunables() -> None:
-    """Start this program again, in the same process, if it computes and a tunable is missing."""
+    """Start this program again, in the same process, if it computes and a tunable is missing.
+
+    A process of ``multiprocessing`` stays as it is: its arguments are not those of a program.
+    """
     wanted = environment(dict(os.environ))
+    if multiprocessing.parent_process() is not None:
+        return
     if wanted != os.environ and sys.executable and sys.argv[1:2] and sys.argv[1] in COMMANDS:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from bmojo.errors import UserError
+from bmojo.errors import UserError, first_line
 
 __all__ = ["PEER_LOST", "Cluster", "Processes", "cluster", "detect", "start"]
 
@@ -240,13 +240,13 @@ def start(cluster: Cluster | None) -> Processes:
     # died, and exit by themselves.
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # the loop listens to SIGTERM
-    where = cluster.coordinator or "the place that the scheduler tells"
+    where = cluster.coordinator or "the address that the scheduler gives"
     print(f"meeting the other processes at {where}", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(cluster.coordinator, cluster.count, cluster.index)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the processes cannot find each other ({_first_line(error)}); see "
+            f"the processes cannot find each other ({first_line(error)}); see "
             "--coordinator, --num-processes and --process-id"
         ) from None
     return Processes(jax.process_index(), jax.process_count())
@@ -286,7 +286,7 @@ class _Watch(threading.Thread):
             beats, failed = self._others(BEATS if main else f"{BEATS}0"), self._others(FAILED)
             lost = [value for _, value in self._client.key_value_dir_get(LOST)]
         except Exception as error:  # What gRPC raises has no class of its own.
-            return f"{self._called(0)} is gone ({_first_line(error)})"
+            return f"{self._called(0)} is gone ({first_line(error)})"
         if lost:
             return lost[0]
         for index, message in failed.items():
@@ -340,7 +340,3 @@ def _client() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

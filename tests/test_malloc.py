@@ -77,6 +77,17 @@ def test_the_program_is_the_same_process_with_the_same_arguments(tmp_path):
         assert run.returncode == 0
 
 
+@pytest.mark.parametrize(("parent", "restarts"), [(None, 1), (object(), 0)])
+def test_a_process_of_multiprocessing_is_not_started_again(asked, monkeypatch, parent, restarts):
+    calls = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(sys, "argv", ["bmojo", "train"])
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: parent)
+    malloc.restart_with_tunables()
+    assert len(calls) == restarts
+
+
 FAULTS = """
 import ctypes, mmap, resource, sys
 from bmojo.malloc import keep_freed_memory

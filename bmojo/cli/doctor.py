@@ -99,7 +99,7 @@ def doctor(
             layout = report.mesh(loaded)
         if speed:
             report.speed(mebibytes, matrix, layout)
-        if loaded is not None and not report.problems:
+        if loaded is not None and layout is not None and not report.problems:
             report.step(loaded, layout)
         report.end(out)
     raise typer.Exit(DOES_NOT_FIT if report.problems else 0)
@@ -148,25 +148,23 @@ class Report:
                 f"({problem}); set BMOJO_CACHE_DIR to a directory that can be written"
             )
 
-    def mesh(self, experiment: "Experiment") -> "Layout | None":
+    def mesh(self, experiment: "Experiment") -> "Layout":
         """The mesh of a config, and whether it fits devices and batches."""
         from bmojo.training.experiment import check
         from bmojo.training.run_dir import RunError
-        from bmojo.training.sharding import make_layout
+        from bmojo.training.sharding import ONE_DEVICE, make_layout
 
-        layout = None
+        layout = ONE_DEVICE
         try:
             layout = make_layout(experiment.mesh, self.processes.count)
             check(experiment, layout)
-            if layout is not None:
-                for stage in experiment.curriculum:
-                    layout.local_rows(stage.batch_size)
+            for stage in experiment.curriculum:
+                layout.local_rows(stage.batch_size)
         except RunError as error:
             self.problem(str(error))
-        sizes = None if layout is None else layout.sizes
-        self.facts["mesh"] = sizes
-        if layout is not None:
-            self.say("mesh", f"{layout}: {layout.mesh.size} devices")
+        self.facts["mesh"] = None if layout.mesh is None else layout.sizes
+        if layout.mesh is not None:
+            self.say("mesh", f"{layout}: {layout.devices} devices")
         elif not self.problems:
             devices = self.facts["devices"]["all"]
             rest = "; 'Experiment.mesh=@Mesh()' takes all" if devices > 1 else ""
@@ -188,7 +186,7 @@ class Report:
             self.say("collectives", "none: there is one device")
             return
         meshes = [(machine.row_of_devices(), machine.ALL)]
-        if layout is not None:
+        if layout is not None and layout.mesh is not None:
             axes = [axis for axis, size in layout.sizes.items() if size > 1]
             meshes += [
                 (layout.mesh, axis) for axis in axes if layout.sizes[axis] < layout.mesh.size
@@ -198,7 +196,7 @@ class Report:
                 rows.extend(machine.collectives(mesh, axis, mebibytes))
         self.console.print(machine.collective_table(rows))
 
-    def step(self, experiment: "Experiment", layout: "Layout | None") -> None:
+    def step(self, experiment: "Experiment", layout: "Layout") -> None:
         """Parameters, memory and compilation of the training step."""
         from bmojo.experiment import prepare_data
         from bmojo.training.preflight import program
@@ -207,7 +205,7 @@ class Report:
 
         with self.doing("preparing the data"):
             prepare_data(experiment)
-        with layout.active() if layout is not None else contextlib.nullcontext():
+        with layout.active():
             try:
                 step = program.Step(RunSetup(experiment, self.processes, layout=layout))
             except RunError as error:
@@ -216,7 +214,7 @@ class Report:
             rows, totals = step.parameters(), step.totals()
             self.facts |= {"parameters": rows, "totals": totals}
             self.console.print(program.parameter_table(rows))
-            if layout is not None:
+            if layout.mesh is not None:
                 line(self.console, program.uncut_text(rows))
             self.console.print(program.totals_table(totals))
             self.compiled(step, experiment.trainer.compilation_cache)

@@ -124,7 +124,7 @@ def state(job: "Job") -> str:
     """State of a cell's run."""
     if job.state != "unfinished":
         return job.state
-    from bmojo.sweep.watch import progress
+    from bmojo.sweep.view import progress
 
     return f"step {progress(job.run).step} of {job.steps}"
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import string
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bmojo.console import make_table
+from bmojo.console import format_table, make_table
 from bmojo.evaluation.regret import NEAR
 from bmojo.files import write_atomically
 
@@ -68,7 +67,7 @@ def context_table(rows: Sequence[Row]) -> Table:
         "texts": "{documents:,}",
         "too\nshort": "{documents_too_short:,}",
     }
-    return _table("loss by context", columns, rows)
+    return format_table("loss by context", columns, rows)
 
 
 def position_table(rows: Sequence[Row]) -> Table:
@@ -82,7 +81,7 @@ def position_table(rows: Sequence[Row]) -> Table:
         "windows": "{windows:,}",
     }
     rows = [{**row, "last": row["stop"] - 1} for row in rows]
-    return _table("loss by position", columns, rows)
+    return format_table("loss by position", columns, rows)
 
 
 def recall_table(rows: Sequence[Row], field: str, title: str) -> Table:
@@ -113,7 +112,7 @@ def ngram_table(rows: Sequence[Row], span: int) -> Table:
         "tokens": "{count:,}",
     }
     title = f"loss on repeated tokens, with the {span} tokens before them"
-    return _table(title, columns, lines, left=["token"])
+    return format_table(title, columns, lines, left=["token"])
 
 
 def regret_table(rows: Sequence[Row], counted: str) -> Table:
@@ -144,7 +143,7 @@ def regret_table(rows: Sequence[Row], counted: str) -> Table:
         }
         for row in rows
     ]
-    table = _table("bits of a sequence", columns, lines)
+    table = format_table("bits of a sequence", columns, lines)
     for made, row in zip(table.rows, rows, strict=True):
         made.end_section = row["group"] is None
     return table
@@ -250,20 +249,6 @@ def plot_regret(
         axis.legend(fontsize="small")
     _log_axis(axes[2], sorted({row["group"] for row in grouped}))
     return figure
-
-
-class _Cells(string.Formatter):
-    """Formats fields of a row; None is an empty cell."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        return "" if value is None else format(value, format_spec)
-
-
-def _table(
-    title: str, columns: Mapping[str, str], rows: Iterable[Row], left: Sequence[str] = ()
-) -> Table:
-    lines = ([_Cells().vformat(cell, (), row) for cell in columns.values()] for row in rows)
-    return make_table(title, tuple(columns), lines, left)
 
 
 def _panels(count: int, width: float, **options: Any) -> tuple[Figure, list[Axes]]:

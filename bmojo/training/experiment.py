@@ -17,7 +17,7 @@ from bmojo.training.config import (
     check_segments,
 )
 from bmojo.training.run_dir import RunError
-from bmojo.training.sharding import Layout, MeshConfig
+from bmojo.training.sharding import ONE_DEVICE, Layout, MeshConfig
 
 __all__ = ["Curriculum", "Experiment", "check"]
 
@@ -76,12 +76,12 @@ def _at_most(part: Any, field: str, limit: int | None) -> Any:
     return dataclasses.replace(part, **{field: limit})
 
 
-def check(experiment: Experiment, layout: Layout | None = None) -> None:
+def check(experiment: Experiment, layout: Layout = ONE_DEVICE) -> None:
     """Check the rules of a training run: its parts fit each other, and the mesh.
 
     Args:
       experiment: of the run.
-      layout: of its mesh; None: one device, or the mesh is not known yet.
+      layout: of its mesh; one device as long as the mesh is not known.
 
     Raises:
       RunError: a rule is broken; the message names the field.
@@ -97,12 +97,10 @@ def check(experiment: Experiment, layout: Layout | None = None) -> None:
                 f"Trainer.accumulate: {trainer.accumulate} does not divide the "
                 f"{stage.batch_size} rows of Stage.batch_size; give a divisor"
             )
-        if layout is not None:
-            rows, length = stage.batch_size // trainer.accumulate, stage.data.length
-            layout.check("Stage", rows, length // trainer.segments_per_document)
-    if layout is not None:
-        for e in experiment.evaluations:
-            layout.check_length("Evaluation", e.data.length // e.segments_per_document)
+        length = stage.data.length // trainer.segments_per_document
+        layout.check("Stage", length, stage.batch_size // trainer.accumulate)
+    for e in experiment.evaluations:
+        layout.check("Evaluation", e.data.length // e.segments_per_document)
     if trainer.best is not None:
         _check_best(trainer.best, experiment.evaluations)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bmojo.files import write_atomically
-from bmojo.training.config import best_parts
+from bmojo.training.config import MEASURED, best_parts
 from bmojo.training.run_dir import RunDir, RunError
 
 Record = dict[str, Any]
@@ -95,9 +95,7 @@ class MetricsWriter(contextlib.ExitStack):
         def lines(path: Path) -> Lines:
             if writes:
                 cut(path, stays)
-            made = Lines(path if writes else None)
-            self.callback(made.close)
-            return made
+            return self.enter_context(Lines(path if writes else None))
 
         self.window = window
         self.tokens_per_second: float | None = None
@@ -141,19 +139,16 @@ class MetricsWriter(contextlib.ExitStack):
         """Write the rows of an evaluation."""
         for row in rows:
             self._metrics.write({"step": step, **row})
-            group = "all" if row["group"] is None else row["group"]
-            values = {
-                name: row[name] for name in ("accuracy", "loss", "bits_per_byte") if name in row
-            }
-            name = row["evaluation"]
-            self._events.write(step, {f"{name}/{k}/{group}": v for k, v in values.items()})
+            name, group = row["evaluation"], "all" if row["group"] is None else row["group"]
+            measured = {field: row[field] for field in MEASURED if field in row}
+            self._events.write(step, {f"{name}/{k}/{group}": v for k, v in measured.items()})
 
     def sync(self) -> None:
         """Wait until all lines of metrics are on the disk."""
         self._metrics.sync()
 
 
-class Lines:
+class Lines(contextlib.ExitStack):
     """A file to which whole lines are added; each reaches the system as soon as it is written.
 
     Args:
@@ -161,30 +156,26 @@ class Lines:
     """
 
     def __init__(self, path: Path | None):
-        self._file = None if path is None else open(path, "ab", buffering=0)  # noqa: SIM115
+        super().__init__()
+        self._file: Any = path and self.enter_context(open(path, "ab", buffering=0))
 
     def write(self, record: Record) -> None:
         """Add a line.
 
         Raises:
-          OSError: not all of it could be written; what there is of it will not be read.
+          OSError: not all of it could be written; its part in the file will not be read.
         """
-        line = dumps(record).encode() + b"\n" if self._file is not None else b""
+        line = dumps(record).encode() + b"\n" if self._file else b""
         while line:  # a disk that fills up takes a part, and refuses the rest
-            line = line[self._file.write(line) :]  # type: ignore[union-attr]
+            line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
-        if self._file is not None:
+        if self._file:
             os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
 
-
-class Events:
+class Events(contextlib.ExitStack):
     """Scalars for TensorBoard; writes nothing if switched off or tensorboardX is absent.
 
     They are written by the thread that calls, so that a full disk is an error there.
@@ -199,7 +190,8 @@ class Events:
     """
 
     def __init__(self, path: Path, step: int, enabled: bool = True):
-        self._writer = None
+        super().__init__()
+        self._writer: Any = None
         if enabled:
             try:
                 from tensorboardX.proto.event_pb2 import SessionLog
@@ -208,13 +200,9 @@ class Events:
                 return
             path.mkdir(parents=True, exist_ok=True)
             self._writer = RecordWriter(str(path / _next_name(path)))
+            self.callback(self._writer.close)
             self._add(file_version="brain.Event:2")
             self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    @property
-    def active(self) -> bool:
-        """Whether anything is written."""
-        return self._writer is not None
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add values of one step."""
@@ -228,15 +216,7 @@ class Events:
     def _add(self, **fields: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        assert self._writer is not None
         self._writer.write(Event(wall_time=time.time(), **fields).SerializeToString())
-
-    def __enter__(self) -> "Events":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._writer is not None:
-            self._writer.close()
 
 
 def _next_name(path: Path) -> str:

@@ -1,7 +1,9 @@
 """Console output of a run, its figures, and its provenance."""
 
+import contextlib
 import importlib.metadata
 import io
+import itertools
 import math
 import platform
 import shlex
@@ -28,7 +30,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 SECONDS_BETWEEN_LINES = 5.0
 
 
-class Status:
+class Status(contextlib.ExitStack):
     """Progress of a run: a bar on a terminal, a line now and then elsewhere.
 
     Args:
@@ -38,6 +40,7 @@ class Status:
     """
 
     def __init__(self, console: Console, total: int, step: int = 0):
+        super().__init__()
         self._console, self._total, self._first = console, total, step
         self._started: float | None = None
         self._last_line = 0.0
@@ -54,16 +57,8 @@ class Status:
                 expand=True,
                 transient=True,
             )
+            self.enter_context(self._bar)
             self._task = self._bar.add_task("", total=total, completed=step, stage="", numbers="")
-
-    def __enter__(self) -> "Status":
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def update(
         self, step: int, stage: str, loss: float, accuracy: float, tokens_per_second: float | None
@@ -110,20 +105,19 @@ def provenance(seed: int) -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """Revision of the source tree, with a + if it has changes; None outside a checkout."""
-    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=Path(__file__).parent, check=True, **options)
+        return done.stdout.strip()
+
     try:
-        revision = _git(here, "rev-parse", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no", ".")
+        revision = git("rev-parse", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", ".")
     except (OSError, subprocess.SubprocessError):
         return None
     return revision + ("+" if changed else "")
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=directory, capture_output=True, text=True, timeout=10, check=True
-    )
-    return done.stdout.strip()
 
 
 def version(name: str) -> str | None:
@@ -157,12 +151,8 @@ def result_tables(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> lis
     """Accuracy by group of the tasks that have groups; loss and perplexity of the others."""
     sliced = [evaluation for evaluation in evaluations if slice_name(evaluation)]
     others = [evaluation for evaluation in evaluations if not slice_name(evaluation)]
-    tables = []
-    if sliced and rows:
-        tables.append(accuracy_table(rows, sliced))
-    if others and rows:
-        tables.append(loss_table(rows, others))
-    return tables
+    tables = ((accuracy_table, sliced), (loss_table, others))
+    return [make(rows, chosen) for make, chosen in tables if chosen and rows]
 
 
 def loss_table(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Table:
@@ -216,17 +206,17 @@ def plot_run(
     run: RunDir,
     records: Sequence[Record],
     rows: Sequence[Row],
-    curriculum: Sequence[Stage],
+    stages: Sequence[Stage],
     evaluations: Sequence[Evaluation],
 ) -> None:
     """Draw the figures of a finished run: ``curve.png``, and ``accuracy.png`` if it has groups."""
-    plot_curve(run.curve, records, curriculum)
+    _plot_curve(run.curve, records, stages)
     sliced = [evaluation for evaluation in evaluations if slice_name(evaluation)]
     if rows and sliced:
-        plot_accuracy(run.accuracy, rows, sliced)
+        _plot_accuracy(run.accuracy, rows, sliced)
 
 
-def plot_curve(path: Path, records: Sequence[Record], curriculum: Sequence[Stage]) -> None:
+def _plot_curve(path: Path, records: Sequence[Record], stages: Sequence[Stage]) -> None:
     """Loss and accuracy over steps, with evaluations as points and stages as dashed lines."""
     from matplotlib.figure import Figure  # slow to start
 
@@ -234,48 +224,42 @@ def plot_curve(path: Path, records: Sequence[Record], curriculum: Sequence[Stage
     axes = figure.subplots(2, 1, sharex=True)
     train = [record for record in records if "evaluation" not in record]
     measured = [r for r in records if "evaluation" in r and r["group"] is None]
+    edges = list(itertools.accumulate(stage.steps for stage in stages[:-1]))
     for axis, field in zip(axes, ("loss", "accuracy"), strict=True):
         axis.plot([r["step"] for r in train], [r[field] for r in train], label="training")
         for name in dict.fromkeys(r["evaluation"] for r in measured):
             rows = [r for r in measured if r["evaluation"] == name]
             steps, values = [r["step"] for r in rows], [r[field] for r in rows]
             axis.plot(steps, values, "o--", markersize=4, linewidth=1, label=name)
-        boundary = 0
-        for stage in curriculum[:-1]:
-            boundary += stage.steps
-            axis.axvline(boundary, color="grey", linestyle="--", linewidth=0.8)
+        for edge in edges:
+            axis.axvline(edge, color="grey", linestyle="--", linewidth=0.8)
         axis.set_ylabel("loss (nats)" if field == "loss" else field)
         axis.grid(alpha=0.3)
-    axes[1].set_ylim(-0.02, 1.02)
-    axes[1].set_xlabel("step")
+    axes[1].set(ylim=(-0.02, 1.02), xlabel="step")
     axes[0].legend(fontsize="small")
     _save(figure, path)
 
 
-def plot_accuracy(path: Path, rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> None:
+def _plot_accuracy(path: Path, rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> None:
     """Accuracy by group, a line for each evaluation, and the level of chance."""
     from matplotlib.figure import Figure  # slow to start
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
-    levels = set()
     ticks = set()
     for evaluation in evaluations:
         found = [r for r in rows if r["evaluation"] == evaluation.name and r["group"] is not None]
         groups = [row["group"] for row in found]
         ticks.update(groups)
         axis.plot(groups, [row["accuracy"] for row in found], "o-", label=evaluation.name)
-        levels.add(chance(evaluation))
-    for level in sorted(level for level in levels if level is not None):
+    for level in sorted({level for level in map(chance, evaluations) if level is not None}):
         axis.axhline(level, color="grey", linestyle=":", label=f"chance {level:.3g}")
     if ticks and min(ticks) > 0:
         axis.set_xscale("log", base=2)
     axis.set_xticks(sorted(ticks), labels=[str(tick) for tick in sorted(ticks)])
     axis.minorticks_off()
-    names = dict.fromkeys(str(slice_name(evaluation)) for evaluation in evaluations)
-    axis.set_xlabel(" / ".join(names).replace("_", " "))
-    axis.set_ylabel("accuracy")
-    axis.set_ylim(-0.02, 1.02)
+    names = " / ".join(dict.fromkeys(str(slice_name(evaluation)) for evaluation in evaluations))
+    axis.set(xlabel=names.replace("_", " "), ylabel="accuracy", ylim=(-0.02, 1.02))
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
     _save(figure, path)

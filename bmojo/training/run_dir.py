@@ -159,18 +159,20 @@ class RunDir:
         )
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of the run, if it has come to its end."""
+        """The summary of the run, if it has come to its end.
+
+        Raises:
+          RunError: it cannot be read.
+        """
         if not self.summary.exists():
             return None
+        problem = "has no 'status'"
         try:
             summary = json.loads(self.summary.read_text(encoding="utf8"))
-            known = "status" in dict(summary)
+            if "status" in dict(summary):
+                return summary
         except (OSError, ValueError, TypeError) as error:
             problem = f"not readable as JSON ({_reason(error)})"
-        else:
-            if known:
-                return summary
-            problem = "has no 'status'"
         raise RunError(
             f"{self.summary}: {problem}; delete it, and the run goes on from its last checkpoint"
         )

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from bmojo.layers.axes import parameter_axes
 from bmojo.layers.protocol import State
 from bmojo.model import ModelConfig, describe
 from bmojo.multihost import Processes
@@ -16,7 +17,7 @@ from bmojo.training.config import Stage
 from bmojo.training.experiment import Curriculum, Experiment, check
 from bmojo.training.optimizer import make_optimizer, schedule
 from bmojo.training.parameters import Parameters, count, initialize, outline
-from bmojo.training.sharding import Layout, Placed, make_layout, shardings_of
+from bmojo.training.sharding import Layout, make_layout, shardings_of
 from bmojo.training.train_step import make_fresh_state, make_train_step
 
 
@@ -27,14 +28,13 @@ class RunSetup:
       experiment: to train.
       processes: this process and the others of the run.
       config_text: of the experiment, kept in checkpoints.
-      layout: where arrays lie; None: that of the experiment's mesh on all devices.
+      layout: the places of arrays; None: the experiment's mesh on all devices.
 
     Attributes:
-      layout: where arrays lie; None: on one device.
+      layout: the places of arrays.
       curriculum: steps, examples and tokens.
       structure: of the model.
-      shapes: of its parameters.
-      placed: shardings of all arrays.
+      shapes: of its parameters, with their shardings.
       optimizer: of its parameters.
       learning_rate: by update.
 
@@ -54,8 +54,9 @@ class RunSetup:
         self.layout = layout or make_layout(experiment.mesh, processes.count)
         check(experiment, self.layout)
         self.curriculum = Curriculum(experiment.curriculum, self.trainer.segments_per_document)
-        self.structure, self.shapes = outline(self.make)
-        self.placed = Placed(self.layout, self.make, self.shapes)
+        self.structure, shapes = outline(self.make)
+        axes = parameter_axes(nnx.eval_shape(self.make))
+        self.shapes = self.layout.parameters(axes, shapes)
         config, steps = experiment.optimizer, self.curriculum.total
         self.optimizer = make_optimizer(config, steps, self.structure.groups)
         self.learning_rate = schedule(config, steps)
@@ -67,35 +68,36 @@ class RunSetup:
 
     def train_step(self) -> jax.stages.Wrapped:
         """The optimizer step of this run; see :func:`bmojo.training.train_step.make_train_step`."""
-        skip = self.trainer.on_nonfinite == "skip"
-        shardings, parts = self.placed.shardings, self.trainer.accumulate
-        return make_train_step(self.structure, self.optimizer, self.layout, shardings, parts, skip)
-
-    def parameter_shapes(self) -> Parameters:
-        """Shapes of the parameters with their shardings."""
-        return self.placed.parameters(self.shapes)
+        return make_train_step(
+            self.structure,
+            self.optimizer,
+            self.layout,
+            shardings_of(self.shapes),
+            self.trainer.accumulate,
+            self.trainer.on_nonfinite == "skip",
+        )
 
     def optimizer_shapes(self) -> Any:
         """Shapes of the optimizer's state with their shardings."""
-        return self.placed.optimizer(jax.eval_shape(self.optimizer.init, self.shapes))
+        return self.layout.optimizer(self.shapes, jax.eval_shape(self.optimizer.init, self.shapes))
 
     def initialize(self) -> tuple[Parameters, Any]:
         """New parameters and optimizer state, each device with its part."""
-        parameters = self.placed.settle(initialize(self.make, self.placed.shardings))
-        places = None if self.layout is None else shardings_of(self.optimizer_shapes())
+        parameters = self.layout.settle(initialize(self.make, shardings_of(self.shapes)))
+        places = shardings_of(self.optimizer_shapes())
         state = jax.jit(self.optimizer.init, out_shardings=places)(parameters)
-        return parameters, self.placed.settle(state)
+        return parameters, self.layout.settle(state)
 
     def fresh_state(self, parameters: Parameters, stage: Stage) -> State:
         """State of the model before the first segment of a stage's sequences."""
         rows, length = stage.batch_size, stage.data.length
-        return self.placed.settle(self._fresh(parameters, rows, length))
+        return self.layout.settle(self._fresh(parameters, rows, length))
 
     def state_shapes(self, stage: Stage) -> State:
         """Shapes of :meth:`fresh_state` with their shardings."""
         rows, length = stage.batch_size, stage.data.length
         state = jax.eval_shape(lambda p: self._fresh(p, rows, length), self.shapes)
-        return self.placed.state(state)
+        return self.layout.state(state)
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
@@ -113,10 +115,10 @@ class RunSetup:
                 f"after {longest} tokens, {facts['training_flops']:.2e} FLOPs in all"
             )
         lines = [line]
-        if self.layout is not None:
+        if self.layout.mesh is not None:
             count = self.processes.count
             where = "one process" if count == 1 else f"{count} processes"
-            lines.append(f"mesh {self.layout}: {self.layout.mesh.size} devices in {where}")
+            lines.append(f"mesh {self.layout}: {self.layout.devices} devices in {where}")
         elif jax.default_backend() != "cpu" and jax.device_count() > 1:
             count = jax.device_count()
             lines.append(f"1 of {count} devices is used; all with 'Experiment.mesh=@Mesh()'")

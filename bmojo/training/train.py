@@ -96,8 +96,7 @@ def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResu
         run.see(setup.config_text)
         if summary is not None:
             return already_finished(run, summary, setup.experiment.evaluations, console)
-        if setup.layout is not None:
-            held.enter_context(setup.layout.active())
+        held.enter_context(setup.layout.active())
         if setup.trainer.compilation_cache:
             use_compilation_cache()
 
@@ -168,7 +167,7 @@ class _Loop:
         ):
             if self.now.step < end:
                 source = stage.data.source(self.trainer.seed, "train")
-                rows = self.setup.layout.local_rows(stage.batch_size) if self.setup.layout else None
+                rows = self.setup.layout.local_rows(stage.batch_size)
                 first = self.curriculum.examples(index)
                 parts = Segments(
                     Batches(source, stage.batch_size, first, rows), self.curriculum.segments
@@ -191,11 +190,8 @@ class _Loop:
 
     def _train_stage(self, index: int, end: int, batches: Segments) -> bool:
         stage, now = self.curriculum.stages[index], self.now
-        try:
-            within, batch, after = batches.within, next(batches), batches.get_state()
-        except DataError as error:
-            raise self._saved(error) from error
-        name = f"stage {index + 1}/{len(self.curriculum.stages)}"
+        self.stage_name = f"stage {index + 1}/{len(self.curriculum.stages)}"
+        within, batch, after = self._read(batches)
         self.metrics.pause()
         while now.step < end:
             if not within:
@@ -205,38 +201,39 @@ class _Loop:
             now.parameters, now.optimizer_state, now.carried, metrics = self._program(fields)(
                 now.parameters, now.optimizer_state, now.carried, fields
             )
-            self.setup.placed.settle(metrics)
+            self.setup.layout.settle(metrics)
             now.step += 1
             now.data = after
             self.in_flight.append((now.step, batch, metrics))
             if now.step < end:  # while the device computes
-                try:
-                    within, batch, after = batches.within, next(batches), batches.get_state()
-                except DataError as error:
-                    self._settle(0, name)
-                    if self._due(self.trainer.log_every):
-                        self._log(index)
-                    raise self._saved(error) from error
-            self._settle(1, name)
+                within, batch, after = self._read(batches)
+            self._settle(1)
 
             log = self._due(self.trainer.log_every)
             save = self._due(self.trainer.checkpoint_every)
             if log or save or self._due(self.trainer.eval_every) or self._stopping():
-                self._settle(0, name)
+                self._settle(0)
             if log:
-                self._log(index)
+                self._log()
             if save or self._stopping():
                 self._save()
             if self._stopping() or not self._evaluate_if_due():
                 return False
         return True
 
+    def _read(self, batches: Segments) -> tuple[bool, Batch, dict[str, Any]]:
+        """Whether a sequence goes on, the next batch, and the position after it."""
+        try:
+            return batches.within, next(batches), batches.get_state()
+        except DataError as error:
+            self._settle(0)
+            if self.metrics.window and self._due(self.trainer.log_every):
+                self._log()
+            raise self._saved(error) from error
+
     def _fields(self, batch: Batch, rows: int) -> dict[str, Any]:
         """The fields of a batch that a step needs, on their devices."""
-        fields = device_fields(batch)
-        if self.setup.layout is None:
-            return fields
-        placed = self.setup.layout.put(fields, rows)
+        placed = self.setup.layout.put(device_fields(batch), rows)
         if self.processes.count > 1:
             placed[STOP] = self.setup.layout.flag(self.stop.number or 0)
         return placed
@@ -264,7 +261,7 @@ class _Loop:
         last = self.now.step == self.curriculum.total
         return last or (every > 0 and self.now.step % every == 0)
 
-    def _settle(self, in_flight: int, stage: str) -> None:
+    def _settle(self, in_flight: int) -> None:
         """Take in the metrics of all steps but the newest few, waiting for them if need be."""
         while len(self.in_flight) > in_flight:
             step, batch, device_metrics = self.in_flight.popleft()
@@ -279,12 +276,12 @@ class _Loop:
             tokens = self.curriculum.tokens(step) - self.curriculum.tokens(step - 1)
             self.metrics.step(step, metrics if finite else None, tokens)
             speed = self.metrics.tokens_per_second
-            self.status.update(step, stage, metrics["loss"], metrics["accuracy"], speed)
+            self.status.update(step, self.stage_name, metrics["loss"], metrics["accuracy"], speed)
 
-    def _log(self, stage: int) -> None:
+    def _log(self) -> None:
         """Write the means since the last line."""
         rate = float(self.setup.learning_rate(self.now.step - 1))
-        before = {"stage": stage + 1, "tokens": self.curriculum.tokens(self.now.step)}
+        before = {"stage": self.now.stage + 1, "tokens": self.curriculum.tokens(self.now.step)}
         after: dict[str, Any] = {"learning_rate": rate}
         if self.trainer.on_nonfinite == "skip":
             after["skipped"] = sum(values is None for values in self.metrics.window)

@@ -9,6 +9,9 @@ from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.run_setup import RunSetup
 
+META = ("stage", "data", "window", "skipped", "compile_seconds")
+"""Fields that lie in a checkpoint's ``meta``."""
+
 
 @dataclasses.dataclass
 class TrainState:
@@ -46,16 +49,8 @@ class TrainState:
 
     def checkpoint(self, setup: RunSetup) -> Checkpoint:
         """The checkpoint of this state."""
-        meta = {
-            "stage": self.stage,
-            "data": self.data,
-            "window": self.window,
-            "skipped": self.skipped,
-            "seed": setup.trainer.seed,
-            "seconds": self.seconds,
-            "compile_seconds": self.compile_seconds,
-            "config": setup.config_text,
-        }
+        meta = {name: getattr(self, name) for name in META}
+        meta |= {"seed": setup.trainer.seed, "seconds": self.seconds, "config": setup.config_text}
         within = self.data is not None and self.data["part"]
         carried = flatten(self.carried) if within else None
         return Checkpoint(self.step, self.parameters, self.optimizer_state, meta, carried)
@@ -71,7 +66,7 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
         return flatten(setup.state_shapes(stages[meta["stage"]])) if within else None
 
     checkpoint, warnings = checkpoints.restore(
-        setup.parameter_shapes(), setup.optimizer_shapes(), carried_shapes
+        setup.shapes, setup.optimizer_shapes(), carried_shapes
     )
     if checkpoint is None:
         return TrainState(*setup.initialize(), began=began), warnings
@@ -83,13 +78,9 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
         checkpoint.parameters,
         checkpoint.optimizer_state,
         checkpoint.step,
-        meta["stage"],
-        meta["data"],
-        carried,
-        meta["window"],
-        meta["skipped"],
-        meta["compile_seconds"],
-        meta["seconds"],
-        began,
+        carried=carried,
+        seconds_before=meta["seconds"],
+        began=began,
+        **{name: meta[name] for name in META},
     )
     return state, warnings

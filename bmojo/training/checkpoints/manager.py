@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import logging
 import threading
 import time
@@ -14,9 +15,10 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
+from bmojo.errors import first_line
 from bmojo.multihost import Processes
 from bmojo.training.checkpoints import hashes
-from bmojo.training.checkpoints.reading import first_line, read_arrays, read_meta, stamp
+from bmojo.training.checkpoints.reading import read_arrays, read_meta, stamp
 from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.run_dir import RunError
 
@@ -80,7 +82,7 @@ class Checkpoints:
         self._keep, self._say = keep, say
         self._processes = processes or Processes()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Preserved(self._stays), cleanup_tmp_directories=True
+            preservation_policy=self, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self.latest = self._manager.latest_step()
@@ -182,16 +184,11 @@ class Checkpoints:
         return None, []
 
     def _read(
-        self,
-        step: int,
-        parameters: Parameters,
-        optimizer_state: optax.OptState,
-        carried: Carried,
+        self, step: int, parameters: Parameters, optimizer_state: optax.OptState, carried: Carried
     ) -> Checkpoint:
         meta = read_meta(self._manager, self.directory, step, parameters)
-        between = carried(meta)
         items = {"parameters": parameters, "optimizer": flatten(optimizer_state)}
-        if between is not None:
+        if (between := carried(meta)) is not None:
             items["carried"] = between
         restored = read_arrays(self._manager, step, items)
         state = unflatten(optimizer_state, restored["optimizer"])
@@ -200,27 +197,24 @@ class Checkpoints:
     def _changes(self, step: int) -> list[str] | None:
         """The differences of the files from their hashes, with a line now and then."""
         directory = self.directory / str(step)
-        total, done, said = hashes.size(directory), 0, time.monotonic()
+        total, done, last = hashes.size(directory), 0, time.monotonic()
 
         def progress(count: int) -> None:
-            nonlocal done, said
+            nonlocal done, last
             done += count
-            if time.monotonic() - said > PATIENCE:
-                said = time.monotonic()
-                self._say(
-                    f"verifying the checkpoint of step {step}: {done / 1e9:.1f} of "
-                    f"{total / 1e9:.1f} GB"
-                )
+            if time.monotonic() - last > PATIENCE:
+                last = time.monotonic()
+                read = f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
+                self._say(f"verifying the checkpoint of step {step}: {read}")
 
         return hashes.changes(directory, progress)
 
     def _move_aside(self, step: int, state: str, reason: str) -> str:
         def move() -> str:
-            aside = self.directory.parent / f"unreadable-checkpoint-{step}"
-            number = 1
-            while aside.exists():
-                number += 1
-                aside = aside.with_name(f"unreadable-checkpoint-{step}-{number}")
+            name = f"unreadable-checkpoint-{step}"
+            names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+            parent = self.directory.parent
+            aside = next(parent / name for name in names if not (parent / name).exists())
             (self.directory / str(step)).rename(aside)
             return f"the checkpoint of step {step} {state} ({reason}); moved to {aside}"
 
@@ -261,21 +255,13 @@ class Checkpoints:
             "written); it could be read, and has them now"
         )
 
-    # What is kept
-
     def _stays(self, steps: Sequence[int]) -> list[bool]:
-        """Of steps in rising order, the newest and the best."""
+        """Whether each checkpoint is kept, of steps in rising order: the newest and the best."""
         newest = steps if self._keep is None else steps[-self._keep :]
         return [step in newest or step == self.best for step in steps]
 
-
-class _Preserved:
-    """Orbax's policy of preservation, by the function ``stays``."""
-
-    def __init__(self, stays: Callable[[Sequence[int]], list[bool]]):
-        self._stays = stays
-
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's policy of preservation."""
         return self._stays([checkpoint.step for checkpoint in checkpoints])
 
 

@@ -9,6 +9,7 @@ import jax
 import orbax.checkpoint as ocp
 
 import bmojo
+from bmojo.errors import first_line
 from bmojo.training.checkpoints import hashes
 from bmojo.training.metrics import Record, read_metrics
 from bmojo.training.parameters import Parameters
@@ -173,12 +174,6 @@ def inventory(run: RunDir) -> list[Entry]:
         when, size = folder.stat().st_mtime, hashes.size(folder)
         entries.append(Entry(step, when, size, problems, loss, overall))
     return entries
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _check_shapes(saved: Mapping[str, list[int]], expected: Parameters) -> None:

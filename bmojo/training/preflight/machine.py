@@ -1,7 +1,9 @@
 """The machine before a run: versions, devices, cache of compiled programs, speed, as tables."""
 
+import functools
 import os
 import platform
+import shutil
 import socket
 import statistics
 import tempfile
@@ -61,7 +63,9 @@ def devices(processes: Processes) -> dict[str, Any]:
             for index in range(processes.count)
         ],
         "memory_bytes": min(known) if len(known) == len(local) else None,
-        "machine_memory_bytes": _machine_memory(),
+        "machine_memory_bytes": _from_system(
+            lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        ),
     }
 
 
@@ -75,13 +79,15 @@ def cache() -> dict[str, Any]:
             pass
     except OSError as error:
         problem = error.strerror or str(error)
-    sizes = [size for size in map(_size, entries(directory)) if size is not None]
+    # Another process may remove an entry meanwhile.
+    found = [_from_system(functools.partial(os.path.getsize, path)) for path in entries(directory)]
+    sizes = [count for count in found if count is not None]
     return {
         "directory": str(directory),
         "problem": problem,
         "entries": len(sizes),
         "bytes": sum(sizes),
-        "free_bytes": _free(directory),
+        "free_bytes": _from_system(lambda: shutil.disk_usage(directory).free),
     }
 
 
@@ -92,33 +98,17 @@ def entries(directory: Path) -> set[Path]:
 
 def _memory(device: Any) -> int | None:
     try:
-        stats = device.memory_stats()
+        return (device.memory_stats() or {}).get("bytes_limit")
     except Exception:  # Each backend without statistics has its own error.
         return None
-    return (stats or {}).get("bytes_limit")
 
 
-def _machine_memory() -> int | None:
+def _from_system(read: Callable[[], int]) -> int | None:
+    """A number that the system may not have; None then."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return read()
     except (ValueError, OSError):
         return None
-
-
-def _size(path: Path) -> int | None:
-    """None: another process has removed it meanwhile."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
-
-
-def _free(directory: Path) -> int | None:
-    try:
-        facts = os.statvfs(directory)
-    except OSError:
-        return None
-    return facts.f_bavail * facts.f_frsize
 
 
 def row_of_devices(devices: Sequence[Any] | None = None) -> Mesh:
@@ -224,17 +214,12 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [f"bmojo {versions['bmojo']}" + (f" at {revision[:12]}" if revision else "")]
     if revision and revision.endswith("+"):
         found[0] += " with changes"
-    found += [
-        f"{name} {value or 'is missing'}"
-        for name, value in versions.items()
-        if name not in ("bmojo", "git_revision")
-    ]
+    packages = versions.keys() - {"bmojo", "git_revision"}
+    found += [f"{name} {versions[name] or 'is missing'}" for name in versions if name in packages]
     each = here["by_process"]
-    same = (
-        f"{each[0]} a process"
-        if len(set(each)) == 1
-        else "by process: " + ", ".join(map(str, each))
-    )
+    same = f"{each[0]} a process"
+    if len(set(each)) > 1:
+        same = "by process: " + ", ".join(map(str, each))
     memory = f"{size(here['memory_bytes'])} each"
     if here["memory_bytes"] is None:
         memory = f"the backend does not tell; this machine has {size(here['machine_memory_bytes'])}"
@@ -253,37 +238,38 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def product_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Speed of matrix products."""
-    made = empty_table(
-        "products of square matrices, one device", "type, size", "compile s, s, GFLOP/s"
-    )
-    for row in rows:
-        speed = f"{row['gigaflops']:,.1f}"
-        made.add_row(row["dtype"], str(row["size"]), *_seconds(row), speed)
-    return made
+    columns = {"type": "{dtype}", "size": "{size}", "compile s": "{compile_seconds:.2f}"}
+    columns |= {"s": "{seconds:.2g}", "GFLOP/s": "{gigaflops:,.1f}"}
+    return table("products of square matrices, one device", 2, columns, rows)
 
 
 def collective_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """Speed of collectives."""
-    made = empty_table(
-        "collectives, float32",
-        "collective, along",
-        "devices, bytes, compile s, s, GB/s a device",
-    )
-    for row in rows:
-        what = (row["name"], row["axis"], str(row["devices"]), size(row["bytes"]))
-        made.add_row(*what, *_seconds(row), f"{row['gigabytes_per_second']:.3g}")
-    return made
+    columns = {"collective": "{name}", "along": "{axis}", "devices": "{devices}"}
+    columns |= {"bytes": "{bytes}", "compile s": "{compile_seconds:.2f}", "s": "{seconds:.2g}"}
+    columns |= {"GB/s a device": "{gigabytes_per_second:.3g}"}
+    return table("collectives, float32", 2, columns, rows)
 
 
-def empty_table(title: str, left: str, right: str) -> Table:
-    """A table with columns from the left, then from the right, named with commas between."""
+def table(
+    title: str, left: int, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]
+) -> Table:
+    """A table of rows with named fields.
+
+    Args:
+      title: above the table.
+      left: columns that are flush left; the others are numbers.
+      columns: the format of each column, by its heading. Fields whose name ends in ``bytes``
+        are shown by :func:`size`.
+      rows: with the fields.
+    """
     made = Table(title=title, title_justify="left")
-    for name in left.split(", "):
-        made.add_column(name, overflow="fold")
-    for name in right.split(", "):
-        made.add_column(name, justify="right")
+    for index, name in enumerate(columns):
+        if index < left:
+            made.add_column(name, overflow="fold")
+        else:
+            made.add_column(name, justify="right")
+    for row in rows:
+        shown = {k: size(v) if k.endswith("bytes") else v for k, v in row.items()}
+        made.add_row(*(column.format(**shown) for column in columns.values()))
     return made
-
-
-def _seconds(row: Mapping[str, Any]) -> tuple[str, str]:
-    return f"{row['compile_seconds']:.2f}", f"{row['seconds']:.2g}"

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bmojo.data.pipeline import Batches, Segments
 from bmojo.layers.axes import Names, parameter_axes
-from bmojo.training.preflight.machine import empty_table, size
+from bmojo.training.preflight.machine import size, table
 from bmojo.training.run_setup import RunSetup
 from bmojo.training.sharding import spec_text
 from bmojo.training.train_step import STOP, device_fields
@@ -35,7 +35,7 @@ class Step:
         self.stage = max(stages, key=lambda stage: stage.batch_size * stage.data.length)
         self.number = stages.index(self.stage) + 1
         self._axes = parameter_axes(nnx.eval_shape(setup.make))
-        self._parameters, self._state = setup.parameter_shapes(), setup.optimizer_shapes()
+        self._parameters, self._state = setup.shapes, setup.optimizer_shapes()
 
     @property
     def tokens(self) -> int:
@@ -45,7 +45,7 @@ class Step:
     @property
     def pieces_of_time(self) -> int:
         """Devices that share a sequence."""
-        return 1 if self._layout is None else self._layout.sequence
+        return self._layout.sequence
 
     def parameters(self) -> list[dict[str, Any]]:
         """A row for each parameter: ``name``, ``shape``, ``axes`` (names), ``sharding``, bytes.
@@ -71,25 +71,17 @@ class Step:
         Each has ``bytes``, for one device alone, ``device_bytes``, on one device of the mesh, and
         ``all_devices_bytes``, on all of them together.
         """
-        devices = 1 if self._layout is None else self._layout.mesh.size
         # A gradient lies where its parameter does.
-        trees = {
-            "parameters": self._parameters,
-            "optimizer state": self._state,
-            "gradients": self._parameters,
-        }
+        trees = (self._parameters, self._state, self._parameters)
         rows = {}
-        for name, tree in trees.items():
+        for name, tree in zip(("parameters", "optimizer state", "gradients"), trees, strict=True):
             leaves = jax.tree.leaves(tree)
             held = sum(map(_device_bytes, leaves))
-            rows[name] = {
-                "bytes": sum(map(_bytes, leaves)),
-                "device_bytes": held,
-                "all_devices_bytes": devices * held,
-            }
-        rows["together"] = {
-            field: sum(row[field] for row in rows.values()) for field in rows["parameters"]
-        }
+            everywhere = self._layout.devices * held
+            rows[name] = {"bytes": sum(map(_bytes, leaves)), "device_bytes": held}
+            rows[name]["all_devices_bytes"] = everywhere
+        fields = rows["parameters"]
+        rows["together"] = {field: sum(row[field] for row in rows.values()) for field in fields}
         return rows
 
     def model_flops(self) -> float | None:
@@ -124,23 +116,22 @@ class Step:
         return {
             "trace_seconds": traced - began,
             "compile_seconds": time.monotonic() - traced,
-            "flops": _flops(compiled),
-            "memory": _memory(compiled),
+            "flops": (_analysis(compiled.cost_analysis) or {}).get("flops"),
+            "memory": _memory(_analysis(compiled.memory_analysis)),
         }
 
     def _batch(self) -> dict[str, Any]:
         """Shapes of the fields of a batch, read from the data themselves."""
         rows = self.stage.batch_size
-        mine = None if self._layout is None else self._layout.local_rows(rows)
+        mine = self._layout.local_rows(rows)
         source = self.stage.data.source(self._setup.trainer.seed, "train")
         segments = Segments(Batches(source, rows, 0, mine), self._setup.curriculum.segments)
         fields: dict[str, Any] = {}
         for name, value in device_fields(next(segments)).items():
             shape = (rows, *value.shape[1:])
-            where = None if self._layout is None else self._layout.batch(shape)
             dtype = jax.dtypes.canonicalize_dtype(value.dtype)
-            fields[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-        if self._layout is not None and self._setup.processes.count > 1:
+            fields[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=self._layout.batch(shape))
+        if self._setup.processes.count > 1:
             flag = self._layout.flag(False)
             fields[STOP] = jax.ShapeDtypeStruct(flag.shape, flag.dtype, sharding=flag.sharding)
         return fields
@@ -148,26 +139,32 @@ class Step:
 
 def parameter_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Shape, sharding and bytes of every parameter."""
-    made = empty_table("parameters", "name, shape, axes, cut along", "bytes, bytes a device")
-    for row in rows:
-        shape = " x ".join(map(str, row["shape"]))
-        cut = "whole" if row["sharding"] == NOT_CUT else row["sharding"]
-        made.add_row(row["name"], shape, row["axes"], cut, *_sizes(row, "bytes", "device_bytes"))
-    return made
+    shown = [
+        {
+            **row,
+            "shape": " x ".join(map(str, row["shape"])),
+            "cut": "whole" if row["sharding"] == NOT_CUT else row["sharding"],
+        }
+        for row in rows
+    ]
+    columns = {"name": "{name}", "shape": "{shape}", "axes": "{axes}", "cut along": "{cut}"}
+    columns |= {"bytes": "{bytes}", "bytes a device": "{device_bytes}"}
+    return table("parameters", 4, columns, shown)
 
 
 def totals_table(rows: Mapping[str, Mapping[str, int]]) -> Table:
     """Bytes of a training on one device alone, and on the mesh."""
-    made = empty_table(
-        "bytes of a training, without what a step needs for itself",
-        "of",
-        "one device alone, a device of the mesh, share, all devices together",
-    )
-    for name, row in rows.items():
-        whole, held, everywhere = _sizes(row, "bytes", "device_bytes", "all_devices_bytes")
-        share = row["device_bytes"] / max(row["bytes"], 1)
-        made.add_row(name, whole, held, f"{share:.3f}", everywhere)
-    return made
+    shown = [
+        {**row, "of": name, "share": row["device_bytes"] / max(row["bytes"], 1)}
+        for name, row in rows.items()
+    ]
+    columns = {
+        "of": "{of}",
+        "one device alone": "{bytes}",
+        "a device of the mesh": "{device_bytes}",
+    }
+    columns |= {"share": "{share:.3f}", "all devices together": "{all_devices_bytes}"}
+    return table("bytes of a training, without what a step needs for itself", 1, columns, shown)
 
 
 def uncut_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -179,10 +176,6 @@ def uncut_text(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{len(whole)} of {len(rows)} parameters are not cut and lie whole on every device: "
         f"{size(held)}, {part:.1%} of all"
     )
-
-
-def _sizes(row: Mapping[str, Any], *fields: str) -> tuple[str, ...]:
-    return tuple(size(row[field]) for field in fields)
 
 
 def _bytes(leaf: Any) -> int:
@@ -207,19 +200,15 @@ def _axes_text(names: Names | None, ndim: int) -> str:
     return " ".join(name or NOT_CUT for name in names) if ndim else ""
 
 
-def _flops(compiled: Any) -> float | None:
+def _analysis(analyse: Callable[[], Any]) -> Any:
+    """What the compiler counts; None if the backend does not."""
     try:
-        costs = compiled.cost_analysis()
+        return analyse()
     except (NotImplementedError, RuntimeError):
         return None
-    return (costs or {}).get("flops")
 
 
-def _memory(compiled: Any) -> dict[str, int] | None:
-    try:
-        stats = compiled.memory_analysis()
-    except (NotImplementedError, RuntimeError):
-        return None
+def _memory(stats: Any) -> dict[str, int] | None:
     if stats is None:
         return None
     memory = {
@@ -229,5 +218,4 @@ def _memory(compiled: Any) -> dict[str, int] | None:
         "temporary": stats.temp_size_in_bytes,
         "program": stats.generated_code_size_in_bytes,
     }
-    together = sum(memory.values()) - 2 * memory["aliased"]
-    return {**memory, "together": together}
+    return {**memory, "together": sum(memory.values()) - 2 * memory["aliased"]}

@@ -1,7 +1,7 @@
 import pytest
 
 from bmojo.training.checkpoints import hashes
-from scripts.reliability.corrupt import damage
+from scripts.reliability.damage import damage
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import bmojo
 from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes, reading, restore_parameters
 from bmojo.training.config import OptimizerConfig, TrainerConfig
 from bmojo.training.run_dir import RunError
-from scripts.reliability import corrupt
+from scripts.reliability import damage as corrupt
 from tests.training.standin import run
 
 ROOT = Path(__file__).parents[3]
