@@ -30,8 +30,8 @@ CONTEXT = 20
 TITLES = {
     "innovation": "Innovation along the text",
     "slots": "Occupancy of the eidetic slots",
-    "tiers": "Attention by tier",
-    "ages": "Age of the attended tokens",
+    "tiers": "Attention by memory",
+    "ages": "Attention by distance",
 }
 KEPT = """\
 <h2>Kept to the end</h2>
