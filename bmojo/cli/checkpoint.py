@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, option, progress_bar, run_config
+from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, option, progress_bar
 from bmojo.console import make_console, make_table
 from bmojo.errors import UserError
 
@@ -86,12 +86,12 @@ def verify(
     Example:
       bmojo checkpoint verify runs/quickstart
     """
-    run_config(run)
+    from bmojo.runs import open_run
     from bmojo.training.checkpoints import hashes
     from bmojo.training.checkpoints.reading import steps_of
     from bmojo.training.run_dir import RunDir
 
-    directory = RunDir(run).checkpoints
+    directory = RunDir(open_run(run).path).checkpoints
     steps = steps_of(directory)
     if step is not None and step not in steps:
         raise UserError(

@@ -112,15 +112,3 @@ def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:
     words = list(overrides or ())
     overlays = [word for word in words if word.endswith(".gin") and "=" not in word]
     return [word for word in words if word not in overlays], overlays
-
-
-def run_config(run: Path) -> Path:
-    """The config of a run.
-
-    Raises:
-      UserError: there is no run.
-    """
-    path = run / "config.gin"
-    if not path.is_file():
-        raise UserError(f"{run}: no run is here (no config.gin); train one with bmojo train")
-    return path
