@@ -59,6 +59,18 @@ def test_help_does_not_import_jax():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_module_is_the_program():
+    root = str(Path(bmojo.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "bmojo.cli", "eval", "--help"],
+        env={"PYTHONPATH": root, "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: bmojo eval [OPTIONS] {RUN}")
+
+
 def test_version():
     assert run("--version").stdout == f"bmojo {bmojo.__version__}\n"
 
