@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmojo.cli.common import (
-    EXIT_CODES,
-    Run,
-    Step,
-    chosen_step,
-    load,
-    progress_bar,
-    run_config,
-    told,
-)
+from bmojo.cli.common import EXIT_CODES, Run, Step, progress_bar, run_config, told
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
-    from bmojo.experiment import Experiment
+    from bmojo.runs import TrainedRun
     from bmojo.training.checkpoints.inventory import Entry
 
 app = typer.Typer(
@@ -57,16 +48,16 @@ def list_checkpoints(run: Run) -> None:
       bmojo checkpoint ls runs/quickstart
     """
     with told():
-        experiment = load(run_config(run), None)
         from rich.console import Console
         from rich.table import Table
 
+        from bmojo.runs import open_run
         from bmojo.training.checkpoints.best import best_of
         from bmojo.training.checkpoints.inventory import inventory
         from bmojo.training.curriculum import Curriculum
         from bmojo.training.run_dir import RunDir
 
-        directory = RunDir(run)
+        directory, experiment = RunDir(run), open_run(run).experiment
         best = best_of(directory.metrics, experiment.trainer.best).step
         plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
         table = Table(title=str(run))
@@ -156,9 +147,9 @@ def export(
       bmojo checkpoint export runs/prose --to prose --step best --format huggingface
     """
     with told():
-        text = run_config(run).read_text(encoding="utf8")
-        experiment = load(run_config(run), None)
-        number = chosen_step(run, experiment, step)
+        from bmojo.runs import open_run
+
+        opened = open_run(run, step)
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UserError(f"--to: {to} is there already; name a new folder")
         to = to.absolute()
@@ -166,53 +157,41 @@ def export(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
-            found = _write(run, experiment, text, number, format, temporary)
+            found = _write(opened, format, temporary)
             os.replace(temporary, to)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         typer.echo(f"{to}: the model of step {found}")
 
 
-def _write(
-    run: Path,
-    experiment: "Experiment",
-    text: str,
-    number: int | None,
-    format: Format,
-    folder: Path,
-) -> int:
+def _write(run: "TrainedRun", format: Format, folder: Path) -> int:
     """Write all files of an export; the step of the checkpoint."""
     import json
 
-    from flax import nnx
-
-    from bmojo.evaluation.documents import run_tokenizer
     from bmojo.export import llama, tensors
-    from bmojo.training.checkpoints import restore_parameters
-    from bmojo.training.parameters import outline
     from bmojo.training.run_dir import RunDir
 
-    model, tokenizer = experiment.model, run_tokenizer(experiment)
-    _, expected = outline(lambda: model.make(nnx.Rngs(0)))
+    experiment, tokenizer = run.experiment, run.tokenizer
+    model = experiment.model
     weights = folder / "model.safetensors"
     config: dict[str, object]
     if format is Format.HUGGINGFACE:
         length = max(stage.data.length for stage in experiment.curriculum)
         eos = None if tokenizer is None else int(tokenizer.eos)
-        config = llama.huggingface_config(model, expected, length, eos)
+        config = llama.huggingface_config(model, run.outline[1], length, eos)
     else:
-        config = {"program": "bmojo", "gin": text}
-    step, parameters, _ = restore_parameters(RunDir(run).checkpoints, expected, number)
+        config = {"program": "bmojo", "gin": RunDir(run.path).config.read_text(encoding="utf8")}
+    parameters = run.parameters
     if format is Format.HUGGINGFACE:
         renamed = llama.huggingface_parameters(model, parameters)
         tensors.write(weights, renamed, "format", "pt")
     else:
-        config["step"] = step
-        tensors.write(weights, parameters, "step", str(step))
+        config["step"] = run.step
+        tensors.write(weights, parameters, "step", str(run.step))
     if tokenizer is not None:
         config |= _tokenizer(tokenizer, format, folder)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
-    return step
+    return run.step
 
 
 def _tokenizer(tokenizer: object, format: Format, folder: Path) -> dict[str, object]:

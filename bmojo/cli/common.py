@@ -3,14 +3,11 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from bmojo.errors import UserError
-
-if TYPE_CHECKING:
-    from bmojo.experiment import Experiment
 
 EXIT_CODES = """\b
 Exit codes:
@@ -55,14 +52,6 @@ def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:
     return bindings, overlays
 
 
-def load(path: str | Path, overrides: Sequence[str] | None) -> "Experiment":
-    """The experiment of a config with overrides."""
-    from bmojo.experiment import load
-
-    bindings, overlays = split(overrides)
-    return load(path, bindings, overlays)[0]
-
-
 def run_config(run: Path) -> Path:
     """The config of a run.
 
@@ -73,33 +62,6 @@ def run_config(run: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{run}: no run is here (no config.gin); train one with bmojo train")
     return path
-
-
-def chosen_step(run: Path, experiment: "Experiment", step: str | None) -> int | None:
-    """The number that ``--step`` stands for; None: the newest checkpoint.
-
-    Raises:
-      UserError: it is no number, or the run has no best evaluation.
-    """
-    if step is None:
-        return None
-    if step.isdecimal():
-        return int(step)
-    if step != "best":
-        raise UserError(f"--step: {step!r} is no step; give a number, or best")
-    wanted = experiment.trainer.best
-    if wanted is None:
-        raise UserError(
-            f"--step best: the config of {run} does not say what is best; give a number, or train "
-            "with Trainer.best, such as \"Trainer.best='recall/accuracy'\""
-        )
-    from bmojo.training.checkpoints.best import best_of
-    from bmojo.training.run_dir import RunDir
-
-    found = best_of(RunDir(run).metrics, wanted).step
-    if found is None:
-        raise UserError(f"--step best: {run} has no {wanted} yet; give a number, or train on")
-    return found
 
 
 @contextlib.contextmanager

@@ -13,10 +13,8 @@ from bmojo.cli.common import (
     Overrides,
     Run,
     Step,
-    chosen_step,
-    load,
     progress_bar,
-    run_config,
+    split,
     tell,
     told,
 )
@@ -33,8 +31,8 @@ from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.evaluation.perplexity import Measured
-    from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
+    from bmojo.runs import TrainedRun
 
 BATCH_SIZE = 8
 SPAN = 6
@@ -147,8 +145,11 @@ def evaluate_run(
       bmojo eval runs/solomonoff/markov/bmojo-seed0 --eval regret --length 256 --length 1024
     """
     with told():
-        experiment = load(run_config(run), overrides)
-        number = chosen_step(run, experiment, step)
+        from bmojo.runs import open_run
+
+        bindings, overlays = split(overrides)
+        loaded = open_run(run, step, bindings, overlays)
+        experiment = loaded.experiment
         wanted = list(dict.fromkeys(kinds or ()))
         if not experiment.evaluations and (not wanted or Kind.RECALL in wanted):
             raise UserError(
@@ -172,10 +173,7 @@ def evaluate_run(
             training_documents(run, experiment)
         if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS, Kind.REREADING} & set(wanted):
             texts = _documents(experiment, documents)
-        from flax import nnx
-
-        from bmojo.evaluation.documents import run_tokenizer
-        from bmojo.evaluation.recall import evaluate, load_run
+        from bmojo.evaluation.recall import evaluate
         from bmojo.experiment import prepare_data
         from bmojo.session import Use
         from bmojo.training.cache import use_compilation_cache
@@ -184,8 +182,6 @@ def evaluate_run(
         prepare_data(experiment, training=False)
         if experiment.trainer.compilation_cache:
             use_compilation_cache()
-        outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
-        loaded = load_run(run, outline, run_tokenizer(experiment), number)
         console = Console()
         console.print(f"{run}, step {loaded.step}", highlight=False, soft_wrap=True)
         if not wanted:
@@ -223,7 +219,7 @@ def by_documents(
     console: Console,
     run: Path,
     experiment: "Experiment",
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     texts: Sequence[Any],
     wanted: Sequence[Kind],
     contexts: Sequence[int] | None,
@@ -269,7 +265,7 @@ def by_returns(
     console: Console,
     run: Path,
     experiment: "Experiment",
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     found: "Measured",
     span: int,
 ) -> None:
@@ -298,7 +294,7 @@ def training_documents(run: Path, experiment: "Experiment") -> Sequence[Any]:
     return find("train")
 
 
-def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "LoadedRun") -> None:
+def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "TrainedRun") -> None:
     """Accuracy by group and by distance."""
     from bmojo.evaluation.outputs import plot_recall, recall_table, save
     from bmojo.evaluation.recall import evaluate_recall
@@ -320,7 +316,7 @@ def by_harness(
     console: Console,
     run: Path,
     experiment: "Experiment",
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     tasks: Path,
     batch_size: int,
 ) -> None:

@@ -11,15 +11,15 @@ from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.data.universal.sequences import SequenceSource
-    from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
+    from bmojo.runs import TrainedRun
 
 
 def by_regret(
     console: Console,
     run: Path,
     experiment: "Experiment",
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     lengths: Sequence[int] | None,
     count: int,
     batch_size: int,

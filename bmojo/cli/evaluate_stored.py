@@ -11,8 +11,8 @@ from bmojo.cli.stored import memory
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
-    from bmojo.evaluation.recall import LoadedRun
     from bmojo.experiment import Experiment
+    from bmojo.runs import TrainedRun
     from bmojo.session import Use
 
 NEEDLES = (1_000, 10_000, 100_000)
@@ -44,7 +44,7 @@ def by_memory(
     console: Console,
     run: Path,
     experiment: "Experiment",
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     texts: Sequence[Any],
     directory: Path,
     use: "Use",
@@ -100,7 +100,7 @@ def by_needles(
     console: Console,
     run: Path,
     experiment: "Experiment",
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     lengths: Sequence[int] | None,
     streams: int,
     use: "Use",
@@ -131,7 +131,7 @@ def by_drift(
     console: Console,
     run: Path,
     experiment: "Experiment",
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     lengths: Sequence[int] | None,
     streams: int,
     use: "Use",
@@ -163,7 +163,7 @@ def by_drift(
 def by_rereading(
     console: Console,
     run: Path,
-    loaded: "LoadedRun",
+    loaded: "TrainedRun",
     texts: Sequence[Any],
     lengths: Sequence[int] | None,
     use: "Use",

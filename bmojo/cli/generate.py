@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import Run, Step, chosen_step, load, progress_bar, run_config, told
+from bmojo.cli.common import Run, Step, progress_bar, told
 from bmojo.cli.stored import (
     Agree,
     Every,
@@ -102,19 +102,15 @@ def generate(
     """
     with told():
         # Options are checked before JAX takes its time to start.
-        experiment = load(run_config(run), None)
-        number = chosen_step(run, experiment, step)
-        from bmojo.evaluation.documents import run_tokenizer
+        from bmojo.runs import open_run
 
-        tokenizer = run_tokenizer(experiment)
+        loaded = open_run(run, step)
+        experiment, tokenizer = loaded.experiment, loaded.tokenizer
         prompts = read_prompts(tokenizer, prompt or [], file or [], ids or [])
         if "" in (stop or ()):
             raise UserError("--stop: an empty text would end everything at once; leave it out")
         if stop and tokenizer is None:
             raise UserError("--stop: the run has no tokenizer, so that there is no text to stop at")
-        from flax import nnx
-
-        from bmojo.evaluation.recall import load_run
         from bmojo.generation.generate import check_tokens
         from bmojo.generation.sampling import Sampling
         from bmojo.generation.stopping import Stop
@@ -134,8 +130,6 @@ def generate(
             check_tokens(tokens, experiment.model.vocab_size, "prompt")
         if experiment.trainer.compilation_cache:
             use_compilation_cache()
-        outline = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
-        loaded = load_run(run, outline, tokenizer, number)
         work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed)
         size = batch or min(len(prompts), LARGEST_BATCH)
         if memory_dir is not None:

@@ -8,12 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bmojo.cli.common import Overrides, progress_bar, run_config, split, told
+from bmojo.cli.common import Overrides, progress_bar, split, told
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
-    from bmojo.experiment import Experiment
     from bmojo.model import Description
+    from bmojo.runs import TrainedRun
 
 LENGTHS = [2**power for power in range(9, 17)]
 
@@ -57,7 +57,6 @@ def inspect(
       bmojo inspect runs/text/bmojo --memory chapter.txt --length 8192
     """
     with told():
-        path = run_config(Path(config)) if Path(config).is_dir() else config
         bindings, overlays = split(overrides)
         from bmojo.experiment import load
         from bmojo.model import describe
@@ -66,10 +65,17 @@ def inspect(
             raise UserError(f"{config}: --memory needs the directory of a trained run")
         if memory is not None and len(length or ()) > 1:
             raise UserError("--length: --memory reads one text; give one length")
-        experiment, bound = load(path, bindings, overlays)
         console = Console()
+        if Path(config).is_dir():
+            from bmojo.runs import open_run
+
+            dtype = None if memory is None else "float32"
+            run = open_run(config, None, bindings, overlays, dtype)
+            experiment, bound = run.experiment, run.config_text
+        else:
+            experiment, bound = load(config, bindings, overlays)
         if memory is not None:
-            report = remember(Path(config), experiment, memory, length[0] if length else None)
+            report = remember(run, memory, length[0] if length else None)
             console.print(str(report), highlight=False, soft_wrap=True)
             return
         description = describe(experiment.model)
@@ -79,28 +85,20 @@ def inspect(
             console.print(bound, highlight=False, markup=False, soft_wrap=True)
 
 
-def remember(run: Path, experiment: "Experiment", text: Path, limit: int | None) -> Path:
+def remember(run: "TrainedRun", text: Path, limit: int | None) -> Path:
     """Read a text with a run's newest checkpoint, and write the memory report."""
-    import dataclasses
-
-    from flax import nnx
-
-    from bmojo.evaluation.documents import run_tokenizer
     from bmojo.evaluation.memory.report import write
     from bmojo.evaluation.memory.text import pieces, read_tokens
     from bmojo.evaluation.memory.trace import read
-    from bmojo.evaluation.recall import load_run
     from bmojo.training.cache import use_compilation_cache
 
-    config = dataclasses.replace(experiment.model, dtype="float32")
-    tokenizer = run_tokenizer(experiment)
-    tokens = read_tokens(text, tokenizer, config.vocab_size, limit)
-    if experiment.trainer.compilation_cache:
+    tokens = read_tokens(text, run.tokenizer, run.experiment.model.vocab_size, limit)
+    if run.experiment.trainer.compilation_cache:
         use_compilation_cache()
-    loaded = load_run(run, nnx.eval_shape(lambda: config.make(nnx.Rngs(0))), tokenizer)
+    model = run.model
     with progress_bar("reading", len(tokens)) as done:
-        memory = read(loaded.model, tokens, done)
-    return write(run, text.name, loaded.step, memory, pieces(tokenizer, tokens))
+        memory = read(model, tokens, done)
+    return write(run.path, text.name, run.step, memory, pieces(run.tokenizer, tokens))
 
 
 def parameter_table(description: "Description") -> Table:

@@ -1,9 +1,7 @@
 """Accuracy by group of examples, such as the number of key-value pairs, and by distance."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,62 +10,17 @@ import numpy as np
 
 from bmojo.data.pipeline import Batches
 from bmojo.errors import UserError
-from bmojo.training.checkpoints import restore_parameters
 from bmojo.training.config import Evaluation
 from bmojo.training.evaluate import Meter, Row
 from bmojo.training.parameters import Parameters, Structure, split
-from bmojo.training.run_dir import RunDir, RunError
 from bmojo.training.train_step import device_fields, token_losses
 from bmojo.types import Array
 
 __all__ = [
-    "LoadedRun",
     "evaluate",
     "evaluate_recall",
-    "load_run",
     "query_distances",
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedRun:
-    """A model with the parameters of a run.
-
-    Attributes:
-      model: ready to be called.
-      step: training steps behind its parameters.
-    """
-
-    model: Any
-    step: int
-
-
-def load_run(
-    run_dir: str | Path, model: Any, tokenizer: Any | None = None, step: int | None = None
-) -> LoadedRun:
-    """A run's checkpoint in a model like the one it trained.
-
-    Args:
-      run_dir: of ``bmojo train``; it is only read, and may be in use.
-      model: made from the run's config; the result of ``nnx.eval_shape`` will do.
-      tokenizer: that will be used with the model; None: none.
-      step: of the checkpoint; None: the newest.
-
-    Raises:
-      RunError: there is no such checkpoint, it is not of such a model, or the model was trained
-        with another tokenizer.
-    """
-    structure, expected = split(model)
-    checkpoints = RunDir(run_dir).checkpoints
-    step, parameters, meta = restore_parameters(checkpoints, expected, step)
-    trained = ((meta.get("data") or {}).get("batches") or {}).get("tokenizer")
-    if tokenizer is not None and trained is not None and tokenizer.fingerprint != trained:
-        raise RunError(
-            f"{run_dir}: its model was trained with another tokenizer than {tokenizer.spec} of "
-            "the text at Text.path; put the former text back, or name text prepared with that "
-            "tokenizer"
-        )
-    return LoadedRun(structure.merge(parameters), step)
 
 
 def evaluate(

@@ -8,8 +8,8 @@ from flax import nnx
 from typer.testing import CliRunner
 
 from bmojo.cli import app
-from bmojo.evaluation.recall import LoadedRun
 from bmojo.experiment import load
+from bmojo.training.parameters import split
 from tests.evaluation.byte_tokenizer import Bytes
 
 OVERLAYS = ["runs/smoke.gin"]
@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch, untrained):
     text, model = untrained
     Path("run").mkdir()
     Path("run/config.gin").write_text(text)
-    monkeypatch.setattr("bmojo.evaluation.recall.load_run", lambda *_: LoadedRun(model, 7))
+    monkeypatch.setattr("bmojo.runs.restore_parameters", lambda *_: (7, split(model)[1], {}))
     return "run"
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bmojo.evaluation.recall import load_run
 from bmojo.experiment import load
 from bmojo.export import tensors
+from bmojo.runs import open_run
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.parameters import split
 from tests.export import llama_in_numpy
@@ -97,7 +97,7 @@ def test_export_for_transformers(bmojo, made, tmp_path):
     result = bmojo("checkpoint", "export", str(run), *options)
     assert result.exit_code == 0, result.output
     tokens = np.arange(0, 250, 13)
-    ours = load_run(run, model).model(tokens[None])[0][0]
+    ours = open_run(run).model(tokens[None])[0][0]
     theirs = llama_in_numpy.logits(to, tokens)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 

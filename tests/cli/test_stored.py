@@ -8,8 +8,8 @@ import jax
 import pytest
 from flax import nnx
 
-from bmojo.evaluation.recall import LoadedRun
 from bmojo.experiment import load
+from bmojo.training.parameters import split
 
 SMALL = ["WINDOW=8", "BMojo.num_eidetic=2", "BMojo.num_fading=2", "Model.d_model=16"]
 SMALL += ["Model.parameters=None", "MLP.d_ff=16", "Trainer.compilation_cache=False"]
@@ -30,7 +30,7 @@ def needles(tmp_path, monkeypatch, drawn):
     text, model = drawn
     Path("run").mkdir()
     Path("run/config.gin").write_text(text)
-    monkeypatch.setattr("bmojo.evaluation.recall.load_run", lambda *_: LoadedRun(model, 7))
+    monkeypatch.setattr("bmojo.runs.restore_parameters", lambda *_: (7, split(model)[1], {}))
     return "run"
 
 

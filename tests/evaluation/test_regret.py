@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from bmojo.cli import app
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig
-from bmojo.evaluation.recall import LoadedRun
 from bmojo.evaluation.regret import NEAR, Costs, by_length, by_position, costs
 from bmojo.evaluation.regret_outputs import plot_regret, regret_table
 from bmojo.experiment import load
+from bmojo.training.parameters import split
 
 OVERLAYS = ["runs/smoke.gin"]
 
@@ -130,7 +130,7 @@ def here(tmp_path, monkeypatch):
     text, model = untrained("markov")
     Path("run").mkdir()
     Path("run/config.gin").write_text(text)
-    monkeypatch.setattr("bmojo.evaluation.recall.load_run", lambda *_: LoadedRun(model, 7))
+    monkeypatch.setattr("bmojo.runs.restore_parameters", lambda *_: (7, split(model)[1], {}))
     return "run"
 
 

@@ -15,9 +15,11 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from bmojo.data.mqar import MQARConfig
-from bmojo.evaluation.recall import evaluate, load_run
+from bmojo.evaluation.recall import evaluate
+from bmojo.training.checkpoints import restore_parameters
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.evaluate import Meter
+from bmojo.training.parameters import outline
 from bmojo.training.run_dir import RunDir, RunError
 from tests.training.standin import CONFIG_TEXT, STEPS, StandInConfig, run, task
 
@@ -297,20 +299,24 @@ def test_plots_and_tensorboard_events_are_written(tmp_path):
 
 
 def test_a_run_can_be_loaded_and_measured(straight):
-    outline = nnx.eval_shape(lambda: StandInConfig().make(nnx.Rngs(0)))
-    loaded = load_run(straight, outline)
-    assert loaded.step == STEPS
-    rows = evaluate(loaded.model, [Evaluation("recall", task(16, (1, 2)), 2, 8)])
+    structure, shapes = outline(lambda: StandInConfig().make(nnx.Rngs(0)))
+    step, parameters, _ = restore_parameters(RunDir(straight).checkpoints, shapes)
+    assert step == STEPS
+    rows = evaluate(structure.merge(parameters), [Evaluation("recall", task(16, (1, 2)), 2, 8)])
     assert rows == json.loads((straight / "summary.json").read_text())["evaluations"]
 
 
 def test_loading_says_what_is_missing(straight, tmp_path):
+    def load(path, width=8, step=None):
+        shapes = outline(lambda: StandInConfig(width).make(nnx.Rngs(0)))[1]
+        restore_parameters(RunDir(path).checkpoints, shapes, step)
+
     with pytest.raises(RunError, match="no checkpoints; train first"):
-        load_run(tmp_path, StandInConfig().make(nnx.Rngs(0)))
+        load(tmp_path)
     with pytest.raises(RunError, match="does not fit the model"):
-        load_run(straight, StandInConfig(width=4).make(nnx.Rngs(0)))
+        load(straight, width=4)
     with pytest.raises(RunError, match=f"no checkpoint of step 1; take one of .*{STEPS}"):
-        load_run(straight, StandInConfig().make(nnx.Rngs(0)), step=1)
+        load(straight, step=1)
 
 
 def test_compiled_programs_are_kept(cache, straight):
