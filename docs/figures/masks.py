@@ -1,4 +1,4 @@
-"""Keys that each query of a layer sees, by form: from the layers' own code, the token form apart."""
+"""Keys that each query of a layer sees, by form, from the layers' own code."""
 
 from unittest import mock
 
@@ -63,7 +63,7 @@ def token_form(num_eidetic: int) -> np.ndarray:
     score, picture = innovation(), np.zeros((LENGTH, LENGTH), int)
     for t in range(LENGTH):
         picture[t, max(0, t - SIZE + 1) : t + 1] = 1 + WINDOW
-        picture[t, t - SIZE : t - SIZE + 1] = 1 + FADING
+        picture[t, max(0, t - SIZE) : max(0, t - SIZE + 1)] = 1 + FADING
         picture[t, np.argsort(-score[: t + 1], kind="stable")[:num_eidetic]] = 1 + EIDETIC
     return picture
 
