@@ -4,10 +4,9 @@
     python scripts/trace_forward.py --list     # every function too, in the order of first entry
 
 One call of the layer without jit, after one that warms every cache. Only code of the package
-``bmojo`` counts. A function is a code object that was entered, a line one that was executed, a
-change two lines executed one after the other in different files: a call into another file and its
-return are two. Comprehensions, generator expressions and lambdas are left out. The fading cell is
-everything that runs below its call; ``together`` is one run with both in it.
+``bmojo`` counts: functions that are entered, lines that are executed, and changes of file from one
+executed line to the next, so that a call into another file and its return are two. Comprehensions,
+generator expressions and lambdas are left out. The cell is all code below its call.
 """
 
 import argparse
@@ -61,7 +60,8 @@ def figures(steps: list[tuple[CodeType, int]]) -> tuple[int, int, int, int]:
     files = [code.co_filename for code, _ in steps]
     changes = sum(a != b for a, b in zip(files, files[1:], strict=False))
     lines = {(code.co_filename, line) for code, line in steps}
-    return len(set(files)), len({code for code, _ in steps}), len(lines), changes
+    functions = {(code.co_filename, code.co_qualname) for code, _ in steps}
+    return len(set(files)), len(functions), len(lines), changes
 
 
 def trace(length: int = LENGTH) -> Trace:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # without a line here fails. Names are folders or modules directly below the package.
 FLOORS = {
     "bmojo": (
-        "types errors files cache malloc cluster multihost processes",
+        "types errors files cache console malloc cluster multihost processes",
         "config data",
         "ops",
         "realization layers",

@@ -1,4 +1,4 @@
-"""Names in pages, docstrings and configs: none of before a rename, and every qualified one exists."""
+"""Names in pages, docstrings and configs: no former one, and every qualified one exists."""
 
 import re
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_former_names_are_found(text, old):
 
 
 def test_missing_names_are_found():
-    text = "`bmojo.ops.gone`, bmojo/gone.py, :class:`bmojo.model.Gone`, models/bmojo.gin, bmojo.load"
+    text = "`bmojo.ops.gone`, bmojo/gone.py, :class:`bmojo.model.Gone`, a/bmojo.gin, bmojo.load"
     assert [n for n in qualified(text) if not exists(n)] == [
         "bmojo.ops.gone",
         "bmojo/gone.py",
