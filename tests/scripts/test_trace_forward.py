@@ -1,6 +1,16 @@
-"""The size of a forward pass: functions, lines and changes of file that count."""
+"""The size of a forward pass: its limits, and what counts."""
 
 from scripts.trace_forward import figures, trace
+
+FILES, FUNCTIONS, CHANGES = 10, 45, 50
+
+
+def test_the_layer_keeps_its_size():
+    files, functions, lines, changes = figures(trace(length=70).part(False))
+    assert lines > 100
+    assert (files <= FILES, functions <= FUNCTIONS, changes <= CHANGES) == (True,) * 3, (
+        f"{files} files, {functions} functions, {changes} changes of file"
+    )
 
 
 def test_what_counts():
