@@ -5,24 +5,16 @@ from unittest import mock
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from bmojo.layers.forms import FORMS, Call
-from bmojo.ops.attention import EIDETIC, FADING, WINDOW
 from flax import nnx
 from look import Look
 from matplotlib.colors import to_rgb
 
-<<<<<<< HEAD
-from bmojo.layers.bmojo import BMojoConfig
-from bmojo.ops.positions import advance
-from bmojo.ops.time_sharding import UNSHARDED
-=======
 import bmojo
 from bmojo.layers import bmojo as chunked
 from bmojo.layers import bmojo_sliding as sliding
 from bmojo.layers.protocol import AuxRequest, MixerConfig
 from bmojo.ops.masks import EIDETIC, FADING, WINDOW, memory_keys
 from bmojo.ops.selection import InnovationSelection
->>>>>>> w/docs-core
 
 LENGTH, SIZE = 32, 8
 SURPRISES = (2, 5, 13, 22)
