@@ -36,7 +36,7 @@ def haystack_task(run: Path, experiment: "Experiment") -> Any:
             return stage.data
     raise UserError(
         f"{run}: it was not trained on NoisyMQAR, in whose vocabulary the questions are put; take "
-        "a run of configs/experiments/needles/bmojo.gin"
+        "a run of configs/experiments/needles.gin"
     )
 
 

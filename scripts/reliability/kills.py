@@ -26,7 +26,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 SETTINGS = (
-    "experiments/mqar/swa.gin",
+    "experiments/mqar.gin",
+    "models/swa.gin",
     "runs/smoke.gin",
     "Experiment.curriculum=(@short/Stage(),)",
     "Experiment.max_steps=12",

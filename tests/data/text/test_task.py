@@ -239,7 +239,7 @@ def test_experiments_check_their_text_before_they_begin(many):
     from bmojo.experiment import load, prepare_data
 
     overrides = [f"TEXT='{many[0]}'", "Text.length=64", "Evaluation.batches=100"]
-    experiment, _ = load("experiments/text/transformer.gin", overrides)
+    experiment, _ = load("experiments/text.gin", overrides, ["models/transformer.gin"])
     with pytest.raises(UserError, match="'text' asks for 100 batches of 4, its data have 1"):
         prepare_data(experiment)
     assert math.isclose(experiment.evaluations[0].data.bytes_per_token, 0.99, abs_tol=0.01)
