@@ -56,8 +56,8 @@ class HaystackConfig:
 
     def __post_init__(self) -> None:
         for field, least in (("facts", 1), ("filler", 0), ("versions", 1)):
-            check_integer("Haystack", field, getattr(self, field), least)
-        check_share("Haystack", "distractors", self.distractors)
+            check_integer(self, field, least)
+        check_share(self, "distractors")
 
     def make(self, task: NoisyMQARConfig, seed: int) -> Haystack:
         """A stream in the vocabulary of a task.

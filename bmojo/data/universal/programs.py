@@ -60,19 +60,19 @@ class ProgramsConfig:
     longest: int = 6
     sampled: int = 20_000
 
+    slices = "instructions_up_to"
+
     def __post_init__(self) -> None:
-        name = "Programs"
-        for field in ("length", "cells", "silence", "longest"):
-            check_integer(name, field, getattr(self, field), 1)
-        check_integer(name, "symbols", self.symbols, 2)
-        check_integer(name, "sampled", self.sampled, 0)
+        least = {"length": 1, "cells": 1, "silence": 1, "longest": 1, "symbols": 2, "sampled": 0}
+        for field, smallest in least.items():
+            check_integer(self, field, smallest)
         for field, most in (("symbols", MOST_SYMBOLS), ("longest", LONGEST)):
             value = getattr(self, field)
             if value > most:
-                raise ValueError(f"{name}.{field}: {value} is too large; give at most {most}")
-        check_share(name, "end", self.end)
+                raise ValueError(f"Programs.{field}: {value} is too large; give at most {most}")
+        check_share(self, "end")
         if not self.end:
-            raise ValueError(f"{name}.end: 0 lets no program end; give a number above 0")
+            raise ValueError("Programs.end: 0 lets no program end; give a number above 0")
 
     @property
     def vocab_size(self) -> int:
@@ -83,11 +83,6 @@ class ProgramsConfig:
     def chance(self) -> float:
         """Accuracy of guessing."""
         return 1 / self.symbols
-
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "instructions_up_to"
 
     @property
     def machine(self) -> Machine:
