@@ -24,6 +24,7 @@ __all__ = [
     "check_integer",
     "check_number",
     "check_share",
+    "check_source",
     "choose",
     "repeated",
     "sequence_checksum",
@@ -100,6 +101,18 @@ def check_share(config: Any, field: str) -> None:
       ValueError: out of range.
     """
     check_number(config, field, lambda value: 0 <= value < 1, "of at least 0 and below 1", 0.2)
+
+
+def check_source(seed: int, split: str) -> None:
+    """Refuse an unknown split or a negative seed.
+
+    Raises:
+      ValueError: it is one.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
+    if seed < 0:
+        raise ValueError(f"seed: {seed} is negative; give one of at least 0")
 
 
 class SyntheticTask(abc.ABC):
@@ -205,10 +218,7 @@ class SyntheticSource(Generic[Config]):
     """
 
     def __init__(self, config: Config, seed: int, split: str):
-        if split not in SPLITS:
-            raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
-        if seed < 0:
-            raise ValueError(f"seed: {seed} is negative; give one of at least 0")
+        check_source(seed, split)
         self.config = config
         self.seed = seed
         self.split = split

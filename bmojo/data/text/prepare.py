@@ -8,6 +8,7 @@ can be interrupted anywhere, and the result does not depend on who did which job
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -21,13 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bmojo.data.text.claim import (
-    claim,
-    lock,
-    nothing_left_of_nothing,
-    refuse_strangers,
-)
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
+from bmojo.data.text.lock import lock, refuse_other_files, remove_if_fruitless, say, write_plan
 from bmojo.data.text.store import (
     BLOCK,
     FORMAT,
@@ -110,29 +106,25 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
-    refuse_strangers(out)
+    refuse_other_files(out)
     with lock(out, wait, console):
-        new = claim(out, plan, console)
-        with nothing_left_of_nothing(out, new):
+        new = write_plan(out, plan, console)
+        with remove_if_fruitless(out, new):
             if (out / MANIFEST).exists():
                 prepared = open_prepared(out)
                 prepared.check()
                 _clear(out)
-                console.print(f"{out}: is prepared already", highlight=False, soft_wrap=True)
+                say(console, f"{out}: is prepared already")
                 return prepared
-            for leftover in out.glob(".*.tmp"):
-                leftover.unlink()
+            _clear(out, ".*.tmp")
             jobs = [
                 _Job(number, split, parts, out, request)
                 for number, (split, parts) in enumerate(_jobs(corpus))
             ]
             todo = [job for job in jobs if not job.done()]
             if len(todo) < len(jobs):
-                console.print(
-                    f"{out}: going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                done = len(jobs) - len(todo)
+                say(console, f"{out}: going on, {done} of {len(jobs)} jobs are done")
             _work(jobs, todo, workers, console)
             _finish(out, request, corpus, coder, jobs)
     return open_prepared(out)
@@ -232,14 +224,10 @@ class _Job:
         write_atomically(self.note, json_bytes({"shards": shards, "skipped": skipped}))
 
 
-_MADE: dict[str, Tokenizer] = {}
-
-
+@functools.cache
 def _tokenizer(spec: str) -> Tokenizer:
     """A tokenizer, made once in each process that works on jobs."""
-    if spec not in _MADE:
-        _MADE[spec] = tokenizer(spec)
-    return _MADE[spec]
+    return tokenizer(spec)
 
 
 def _split_of(text: str, request: Request) -> str:
@@ -273,12 +261,12 @@ def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Con
 def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
     """Run jobs, and give each when it is done; the first error ends it."""
     if workers == 1:
-        _MADE.clear()  # its file may have changed since
+        _tokenizer.cache_clear()  # its file may have changed since
         for job in todo:
             job.run()
             yield job
         return
-    # Forking a process in which JAX or Grain run threads can hang.
+    # Forking a process in which JAX runs threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
     try:
@@ -299,13 +287,13 @@ def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+
+    def end_with(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
     if parent is not None:
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _die_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+        threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
 def _finish(
@@ -357,7 +345,7 @@ def _finish(
     _clear(out)
 
 
-def _clear(out: Path) -> None:
-    """Take away the notes that the manifest has replaced."""
-    for note in out.glob("job-*.json"):
-        note.unlink()
+def _clear(out: Path, pattern: str = "job-*.json") -> None:
+    """Delete files; by default the notes that the manifest has replaced."""
+    for path in out.glob(pattern):
+        path.unlink()

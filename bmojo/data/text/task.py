@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import operator
-import os
 import re
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -13,10 +12,12 @@ import grain
 import numpy as np
 from rich.console import Console
 
-from bmojo.data.text.claim import PLAN
+from bmojo.cache import cache_directory
+from bmojo.data.synthetic import EXAMPLES, check_integer, check_source
 from bmojo.data.text.corpus import SPLITS, open_corpus
+from bmojo.data.text.lock import say
 from bmojo.data.text.prepare import Request, prepare
-from bmojo.data.text.store import MANIFEST, Documents, Prepared, Stream, open_prepared
+from bmojo.data.text.store import MANIFEST, PLAN, Documents, Prepared, Stream, open_prepared
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.errors import UserError
 
@@ -24,9 +25,6 @@ __all__ = ["TextConfig", "TextSource", "documents"]
 
 PACKINGS = ("windows", "documents")
 HELD_OUT = ("validation", "test")
-EXAMPLES = 2**48
-"""Examples of the training split: more than any run will ask for."""
-
 FRACTION = 0.05
 """Of documents, for each held-out split of text that is prepared on the way."""
 
@@ -92,33 +90,25 @@ class TextConfig:
     gap: int = 0
     echo_every: int = 2
 
+    chance = None  # tokens of text are not equally likely
+    slices = None  # text has no groups
+
     def __post_init__(self):
         if not isinstance(self.path, str) or not self.path:
             raise TypeError(f"Text.path: {self.path!r} is not a path; give one, such as 'stdlib'")
-        for field in ("length", "align"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"Text.{field}: {value!r} is not an integer; give one")
-            if value < 1:
-                raise ValueError(f"Text.{field}: {value} is too small; give at least 1")
+        for field, least in (("length", 1), ("align", 1), ("echo", 0), ("gap", 0)):
+            check_integer(self, field, least)
+        check_integer(self, "echo_every", 1)
         for field, choices in (("packing", PACKINGS), ("held_out", HELD_OUT)):
             value = getattr(self, field)
             if value not in choices:
                 raise ValueError(
                     f"Text.{field}: {value!r} is unknown; choose {' or '.join(map(repr, choices))}"
                 )
-        if isinstance(self.echo, bool) or not isinstance(self.echo, int):
-            raise TypeError(f"Text.echo: {self.echo!r} is not an integer; give one")
         if self.echo and not 2 <= self.echo <= self.length:
             raise ValueError(
                 f"Text.echo: {self.echo} is out of range; give 0, or 2 .. length = {self.length}"
             )
-        for field, least in (("gap", 0), ("echo_every", 1)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"Text.{field}: {value!r} is out of range; give an integer of at least {least}"
-                )
         if self.gap and not self.echo:
             raise ValueError(f"Text.gap: {self.gap} has no effect without Text.echo; set both")
         if self.echo and self.echo + self.gap > self.length:
@@ -133,31 +123,18 @@ class TextConfig:
                 f"Text.align: {self.align} has no effect on packing {self.packing!r}; "
                 "set Text.packing = 'documents', or leave it at 1"
             )
-        if self.vocab_size is None:
-            try:
-                object.__setattr__(self, "vocab_size", self._tokenizers_vocab_size())
-            except UserError as error:
-                field = "path" if _is_prepared(self.path) else "tokenizer_spec"
-                raise ValueError(f"Text.{field}: {error}") from None
-        elif isinstance(self.vocab_size, bool) or not isinstance(self.vocab_size, int):
-            raise TypeError(f"Text.vocab_size: {self.vocab_size!r} is not an integer or None")
-        elif self.vocab_size < 2:
-            raise ValueError(f"Text.vocab_size: {self.vocab_size} is too small; give at least 2")
-
-    def _tokenizers_vocab_size(self) -> int:
-        if _is_prepared(self.path):
-            return open_prepared(self.path).vocab_size
-        return tokenizer(self.tokenizer_spec or "bytes").vocab_size
-
-    @property
-    def chance(self) -> None:
-        """Accuracy of guessing; tokens of text are not equally likely, so there is none."""
-        return None
-
-    @property
-    def slices(self) -> None:
-        """What the field ``group`` counts; text has no groups."""
-        return None
+        if self.vocab_size is not None:
+            check_integer(self, "vocab_size", 2)
+            return
+        prepared = _is_prepared(self.path)
+        try:
+            made = (
+                open_prepared(self.path) if prepared else tokenizer(self.tokenizer_spec or "bytes")
+            )
+        except UserError as error:
+            field = "path" if prepared else "tokenizer_spec"
+            raise ValueError(f"Text.{field}: {error}") from None
+        object.__setattr__(self, "vocab_size", made.vocab_size)
 
     def prepare(self, console: Console | None = None) -> Prepared:
         """The prepared text, made first if need be.
@@ -174,6 +151,14 @@ class TextConfig:
             object.__setattr__(self, "_prepared", prepared)
         return self.__dict__["_prepared"]
 
+    def check(self) -> None:
+        """See that the text is there, whole, and fits this config; only sizes are compared.
+
+        Raises:
+          UserError: it does not.
+        """
+        self._check(self.prepare())
+
     def _check(self, prepared: Prepared) -> None:
         prepared.check()
         assert self.vocab_size is not None
@@ -182,14 +167,6 @@ class TextConfig:
                 f"Text.vocab_size: {self.vocab_size} tokens do not hold the {prepared.vocab_size} "
                 f"of the tokenizer of {prepared.path}; raise it to {prepared.vocab_size}"
             )
-
-    def check(self) -> None:
-        """See that the text is there, whole, and fits this config; only sizes are compared.
-
-        Raises:
-          UserError: it does not.
-        """
-        self._check(self.prepare())
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -231,10 +208,7 @@ class TextSource:
     """
 
     def __init__(self, config: TextConfig, seed: int, split: str):
-        if split not in ("train", "test"):
-            raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
-        if seed < 0:
-            raise ValueError(f"seed: {seed} is negative; give one of at least 0")
+        check_source(seed, split)
         self.config, self.seed, self.split = config, seed, split
         name = "train" if split == "train" else config.held_out
         prepared = config.prepare()
@@ -376,16 +350,9 @@ def _prepare_in_cache(source: str, spec: str, console: Console | None) -> Prepar
     digest = open_corpus(source).digest
     key = "\n".join([digest, tokenizer(spec).fingerprint, str(FRACTION)])
     name = re.sub(r"[^\w.-]+", "-", source if ":" in source else Path(source).name)
-    out = cache_directory() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    out = cache_directory() / "text" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (out / MANIFEST).is_file():
         return open_prepared(out)
     console = console or Console(stderr=True)
-    console.print(f"text of {source} is prepared in {out}", highlight=False, soft_wrap=True)
+    say(console, f"text of {source} is prepared in {out}")
     return prepare(request, out, console=console, wait=True)
-
-
-def cache_directory() -> Path:
-    """Where text is kept: under BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""
-    given = os.environ.get("BMOJO_CACHE_DIR")
-    base = Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "bmojo"
-    return base / "text"

@@ -75,7 +75,7 @@ class ByteTokenizer:
 
 
 class _FileTokenizer:
-    """What tokenizers from a file share.
+    """A tokenizer that a file defines.
 
     Raises:
       UserError: the file or the package is missing, or the file is not usable.
@@ -94,6 +94,13 @@ class _FileTokenizer:
                 f"in {self.kind}:FILE"
             ) from None
         self.fingerprint = hashlib.sha256(self.content).hexdigest()
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of each id, joined; the blank before the first word is among them."""
+        return b"".join(map(self._bytes, _integers(ids)))
+
+    def _bytes(self, number: int) -> bytes:
+        raise NotImplementedError
 
     def unusable(self, why: Any) -> UserError:
         line = " ".join(str(why).split())
@@ -127,10 +134,6 @@ class SentencePieceTokenizer(_FileTokenizer):
         """The text of ids."""
         known = [number for number in _integers(ids) if 0 <= number < self.vocab_size]
         return self._model.decode([number for number in known if number != self.eos])
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of each id, joined; the blank before the first word is among them."""
-        return b"".join(map(self._bytes, _integers(ids)))
 
     def _bytes(self, number: int) -> bytes:
         if not 0 <= number < self.vocab_size or self._model.is_control(number):
@@ -184,10 +187,6 @@ class JSONTokenizer(_FileTokenizer):
             return self.decode_bytes(ids).decode("utf-8", "replace")
         known = [number for number in _integers(ids) if number in self._tokens]
         return self._model.decode([n for n in known if n != self.eos], skip_special_tokens=False)
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of each id, joined."""
-        return b"".join(map(self._bytes, _integers(ids)))
 
     def _bytes(self, number: int) -> bytes:
         token = self._tokens.get(number, "")
