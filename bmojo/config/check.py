@@ -160,7 +160,10 @@ def _check_overrides(checked: Checked, parameters: list[Binding]) -> None:
     read = {macro.name for binding in live for macro in checked.inner(binding, Macro)}
     for key, binding in checked.bindings.items():
         if not binding.parameter and binding.place.file is None and key not in read:
-            raise _unread(binding, read, checked.registry)
+            raise ConfigError(
+                f"{binding.place}: {key}: only bindings that were replaced read the macro; "
+                "leave it out"
+            )
 
 
 def _unread(binding: Binding, read: set[str], registry: Registry) -> ConfigError:
