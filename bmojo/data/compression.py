@@ -6,7 +6,7 @@ import numpy as np
 
 from bmojo.data.synthetic import (
     Example,
-    OfSplit,
+    SyntheticSource,
     SyntheticTask,
     blank,
     choose,
@@ -76,11 +76,11 @@ class CompressionConfig(SyntheticTask):
         """Accuracy of guessing among all data tokens."""
         return 1 / self.data_vocab
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of data tokens of one example."""
         number = choose(rng, self.num_tokens)
         queries = self.data_vocab + 2
-        tokens = of_split(lambda: rng.integers(2, queries, size=number), sequence_checksum)
+        tokens = source.of_split(lambda: rng.integers(2, queries, size=number), sequence_checksum)
         asked = slice(number + 1 + self.gap, 2 * number + 1 + self.gap)
         inputs, targets = blank(self.length)
         inputs[:number] = tokens

@@ -7,7 +7,7 @@ import numpy as np
 
 from bmojo.data.synthetic import (
     Example,
-    OfSplit,
+    SyntheticSource,
     SyntheticTask,
     binding_checksum,
     blank,
@@ -79,10 +79,10 @@ class FuzzyMQARConfig(SyntheticTask):
         """Accuracy of guessing among all tokens of values."""
         return 1 / (self.vocab_size - self.vocab_size // 2)
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of pairs of one example."""
         number = choose(rng, self.num_pairs)
-        keys, values = of_split(lambda: self._draw(rng, number), self._checksum)
+        keys, values = source.of_split(lambda: self._draw(rng, number), self._checksum)
         sizes = (keys > 0).sum(1) + (values > 0).sum(1)
 
         room = self.length - sizes.sum()

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from bmojo.data.noisy_mqar import NoisyMQARConfig
-from bmojo.data.synthetic import check_integer, check_share
+from bmojo.data.source import check_integer, check_share
 
 __all__ = ["Haystack", "HaystackConfig"]
 

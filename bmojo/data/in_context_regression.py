@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
+from bmojo.data.source import check_number
 from bmojo.data.synthetic import (
     Example,
-    OfSplit,
+    SyntheticSource,
     SyntheticTask,
     blank,
-    check_number,
     choose,
     sequence_checksum,
 )
@@ -91,10 +91,10 @@ class InContextRegressionConfig(SyntheticTask):
         y = (weights * self.middle(x)).sum(-1)
         return self.quantise(y + self.noise * rng.standard_normal(y.shape))
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of examples shown of one sequence."""
         number = choose(rng, self.num_examples)
-        rows = of_split(
+        rows = source.of_split(
             lambda: self._draw(rng, number + self.queries),
             lambda rows: sequence_checksum(rows[:number]),
         )

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from bmojo.data.synthetic import Example, OfSplit, SyntheticTask, sequence_checksum
+from bmojo.data.synthetic import Example, SyntheticSource, SyntheticTask, sequence_checksum
 
 __all__ = ["InductionHeadsConfig"]
 
@@ -39,9 +39,9 @@ class InductionHeadsConfig(SyntheticTask):
         """Accuracy of guessing among all tokens but the trigger."""
         return 1 / (self.vocab_size - 1)
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and distance of one example."""
-        inputs = of_split(lambda: self._draw(rng), sequence_checksum)
+        inputs = source.of_split(lambda: self._draw(rng), sequence_checksum)
         last = self.length - 1
         trigger = int(np.argmin(inputs))
         targets = np.full(self.length, -1, np.int32)

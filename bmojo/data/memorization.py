@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from bmojo.data.synthetic import Example, OfSplit, SyntheticTask, blank, sequence_checksum
+from bmojo.data.synthetic import Example, SyntheticSource, SyntheticTask, blank, sequence_checksum
 
 __all__ = ["MemorizationConfig"]
 
@@ -53,10 +53,12 @@ class MemorizationConfig(SyntheticTask):
         """The values of keys 1 .. K, (K,)."""
         return _values(self.num_keys, self.dictionary).copy()
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and size of the dictionary of one example."""
         number = self.length // 2
-        keys = of_split(lambda: rng.integers(1, self.num_keys + 1, size=number), sequence_checksum)
+        keys = source.of_split(
+            lambda: rng.integers(1, self.num_keys + 1, size=number), sequence_checksum
+        )
         inputs, targets = blank(self.length)
         inputs[: 2 * number : 2] = keys
         targets[1 : 2 * number : 2] = _values(self.num_keys, self.dictionary)[keys - 1]

@@ -5,13 +5,13 @@ import functools
 
 import numpy as np
 
+from bmojo.data.source import check_number
 from bmojo.data.synthetic import (
     Example,
-    OfSplit,
+    SyntheticSource,
     SyntheticTask,
     bindings_of,
     blank,
-    check_number,
     choose,
 )
 
@@ -77,11 +77,11 @@ class MQARConfig(SyntheticTask):
         """Accuracy of guessing among all values."""
         return 1 / (self.vocab_size - self.vocab_size // 2)
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of pairs of one example."""
         bindings = bindings_of(self.vocab_size)
         number = choose(rng, self.num_pairs)
-        keys, values = of_split(lambda: bindings.draw(rng, number), bindings.checksum)
+        keys, values = source.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
 
         context = 2 * number * self.passes
         inputs, targets = blank(self.length)

@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 
+from bmojo.data.source import check_share
 from bmojo.data.synthetic import (
     Example,
-    OfSplit,
+    SyntheticSource,
     SyntheticTask,
     bindings_of,
     blank,
-    check_share,
     choose,
     repeated,
 )
@@ -83,11 +83,11 @@ class NoisyMQARConfig(SyntheticTask):
         content = self.vocab_size - self.noise_vocab
         return 1 / (content - content // 2)
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of pairs of one example."""
         bindings = bindings_of(self.vocab_size - self.noise_vocab)
         number = choose(rng, self.num_pairs)
-        keys, values = of_split(lambda: bindings.draw(rng, number), bindings.checksum)
+        keys, values = source.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
 
         slots = self.length // 2
         order = np.concatenate([np.arange(number), rng.integers(number, size=self.shown - number)])

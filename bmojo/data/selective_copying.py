@@ -6,7 +6,7 @@ import numpy as np
 
 from bmojo.data.synthetic import (
     Example,
-    OfSplit,
+    SyntheticSource,
     SyntheticTask,
     blank,
     choose,
@@ -66,11 +66,11 @@ class SelectiveCopyingConfig(SyntheticTask):
         """Accuracy of guessing among all data tokens."""
         return 1 / (self.vocab_size - self.noise_vocab - 1)
 
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of data tokens of one example."""
         number = choose(rng, self.num_tokens)
         first = self.noise_vocab + 1
-        tokens = of_split(
+        tokens = source.of_split(
             lambda: rng.integers(first, self.vocab_size, size=number), sequence_checksum
         )
         separator = self.length - number - 1

@@ -7,11 +7,12 @@ are disjoint whatever the seed.
 
 import abc
 import functools
-import operator
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, Protocol, SupportsIndex, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+
+from bmojo.data.source import SPLITS, Config, Source, check_integer, is_integer, name_of
 
 __all__ = [
     "Bindings",
@@ -21,18 +22,10 @@ __all__ = [
     "binding_checksum",
     "bindings_of",
     "blank",
-    "check_integer",
-    "check_number",
-    "check_share",
-    "check_source",
     "choose",
     "repeated",
     "sequence_checksum",
 ]
-
-SPLITS = ("train", "test")
-EXAMPLES = 2**48
-"""Examples of a split: more than any run will ask for."""
 
 TEST_SHARE = 2
 """One in this many of all possible contents belongs to the test split."""
@@ -43,76 +36,7 @@ DRAWS = 1000
 Example = tuple[np.ndarray, np.ndarray, int]
 """Inputs (L,), targets (L,) and group."""
 
-Config = TypeVar("Config")
 Content = TypeVar("Content")
-
-
-class OfSplit(Protocol):
-    """:meth:`SyntheticSource.of_split`."""
-
-    def __call__(self, draw: Callable[[], Content], checksum: Callable[[Content], int]) -> Content:
-        """The first of repeated draws that belongs to the split."""
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _task(config: Any) -> str:
-    return type(config).__name__.removesuffix("Config")
-
-
-def check_integer(config: Any, field: str, least: int) -> None:
-    """Refuse a field that is not an integer of at least ``least``.
-
-    Raises:
-      TypeError: not an integer.
-      ValueError: too small.
-    """
-    value = getattr(config, field)
-    if not _is_integer(value):
-        raise TypeError(f"{_task(config)}.{field}: {value!r} is not an integer; give one")
-    if value < least:
-        raise ValueError(f"{_task(config)}.{field}: {value} is too small; give at least {least}")
-
-
-def check_number(
-    config: Any, field: str, fits: Callable[[float], bool], wanted: str, example: float
-) -> None:
-    """Refuse a field that is not a number, or does not fit.
-
-    Raises:
-      TypeError: not a number.
-      ValueError: out of range.
-    """
-    value = getattr(config, field)
-    where = f"{_task(config)}.{field}: {value!r}"
-    if not isinstance(value, float) and not _is_integer(value):
-        raise TypeError(f"{where} is not a number; give one, such as {example}")
-    if not fits(value):
-        raise ValueError(f"{where} is out of range; give a number {wanted}")
-
-
-def check_share(config: Any, field: str) -> None:
-    """Refuse a field that is not a number from 0 up to, but not including, 1.
-
-    Raises:
-      TypeError: not a number.
-      ValueError: out of range.
-    """
-    check_number(config, field, lambda value: 0 <= value < 1, "of at least 0 and below 1", 0.2)
-
-
-def check_source(seed: int, split: str) -> None:
-    """Refuse an unknown split or a negative seed.
-
-    Raises:
-      ValueError: it is one.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
-    if seed < 0:
-        raise ValueError(f"seed: {seed} is negative; give one of at least 0")
 
 
 class SyntheticTask(abc.ABC):
@@ -143,14 +67,14 @@ class SyntheticTask(abc.ABC):
         self.check()
 
     def _choices(self, values: Any) -> tuple[int, ...]:
-        where = f"{_task(self)}.{self.slices}"
+        where = f"{name_of(self)}.{self.slices}"
         if not isinstance(values, tuple | list) or not values:
             raise TypeError(
                 f"{where}: {values!r} is not a tuple of numbers; write one, such as (8,) or "
                 "(4, 8, 16)"
             )
         for number in values:
-            if not _is_integer(number):
+            if not is_integer(number):
                 raise TypeError(f"{where}: {number!r} is not an integer; give integers")
             if number < 1:
                 raise ValueError(f"{where}: {number} is too small; give at least 1")
@@ -167,26 +91,20 @@ class SyntheticTask(abc.ABC):
         """
         if self.length < needed:
             raise ValueError(
-                f"{_task(self)}.length: {content} need {needed} tokens, got {self.length}; raise "
+                f"{name_of(self)}.length: {content} need {needed} tokens, got {self.length}; raise "
                 f"length to {needed} or lower {remedy}"
             )
 
     def check_pairs(self, vocabulary: str, keys: int, most: int, remedy: str) -> None:
-        """Refuse a vocabulary that has fewer keys than an example has pairs.
-
-        Args:
-          vocabulary: what holds or makes the keys, with a verb.
-          keys: how many there are.
-          most: pairs of an example.
-          remedy: what to raise or lower.
+        """Refuse a vocabulary that makes fewer keys than the pairs of an example.
 
         Raises:
           ValueError: ``keys`` is below ``most``.
         """
         if keys < most:
             raise ValueError(
-                f"{_task(self)}.vocab_size: {vocabulary} {keys} keys, fewer than the {most} pairs; "
-                f"{remedy}"
+                f"{name_of(self)}.vocab_size: {vocabulary} {keys} keys, fewer than the {most} "
+                f"pairs; {remedy}"
             )
 
     @property
@@ -195,20 +113,15 @@ class SyntheticTask(abc.ABC):
         """Accuracy of guessing."""
 
     @abc.abstractmethod
-    def example(self, rng: np.random.Generator, of_split: OfSplit) -> Example:
-        """Make one example.
-
-        Args:
-          rng: of all draws.
-          of_split: draws the content that decides the split.
-        """
+    def example(self, rng: np.random.Generator, source: "SyntheticSource") -> Example:
+        """One example, whose content comes from ``source.of_split``."""
 
     def source(self, seed: int, split: str) -> "SyntheticSource":
         """All examples of a split: 'train' or 'test'."""
         return SyntheticSource(self, seed, split)
 
 
-class SyntheticSource(Generic[Config]):
+class SyntheticSource(Source[Config]):
     """Examples made on demand: number i is a function of config, seed, split and i alone.
 
     An item holds ``inputs`` (L,) and ``targets`` (L,), int32, and ``group``.
@@ -217,22 +130,8 @@ class SyntheticSource(Generic[Config]):
       ValueError: on an unknown split or a negative seed.
     """
 
-    def __init__(self, config: Config, seed: int, split: str):
-        check_source(seed, split)
-        self.config = config
-        self.seed = seed
-        self.split = split
-
-    def __len__(self) -> int:
-        return EXAMPLES
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        index = operator.index(index)
-        if not 0 <= index < EXAMPLES:
-            raise IndexError(f"example {index} is not in 0 .. {EXAMPLES - 1}")
+    def item(self, index: int) -> dict[str, Any]:
+        """Example ``index``."""
         inputs, targets, group = self.example(self.rng(index))
         return {"inputs": inputs, "targets": targets, "group": np.int32(group)}
 
@@ -242,7 +141,7 @@ class SyntheticSource(Generic[Config]):
 
     def example(self, rng: np.random.Generator) -> Example:
         """Inputs, targets and group of one example."""
-        return self.config.example(rng, self.of_split)  # type: ignore[attr-defined]
+        return self.config.example(rng, self)  # type: ignore[attr-defined]
 
     def of_split(self, draw: Callable[[], Content], checksum: Callable[[Content], int]) -> Content:
         """The first of repeated draws that belongs to this source's split.
@@ -259,7 +158,7 @@ class SyntheticSource(Generic[Config]):
             if (checksum(content) < 2**64 // TEST_SHARE) == (self.split == "test"):
                 return content
         raise ValueError(
-            f"{_task(self.config)}.vocab_size: too few different examples are possible to have "
+            f"{name_of(self.config)}.vocab_size: too few different examples are possible to have "
             f"some in the {self.split} split; raise vocab_size"
         )
 

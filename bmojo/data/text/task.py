@@ -3,17 +3,16 @@
 import dataclasses
 import functools
 import hashlib
-import operator
 import re
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import grain
 import numpy as np
 from rich.console import Console
 
 from bmojo.cache import cache_directory
-from bmojo.data.synthetic import EXAMPLES, check_integer, check_source
+from bmojo.data.source import EXAMPLES, Source, check_integer
 from bmojo.data.text.corpus import SPLITS, open_corpus
 from bmojo.data.text.lock import say
 from bmojo.data.text.prepare import Request, prepare
@@ -191,7 +190,7 @@ class TextConfig:
         return self.prepare().stream(split or self.held_out).documents()
 
 
-class TextSource:
+class TextSource(Source[TextConfig]):
     """Windows of a split: number n is a function of text, config, seed and n alone.
 
     An item holds ``inputs`` (L,) and ``targets`` (L,), int32, with -1 in padding, ``group``,
@@ -208,8 +207,7 @@ class TextSource:
     """
 
     def __init__(self, config: TextConfig, seed: int, split: str):
-        check_source(seed, split)
-        self.config, self.seed, self.split = config, seed, split
+        super().__init__(config, seed, split)
         name = "train" if split == "train" else config.held_out
         prepared = config.prepare()
         self.fingerprint = prepared.fingerprint
@@ -235,13 +233,8 @@ class TextSource:
     def __len__(self) -> int:
         return EXAMPLES if self.split == "train" else self.windows
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} is not in 0 .. {len(self) - 1}")
+    def item(self, index: int) -> dict[str, Any]:
+        """Window number ``index``."""
         start = self.window(index) * self.config.length
         stop = start + self.config.length
         if self._layout is not None:

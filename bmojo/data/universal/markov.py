@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from bmojo.data.synthetic import check_integer, check_share, sequence_checksum
+from bmojo.data.source import check_integer, check_share
+from bmojo.data.synthetic import sequence_checksum
 from bmojo.data.universal.context_tree import ContextTree, draw_tree, weighted
 from bmojo.data.universal.sequences import Sequences, SequenceSource, bucket, chosen_bits
 

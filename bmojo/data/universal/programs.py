@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from bmojo.data.synthetic import check_integer, check_share, sequence_checksum
+from bmojo.data.source import check_integer, check_share
+from bmojo.data.synthetic import sequence_checksum
 from bmojo.data.universal.context_tree import weighted
 from bmojo.data.universal.machine import INSTRUCTIONS, Machine
 from bmojo.data.universal.mixture import ProgramPrior, enumerated

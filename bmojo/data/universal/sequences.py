@@ -6,7 +6,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from bmojo.data.synthetic import Config, SyntheticSource
+from bmojo.data.source import Config
+from bmojo.data.synthetic import SyntheticSource
 
 __all__ = ["SequenceSource", "Sequences", "bucket", "chosen_bits", "contexts"]
 
