@@ -1,4 +1,4 @@
-"""Configs meet code here: the names that gin files may use, and what they make."""
+"""Experiments from configs: the names that gin files may use, and the objects they make."""
 
 import dataclasses
 from collections.abc import Sequence

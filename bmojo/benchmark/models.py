@@ -116,7 +116,7 @@ def choose(
 def _chosen(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Chosen:
     base, variant = VARIANTS.get(name, (name, ()))
     file = base if base.endswith(".gin") else f"models/{base}.gin"
-    last = {binding.key: binding.value for binding in read([file], variant)[0]}
+    last = {binding.key: binding.value for binding in read([file], [*variant, *overrides])[0]}
     read_here = {m.name for value in last.values() for m in values(value) if isinstance(m, Macro)}
     shared = {
         "N_HEADS": dimensions.heads,

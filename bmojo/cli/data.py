@@ -1,4 +1,4 @@
-"""`bmojo data`: prepare text once, and see what was prepared."""
+"""`bmojo data`: prepare text once, and show or check a prepared directory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +37,7 @@ Suffix = Annotated[
     ),
 ]
 SkipCorrupt = Annotated[
-    bool, typer.Option("--skip-corrupt", help="Leave out what cannot be read instead of stopping.")
+    bool, typer.Option("--skip-corrupt", help="Leave out unreadable documents instead of stopping.")
 ]
 
 
@@ -108,7 +108,7 @@ def prepare(
         try:
             work.prepare(request, out, workers or work.cores(), console)
         except KeyboardInterrupt:
-            typer.echo(f"stopped; what is done is kept in {out}, the same command goes on")
+            typer.echo(f"stopped; finished jobs are kept in {out}, the same command goes on")
             raise typer.Exit(INTERRUPTED) from None
         _show(out)
 
@@ -160,7 +160,7 @@ def train_tokenizer(
 
 @app.command(epilog=EXIT_CODES)
 def show(directory: Directory) -> None:
-    """Show what a prepared directory holds.
+    """Show the content of a prepared directory.
 
     \b
     Example:

@@ -54,7 +54,7 @@ class Reference:
     called: bool
 
     def within(self, active: tuple[str, ...]) -> tuple[str, ...]:
-        """The scope of what is referred to, where ``active`` is that of the reference."""
+        """The scope of the object, where ``active`` is that of the reference."""
         return tuple(self.scope.split("/")) if self.scope else active
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ class CompressionConfig(SyntheticTask):
 
     MAD is an autoencoder: a further MLP decodes each token from one vector, the model's
     output at the compression token, and the place. A language model has no such bottleneck,
-    so this task is weaker. What the queries are answered from is all that the model keeps: for
+    so this task is weaker. Queries are answered from all that the model keeps: for
     a recurrent model that is its state, as in MAD; attention that reaches back to the data
     tokens can copy them instead. A gap of at least the window takes them out of a window's
     reach (of each layer's: a stack of l windows reaches l times as far).

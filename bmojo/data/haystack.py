@@ -1,7 +1,7 @@
 """Facts at the beginning of a long stream, and questions at its end: noisy recall, stretched.
 
-What a model trained on :mod:`bmojo.data.noisy_mqar` meets, over as many tokens as one likes:
-the facts are followed by noise and by pairs of other keys, which may surprise just as much.
+A stream of any length for models trained on :mod:`bmojo.data.noisy_mqar`: the facts are followed
+by noise and by pairs of other keys, which may be just as surprising.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class HaystackConfig:
         """A stream in the vocabulary of a task.
 
         Args:
-          task: whose keys, values and noise are used.
+          task: its keys, values and noise are used.
           seed: same seed, same stream.
 
         Raises:

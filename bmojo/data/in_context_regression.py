@@ -83,7 +83,7 @@ class InContextRegressionConfig(SyntheticTask):
         return (2 * bins + 1) / self.bins - 1
 
     def quantise(self, numbers: np.ndarray) -> np.ndarray:
-        """The bins of numbers; what is out of range falls into the first or the last."""
+        """The bins of numbers; a number out of range falls into the first or the last."""
         return np.clip((numbers + 1) / 2 * self.bins, 0, self.bins - 1).astype(np.int64)
 
     def answer(self, weights: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Induction heads: what followed the trigger (arXiv 2209.11895, as in H3 and Mamba)."""
+"""Induction heads: the token behind the trigger (arXiv 2209.11895, as in H3 and Mamba)."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""From examples to batches: a deterministic iterator whose position can be saved.
+"""Batches of examples: a deterministic iterator with a position that can be saved.
 
 The n-th batch is a function of the source, the batch size and the start alone. Examples are
 read in the order of their index; a source that wants another order has it in its indices.
@@ -20,12 +20,12 @@ class DataError(UserError):
 
 
 class NamedErrors:
-    """A source whose errors say which example they are about.
+    """A source whose errors name the example.
 
     Args:
-      source: random access to examples. Of a ``config`` and a ``split``, if it has them, the
-        names are told.
-      unchanged: errors that come as they are.
+      source: random access to examples. The errors name its ``config`` and ``split``, if it has
+        them.
+      unchanged: errors that pass unchanged.
     """
 
     def __init__(self, source: Any, unchanged: tuple[type[Exception], ...] = ()):
@@ -57,7 +57,7 @@ class Batches:
     Args:
       source: random access to examples, dicts of arrays; fields are stacked. If it has a
         ``fingerprint``, positions in it are not taken for positions in another one; if it has
-        the fingerprint of a ``tokenizer``, positions tell it.
+        the fingerprint of a ``tokenizer``, positions hold it.
       batch_size: examples a batch; the remainder that fills no batch is dropped.
       start: index of the first example.
       rows: first of the rows of every batch that are wanted here, and the one after them: the
@@ -106,7 +106,7 @@ class Batches:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a position that :meth:`get_state` told.
+        """Go on from a position of :meth:`get_state`.
 
         Raises:
           UserError: the data have changed since.
@@ -171,7 +171,7 @@ class Segments:
         return {"batches": batches, "part": self._part}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a position that :meth:`get_state` told.
+        """Go on from a position of :meth:`get_state`.
 
         Raises:
           ValueError: the position was taken with other batches.

@@ -1,4 +1,4 @@
-"""What a sweep is, and the cells it stands for. Nothing here trains or touches a run."""
+"""Sweeps and their cells. Nothing here trains or touches a run."""
 
 import dataclasses
 import itertools
@@ -30,7 +30,7 @@ class Sweep:
         each config is run as it is.
       grid: values by binding; all combinations are run. A string that starts with @ or % is a
         reference or a macro; one that ends in .gin is an overlay, whatever its key.
-      labels: what names of runs call a key of the grid; otherwise its parameter.
+      labels: the word for a key of the grid in the names of runs; otherwise its parameter.
       models: gin files with a model, each trained on every config. Without them a config
         trains its own.
       overrides: common to all cells, before their own.
@@ -103,7 +103,7 @@ class Cell:
     seed: int
 
     def arguments(self, out: Path) -> list[str]:
-        """What follows ``bmojo`` on the command line that trains this cell."""
+        """The arguments of ``bmojo`` that train this cell."""
         options = ["--seed", str(self.seed), "--run-dir", str(out / self.name)]
         return ["train", self.config, *self.overlays, *self.bindings, *options]
 
@@ -140,10 +140,10 @@ def read(path: str | Path, words: Sequence[str] = (), out: Path | None = None) -
       path: a gin file, or a name under ``configs/``.
       words: overrides: 'Sweep.NAME=VALUE' changes the sweep, any other binding and any gin file
         goes to every cell after its own.
-      out: the folder of the runs; None: what the sweep says.
+      out: the folder of the runs; None: that of the sweep.
 
     Raises:
-      ConfigError: one line with the place of what is wrong.
+      ConfigError: one line with the place of the error.
     """
     own = [word for word in words if re.match(r"\s*Sweep\.", word)]
     overlays, bindings = split([word for word in words if word not in own])
@@ -161,7 +161,7 @@ def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
     """The runs of a sweep: for each seed, config, model, cell and point of the grid.
 
     Args:
-      sweep: what to run.
+      sweep: its definition.
       file: where it was read; gin files are looked for from there.
       last: overrides of every cell that go after its own.
 
@@ -222,7 +222,7 @@ def _text(value: Any) -> str:
 
 
 def _part(sweep: Sweep, key: str, value: Any) -> str:
-    """What a value of the grid adds to the name of a run."""
+    """The part of a run's name for a value of the grid."""
     if _is_file(value):
         return sweep.labels.get(key, "") + Path(value).stem
     last = [other.rpartition(".")[2] for other in sweep.grid]

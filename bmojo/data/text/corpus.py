@@ -2,7 +2,7 @@
 
 A corpus is known by its parts before anything is read: a file, or a range of bytes, row
 groups or rows. Parts are read by any process in any order; a part always holds the same
-documents. What cannot be read comes out as a :class:`Corrupt` in its place.
+documents. An unreadable document is reported as a :class:`Corrupt` in its place.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Corpus:
     """Everything that is to be read.
 
     Attributes:
-      source: what the user called it.
+      source: its name, as the user gave it.
       parts: by split, or under "" if documents are to be divided into splits.
       digest: changes whenever the list of files, their sizes or their times do.
     """

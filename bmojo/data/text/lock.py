@@ -1,4 +1,4 @@
-"""The directory of prepared text while it is made: its lock, its plan, and what an error leaves."""
+"""The directory of prepared text during the work: lock, plan, and removal after an error."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
-"""Preparing text: a corpus becomes shards of tokens, once.
+"""Preparation of text: a corpus becomes shards of tokens, once.
 
 The corpus is cut into jobs by size alone. A job makes at most one shard of each split and
-ends by writing a file that says so; whatever has no such file is made again. So the work
-can be interrupted anywhere, and the result does not depend on who did which job.
+ends by writing a note; a job without its note is done again. So the work
+can be interrupted anywhere, and the result does not depend on the processes that did the jobs.
 """
 
 import concurrent.futures
@@ -49,7 +49,7 @@ JOB_BYTES = (4 * 2**20, 64 * 2**20)
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be prepared, and how.
+    """A request to prepare text.
 
     Attributes:
       source: a file, a folder, 'stdlib', or 'hf:NAME[:CONFIG][:SPLIT]'.
@@ -61,7 +61,7 @@ class Request:
         there.
       field: of JSON objects, column of tables.
       suffixes: of files in a folder; None: .txt, .jsonl, .parquet.
-      skip_corrupt: leave out what cannot be read, instead of stopping there.
+      skip_corrupt: leave out unreadable documents, instead of stopping at the first.
     """
 
     source: str
@@ -92,7 +92,7 @@ def prepare(
     """Prepare text, or go on preparing it, or find that all is done.
 
     Args:
-      request: what to prepare.
+      request: the source and its treatment.
       out: the directory to make.
       workers: processes; with one, no other is started.
       console: where to show progress; None: nowhere.
@@ -299,7 +299,7 @@ def _start_worker() -> None:
 def _finish(
     out: Path, request: Request, corpus: Corpus, coder: Tokenizer, jobs: Sequence[_Job]
 ) -> None:
-    """Gather what the jobs noted into the manifest."""
+    """Gather the notes of the jobs into the manifest."""
     notes = [json.loads(job.note.read_bytes()) for job in jobs]
     splits: dict[str, Any] = {}
     for split in SPLITS:

@@ -41,7 +41,7 @@ class Corrupt:
 
     Attributes:
       origin: file and line.
-      problem: what is wrong with it.
+      problem: the reason.
     """
 
     origin: str
@@ -75,7 +75,7 @@ def texts(
       parts: of :func:`open_corpus`.
       field: as in :func:`read`.
       skipped: gets a line for each corrupt document; None: the first one is an error.
-      remedy: what the error advises.
+      remedy: the advice of the error.
 
     Raises:
       UserError: a document is corrupt.

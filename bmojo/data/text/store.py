@@ -1,6 +1,6 @@
-"""A prepared directory: how tokens lie on disk, and how any part of them is read.
+"""A prepared directory: the layout of tokens on disk, and random access to them.
 
-    plan.json       what was asked for; another request is refused
+    plan.json       the request; another one is refused
     manifest.json   counts, the tokenizer, and size and SHA-256 of every file
     SPLIT-00000.array_record    records of 4096 tokens (uint16 or uint32), the last one shorter
     SPLIT-00000.documents.npy   where each document of the shard starts, in tokens (int64)
@@ -119,7 +119,7 @@ class Prepared:
 
     Attributes:
       path: of the directory.
-      manifest: what ``manifest.json`` says.
+      manifest: the content of ``manifest.json``.
     """
 
     path: Path
@@ -209,7 +209,7 @@ def open_prepared(path: str | Path) -> Prepared:
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_bytes())
-        told = manifest["sha256"]
+        digest = manifest["sha256"]
     except FileNotFoundError:
         begun = (path / PLAN).exists()
         problem = "its preparation was interrupted" if begun else "no prepared text is here"
@@ -228,13 +228,13 @@ def open_prepared(path: str | Path) -> Prepared:
             f"{file}: has format {manifest.get('format')}, this version reads {FORMAT}; use the "
             f"version that wrote it, or {again(path)}"
         )
-    if told != manifest_hash(manifest):
+    if digest != manifest_hash(manifest):
         raise UserError(f"{file}: was changed by hand; put it back, or {again(path)}")
     return Prepared(path, manifest)
 
 
 def again(path: Path) -> str:
-    """What helps against every damage; preparing alone finds the damaged files and stops."""
+    """The remedy of every damage; preparing alone finds the damaged files and stops."""
     return f"delete {path} and prepare the text again"
 
 

@@ -1,4 +1,4 @@
-"""Text as a task: windows of the token stream, in a different order in every epoch."""
+"""The text task: windows of the token stream, in a different order in every epoch."""
 
 import dataclasses
 import functools
@@ -49,7 +49,7 @@ class TextConfig:
         segment_ids  0 0 0 0 1 1    0 0 1 1 1 1
 
     With ``echo=4`` every other window, the second one first, is a passage of 2 to 4 tokens that
-    comes again and again, so that a model learns to find what it has read before::
+    comes again and again, so that a model learns to find earlier text::
 
         inputs   b c . b c .
         targets  c . b c . b
@@ -71,7 +71,7 @@ class TextConfig:
       vocab_size: V, at least that of the tokenizer; None: that of the tokenizer.
       held_out: the split that evaluations read, 'validation' or 'test'.
       tokenizer_spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE', for text that is
-        prepared on the way; None: bytes, or what the directory was prepared with.
+        prepared on the way; None: bytes, or the one that the directory was prepared with.
       echo: tokens of a passage that comes again, at most; 0: text is left as it is.
       gap: with echo, tokens between the passage and its return, at most; from 0 on all are
         equally likely.
@@ -296,7 +296,7 @@ def documents(path: str, split: str) -> Documents:
     """Whole documents of a split, in order, each read when asked for.
 
     Args:
-      path: what ``Text.path`` may be.
+      path: a value of ``Text.path``.
       split: 'train', 'validation' or 'test'.
 
     Raises:

@@ -1,8 +1,8 @@
 """Tokenizers by their spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE'.
 
 Ids become bytes one at a time: ``decode_bytes`` of a sequence is that of its parts, joined.
-Whoever prints tokens as they come feeds these bytes to an incremental UTF-8 decoder and never
-shows half a character.
+An incremental UTF-8 decoder of these bytes prints tokens as they come, and never half a
+character.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ class Tokenizer(Protocol):
     """Text to ids and back.
 
     Attributes:
-      spec: what :func:`tokenizer` makes it from.
+      spec: the argument of :func:`tokenizer`.
       vocab_size: ids are below this number.
       eos: the id that stands between documents; never the result of encoding text.
-      fingerprint: SHA-256 of what defines it, in hexadecimal.
+      fingerprint: SHA-256 of its definition, in hexadecimal.
     """
 
     spec: str
@@ -227,7 +227,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
     """Train a byte-level BPE tokenizer; any text comes back from it unchanged.
 
     Args:
-      texts: what to learn from.
+      texts: the training text.
       vocab_size: ids, the 256 bytes and the end of a document among them.
 
     Returns:

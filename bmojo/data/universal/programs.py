@@ -87,12 +87,12 @@ class ProgramsConfig:
 
     @property
     def machine(self) -> Machine:
-        """What programs run on."""
+        """The machine that runs programs."""
         return Machine(self.symbols, self.cells, self.silence)
 
     @property
     def prior(self) -> ProgramPrior:
-        """What programs are drawn from."""
+        """The distribution of programs."""
         return ProgramPrior(self.end)
 
     def source(self, seed: int, split: str) -> "ProgramsSource":
@@ -115,7 +115,7 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
         self._machine = config.machine
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A program of this split, and what it writes (L,)."""
+        """A program of this split, and its output (L,)."""
         length, end = self.config.length, self.config.end
 
         def program() -> np.ndarray:
