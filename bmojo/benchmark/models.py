@@ -118,12 +118,11 @@ def _chosen(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Chos
     file = base if base.endswith(".gin") else f"models/{base}.gin"
     last = {binding.key: binding.value for binding in read([file], [*variant, *overrides])[0]}
     read_here = {m.name for value in last.values() for m in values(value) if isinstance(m, Macro)}
-    shared = {
-        "N_HEADS": dimensions.heads,
-        "WINDOW": dimensions.window,
-        "NUM_EIDETIC": dimensions.num_eidetic,
+    shared = {"N_HEADS": dimensions.heads, "WINDOW": dimensions.window}
+    slots = {
+        "BMojo.num_fading": dimensions.num_fading,
+        "BMojo.num_eidetic": dimensions.num_eidetic,
     }
-    slots = {"BMojo.num_fading": dimensions.num_fading}
     bindings = [
         f"Model.d_model={dimensions.width}",
         f"Model.n_layers={dimensions.layers}",
