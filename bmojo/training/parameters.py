@@ -1,6 +1,6 @@
 """A model as a function of a flat dict of named parameters.
 
-Names are paths, such as ``periods.sublayers.0.mixer.in_proj.kernel``. Optimizer groups, weight
+Names are paths, such as ``blocks.sublayers.0.mixer.in_proj.kernel``. Optimizer groups, weight
 decay and checkpoints go by them.
 """
 

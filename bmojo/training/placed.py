@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from bmojo.layers.axes import parameter_axes
+from bmojo.layers.protocol import parameter_axes
 from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters
 

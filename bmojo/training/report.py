@@ -1,13 +1,12 @@
 """What a run says at its start and its end: costs, versions, tables."""
 
-import dataclasses
 import importlib.metadata
 import math
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import jax
 from rich.table import Table
 
 from bmojo.model import ModelConfig, describe
-from bmojo.ops import attention_choice
 from bmojo.training.config import Evaluation, Stage
 from bmojo.training.evaluate import Row
 from bmojo.training.parameters import Parameters, count
@@ -52,28 +50,10 @@ def implementations(model_config: Any) -> dict[str, str]:
     Raises:
       ValueError: an implementation was asked for by name that is not for this machine.
     """
-    chosen: dict[str, str] = {}
-
-    def choose(what: str, named: str, resolve: Callable[[str], str]) -> None:
-        automatic = f" (auto on {jax.default_backend()})" if named == "auto" else ""
-        chosen[what] = resolve(named) + automatic
-
-    def visit(config: Any) -> None:
-        named, resolve = (getattr(config, name, None) for name in ("implementation", "resolve"))
-        if isinstance(named, str) and resolve is not None:
-            choose(f"{type(config).__name__.removesuffix('Config')} scan", named, resolve)
-        named = getattr(config, "attention_implementation", None)
-        if isinstance(named, str) and getattr(config, "window", None) != 0:
-            choose("attention", named, attention_choice.resolve)
-        if dataclasses.is_dataclass(config):
-            for field in dataclasses.fields(config):
-                value = getattr(config, field.name)
-                for part in value if isinstance(value, tuple) else (value,):
-                    if dataclasses.is_dataclass(part):
-                        visit(part)
-
-    visit(model_config)
-    return chosen
+    found: dict[str, str] = {}
+    for mixer in model_config.pattern:
+        found |= getattr(mixer, "implementations", {})
+    return found
 
 
 def provenance(seed: int) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from bmojo.layers.attention import AttentionConfig
-from bmojo.layers.axes import parameter_axes
 from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig
+from bmojo.layers.protocol import parameter_axes
 from bmojo.training.mesh import Layout, MeshConfig, make_layout
 from bmojo.training.parameters import outline
 from bmojo.training.placed import Placed

@@ -12,7 +12,7 @@ from bmojo.training.optimizer import (
 )
 from bmojo.training.parameters import flatten, unflatten
 
-MIXER = "periods.sublayers.0.mixer"
+MIXER = "blocks.sublayers.0.mixer"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ MIXER = "periods.sublayers.0.mixer"
         (f"{MIXER}.fading_k_proj.kernel", "attention"),
         (f"{MIXER}.up_proj.kernel", "other"),
         (f"{MIXER}.down_proj.kernel", "other"),
-        ("periods.sublayers.0.norm.scale", "other"),
+        ("blocks.sublayers.0.norm.scale", "other"),
         ("embedding.embedding", "other"),
         ("head.kernel", "other"),
     ],

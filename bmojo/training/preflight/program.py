@@ -8,8 +8,9 @@ import jax
 from flax import nnx
 
 from bmojo.data.pipeline import Batches, Segments
-from bmojo.layers.axes import Names, parameter_axes
+from bmojo.layers.protocol import parameter_axes
 from bmojo.model import ModelConfig, describe
+from bmojo.ops.axes import Names
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.curriculum import Curriculum
 from bmojo.training.mesh import Layout, spec_text

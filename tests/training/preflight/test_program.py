@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from bmojo.data.mqar import MQARConfig
-from bmojo.layers.axes import Names
+from bmojo.ops.axes import Names
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.mesh import Layout, MeshConfig
 from bmojo.training.preflight.program import Step
