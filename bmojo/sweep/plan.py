@@ -1,4 +1,4 @@
-"""Sweeps and their cells. Nothing here trains or touches a run."""
+"""Sweeps and their cells, from a gin file. Nothing here trains or touches a run."""
 
 import dataclasses
 import itertools
@@ -102,6 +102,16 @@ class Cell:
     bindings: tuple[str, ...]
     seed: int
 
+    @property
+    def variant(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Everything but name and seed."""
+        return self.config, self.overlays, self.bindings
+
+    @property
+    def seeded(self) -> tuple[str, ...]:
+        """The bindings with the seed."""
+        return *self.bindings, f"Trainer.seed={self.seed}"
+
     def arguments(self, out: Path) -> list[str]:
         """The arguments of ``bmojo`` that train this cell."""
         options = ["--seed", str(self.seed), "--run-dir", str(out / self.name)]
@@ -161,8 +171,8 @@ def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
     """The runs of a sweep: for each seed, config, model, cell and point of the grid.
 
     Args:
-      sweep: its definition.
-      file: where it was read; gin files are looked for from there.
+      sweep: of the file.
+      file: from whose folder gin files are looked for.
       last: overrides of every cell that go after its own.
 
     Raises:

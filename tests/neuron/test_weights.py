@@ -45,16 +45,11 @@ def same(one, other):
 
 
 def test_every_number_of_a_run_is_used_once(trained):
-    from flax import nnx
+    from bmojo.runs import open_run
+    from bmojo.training.parameters import count
 
-    from bmojo.evaluation import recall
-    from bmojo.experiment import load
-    from bmojo.training.parameters import count, split
-
-    config = load(trained / "config.gin")[0].model
-    original = recall.load_run(trained, nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
     model = weights.load_run(trained)
-    there = split(original.model)[1]
+    there = open_run(trained).parameters
     assert sum(p.numel() for p in model.parameters()) == count(there)
     for name, source in weights.sources(model).items():
         array = np.asarray(there[source.name])

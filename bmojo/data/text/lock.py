@@ -8,18 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
+from bmojo.console import line
 from bmojo.data.text.store import MANIFEST, PLAN, json_bytes
 from bmojo.errors import UserError
 from bmojo.files import file_lock, write_atomically
 
-__all__ = ["lock", "refuse_other_files", "remove_if_fruitless", "say", "write_plan"]
+__all__ = ["lock", "refuse_other_files", "remove_if_fruitless", "write_plan"]
 
 LOCK = ".lock"
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line as it is, without colours or breaks."""
-    console.print(line, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -42,7 +38,7 @@ def lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
                         f"{out}: another process prepares text here; wait for it, or choose "
                         "another directory with --out"
                     ) from None
-                say(console, f"{out}: waiting for another process to prepare it")
+                line(console, f"{out}: waiting for another process to prepare it")
                 blocked = True
             except FileNotFoundError:
                 continue  # the other process has removed the directory
@@ -109,7 +105,7 @@ def write_plan(out: Path, plan: dict[str, Any], console: Console) -> bool:
                 f"{out}: holds other text ({change}); choose another directory with --out, or "
                 "delete this one"
             )
-        say(
+        line(
             console, f"{out}: the files have changed since the work was interrupted; it begins anew"
         )
         _discard(out)

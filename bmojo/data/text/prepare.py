@@ -22,8 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bmojo.console import line, make_console
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
-from bmojo.data.text.lock import lock, refuse_other_files, remove_if_fruitless, say, write_plan
+from bmojo.data.text.lock import lock, refuse_other_files, remove_if_fruitless, write_plan
 from bmojo.data.text.store import (
     BLOCK,
     FORMAT,
@@ -102,7 +103,7 @@ def prepare(
       UserError: something cannot be read or written, or ``out`` holds something else.
     """
     out = Path(out).expanduser()
-    console = console or Console(quiet=True)
+    console = console or make_console(quiet=True)
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
@@ -114,7 +115,7 @@ def prepare(
                 prepared = open_prepared(out)
                 prepared.check()
                 _clear(out)
-                say(console, f"{out}: is prepared already")
+                line(console, f"{out}: is prepared already")
                 return prepared
             _clear(out, ".*.tmp")
             jobs = [
@@ -124,7 +125,7 @@ def prepare(
             todo = [job for job in jobs if not job.done()]
             if len(todo) < len(jobs):
                 done = len(jobs) - len(todo)
-                say(console, f"{out}: going on, {done} of {len(jobs)} jobs are done")
+                line(console, f"{out}: going on, {done} of {len(jobs)} jobs are done")
             _work(jobs, todo, workers, console)
             _finish(out, request, corpus, coder, jobs)
     return open_prepared(out)
@@ -250,7 +251,7 @@ def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Con
         transient=True,
     )
     if not console.is_terminal:
-        console.print(f"preparing {total / 1e6:,.1f} MB of text", highlight=False)
+        line(console, f"preparing {total / 1e6:,.1f} MB of text")
     with progress if console.is_terminal else contextlib.nullcontext():
         task = progress.add_task("", total=total / 1e6)
         progress.advance(task, (total - sum(job.size for job in todo)) / 1e6)

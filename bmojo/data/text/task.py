@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 
 from bmojo.cache import cache_directory
+from bmojo.console import line, make_console
 from bmojo.data.source import EXAMPLES, Source, check_integer
 from bmojo.data.text.corpus import SPLITS, open_corpus
-from bmojo.data.text.lock import say
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import MANIFEST, PLAN, Documents, Prepared, Stream, open_prepared
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
@@ -346,6 +346,6 @@ def _prepare_in_cache(source: str, spec: str, console: Console | None) -> Prepar
     out = cache_directory() / "text" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (out / MANIFEST).is_file():
         return open_prepared(out)
-    console = console or Console(stderr=True)
-    say(console, f"text of {source} is prepared in {out}")
+    console = console or make_console(stderr=True)
+    line(console, f"text of {source} is prepared in {out}")
     return prepare(request, out, console=console, wait=True)
