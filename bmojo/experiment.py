@@ -19,6 +19,7 @@ from bmojo.data.universal.programs import ProgramsConfig
 from bmojo.errors import UserError
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
@@ -56,6 +57,7 @@ for _name, _cls in {
     "SSD": SSDConfig,
     "SelectiveCopying": SelectiveCopyingConfig,
     "SelectiveSSM": SelectiveSSMConfig,
+    "SlidingBMojo": SlidingBMojoConfig,
     "Stage": Stage,
     "Text": TextConfig,
     "Trainer": TrainerConfig,

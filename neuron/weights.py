@@ -49,7 +49,7 @@ def sources(model: nn.Module) -> dict[str, Source]:
             other = {nn.Embedding: "embedding", Projection: "kernel"}.get(type(module), leaf)
             path = owner.split(".") if owner else []
             period = None
-            if isinstance(model, Model) and path[:1] == ["periods"]:
+            if isinstance(model, Model) and path[:1] == ["blocks"]:
                 period = int(path.pop(1))
             found[name] = Source(".".join([*path, other]), period, turned)
     return found

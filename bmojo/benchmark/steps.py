@@ -13,7 +13,7 @@ from bmojo.benchmark.cases import Case, Check, difference, limit
 from bmojo.benchmark.models import Chosen, draw
 from bmojo.benchmark.program import Program, compiled
 from bmojo.layers.protocol import State
-from bmojo.model import Period
+from bmojo.model import Block
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import Structure, outline, split
@@ -146,8 +146,8 @@ def layer_cases(
 def _layer(chosen: Chosen, batch: int, length: int, baseline: str | None) -> tuple[Case, Check]:
     config = chosen.config
 
-    def make() -> Period:
-        return Period(config, rngs=nnx.Rngs(0))
+    def make() -> Block:
+        return Block(config, rngs=nnx.Rngs(0))
 
     structure = outline(make)[0]
     parameters = jax.jit(lambda: split(make())[1])()

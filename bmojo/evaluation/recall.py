@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bmojo.data.pipeline import Batches
@@ -13,7 +12,7 @@ from bmojo.errors import UserError
 from bmojo.training.config import Evaluation
 from bmojo.training.evaluate import Meter, Row
 from bmojo.training.parameters import Parameters, Structure, split
-from bmojo.training.train_step import device_fields, token_losses
+from bmojo.training.train_step import device_fields
 from bmojo.types import Array
 
 __all__ = [
@@ -142,6 +141,7 @@ def _answers(
 ) -> tuple[Array, Array]:
     """Loss, and whether the answer is right, of every token."""
     model = structure.merge(parameters)
-    logits, _ = model(batch["inputs"], segment_ids=batch.get("segment_ids"))
-    losses, right, _ = token_losses(logits, jnp.asarray(batch["targets"]))
+    losses, right, _ = model.score(
+        batch["inputs"], batch["targets"], segment_ids=batch.get("segment_ids")
+    )
     return losses, right

@@ -20,7 +20,6 @@ from flax import nnx
 from bmojo.errors import UserError
 from bmojo.generation.generate import check_tokens, memory_grows, start
 from bmojo.layers.protocol import State
-from bmojo.training.train_step import token_losses
 from bmojo.types import Array
 
 __all__ = ["BATCH_SIZE", "SEGMENT_LENGTH", "Scores", "score", "stream_losses"]
@@ -145,10 +144,9 @@ def _segment(graph: Any, rows: int, capacity: int | None) -> Callable[..., Any]:
             return jnp.where(fresh.reshape(1, -1, *[1] * (old.ndim - 2)), new, old)
 
         state = jax.tree.map(begin, state, model.init_state(rows, capacity))
-        logits, state = model(tokens[:, :-1], state, None, lengths)
         valid = jnp.arange(tokens.shape[1] - 1) < lengths[:, None]
         targets = jnp.where(valid, tokens[:, 1:], -1)
-        losses, right, _ = token_losses(logits, targets)
+        losses, right, state = model.score(tokens[:, :-1], targets, state, None, lengths)
         return losses, right > 0, state
 
     return segment

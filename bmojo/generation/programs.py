@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -64,29 +63,21 @@ def _programs(graph: Any) -> Programs:
         logits, state = nnx.merge(graph, parameters)(tokens[:, None], state)
         return logits[:, 0], state
 
+    unstacked = jax.jit(lambda state, count: state.unstacked(count), static_argnums=1)
+
     @functools.partial(jax.jit, donate_argnums=1, static_argnames=("sampling", "size"))
     def block(
         parameters: Any, state: State, *arrays: Any, sampling: Sampling, size: int
     ) -> tuple[Array, Array, Array, State]:
-        def read(state: State, tokens: Array) -> tuple[Array, State]:
-            model = nnx.merge(graph, parameters)
-            if growing_leaf(model) is None:
-                return step(parameters, state, tokens)
-            logits, state = model.unrolled(tokens[:, None], state)
-            return logits[:, 0], state
-
+        read = functools.partial(step, parameters)
         return _block(read, sampling, size, state, *arrays)
 
-    @jax.jit
-    def periods(state: State) -> tuple[State, ...]:
-        count = len(jax.tree.leaves(state)[0])
-        return tuple(jax.tree.map(operator.itemgetter(i), state) for i in range(count))
-
     def apart(parameters: Any, state: State) -> Any:
-        # The scan over periods would copy all keys and values of full attention for each token.
-        if growing_leaf(nnx.merge(graph, parameters)) is None:
+        # The scan over blocks would copy all keys and values of full attention for each token.
+        model = nnx.merge(graph, parameters)
+        if growing_leaf(model) is None:
             return state
-        states = periods(state)
+        states = unstacked(state, model.config.num_blocks)
         for leaf in jax.tree.leaves(state):
             leaf.delete()
         return states

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import optax
 
+from bmojo.layers.protocol import GROUPS, Group
 from bmojo.training.config import OptimizerConfig
-from bmojo.training.parameter_groups import GROUPS, Group
 
 
 def schedule(config: OptimizerConfig, steps: int, group: str = "other") -> optax.Schedule:

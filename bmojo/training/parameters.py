@@ -1,6 +1,6 @@
 """A model as a function of a flat dict of named parameters.
 
-Names are paths, such as ``periods.sublayers.0.mixer.in_proj.kernel``; checkpoints go by them.
+Names are paths, such as ``blocks.sublayers.0.mixer.in_proj.kernel``; checkpoints go by them.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.training.parameter_groups import Group, parameter_groups
+from bmojo.layers.protocol import Group, parameter_groups
 from bmojo.types import Array
 
 Parameters = dict[str, Array]
@@ -54,7 +54,8 @@ def split(model: Any) -> tuple[Structure, Parameters]:
     graph, state = nnx.split(model, nnx.Param)
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     names = tuple(_name(path) for path, _ in leaves)
-    labels = tuple(parameter_groups(names).values())
+    groups = parameter_groups(model)
+    labels = tuple(groups[name] for name in names)
     parameters = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
     return Structure(graph, tree, names, labels), parameters
 

@@ -1,18 +1,14 @@
 """The setup of a run: its experiment, and all that follows from it without training."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 
-from bmojo.layers.axes import parameter_axes
-from bmojo.layers.protocol import State
+from bmojo.layers.protocol import State, parameter_axes
 from bmojo.model import ModelConfig, describe
 from bmojo.multihost import Processes
-from bmojo.ops import attention_choice
 from bmojo.training.config import Stage
 from bmojo.training.experiment import Curriculum, Experiment, check
 from bmojo.training.optimizer import make_optimizer, schedule
@@ -150,25 +146,7 @@ def implementations(model_config: Any) -> dict[str, str]:
     Raises:
       ValueError: an implementation was asked for by name that is not for this machine.
     """
-    chosen: dict[str, str] = {}
-
-    def choose(what: str, named: str, resolve: Callable[[str], str]) -> None:
-        automatic = f" (auto on {jax.default_backend()})" if named == "auto" else ""
-        chosen[what] = resolve(named) + automatic
-
-    def visit(config: Any) -> None:
-        named, resolve = (getattr(config, name, None) for name in ("implementation", "resolve"))
-        if isinstance(named, str) and resolve is not None:
-            choose(f"{type(config).__name__.removesuffix('Config')} scan", named, resolve)
-        named = getattr(config, "attention_implementation", None)
-        if isinstance(named, str) and getattr(config, "window", None) != 0:
-            choose("attention", named, attention_choice.resolve)
-        if dataclasses.is_dataclass(config):
-            for field in dataclasses.fields(config):
-                value = getattr(config, field.name)
-                for part in value if isinstance(value, tuple) else (value,):
-                    if dataclasses.is_dataclass(part):
-                        visit(part)
-
-    visit(model_config)
-    return chosen
+    found: dict[str, str] = {}
+    for mixer in getattr(model_config, "pattern", ()):
+        found |= getattr(mixer, "implementations", {})
+    return found

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bmojo.errors import suggestion
-from bmojo.layers.axes import NAMES, Names, axis_rules, partition
+from bmojo.ops.axes import NAMES, Names, axis_rules, partition
 from bmojo.training.config import check_types
 from bmojo.training.parameters import Parameters
 from bmojo.training.run_dir import RunError
@@ -47,7 +47,7 @@ class MeshConfig:
       tensor: devices that share heads and channels.
       sequence: devices that share the time axis.
       rules: pairs of a name and the mesh axis or axes that cut it; a name left out is not
-        cut. The names are those of :mod:`bmojo.layers.axes`.
+        cut. The names are those of :mod:`bmojo.ops.axes`.
     """
 
     data: int = -1

@@ -10,19 +10,13 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from bmojo.layers.axes import is_cut
 from bmojo.layers.protocol import SequenceShard, State
-from bmojo.ops.cross_entropy import blocked_cross_entropy
 from bmojo.training.parameters import Parameters, Structure
 from bmojo.training.sharding import ONE_DEVICE, Layout, shardings_of
-from bmojo.types import Array, Float, Int
+from bmojo.types import Array
 
 MODEL_FIELDS = ("inputs", "targets", "segment_ids")
 """Fields of a batch that go to the device."""
-
-WHOLE = 4096
-"""Words of a vocabulary whose logits are computed at once, at most. On a mesh all of them are:
-there each device has the logits of its own rows, or of its own words."""
 
 STOP = "stop"
 """Field of a batch, on a mesh of several processes: the signal that each device's process got."""
@@ -31,42 +25,6 @@ STOP = "stop"
 def device_fields(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The fields of a batch that a step needs."""
     return {name: batch[name] for name in MODEL_FIELDS if name in batch}
-
-
-def token_losses(
-    logits: Float[Array, "B L V"], targets: Int[Array, "B L"]
-) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Float[Array, "B L"]]:
-    """Cross-entropy (nats), right answers and counted targets, zero where the target is -1."""
-    counted = targets >= 0
-    answers = jnp.where(counted, targets, 0)
-    if is_cut("vocab"):  # each device finds the answers among its own tokens
-        tokens = jnp.arange(logits.shape[-1], dtype=answers.dtype)
-        right_ones = jnp.where(tokens == answers[..., None], logits, 0).sum(-1)
-        losses = jax.nn.logsumexp(logits, axis=-1) - right_ones
-    else:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
-    right = jnp.argmax(logits, axis=-1) == targets
-    zero = jnp.zeros_like(losses)
-    return (
-        jnp.where(counted, losses, zero),
-        (counted & right).astype(losses.dtype),
-        counted.astype(losses.dtype),
-    )
-
-
-def blocked_losses(
-    features: Float[Array, "B L D"], table: Float[Array, "V D"], targets: Int[Array, "B L"]
-) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Float[Array, "B L"]]:
-    """:func:`token_losses` without logits of all tokens; see ``bmojo.ops.cross_entropy``."""
-    counted = targets >= 0
-    answers = jnp.where(counted, targets, 0).reshape(-1)
-    losses, right = blocked_cross_entropy(features.reshape(-1, table.shape[1]), table, answers)
-    losses, right = losses.reshape(targets.shape), right.reshape(targets.shape)
-    return (
-        jnp.where(counted, losses, 0),
-        (counted & right).astype(losses.dtype),
-        counted.astype(losses.dtype),
-    )
 
 
 def make_train_step(
@@ -188,12 +146,11 @@ def _make_look(structure: Structure, layout: Layout) -> Look:
     def through(
         model: Any, state: Any, batch: dict[str, Array], keep: bool
     ) -> tuple[Sums, State | None]:
-        features, after = model.features(batch["inputs"], state, batch.get("segment_ids"))
-        scaled, table = model.words(features)
-        if layout.mesh is None and len(table) > WHOLE:
-            sums = blocked_losses(scaled, table, batch["targets"])
-        else:
-            sums = token_losses(model.logits(features), batch["targets"])
+        targets = batch["targets"]
+        losses, right, after = model.score(
+            batch["inputs"], targets, state, batch.get("segment_ids")
+        )
+        sums = (losses, right, (targets >= 0).astype(losses.dtype))
         return sums, after if keep else None
 
     if layout.sequence == 1:

@@ -3,15 +3,15 @@
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
+from bmojo.layers.forms import FORMS, Call
 from flax import nnx
 from look import Look
 from matplotlib.colors import to_rgb
 
 from bmojo.layers.bmojo import BMojoConfig
-from bmojo.layers.forms import FORMS, Call
-from bmojo.layers.time_sharding import UNSHARDED
-from bmojo.ops.attention import EIDETIC, FADING, WINDOW
+from bmojo.ops.masks import EIDETIC, FADING, WINDOW
 from bmojo.ops.positions import advance
+from bmojo.ops.time_sharding import UNSHARDED
 
 LENGTH, SIZE = 32, 8
 SURPRISES = (2, 5, 13, 22)

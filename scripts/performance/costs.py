@@ -146,7 +146,7 @@ def _period(config: ModelConfig) -> Period:
 def mixers(description: Description) -> list[Any]:
     """The mixers of all layers, their parameters without values."""
     config = description.config
-    return [sublayer.mixer for sublayer in _period(config).sublayers] * config.periods
+    return [sublayer.mixer for sublayer in _period(config).sublayers] * config.num_blocks
 
 
 def elementwise(mixer: Any) -> float:

@@ -16,6 +16,7 @@ from flax import nnx
 from rich.console import Console
 
 from bmojo.data.mqar import MQARConfig, MQARSource
+from bmojo.model import Model
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.experiment import Experiment
 from bmojo.training.train import RunResult, train
@@ -49,8 +50,10 @@ class StandIn(nnx.Module):
         x = self.norm(x + self.in_proj(mean) * jnp.tanh(self.q_proj(x)))
         return x, after
 
-    def words(self, features):
+    def logit_factors(self, features):
         return features, self.embedding.embedding[...]
+
+    score = Model.score
 
     def logits(self, features):
         return features @ self.embedding.embedding[...].T

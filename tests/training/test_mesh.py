@@ -8,7 +8,6 @@ import pytest
 from flax import nnx
 
 from bmojo.layers.attention import AttentionConfig
-from bmojo.layers.axes import parameter_axes
 from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig
 from bmojo.training.parameters import outline

@@ -3,14 +3,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bmojo import model as model_module
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import Batches
 from bmojo.evaluation.recall import evaluate
-from bmojo.training import train_step as training_step
+from bmojo.ops.cross_entropy import blocked_cross_entropy
 from bmojo.training.config import Evaluation, OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import count, initialize, outline, split
-from bmojo.training.train_step import blocked_losses, device_fields, make_train_step
+from bmojo.training.train_step import device_fields, make_train_step
 from tests.numerics import assert_close
 from tests.training.standin import VOCAB_SIZE, StandInConfig
 
@@ -71,11 +72,11 @@ def test_a_large_vocabulary_in_blocks_takes_the_same_step(monkeypatch):
 
     def blocked(*args):
         calls.append(args)
-        return blocked_losses(*args)
+        return blocked_cross_entropy(*args)
 
-    monkeypatch.setattr(training_step, "blocked_losses", blocked)
+    monkeypatch.setattr(model_module, "blocked_cross_entropy", blocked)
     for whole, taken in ((VOCAB_SIZE, 0), (VOCAB_SIZE - 1, 1)):
-        monkeypatch.setattr(training_step, "WHOLE", whole)
+        monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", whole)
         own = jax.tree.map(lambda x: x.copy(), parameters)
         step = make_train_step(structure, optimizer)
         results.append(step(own, optimizer.init(parameters), None, dict(batch)))

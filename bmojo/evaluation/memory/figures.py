@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from bmojo.evaluation.memory.trace import Layer, Memory
-from bmojo.ops.attention import EIDETIC, TIERS
+from bmojo.ops.masks import EIDETIC, TIERS
 
 __all__ = ["COLOURS", "draw", "lanes", "png"]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from bmojo.evaluation.memory.text import Piece
 from bmojo.evaluation.memory.trace import Layer, Memory
-from bmojo.ops.attention import EIDETIC, TIERS
+from bmojo.ops.masks import EIDETIC, TIERS
 
 __all__ = ["page", "without"]
 

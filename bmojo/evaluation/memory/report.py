@@ -14,7 +14,7 @@ from bmojo.evaluation.memory.page import page
 from bmojo.evaluation.memory.text import Piece
 from bmojo.evaluation.memory.trace import Layer, Memory
 from bmojo.files import write_atomically
-from bmojo.ops.attention import TIERS
+from bmojo.ops.masks import TIERS
 
 __all__ = ["numbers", "write"]
 

@@ -22,6 +22,7 @@ import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 
 from bmojo.cache import cache_directory
@@ -143,3 +144,16 @@ def _names() -> list[str]:
     marker = "BMOJO_HANDLER("
     lines = [line for name in SOURCES for line in (HERE / name).read_text().splitlines()]
     return [line[len(marker) :].split(",")[0] for line in lines if line.startswith(marker)]
+
+
+def copy(x: jax.Array) -> jax.Array:
+    """``x`` by a kernel that XLA cannot join to its neighbours; float32 and float64 only."""
+    if x.dtype not in (jnp.float32, jnp.float64):
+        return x
+    call = jax.ffi.ffi_call(
+        f"bmojo_settle_{x.dtype}",
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        vmap_method="broadcast_all",
+        input_output_aliases={0: 0},
+    )
+    return call(x)

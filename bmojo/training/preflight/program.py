@@ -10,7 +10,8 @@ from flax import nnx
 from rich.table import Table
 
 from bmojo.data.pipeline import Batches, Segments
-from bmojo.layers.axes import Names, parameter_axes
+from bmojo.layers.protocol import parameter_axes
+from bmojo.ops.axes import Names
 from bmojo.training.preflight.machine import size, table
 from bmojo.training.run_setup import RunSetup
 from bmojo.training.sharding import spec_text

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from bmojo.data.mqar import MQARConfig
-from bmojo.layers.axes import Names
 from bmojo.multihost import Processes
+from bmojo.ops.axes import Names
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.experiment import Experiment
 from bmojo.training.preflight.program import Step

@@ -1,11 +1,11 @@
-"""The memory attention by a kernel: what is laid out where, its blocks, and its derivative."""
+"""Memory attention by Pallas kernels for TPUs and GPUs: layout, blocks, derivative."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.attention import NEVER, Slots
+from bmojo.ops.masks import NEVER, Slots
 from bmojo.ops.pallas import attention_kernels as kernels
 from bmojo.ops.pallas.attention_kernels import Geometry
 from bmojo.ops.pallas.targets import (
@@ -109,27 +109,16 @@ def memory_attention(
     target: Target | None = None,
     block: int | None = None,
 ) -> Float[Array, "B L H P"]:
-    """The attention of :func:`bmojo.ops.blocked_attention.memory_attention`.
+    """:func:`bmojo.ops.memory_attention.memory_attention` by the kernels.
 
     Chunks lie on the grid of the slots: with ``offset`` the tokens of each row are moved onto
     it, with up to W - 1 empty places in front, and the outputs back. Scores are float32 or
     wider and exist for one pair of blocks at a time. Products are as precise as
     ``jax.default_matmul_precision`` says. Saved for the backward pass are the operands, the
-    output and one number for each query and head.
+    output and one number for each query and head. All heads share their slots.
 
-    Args:
-      q: queries.
-      k: keys of the same tokens.
-      v: values of the same tokens.
-      tail_k: keys of the W - 1 tokens before the call.
-      tail_v: their values.
-      segment_pos: tokens of the same document before each token.
-      window: W.
-      slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
-      slot_range: nearest distance at which a slot is seen, and the first that is too far.
-      offset: tokens of the current chunk that precede the call, per row; None: zero.
-      target: the device; None: JAX's default one.
-      block: tokens of a block; None: see :func:`geometry`.
+    ``target`` is the device (None: JAX's default one), ``block`` the tokens of a block (None: see
+    :func:`geometry`).
 
     Raises:
       ValueError: the sizes fit no block, or the operands are float64 on a device.
@@ -167,7 +156,7 @@ def memory_attention(
     slot_k = slot_v = distance = None
     if slots is not None:
         slot_k, slot_v = (heads_first(pad(x[:, : g.chunks], 2, g.slots)) for x in held)
-        distance = pad(slots.distance[:, : g.chunks], 2, g.slots, NEVER)
+        distance = pad(slots.distance[:, : g.chunks, 0], 2, g.slots, NEVER)
     segment_positions = on_grid(segment_pos, -1).reshape(segment_pos.shape[0], -1)
     queries, keys = heads_first(on_grid(q * width**-0.5)), heads_first(on_grid(k, before=tail_k))
     values = heads_first(on_grid(v, before=tail_v))

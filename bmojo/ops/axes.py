@@ -1,4 +1,4 @@
-"""Names for the axes of parameters and activations, so that a mesh can cut them.
+"""Logical axes: names for the axes of arrays, and rules for cutting them over a mesh.
 
 Layers name axes by what they mean; a table of rules, which a mesh config holds, says along
 which axes of the mesh each name is cut. Without a table in force everything here is the
@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import PartitionSpec
 
 from bmojo.types import Array
@@ -37,8 +35,9 @@ Names = tuple[str | None, ...]
 
 NAMES = ("batch", "length", "embed", "vocab", "lookup", "heads", "kv_heads", "inner", "mlp")
 
-_rules: contextvars.ContextVar[Mapping[str, tuple[str, ...]] | None]
-_rules = contextvars.ContextVar("axis_rules", default=None)
+RULES: contextvars.ContextVar[Mapping[str, tuple[str, ...]] | None]
+RULES = contextvars.ContextVar("axis_rules", default=None)
+"""The rules in force; None: arrays are not cut."""
 
 
 @contextlib.contextmanager
@@ -47,11 +46,11 @@ def axis_rules(rules: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
 
     ``jax.set_mesh`` must be in force too.
     """
-    token = _rules.set(rules)
+    token = RULES.set(rules)
     try:
         yield
     finally:
-        _rules.reset(token)
+        RULES.reset(token)
 
 
 def partition(names: Names, rules: Mapping[str, tuple[str, ...]]) -> PartitionSpec:
@@ -61,7 +60,7 @@ def partition(names: Names, rules: Mapping[str, tuple[str, ...]]) -> PartitionSp
 
 def constrain(x: Array, *names: str | None) -> Array:
     """``x``, cut as the rules in force say for the names of its axes."""
-    rules = _rules.get()
+    rules = RULES.get()
     if rules is None:
         return x
     return jax.lax.with_sharding_constraint(x, partition(names, rules))
@@ -69,39 +68,8 @@ def constrain(x: Array, *names: str | None) -> Array:
 
 def is_cut(name: str) -> bool:
     """Whether the rules in force cut axes of this name."""
-    rules = _rules.get()
+    rules = RULES.get()
     return rules is not None and bool(rules.get(name))
-
-
-def project(
-    linear: nnx.Linear, u: Array, sizes: Sequence[int], names: Sequence[str | None]
-) -> tuple[Array, ...]:
-    """The outputs of a projection that makes several things at once.
-
-    Args:
-      linear: the projection, without bias.
-      u: its input (B, L, D).
-      sizes: channels of all outputs but the last.
-      names: the axis name of each output's channels.
-
-    Returns:
-      The outputs (B, L, size). Where rules are in force each comes from its own part of the
-      kernel: parts of one product would begin in the middle of a device's share.
-    """
-    edges = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-    if _rules.get() is None:
-        return tuple(jnp.split(linear(u), edges, axis=-1))
-    kernel = linear.kernel[...].astype(linear.dtype)
-    parts = zip(jnp.split(kernel, edges, axis=-1), names, strict=True)
-    return tuple(
-        constrain(u.astype(kernel.dtype) @ constrain(part, None, name), "batch", None, name)
-        for part, name in parts
-    )
-
-
-def has_rules() -> bool:
-    """Whether rules are in force, so that XLA may cut arrays."""
-    return _rules.get() is not None
 
 
 def on_each_device(
@@ -119,7 +87,7 @@ def on_each_device(
       arguments: for each of them the names of its axes.
       results: a name for each axis of the result, or a tuple of such for several.
     """
-    rules = _rules.get()
+    rules = RULES.get()
     if rules is None:
         return function
 
@@ -144,25 +112,3 @@ def on_each_device(
         )(*arrays)
 
     return run
-
-
-def parameter_axes(model: nnx.Module) -> dict[str, Names]:
-    """Axis names of the parameters of a model, by the parameters' names.
-
-    A module tells them in an attribute ``axes`` of its class: for each of its parameters the
-    path from the module, such as ``q_proj.kernel``, and the names. A further axis in front,
-    that of stacked layers, is never cut. Parameters that no module tells of are not in the
-    result.
-    """
-    found: dict[str, Names] = {}
-    for path, module in nnx.iter_modules(model):
-        for name, names in getattr(module, "axes", {}).items():
-            value = module
-            for part in name.split("."):
-                value = getattr(value, part, None)
-            if value is None:
-                continue
-            missing = value.ndim - len(names)
-            full = ".".join(map(str, (*path, name)))
-            found[full] = (None,) * missing + tuple(names)
-    return found

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.attention import Slots, attend, attend_view, memory_view, visible
-from bmojo.types import Array, Float, Int, at_least_float32
+from bmojo.ops.masks import Slots, memory_keys, visible
+from bmojo.types import Array, Bool, Float, Int, at_least_float32
 
 QUERIES = 128
 """Queries of a block on a CPU, at most."""
@@ -30,6 +30,44 @@ LARGE = 8
 """How many times more queries, and keys, a block may have on other processors."""
 
 
+def attend(
+    q: Float[Array, "*rest L H P"],
+    k: Float[Array, "*rest K G P"],
+    v: Float[Array, "*rest K G P"],
+    mask: Bool[Array, "*rest S L K"],
+) -> Float[Array, "*rest L H P"]:
+    """softmax(q k^T / sqrt(P)) v under one softmax, H / G query heads to a key-value head.
+
+    Scores and softmax are float32 or wider, the output has the dtype of ``v``. The mask is that
+    of all heads (S = 1) or of each key-value head (S = G). Every query must see at least one
+    key; its own token's always qualifies.
+    """
+    *rest, length, heads, width = q.shape
+    weights = softmax_weights(q, k, mask)
+    mixed = jnp.einsum(
+        "...ghls,...sgp->...lghp",
+        weights.astype(v.dtype),
+        v,
+        preferred_element_type=weights.dtype,
+    )
+    inverse = jnp.moveaxis(1 / weights.sum(axis=-1), -1, -3)
+    return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
+
+
+def softmax_weights(
+    q: Float[Array, "*rest L H P"], k: Float[Array, "*rest K G P"], mask: Bool[Array, "*rest S L K"]
+) -> Float[Array, "*rest G heads L K"]:
+    """exp(q k^T / sqrt(P)) up to a factor for each query, 0 where the mask is false."""
+    *rest, length, heads, width = q.shape
+    groups = k.shape[-2]
+    grouped = (q * width**-0.5).reshape(*rest, length, groups, heads // groups, width)
+    dtype = at_least_float32(q.dtype)
+    scores = jnp.einsum("...lghp,...sgp->...ghls", grouped, k, preferred_element_type=dtype)
+    scores = jnp.where(mask[..., :, None, :, :], scores, jnp.finfo(dtype).min)
+    peak = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+    return jnp.exp(scores - peak)
+
+
 def memory_attention(
     q: Float[Array, "B L H P"],
     k: Float[Array, "B L G P"],
@@ -43,32 +81,14 @@ def memory_attention(
     slot_range: tuple[int, int | None] = (0, None),
     offset: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B L H P"]:
-    """One softmax over a true sliding window and the memory slots of the query's chunk.
+    """:func:`bmojo.ops.memory_attention.memory_attention` by XLA.
 
-    A query at t attends to the tokens t - W + 1 .. t of its document and to the slots of its
-    chunk. Cost is O(L (W + M)) in time and O(L) in memory. A block of b queries reads W + b
-    keys and the slots of its chunk, or of two chunks where b does not divide W or the call does
-    not begin on the grid.
-
-    Args:
-      q: queries.
-      k: keys of the same tokens.
-      v: values of the same tokens.
-      tail_k: keys of the W - 1 tokens before the call, in order of time.
-      tail_v: their values.
-      segment_pos: tokens of the same document before each token.
-      window: W, the query's own token included.
-      slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
-      slot_range: nearest distance at which a slot is seen, and the first that is too far.
-      offset: tokens of the current chunk that precede the call, per row; None: zero.
-
-    Returns:
-      The attention's output for each query, in the dtype of ``v``. Scores and softmax are
-      float32 or wider. There are derivatives of first order in reverse mode only.
+    A block of b queries reads W + b keys and the slots of its chunk, or of two chunks where b
+    does not divide W or the call does not begin on the grid.
     """
     (batch, length, heads, width), groups = q.shape, k.shape[2]
     if length == 1:
-        view = memory_view(
+        seen = memory_keys(
             k,
             v,
             tail_k,
@@ -79,17 +99,17 @@ def memory_attention(
             slot_range=slot_range,
             offset=offset,
         )
-        return attend_view(q, view)
+        return attend(q[:, None], seen.k, seen.v, seen.mask)[:, 0]
     if slots is not None and not slots.k.shape[2]:
         slots = None
     held = 0 if slots is None else slots.k.shape[2]
     block = _block(batch * heads, window + held, length, window)
     padding = -length % block
 
-    def keys(tail: Array, x: Array) -> Array:
-        x = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
-        return jnp.swapaxes(_pad(x, 1, padding), 1, 2)
-
+    k_all, v_all = (
+        jnp.swapaxes(_pad(jnp.concatenate([tail.astype(x.dtype), x], axis=1), 1, padding), 1, 2)
+        for tail, x in ((tail_k, k), (tail_v, v))
+    )
     if slots is not None:
         k_slots, v_slots = (jnp.swapaxes(x, 2, 3) for x in slots[:2])
         slots = Slots(k_slots, v_slots, slots.distance)
@@ -97,9 +117,7 @@ def memory_attention(
     plan = _Plan(window, block, *slot_range, pair)
     queries = _heads_first(_pad(q * width**-0.5, 0, padding), groups, block)
     segment_positions = _pad(segment_pos, 0, padding).reshape(batch, -1, block).swapaxes(0, 1)
-    out = _windowed(
-        plan, queries, keys(tail_k, k), keys(tail_v, v), slots, segment_positions, offset
-    )
+    out = _windowed(plan, queries, k_all, v_all, slots, segment_positions, offset)
     return _tokens_first(out, heads)[:, :length]
 
 
@@ -110,29 +128,19 @@ def causal_attention(
     segment_pos: Int[Array, "B L"],
     position: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L H P"]:
-    """Attention over the whole past of the query's document.
+    """:func:`bmojo.ops.memory_attention.causal_attention` by XLA.
 
-    Memory is O(L) beyond the inputs. Blocks of keys that lie after a block's queries, or before
-    the documents of all of them, are not looked at.
-
-    Args:
-      q: queries.
-      k: keys; key s stands at position s of its row.
-      v: values.
-      segment_pos: tokens of the same document before each query.
-      position: of each query in its row; None: query i stands at i.
-
-    Returns:
-      The attention's output for each query, in the dtype of ``v``. Scores and softmax are
-      float32 or wider. There are derivatives of first order in reverse mode only.
+    Blocks of keys that lie after a block's queries, or before the documents of all of them, are
+    skipped.
     """
     (batch, length, heads, width), (many, groups) = q.shape, k.shape[1:3]
     if position is None:
         position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), segment_pos.shape)
     if length == 1:
         distance = position[..., None] - jnp.arange(many, dtype=jnp.int32)
-        return attend(q, k, v, visible(distance, segment_pos[..., None]))
-    size = min(KEYS * _larger(), many)
+        return attend(q, k, v, visible(distance, segment_pos[..., None])[:, None])
+    large = 1 if jax.default_backend() == "cpu" else LARGE
+    size = min(KEYS * large, many)
     block = _block(batch * heads, size, length)
     padding = -length % block
 
@@ -146,10 +154,6 @@ def causal_attention(
     return _tokens_first(out, heads)[:, :length]
 
 
-def _larger() -> int:
-    return 1 if jax.default_backend() == "cpu" else LARGE
-
-
 def _block(heads: int, keys: int, length: int, window: int | None = None) -> int:
     """Queries of a block: a divisor of the window, if there is a good one.
 
@@ -159,7 +163,7 @@ def _block(heads: int, keys: int, length: int, window: int | None = None) -> int
       length: queries.
       window: W.
     """
-    large = _larger()
+    large = 1 if jax.default_backend() == "cpu" else LARGE
     limit = min(QUERIES * large, max(FEW, SCORES * large**2 // (heads * keys)))
     most = min(limit, length if window is None else min(length, window))
     if window is None:
@@ -211,7 +215,8 @@ def _windowed_save(plan, q, k, v, slots, segment_pos, offset):
         peak = scores.max(axis=-1)
         weights = jnp.exp(scores - peak[..., None])
         total = weights.sum(axis=-1)
-        out = _mix(weights, v_seen) / total[..., None]
+        mix = functools.partial(jnp.einsum, preferred_element_type=weights.dtype)
+        out = mix("bgqk,bgkp->bgqp", weights.astype(v.dtype), v_seen) / total[..., None]
         return out.astype(v.dtype), peak + jnp.log(total)
 
     out, lse = jax.lax.map(block, (jnp.arange(len(q)), q, segment_pos))
@@ -250,27 +255,33 @@ _windowed.defvjp(_windowed_save, _windowed_gradient)
 
 
 def _seen(plan, k, v, slots, segment_pos, offset, index):
-    """Keys and values (B, G, S, P) and mask (B, b, S) of one block of queries."""
+    """Keys and values (B, G, K, P) and mask (B, S, b, K) of one block of queries."""
     query = jnp.arange(plan.block, dtype=jnp.int32)
     keys, values = (
         jax.lax.dynamic_slice_in_dim(x, index * plan.block, plan.window + plan.block, 2)
         for x in (k, v)
     )
     back = plan.window + query[:, None] - jnp.arange(plan.window + plan.block, dtype=jnp.int32)
-    mask = visible(back, segment_pos[..., None], plan.window)
+    own_pos = segment_pos[:, None, :, None]
+    mask = visible(back, own_pos, plan.window)
     if slots is None:
         return keys, values, mask
-    parts = [(keys, values, mask)]
+    shared = slots.distance.shape[2]
+    masks = [jnp.broadcast_to(mask, (mask.shape[0], shared, *mask.shape[2:]))]
+    parts = [(keys, values)]
     since = index * plan.block + query + (0 if offset is None else offset[:, None])
     for chunk in _chunks(plan, offset, index):
         held = Slots(*(_of_chunk(x, chunk) for x in slots))
         number = chunk if offset is None else chunk[:, None]
-        reach = (since - number * plan.window)[..., None] + held.distance[:, None]
-        seen = visible(reach, segment_pos[..., None], window=plan.far, beyond=plan.near)
+        into = jnp.atleast_2d(since - number * plan.window)[:, None, :, None]
+        reach = into + held.distance[:, :, None]
+        seen = visible(reach, own_pos, window=plan.far, beyond=plan.near)
         if plan.pair:
-            seen &= (since // plan.window == number)[..., None]
-        parts.append((held.k, held.v, seen))
-    return tuple(jnp.concatenate(x, axis=2) for x in zip(*parts, strict=True))
+            seen &= jnp.atleast_2d(since // plan.window == number)[:, None, :, None]
+        parts.append((held.k, held.v))
+        masks.append(seen)
+    keys, values = (jnp.concatenate(x, axis=2) for x in zip(*parts, strict=True))
+    return keys, values, jnp.concatenate(masks, axis=3)
 
 
 def _chunks(plan, offset, index):
@@ -326,7 +337,9 @@ def _causal_save(size, q, k, v, segment_pos, position):
             # query's own key in it, scales them to zero.
             kept = jnp.exp(peak - higher)
             total = total * kept + weights.sum(axis=-1)
-            return out * kept[..., None] + _mix(weights, v_seen), higher, total
+            mix = functools.partial(jnp.einsum, preferred_element_type=weights.dtype)
+            out = out * kept[..., None] + mix("bgqk,bgkp->bgqp", weights.astype(v.dtype), v_seen)
+            return out, higher, total
 
         nothing = jnp.zeros(q.shape[:-1], number)
         start = (jnp.zeros(q.shape, number), nothing + jnp.finfo(number).min, nothing)
@@ -368,7 +381,7 @@ def _stretch(size, k, v, segment_pos, position, index):
     """One block of keys, their values, and who sees them."""
     keys, values = (jax.lax.dynamic_slice_in_dim(x, index * size, size, 2) for x in (k, v))
     place = index * size + jnp.arange(size, dtype=jnp.int32)
-    return keys, values, visible(position[..., None] - place, segment_pos[..., None])
+    return keys, values, visible(position[..., None] - place, segment_pos[..., None])[:, None]
 
 
 def _reach(size, k, segment_pos, position):
@@ -381,21 +394,12 @@ def _reach(size, k, segment_pos, position):
 
 
 def _scores(q, k, mask):
-    """Products q k^T (B, G, heads b, S), the lowest number where the mask (B, b, S) forbids."""
+    """Products q k^T (B, G, heads b, K), the lowest number where the mask (B, S, b, K) forbids."""
     number = at_least_float32(q.dtype)
     scores = jnp.einsum("bgqp,bgkp->bgqk", q, k, preferred_element_type=number)
-    return jnp.where(_of_heads(mask, q), scores, jnp.finfo(number).min)
-
-
-def _of_heads(mask, q):
-    heads = q.shape[2] // mask.shape[1]
-    return (mask if heads == 1 else jnp.tile(mask, (1, heads, 1)))[:, None]
-
-
-def _mix(weights, v):
-    return jnp.einsum(
-        "bgqk,bgkp->bgqp", weights.astype(v.dtype), v, preferred_element_type=weights.dtype
-    )
+    heads = q.shape[2] // mask.shape[2]
+    mask = mask if heads == 1 else jnp.tile(mask, (1, 1, heads, 1))
+    return jnp.where(mask, scores, jnp.finfo(number).min)
 
 
 def _share(out, grad):

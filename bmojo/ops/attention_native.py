@@ -1,4 +1,4 @@
-"""The attentions of :mod:`bmojo.ops.blocked_attention` by a kernel for CPUs.
+"""Memory and causal attention by a C++ kernel for CPUs.
 
 A block of at most 64 rows of queries looks at tiles of 64 keys, whose products, weights and sums
 stay in a core's caches. As there, the backward pass computes the weights again from the output
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.ops.attention import Slots
+from bmojo.ops.masks import Slots
 from bmojo.ops.native import library
 from bmojo.types import Array, Float, Int, at_least_float32
 
@@ -65,22 +65,9 @@ def memory_attention(
     slot_range: tuple[int, int | None] = (0, None),
     offset: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B L H P"]:
-    """The attention of :func:`bmojo.ops.blocked_attention.memory_attention`.
+    """:func:`bmojo.ops.memory_attention.memory_attention` by the kernel.
 
-    Computed in float32, or float64 if an operand is wider. There are derivatives of first order
-    in reverse mode only.
-
-    Args:
-      q: queries.
-      k: keys of the same tokens.
-      v: values of the same tokens.
-      tail_k: keys of the W - 1 tokens before the call, in order of time.
-      tail_v: their values.
-      segment_pos: tokens of the same document before each token.
-      window: W, the query's own token included.
-      slots: of the chunks that the call touches: ceil(L / W), or one more with ``offset``.
-      slot_range: nearest distance at which a slot is seen, and the first that is too far.
-      offset: tokens of the current chunk that precede the call, per row; None: zero.
+    Computed in float32, or float64 if an operand is wider. All heads share their slots.
 
     Raises:
       BuildError: there are no kernels on this machine.
@@ -88,13 +75,15 @@ def memory_attention(
     if slots is None or not slots.k.shape[2]:
         rows, _, groups, width = k.shape
         nothing = jnp.zeros((rows, 1, 0, groups, width), k.dtype)
-        slots = Slots(nothing, nothing, jnp.zeros((rows, 1, 0), jnp.int32))
+        slots = Slots(nothing, nothing, jnp.zeros((rows, 1, 1, 0), jnp.int32))
     near, far = slot_range
     reach = _Reach(window, near, ANY if far is None else far)
     floats = (q, k, v, tail_k, tail_v, slots.k, slots.v)
     if offset is None:
         offset = jnp.zeros(q.shape[:1], jnp.int32)
-    return _call(reach, v, floats, slots.distance, segment_pos, offset, jnp.zeros((0,), jnp.int32))
+    return _call(
+        reach, v, floats, slots.distance[:, :, 0], segment_pos, offset, jnp.zeros((0,), jnp.int32)
+    )
 
 
 def causal_attention(
@@ -104,14 +93,7 @@ def causal_attention(
     segment_pos: Int[Array, "B L"],
     position: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L H P"]:
-    """The attention of :func:`bmojo.ops.blocked_attention.causal_attention`.
-
-    Args:
-      q: queries.
-      k: keys; key s stands at position s of its row.
-      v: values.
-      segment_pos: tokens of the same document before each query.
-      position: of each query in its row; None: query i stands at i.
+    """:func:`bmojo.ops.memory_attention.causal_attention` by the kernel.
 
     Raises:
       BuildError: there are no kernels on this machine.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.ops.eidetic import EMPTY, running_sets
+from bmojo.ops.selection import EMPTY, running_sets
 
 
 def insertion(score, starts, size, offset, chunk, before=()):
