@@ -30,6 +30,9 @@ STEPS = 13
 class StandIn(nnx.Module):
     """Every token sees the mean of those before it."""
 
+    groups = {"in_proj": "ssm", "q_proj": "attention"}
+    undecayed = ("embedding.embedding", "norm.scale")
+
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(VOCAB_SIZE, width, rngs=rngs)
         self.in_proj = nnx.Linear(width, width, use_bias=False, rngs=rngs)
