@@ -1,22 +1,29 @@
 """Child processes: their start and exit codes, and the signals that ask a program to stop."""
 
 import os
+import runpy
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
 __all__ = [
+    "PROGRAM",
     "STOPS",
     "SUPERVISED",
     "StopSignals",
     "exit_code",
+    "run_bmojo",
     "signal_of",
     "start",
     "was_asked_to_stop",
 ]
+
+PROGRAM = (sys.executable, "-m", "bmojo.cli", "--child")
+"""The command of a ``bmojo`` that another one starts."""
 
 SUPERVISED = "BMOJO_SUPERVISED"
 """Environment variable of a program that another one started and supervises."""
@@ -34,6 +41,12 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen:
     """
     environment = dict(options.pop("env", None) or os.environ, PYTHONUNBUFFERED="1")
     return subprocess.Popen(list(command), env=environment, process_group=0, **options)
+
+
+def run_bmojo(arguments: Sequence[str]) -> None:
+    """Run ``bmojo`` with these arguments in this process; exits as it does."""
+    sys.argv = ["bmojo", *arguments]
+    runpy.run_module("bmojo.cli", run_name="__main__")
 
 
 def signal_of(code: int) -> int | None:

@@ -4,10 +4,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from bmojo.processes import PROGRAM
 
 CONFIG = Path(__file__).with_name("processes.gin")
 MESH = ("Experiment.mesh=@Mesh()", "Mesh.fsdp=2")
@@ -30,7 +31,7 @@ def start(run: Path, count: int) -> list[subprocess.Popen]:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
-    words = [sys.executable, "-m", "bmojo.cli.child", "train", str(CONFIG), "--run-dir", str(run)]
+    words = [*PROGRAM, "train", str(CONFIG), "--run-dir", str(run)]
     if count > 1:
         words += [*MESH, "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)]
     started = []

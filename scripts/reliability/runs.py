@@ -51,9 +51,9 @@ def train(settings: Sequence[str], run_dir: Path, cache: Path) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ["BMOJO_CACHE_DIR"] = str(cache)
-    from bmojo.cli.child import be_bmojo
+    from bmojo.processes import run_bmojo
 
-    be_bmojo(["train", *settings, "--run-dir", str(run_dir)])
+    run_bmojo(["train", *settings, "--run-dir", str(run_dir)])
 
 
 def output(run_dir: Path) -> Path:
