@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from neuron.positions import Positions
 
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.training.parameters import split
 from neuron.configs import layer_config
 from neuron.layer import BMojoLayer, LayerState
+from neuron.positions import Positions
 from neuron.weights import load_layer, sources
 from tests.numerics import relative_rms
 

@@ -7,7 +7,7 @@ import pytest
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
 from neuron.emulator.isa.selections import FP32_MIN
-from tests.neuron.harness import put, run, tile
+from neuron.emulator.tests.harness import put, run, tile
 
 X = np.array([[1.0, -2.0, 3.0, 5.0], [4.0, 0.0, -6.0, 2.0]], np.float32)
 CUBE = np.arange(12, dtype=np.float32).reshape(1, 3, 4)

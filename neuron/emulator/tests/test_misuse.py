@@ -12,7 +12,7 @@ import pytest
 from neuron.emulator import RuleError
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
-from tests.neuron.harness import run
+from neuron.emulator.tests.harness import run
 
 F, H, I32, U32, U16, U8 = nl.float32, nl.bfloat16, nl.int32, nl.uint32, nl.uint16, nl.uint8
 BIG = nl.float8_e4m3fn

@@ -7,7 +7,7 @@ import pytest
 from neuron.emulator import RuleError
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
-from tests.neuron.harness import put, run, tile
+from neuron.emulator.tests.harness import put, run, tile
 
 A = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], np.float32)
 B = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]], np.float32)

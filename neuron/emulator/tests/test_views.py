@@ -6,7 +6,7 @@ import pytest
 from neuron.emulator import RuleError
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
-from tests.neuron.harness import give, put, run, tile
+from neuron.emulator.tests.harness import give, put, run, tile
 
 GRID = np.arange(24, dtype=np.float32).reshape(2, 12)
 

@@ -7,7 +7,7 @@ import pytest
 from neuron.emulator import RuleError
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
-from tests.neuron.harness import give, put, run, tile
+from neuron.emulator.tests.harness import give, put, run, tile
 
 TABLE = np.arange(20, dtype=np.float32).reshape(5, 4)
 

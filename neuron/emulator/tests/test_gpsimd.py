@@ -6,7 +6,7 @@ import pytest
 from neuron.emulator import NotEmulatedError
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
-from tests.neuron.harness import put, run, tile
+from neuron.emulator.tests.harness import put, run, tile
 
 NOWHERE = 2**32 - 1
 

@@ -9,7 +9,7 @@ import pytest
 from neuron.emulator import RuleError
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
-from tests.neuron.harness import put, run, tile
+from neuron.emulator.tests.harness import put, run, tile
 
 X = np.array([[1.0, -2.0, 3.0], [4.0, 0.0, -6.0]], np.float32)
 Y = np.array([[2.0, 2.0, 2.0], [-4.0, 5.0, -6.0]], np.float32)

@@ -7,7 +7,7 @@ import pytest
 from neuron.emulator import CapacityError, RuleError, dtypes, jit, simulate
 from neuron.emulator import isa as nisa
 from neuron.emulator import language as nl
-from tests.neuron.harness import put, run, tile
+from neuron.emulator.tests.harness import put, run, tile
 
 
 def test_fresh_memory_is_poisoned():
