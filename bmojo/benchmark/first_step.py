@@ -1,6 +1,6 @@
 """A process that makes one training step and reports the time of each part.
 
-    python -m bmojo.benchmark.first_step '{"model": "bmojo", "length": 512, "dimensions": {}}'
+    python -m bmojo.benchmark.first_step <<< '{"model": "bmojo", "length": 512, "dimensions": {}}'
 
 Prints a line of JSON when the step is done: seconds to import, to compile the kernels for this
 CPU or to load them, to make the model, to trace and compile or to fetch the compiled step, and to
@@ -40,4 +40,4 @@ def main(options: dict) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(json.loads(sys.argv[1]))), flush=True)
+    print(json.dumps(main(json.loads(sys.stdin.readline()))), flush=True)

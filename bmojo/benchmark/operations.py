@@ -33,19 +33,7 @@ IN_CHUNKS = f"lax.scan in chunks of {plain.CHUNK}"
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Sizes of the operands.
-
-    Attributes:
-      batch: rows.
-      length: tokens.
-      channels: of scans, convolution and innovation.
-      states: of a channel, in both scans.
-      heads: of attention, and of the second scan.
-      width: of all heads of attention together.
-      window: W.
-      num_fading: fading slots.
-      num_eidetic: eidetic slots.
-    """
+    """Sizes of the operands: channels of scans and convolution, width of all heads of attention."""
 
     batch: int = 1
     length: int = 2048
@@ -114,57 +102,51 @@ def _runnable(forms: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[...
     return {name: form for name, form in forms.items() if runs or "native" not in name}
 
 
-def _scan(sizes: Sizes, rng: np.random.Generator) -> Family:
-    batch, length, width, states = sizes.batch, sizes.length, sizes.channels, sizes.states
+def _recurrence(
+    name: str,
+    sizes: Sizes,
+    rng: np.random.Generator,
+    channels: tuple[int, ...],
+    A: Array,
+    flops: int,
+    ours: Mapping[str, Callable[..., Any]],
+    oracle: Callable[..., Any],
+    step: plain.Step,
+) -> Family:
+    """A scan over ``channels`` with a step size for each of the first axis; ``flops`` a token."""
+    batch, length, states = sizes.batch, sizes.length, sizes.states
     operands = (
-        _normal(rng, batch, length, width),
-        _steps(rng, batch, length, width),
-        jnp.broadcast_to(-jnp.arange(1.0, states + 1), (width, states)),
+        _normal(rng, batch, length, *channels),
+        _steps(rng, batch, length, channels[0]),
+        A,
         _normal(rng, batch, length, states),
         _normal(rng, batch, length, states),
-        _normal(rng, batch, width, states),
+        _normal(rng, batch, *channels, states),
     )
-    loop = partial(plain.loop, plain.scan_step)
-    return Family(
-        "selective scan",
-        operands,
-        float(batch * length * width * (7 * states + 1)),
-        _runnable({n: partial(selective_scan, implementation=n) for n in sorted(IMPLEMENTATIONS)}),
-        reference.selective_scan,
-        {
-            "lax.scan": loop,
-            IN_CHUNKS: partial(loop, chunked=True),
-            f"{IN_CHUNKS}, channels last": plain.channels_last_in_chunks,
-        },
-        IN_CHUNKS,
-        loop,
-    )
+    loop = partial(plain.loop, step)
+    forms, total = {IN_CHUNKS: partial(loop, chunked=True)}, float(batch * length * flops)
+    return Family(name, operands, total, _runnable(ours), oracle, forms, IN_CHUNKS, loop)
+
+
+def _scan(sizes: Sizes, rng: np.random.Generator) -> Family:
+    width, states = sizes.channels, sizes.states
+    A = jnp.broadcast_to(-jnp.arange(1.0, states + 1), (width, states))
+    ours = {n: partial(selective_scan, implementation=n) for n in sorted(IMPLEMENTATIONS)}
+    oracle, step, flops = reference.selective_scan, plain.scan_step, width * (7 * states + 1)
+    made = _recurrence("selective scan", sizes, rng, (width,), A, flops, ours, oracle, step)
+    whole = {"lax.scan": partial(plain.loop, step)}
+    last = {f"{IN_CHUNKS}, channels last": plain.channels_last_in_chunks}
+    return dataclasses.replace(made, plain={**whole, **made.plain, **last})
 
 
 def _ssd(sizes: Sizes, rng: np.random.Generator) -> Family:
-    batch, length, states, heads = sizes.batch, sizes.length, sizes.states, sizes.heads
-    width = sizes.channels // heads
-    operands = (
-        _normal(rng, batch, length, heads, width),
-        _steps(rng, batch, length, heads),
-        -jnp.arange(1.0, heads + 1),
-        _normal(rng, batch, length, states),
-        _normal(rng, batch, length, states),
-        _normal(rng, batch, heads, width, states),
-    )
-    chunk = min(length, CHUNK_SIZE)
-    per_token = 2 * chunk * (states + sizes.channels) + 4 * states * sizes.channels
-    loop = partial(plain.loop, plain.ssd_step)
-    return Family(
-        "Mamba-2's scan (one decay a head)",
-        operands,
-        float(batch * length * per_token),
-        _runnable({f"ssd, {n}": partial(ssd, implementation=n) for n in ("native", "xla")}),
-        reference.ssd,
-        {IN_CHUNKS: partial(loop, chunked=True)},
-        IN_CHUNKS,
-        loop,
-    )
+    states, heads, width = sizes.states, sizes.heads, sizes.channels
+    A, chunk = -jnp.arange(1.0, heads + 1), min(sizes.length, CHUNK_SIZE)
+    flops = 2 * chunk * (states + width) + 4 * states * width
+    ours = {f"ssd, {n}": partial(ssd, implementation=n) for n in ("native", "xla")}
+    channels, name = (heads, width // heads), "Mamba-2's scan (one decay a head)"
+    oracle, step = reference.ssd, plain.ssd_step
+    return _recurrence(name, sizes, rng, channels, A, flops, ours, oracle, step)
 
 
 def _heads(sizes: Sizes, rng: np.random.Generator, count: int) -> tuple[Array, ...]:

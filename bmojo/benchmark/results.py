@@ -26,23 +26,15 @@ LEGEND = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Measurements of one case.
+    """Measurements of one case; what is not named here is as in :class:`~.cases.Case`.
 
     Attributes:
       case: its name.
-      group: title of its table.
       seconds: of one unit.
-      baseline: name of the case it is compared with.
       ratio: its seconds by the baseline's of the same round.
-      compile_seconds: see :class:`~bmojo.benchmark.cases.Case`, as the next three.
-      temporary_bytes: memory that XLA reserves beside arguments and results.
-      flops: operations of one unit, by formula.
-      xla_flops: operations of a call, as XLA counts.
       gflops: billions of ``flops`` a second.
       gemm_fraction: ``gflops`` by those of the best matrix product in the same round.
-      calls: calls in a sample.
       samples: seconds by round.
-      facts: further columns.
     """
 
     case: str

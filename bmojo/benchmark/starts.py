@@ -1,9 +1,7 @@
 """Time from the start of a process to its first finished training step, by cache of programs."""
 
 import dataclasses
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,10 +11,9 @@ from pathlib import Path
 import bmojo
 from bmojo.benchmark.cases import Case, Check, require
 from bmojo.benchmark.models import Dimensions
-from bmojo.benchmark.peers import check_first_loss
+from bmojo.benchmark.peers import check_first_loss, start_worker
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.rounds import quantiles
-from bmojo.errors import UserError
 
 __all__ = ["COLD", "WARM", "Starts"]
 
@@ -85,19 +82,10 @@ class Starts:
             "BMOJO_CACHE_DIR": str(cache),
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }
-        command, pipe = [*PROGRAM, json.dumps(self._options)], subprocess.PIPE
         began = time.perf_counter()
-        with subprocess.Popen(
-            command, env=environment, stdout=pipe, stderr=pipe, text=True
-        ) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
+        with start_worker("a process of one step", PROGRAM, env=environment) as worker:
+            report = worker.ask("step", **self._options)
             seconds = time.perf_counter() - began
-            _, errors = process.communicate()
-        if process.returncode or not line:
-            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-            raise UserError(f"a process that makes one step failed: {last}")
-        report = json.loads(line)
         check = check_first_loss(kind, report["loss"], self._vocabulary)
         require([check])
         if not self.reports[kind]:

@@ -2,13 +2,12 @@
 
 import contextlib
 import copy
-import enum
 import inspect
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -41,44 +40,21 @@ app = typer.Typer(
 )
 
 
-class DType(enum.StrEnum):
-    """Dtypes of the computation."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
+def _option(kind: Any, default: Any, text: str, *names: str, **more: Any) -> tuple[Any, Any]:
+    return kind, typer.Option(default, *names, help=text, show_default=default is not None, **more)
 
 
-class Part(enum.StrEnum):
-    """Parts of a model that can be run."""
-
-    MODEL = "model"
-    LAYER = "layer"
+def _size(default: int | None, text: str, least: int = 1) -> tuple[Any, Any]:
+    kind: Any = int | None if default is None else int
+    return _option(kind, default, text, min=least, metavar="N")
 
 
-def _size(default: int, text: str, *names: str) -> tuple[Any, Any]:
-    return int, typer.Option(default, *names, min=1, metavar="N", help=text)
+def _sizes(name: str, text: str) -> tuple[Any, Any]:
+    return _option(list[int] | None, None, f"{text}; repeat for more.", name, min=1, metavar="N")
 
 
-def _slots(default: int, text: str) -> tuple[Any, Any]:
-    return int, typer.Option(default, min=0, metavar="N", help=text)
-
-
-def _number(text: str) -> tuple[Any, Any]:
-    return int | None, typer.Option(None, min=1, metavar="N", help=text, show_default=False)
-
-
-def _names(default: str | None, text: str, *names: str) -> tuple[Any, Any]:
-    return str, typer.Option(default, *names, metavar="A,B,...", help=text)
-
-
-def _numbers(name: str, text: str) -> tuple[Any, Any]:
-    return list[int] | None, typer.Option(
-        None, name, min=1, metavar="N", help=f"{text}; repeat for more.", show_default=False
-    )
-
-
-def _folder(text: str) -> tuple[Any, Any]:
-    return Path | None, typer.Option(None, metavar="DIR", help=text, show_default=False)
+def _names(default: str, text: str, *names: str) -> tuple[Any, Any]:
+    return _option(str, default, text, *names, metavar="A,B,...")
 
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -91,24 +67,26 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         "Models of configs/models, or paths of gin files, but for bmojo_ssd, with commas between: "
         f"{MODELS}.",
     ),
-    "model": (str, typer.Option("bmojo", metavar="NAME", help=f"A model of {MODELS}.")),
+    "model": _option(str, "bmojo", f"A model of {MODELS}.", metavar="NAME"),
     "only": _names(OPERATIONS, "Operations.", "--ops"),
     "others": _names(PEERS, "Other implementations.", "--peers"),
-    "environments": _folder(
+    "environments": _option(
+        Path | None,
+        None,
         "Where scripts/peers/install.py made their environments. Default: peers in "
-        "BMOJO_CACHE_DIR, or in ~/.cache/bmojo."
+        "BMOJO_CACHE_DIR, or in ~/.cache/bmojo.",
+        metavar="DIR",
     ),
-    "peer_window": _number(
-        "Window of attention of hf_mistral and recurrentgemma. Default: the whole past."
+    "peer_window": _size(
+        None, "Window of attention of hf_mistral and recurrentgemma. Default: the whole past."
     ),
-    "part": (
-        Part,
-        typer.Option(Part.MODEL, help="The whole model, or one layer of it, forward and backward."),
+    "part": _option(
+        Literal["model", "layer"],
+        "model",
+        "The whole model, or one layer of it, forward and backward.",
     ),
-    "lengths": _numbers(
-        "--length", "Tokens of a row. Default: the powers of two from 4096 to 65536"
-    ),
-    "positions": _numbers(
+    "lengths": _sizes("--length", "Tokens of a row. Default: the powers of two from 4096 to 65536"),
+    "positions": _sizes(
         "--position", "Tokens that have been read. Default: 1024, 4096, 16384, 65536"
     ),
     "segment": _size(2048, "Tokens of a segment; divides every length."),
@@ -122,32 +100,32 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "heads": _size(4, "Heads of attention and of Mamba-2's recurrence."),
     "window": _size(512, "Tokens of the window of attention."),
     "vocabulary": _size(256, "Number of tokens in the vocabulary."),
-    "fading": _slots(16, "Fading slots of B'MOJO."),
-    "eidetic": _slots(64, "Eidetic slots of B'MOJO."),
-    "parameters": _number(
+    "fading": _size(16, "Fading slots of B'MOJO.", least=0),
+    "eidetic": _size(64, "Eidetic slots of B'MOJO.", least=0),
+    "parameters": _size(
+        None,
         "Parameters without embedding and head that all models get, within 2 %. Default: 12 "
-        "width^2 a layer."
+        "width^2 a layer.",
     ),
-    "baseline": (
-        str | None,
-        typer.Option(
-            None,
-            metavar="NAME",
-            help="The case to compare with. Default: the first.",
-            show_default=False,
-        ),
+    "baseline": _option(
+        str | None, None, "The case to compare with. Default: the first.", metavar="NAME"
     ),
-    "dtype": (DType, typer.Option(DType.FLOAT32, "--dtype", help="Dtype of the computation.")),
-    "repetitions": _number(f"Rounds in which every case takes its turn. Default: {REPETITIONS}."),
-    "quick": (
-        bool,
-        typer.Option(False, "--quick", help=f"Take {QUICK} rounds, and change nothing else."),
+    "dtype": _option(Literal["float32", "bfloat16"], "float32", "Dtype of the computation."),
+    "repetitions": _size(
+        None, f"Rounds in which every case takes its turn. Default: {REPETITIONS}."
     ),
-    "out": _folder("Write results.json, samples included, and results.md there."),
-    "json": (bool, typer.Option(False, "--json", help="Print JSON in place of tables.")),
+    "quick": _option(bool, False, f"Take {QUICK} rounds, and change nothing else.", "--quick"),
+    "out": _option(
+        Path | None,
+        None,
+        "Write results.json, samples included, and results.md there.",
+        metavar="DIR",
+    ),
+    "json": _option(bool, False, "Print JSON in place of tables.", "--json"),
 }
 """Type and definition of every option of every subcommand."""
 
+SIZES = ("batch", "length", "channels", "states", "heads", "width", "window", "fading", "eidetic")
 MODEL = ("width", "layers", "heads", "window", "vocabulary", "fading", "eidetic", "parameters")
 OUTPUT = ("repetitions", "quick", "out", "json")
 Run = Callable[[Measurement, Any], None]
@@ -167,10 +145,9 @@ def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:
 
         def run(**options: Any) -> None:
             settings = {n: value for n, value in options.items() if n not in OUTPUT}
-            for n, value in settings.items():
-                settings[n] = str(value) if isinstance(value, Path | enum.StrEnum) else value
+            settings |= {n: str(v) for n, v in settings.items() if isinstance(v, Path)}
+            output = [options[n] for n in OUTPUT]
             with told():
-                output = [options[n] for n in OUTPUT]
                 function(Measurement(name, settings, *output), SimpleNamespace(**options))
 
         parameters = []
@@ -190,8 +167,7 @@ def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:
     return make
 
 
-@_command("only", "batch", "length", "channels", "states", "heads", "width", "window", "fading",
-          "eidetic")  # fmt: skip
+@_command("only", *SIZES)
 def ops(session: Measurement, given: Any) -> None:
     """Time operations forward, and with their gradients, beside the same written plainly.
 
@@ -218,17 +194,7 @@ def ops(session: Measurement, given: Any) -> None:
     from bmojo.benchmark.operations import Sizes, check_operations, operation_cases
 
     wanted = _list("--ops", given.only, OPERATIONS)
-    sizes = Sizes(
-        given.batch,
-        given.length,
-        given.channels,
-        given.states,
-        given.heads,
-        given.width,
-        given.window,
-        given.fading,
-        given.eidetic,
-    )
+    sizes = Sizes(*(getattr(given, name) for name in SIZES))
     session.begin()
     checks = session.require(check_operations(wanted, tell=session.tell))
     cases, more, notes = operation_cases(sizes, wanted, tell=session.tell)
@@ -258,7 +224,7 @@ def step(session: Measurement, given: Any) -> None:
     from bmojo.benchmark.steps import layer_cases, step_cases
 
     checks = session.check_segments(chosen, given.length)
-    make = layer_cases if given.part is Part.LAYER else step_cases
+    make = layer_cases if given.part == "layer" else step_cases
     cases, more = make(chosen, given.batch, given.length, against, session.tell)
     session.end(checks + more, cases, given.batch * given.length, given.width)
 
@@ -411,6 +377,6 @@ def _baseline(name: str | None, names: Sequence[str]) -> str:
 def _dimensions(given: Any) -> "Dimensions":
     from bmojo.benchmark.models import Dimensions
 
-    slots = {"num_fading": given.fading, "num_eidetic": given.eidetic, "dtype": str(given.dtype)}
+    slots = {"num_fading": given.fading, "num_eidetic": given.eidetic, "dtype": given.dtype}
     shared = {n: getattr(given, n) for n in MODEL if n not in ("fading", "eidetic")}
     return Dimensions(**shared, **slots)

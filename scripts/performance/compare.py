@@ -3,8 +3,8 @@
     git worktree add ../before COMMIT
     python -m scripts.performance.compare ../before [--rounds 15]
 
-A process of each checkout has the default B'MOJO model (`bmojo bench step`: width 256, 4 layers,
-float32) with the configs and code of that checkout. Training steps, and greedy decoding behind a
+A process of each checkout has the default B'MOJO model, as `bmojo bench step` has it, in float32,
+with the configs and code of that checkout. Training steps, and greedy decoding behind a
 text, take turns. Prints medians with quartiles, and the ratio within rounds. Nothing is timed
 unless parameters and the loss of the first step are the same.
 """
@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -26,6 +27,13 @@ from bmojo.cli.common import told
 
 ROOT = Path(__file__).parents[2]
 GROUPS = ("step", "decode", "decode, a call a token")
+SIZES = {
+    "width": (256, "of the residual stream"),
+    "layers": (4, "pairs of a mixer and an MLP"),
+    "length": (2048, "tokens of a step"),
+    "position": (1024, "tokens before decoding"),
+    "tokens": (16, "tokens of a sample of decoding"),
+}
 TUNABLES = "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"
 """One heap of large pages, as `bmojo train` and `bmojo bench` ask for."""
 
@@ -39,19 +47,18 @@ def worker(name: str, checkout: Path):
     return start_worker(name, command, env=environment, cwd=checkout)
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("other", type=Path, help="path of the other checkout")
     parser.add_argument("--model", default="bmojo")
-    parser.add_argument("--length", type=int, default=2048, help="tokens of a step")
-    parser.add_argument("--position", type=int, default=1024, help="tokens before decoding")
-    parser.add_argument("--tokens", type=int, default=16, help="tokens of a sample of decoding")
+    for name, (default, text) in SIZES.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
     parser.add_argument("--rounds", type=int, default=15)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     checkouts = {"other": args.other.resolve(), "this": ROOT}
-    sizes = {name: getattr(args, name) for name in ("model", "length", "position", "tokens")}
-    console, cases, made = Console(highlight=False), [], {}
+    sizes = {name: getattr(args, name) for name in ("model", *SIZES)}
+    console, cases, made = Console(highlight=False, width=120), [], {}
     for warning in machine.warnings(machine.record()):
         console.print(f"warning: {warning}", markup=False)
     with contextlib.ExitStack() as held:

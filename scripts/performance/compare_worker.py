@@ -19,7 +19,9 @@ class Worker:
         from bmojo.benchmark.steps import Training
 
         machine.record()  # from here on, freed memory is kept
-        (chosen,) = choose([asked["model"]], Dimensions())
+        (chosen,) = choose(
+            [asked["model"]], Dimensions(width=asked["width"], layers=asked["layers"])
+        )
         training = Training(chosen, 1, asked["length"])
         training.step()
         positions, rounds = [asked["position"]], asked["rounds"]

@@ -4,8 +4,8 @@
 
 Times the parts of one layer, forward and with gradients, with the cell of Mamba and with that of
 Mamba-2; the whole layer; and what stands beside the layers. All take turns with matrix products
-and copies, by whose rates each part is judged. Prints tables and writes parts.json, parts.md,
-parts.png (time by part) and roofline.png to the folder.
+and copies, by whose rates each part is judged. Prints tables and writes parts.md, parts.png (time
+by part) and roofline.png to the folder, and with --json FILE all samples.
 
 Operations are counted by formula, those of a gradient as twice those forward; bytes are those of
 arguments and results. What a step reads twice, keeps between, or computes again is in neither.
@@ -54,7 +54,9 @@ def measured(arguments: argparse.Namespace, command: str, console: Console) -> R
     cases += machine.calibration(arguments.length, arguments.width)
     checks += machine.check_calibration()
     console.print(f"timing {len(cases)} cases in {arguments.rounds} rounds", style="dim")
-    settings = {name: value for name, value in vars(arguments).items() if name != "out"}
+    settings = {
+        name: value for name, value in vars(arguments).items() if name not in ("out", "json")
+    }
     return judged(measure("parts", settings, facts, checks, cases, arguments.rounds))
 
 
@@ -72,6 +74,7 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default: {default}")
     parser.add_argument("--cells", nargs="+", choices=tuple(MODELS), default=list(MODELS))
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tables and figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="file for all samples")
     given = sys.argv[1:] if words is None else list(words)
     arguments = parser.parse_args(given)
     command = shlex.join(["python", "-m", "scripts.performance.parts", *given])
@@ -83,8 +86,9 @@ def main(words: Sequence[str] | None = None) -> None:
         console.print(brief(sheet).table())
     for note in results.notes:
         console.print(note, markup=False)
+    if arguments.json is not None:
+        write_atomically(arguments.json, results.as_json())
     if arguments.out is not None:
-        write_atomically(arguments.out / "parts.json", results.as_json())
         write_atomically(arguments.out / "parts.md", page(results))
         draw_parts(results, arguments.out / "parts.png")
         draw_roofline(results, arguments.out / "roofline.png")

@@ -38,7 +38,10 @@ def test_a_wrong_first_loss_ends_it(begin):
 
 
 def test_a_process_that_fails_says_why(begin):
-    with pytest.raises(UserError, match="a process that makes one step failed: no such thing"):
+    with pytest.raises(
+        UserError,
+        match="a process of one step: the worker ended with code 1 at 'step': no such thing",
+    ):
         begin("broken").start(starts.COLD)
 
 

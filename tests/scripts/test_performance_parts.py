@@ -24,7 +24,19 @@ def small_calibration(monkeypatch):
 
 
 def test_every_part_is_measured_and_drawn(tmp_path, capsys):
-    parts.main([*SIZES.split(), "--rounds", "1", "--cells", "mamba", "--out", str(tmp_path)])
+    parts.main(
+        [
+            *SIZES.split(),
+            "--rounds",
+            "1",
+            "--cells",
+            "mamba",
+            "--out",
+            str(tmp_path),
+            "--json",
+            str(tmp_path / "parts.json"),
+        ]
+    )
     assert "memory attention" in capsys.readouterr().out
     rows = json.loads((tmp_path / "parts.json").read_text())["rows"]
     names = {row["group"]: [] for row in rows}
