@@ -11,12 +11,12 @@ KEPT = (
     "command", "git_revision", "versions", "device", "step", "tokens", "parameters",
     "embedding_parameters", "state_bytes", "key_value_bytes", "training_flops", "wall_seconds",
 )  # fmt: skip
-KINDS = {"length": "positions", "perplexity": "positions", "returns": "rows", "regret": "rows",
+KINDS = {"length": "positions", "perplexity": "positions", "ngrams": "rows", "regret": "rows",
          "again": "rows"}  # fmt: skip
 """Evaluations that are recorded where ``bmojo eval`` has made them, and the name of their rows."""
 COLUMNS = {
     "group", "accuracy", "loss", "bits_per_byte",  # evaluations
-    "start", "count", "kind",  # length, perplexity, returns
+    "start", "count", "kind",  # length, perplexity, ngrams
     "length", "oracle", "model", "regret", "excess", "near",  # regret
     "passage", "gap", "slots", "other", "again", "saved",  # again
 }  # fmt: skip

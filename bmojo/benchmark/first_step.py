@@ -18,11 +18,11 @@ def main(options: dict) -> dict:
     """Make a model and one step; the cache of compiled programs is used as in training."""
     from bmojo.benchmark.models import Dimensions, choose
     from bmojo.benchmark.steps import Training
+    from bmojo.cache import use_compilation_cache
+    from bmojo.malloc import keep_freed_memory
     from bmojo.ops.native import library
-    from bmojo.training.cache import use_compilation_cache
-    from bmojo.training.pages import keep_pages
 
-    keep_pages()
+    keep_freed_memory()
     times = [BEGAN, time.perf_counter()]
     library.unfit()
     times.append(time.perf_counter())

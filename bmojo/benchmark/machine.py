@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmojo.benchmark.cases import Case, Check, compare, compiled
-from bmojo.training.pages import keep_pages
+from bmojo.malloc import keep_freed_memory
 from bmojo.training.report import provenance
 from bmojo.types import Array
 
@@ -57,7 +57,7 @@ def record() -> dict[str, Any]:
 
     From here on, freed memory is kept, as in ``bmojo train``.
     """
-    kept = keep_pages()
+    kept = keep_freed_memory()
     facts = provenance(0)
     del facts["seed"]
     return {

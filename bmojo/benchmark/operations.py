@@ -12,15 +12,14 @@ import numpy as np
 from bmojo.benchmark import plain
 from bmojo.benchmark.cases import LIMITS, Case, Check, Tell, compiled, difference, silent
 from bmojo.errors import UserError, suggestion
-from bmojo.ops import reference
-from bmojo.ops.attention import Slots
-from bmojo.ops.blocked_attention import causal_attention, memory_attention
+from bmojo.ops import attention_native, reference
+from bmojo.ops.attention_xla import causal_attention, memory_attention
 from bmojo.ops.convolution import causal_convolution
-from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
-from bmojo.ops.native import attention as native
+from bmojo.ops.masks import Slots
 from bmojo.ops.native import library
 from bmojo.ops.recurrence import IMPLEMENTATIONS, selective_scan
+from bmojo.ops.selection import EMPTY, running_sets
 from bmojo.ops.ssd import CHUNK_SIZE, ssd
 from bmojo.types import Array
 
@@ -164,7 +163,7 @@ def _attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     score = np.zeros(sizes.length)
     forms = {
         "causal_attention (in blocks)": causal_attention,
-        "causal_attention, native": native.causal_attention,
+        "causal_attention, native": attention_native.causal_attention,
     }
     return Family(
         "causal attention",
@@ -196,7 +195,8 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     for row, kept in zip(eidetic, sets, strict=True):
         row[: len(kept)] = kept
     positions = np.concatenate([fading, eidetic], axis=1)
-    distance = jnp.asarray(np.where(positions < 0, 2**30, edges - positions), jnp.int32)
+    # (C, 1, slots): all heads have the same slots.
+    distance = jnp.asarray(np.where(positions < 0, 2**30, edges - positions)[:, None], jnp.int32)
     # Which tokens, faded outputs, and tokens as memory (L, 3 L) each token sees.
     token = np.arange(length)
     back = token[:, None] - token
@@ -228,7 +228,7 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
 
     forms = {
         "memory_attention": memory_attention,
-        "memory_attention, native": native.memory_attention,
+        "memory_attention, native": attention_native.memory_attention,
     }
     return Family(
         "attention to window and memory",

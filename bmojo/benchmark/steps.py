@@ -16,7 +16,7 @@ from bmojo.benchmark.models import Candidate, in_segments
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.rounds import exponent, growth
 from bmojo.layers.protocol import State
-from bmojo.model import Period
+from bmojo.model import Block
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import outline, split
@@ -54,7 +54,7 @@ class Training:
     ) -> None:
         self.structure, self._parameters = chosen.draw()
         config = OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup=0.0)
-        self._optimize = make_optimizer(config, 1, self.structure.names)
+        self._optimize = make_optimizer(config, 1, self.structure.groups)
         self._optimizer = jax.jit(self._optimize.init)(self._parameters)
         tokens = chosen.tokens(batch, length + 1)
         self._batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
@@ -146,8 +146,8 @@ def layer_cases(
 def _layer(chosen: Candidate, batch: int, length: int, baseline: str | None) -> tuple[Case, Check]:
     config = chosen.config
 
-    def make() -> Period:
-        return Period(config, rngs=nnx.Rngs(0))
+    def make() -> Block:
+        return Block(config, rngs=nnx.Rngs(0))
 
     structure = outline(make)[0]
     parameters = jax.jit(lambda: split(make())[1])()
@@ -157,7 +157,7 @@ def _layer(chosen: Candidate, batch: int, length: int, baseline: str | None) -> 
     count = len(config.pattern)
 
     def read(parameters: Any, x: Any, state: Any = (None,) * count) -> Any:
-        return structure.merge(parameters)(x, state, None, None)
+        return structure.merge(parameters)(x, state)[:2]
 
     def start(parameters: Any) -> Any:
         return tuple(

@@ -2,8 +2,8 @@
 
 Tokens are read in cells of a fixed grid. In a cell every layer with eidetic slots may look up
 entries of the store by its own queries; they join its softmax as further slots
-(:attr:`bmojo.layers.memory.BMojoState.stored`). Behind a cell, tokens that have left window and
-slots are written. All of this happens between calls of the model's compiled program.
+(:attr:`bmojo.layers.bmojo_config.BMojoState.stored`). Behind a cell, tokens that have left
+window and slots are written. All of this happens between calls of the model's compiled program.
 """
 
 import dataclasses
@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from bmojo.errors import UserError
-from bmojo.layers.protocol import State
-from bmojo.ops.attention import NEVER, Slots
-from bmojo.ops.eidetic import EMPTY
+from bmojo.layers.protocol import AuxRequest
+from bmojo.model import ModelState
+from bmojo.ops.masks import NEVER, Slots
 from bmojo.session.admission import CONTEXT, Admission
 from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
 from bmojo.storage import Store, Trail
@@ -110,7 +109,7 @@ class Session:
         self._writes = store is not None and self.use.write
         graph, self._parameters = nnx.split(model)
         self._start, self._read = _programs(graph)
-        self.state: State = self._start(self._parameters)
+        self.state: ModelState = self._start(self._parameters)
         self.position = 0
         self._slots = _Slots(self.state, self.layers, self.every * self.use.nearest)
         self._keepers = {
@@ -138,7 +137,7 @@ class Session:
             self._last = piece.logits[-1]
         return self._last
 
-    def advance(self, state: State, tokens: Array) -> tuple[Array, State]:
+    def advance(self, state: ModelState, tokens: Array) -> tuple[Array, ModelState]:
         """One token (1,), as :func:`bmojo.generation.generate.decode` asks for it."""
         self.state = state
         return self.read(tokens)[None], self.state
@@ -165,7 +164,7 @@ class Session:
         padded[0, :size] = tokens
         lengths = np.asarray([size], np.int32)
 
-        def run() -> tuple[Array, State, list[_Part]]:
+        def run() -> tuple[Array, ModelState, list[_Part]]:
             logits, state, parts = self._read(
                 self._parameters, self.state, self._slots.shown(), padded, lengths
             )
@@ -265,14 +264,14 @@ def _join(old: _Part, new: _Part) -> _Part:
 class _Slots:
     """The further slots of all layers of a model, for one row."""
 
-    def __init__(self, state: State, layers: list[StoredLayer], count: int):
+    def __init__(self, state: ModelState, layers: list[StoredLayer], count: int):
         self._held: dict[int, Slots] = {}  # of NumPy arrays, which can be written to
         self._ids: dict[int, np.ndarray] = {}
         for layer in layers:
-            empty = state[layer.index].stored
+            empty = state.blocks[layer.index].stored
             periods, _, _, heads, width = empty.k.shape
             k, v = (np.zeros((periods, 1, count, heads, width), x.dtype) for x in empty[:2])
-            distance = np.full((periods, 1, count), NEVER, np.int32)
+            distance = np.full((periods, 1, 1, count), NEVER, np.int32)
             parts: Any = (k, v, distance)
             self._held[layer.index] = Slots(*parts)
             self._ids[layer.number] = np.full((count, heads), -1, np.int64)
@@ -295,7 +294,7 @@ class _Slots:
         slots.v[layer.period, 0, place] = found.value
         # A slot is there for all heads or for none.
         there = (found.id >= 0).all(axis=1)
-        slots.distance[layer.period, 0, place] = np.where(there, distance, NEVER)
+        slots.distance[layer.period, 0, 0, place] = np.where(there, distance, NEVER)
         self._ids[layer.number][place] = found.id
 
     def shown(self) -> dict[int, Slots]:
@@ -304,33 +303,36 @@ class _Slots:
 
 
 @functools.lru_cache(maxsize=16)
-def _programs(graph: Any) -> tuple[Callable[..., State], Callable[..., Any]]:
+def _programs(graph: Any) -> tuple[Callable[..., ModelState], Callable[..., Any]]:
     """Compiled functions of the parameters of one kind of model."""
 
     @jax.jit
-    def start(parameters: Any) -> State:
+    def start(parameters: Any) -> ModelState:
         return nnx.merge(graph, parameters).init_state(1)
 
     @jax.jit
     def read(
-        parameters: Any, state: State, stored: dict[int, Slots], tokens: Array, lengths: Array
-    ) -> tuple[Array, State, dict[int, _Part]]:
+        parameters: Any, state: ModelState, stored: dict[int, Slots], tokens: Array, lengths: Array
+    ) -> tuple[Array, ModelState, dict[int, _Part]]:
         model = nnx.merge(graph, parameters)
-        shown = tuple(
-            dataclasses.replace(old, stored=stored[i]) if i in stored else old
-            for i, old in enumerate(state)
+
+        def with_stored(state: ModelState, slots: dict[int, Slots]) -> ModelState:
+            blocks = [
+                dataclasses.replace(old, stored=slots[i]) if i in slots else old
+                for i, old in enumerate(state.blocks)
+            ]
+            return dataclasses.replace(state, blocks=tuple(blocks))
+
+        request = AuxRequest(entries=True)
+        logits, after, found = model(
+            tokens, with_stored(state, stored), None, lengths, None, request
         )
-        logits, after, readings = model.read(tokens, shown, lengths)
         parts = {}
         for i in stored:
-            reading, eidetic = readings[i], after[i].eidetic
-            q = reading.q * reading.q.shape[-1] ** -0.5
-            held = jnp.where(eidetic.score == EMPTY, -1, eidetic.position)
-            parts[i] = _Part(q, reading.new.k, reading.new.v, reading.innovation, held)
-        cleared = tuple(
-            dataclasses.replace(new, stored=old.stored) if i in stored else new
-            for i, (new, old) in enumerate(zip(after, state, strict=True))
-        )
-        return logits, cleared, parts
+            q = found[i].q * found[i].q.shape[-1] ** -0.5
+            held = after.blocks[i].eidetic.chosen.position[:, :, 0]
+            parts[i] = _Part(q, found[i].k, found[i].v, found[i].innovation, held)
+        before = {i: state.blocks[i].stored for i in stored}
+        return logits, with_stored(after, before), parts
 
     return start, read

@@ -13,12 +13,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from bmojo.evaluation.recall import load_run
-from bmojo.experiment import load
+from bmojo.runs import open_run
 from scripts.curves import figure, save
 from scripts.mqar.slots import examples, memories
 
@@ -27,16 +25,14 @@ KINDS = ("keys", "values")
 
 def measure(run: Path, pairs: int, count: int) -> dict[int, list[dict[str, np.ndarray]]]:
     """For each checkpoint and layer: ratios of innovation and shares kept, of keys and values."""
-    experiment, _ = load(run / "config.gin")
-    task = experiment.evaluations[0].data
-    abstract = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
+    task = open_run(run).experiment.evaluations[0].data
     batch = examples(task, pairs, count)
     context = 2 * pairs * task.passes
     quiet = batch["targets"] < 0
     quiet[:, :context] = False
     found = {}
     for step in sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*")):
-        model = load_run(run, abstract, step=step).model
+        model = open_run(run, step).model
         found[step] = [
             {
                 "ratio": np.array(

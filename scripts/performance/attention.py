@@ -1,80 +1,69 @@
 """The attention of a B'MOJO layer to window and memory, step by step.
 
-The one script that follows the inside of the layer: :mod:`bmojo.layers.forms` and ``masks``.
+The one script that follows the inside of the layer: steps 2 to 6 of :mod:`bmojo.layers.bmojo`.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 
-from bmojo.layers import kernels
 from bmojo.layers.bmojo import BMojo
-from bmojo.layers.forms import Call, chunked
+from bmojo.layers.eidetic_memory import eidetic_slots, fading_slots, freeze
 from bmojo.layers.heads import KeyValues
-from bmojo.layers.sight import Sight
-from bmojo.layers.time_sharding import UNSHARDED
-from bmojo.ops.attention import Slots
-from bmojo.ops.innovation import innovation, predictor, residual
+from bmojo.ops.masks import Slots
+from bmojo.ops.memory_attention import memory_attention
+from bmojo.ops.time_sharding import open_context
 from bmojo.types import Array
 from scripts.performance.steps import ATTENTION, MEMORY, SELECTION, Run, linear
 
 
 def attend(run: Run, mixer: BMojo, u: Array, y: Array) -> Array:
     """Attention to window and memory, and the SSM's output on top."""
-    config, heads = mixer.config, mixer.heads
+    config, heads, rule = mixer.config, mixer.heads, mixer.rule
     (rows, length, width), window = u.shape, config.window
     tokens = rows * length
     pair = (heads.k_proj, heads.v_proj)
     three = (heads.q_proj, *pair)
+    context, before, places, _ = open_context(mixer.init_state, None, u, None, None)
 
-    def enter(linears: Sequence[nnx.Linear], u: Array, y: Array) -> tuple[Array, ...]:
-        q, k, v = linears[0](u), linears[1](u + y), linears[2](u + y)
-        new = heads.cut_key_values(k, v)
-        return q.reshape(rows, length, heads.n_heads, heads.d_head), new.k, new.v
+    def cut(linear: nnx.Linear, x: Array, count: int) -> Array:
+        return linear(x).reshape(*x.shape[:-1], count, heads.d_head)
+
+    def key_values(linears: Any, x: Array) -> KeyValues:
+        return KeyValues(*(cut(linear, x, heads.n_kv_heads) for linear in linears))
+
+    def enter(linears: Any, u: Array, y: Array) -> tuple[Array, KeyValues]:
+        return cut(linears[0], u, heads.n_heads), key_values(linears[1:], u + y)
 
     flops = linear(*three, tokens=tokens) + u.size
-    q, k, v = run(ATTENTION, flops, enter, three, u, y)
-    state = mixer.init_state(rows)
-    span, _ = UNSHARDED.advance(state.positions, length, None, None)
+    q, new = run(ATTENTION, flops, enter, three, u, y)
 
-    def select(linears: Sequence[nnx.Linear], y: Array, k: Array, v: Array) -> Slots:
-        tail, still = state.outputs, jax.lax.stop_gradient(y)
-        score, _ = innovation(residual(still, tail, predictor(config.span), span.segment_pos))
-        sight, _ = chunked(
-            Call(
-                window=window,
-                num_fading=config.num_fading,
-                num_eidetic=config.num_eidetic,
-                context=UNSHARDED,
-                before=state,
-                span=span,
-                offset=None,
-                lengths=None,
-                new=KeyValues(k, v),
-                y=y,
-                project=lambda y: heads.cut_key_values(linears[0](y), linears[1](y)),
-                score=score,
-            )
-        )
-        assert sight.slots is not None
-        return sight.slots
+    def select(linears: Any, y: Array, new: KeyValues) -> Slots:
+        outputs = context.tail(before.outputs, y)
+        memory, edges = before.eidetic, []
+        score, power = rule.score(memory.chosen, y, outputs, places, None, context)
+        if config.num_fading:
+            held, distance = fading_slots(outputs, y, config.num_fading, window, None)
+            faded = key_values(linears, held)
+            edges.append(Slots(faded.k, faded.v, distance))
+        given = (new, places, window, None, context)
+        edges.append(eidetic_slots(rule, memory, score, power, *given)[0])
+        slots, _ = freeze(before.slots, edges, before.stored, *given[1:])
+        assert slots is not None
+        return slots
 
     chunks = -(-length // window)
     faded = linear(*pair, tokens=rows * chunks * config.num_fading)
     flops = faded + float(y.size * (2 * (config.span + 1) + 2))
-    slots = run(SELECTION, flops, select, pair, y, k, v)
+    slots = run(SELECTION, flops, select, pair, y, new)
 
-    def look(_: Any, q: Array, k: Array, v: Array, slots: Slots) -> Array:
-        new = KeyValues(k, v)
-        sight = Sight(
-            window, new, state.window, span.segment_pos, slots=slots, num_fading=config.num_fading
-        )
-        return kernels.attend(q, sight, config.attention_implementation)
+    def look(_: Any, q: Array, new: KeyValues, slots: Slots) -> Array:
+        tail, options = before.window, {"implementation": config.attention_implementation}
+        operands = (q, new.k, new.v, tail.k, tail.v, places.segment_pos)
+        return memory_attention(*operands, window=window, slots=slots, **options)
 
     seen = rows * _seen(length, window, config.num_fading, config.num_eidetic)
-    mixed = run(MEMORY, 4.0 * width * seen, look, (), q, k, v, slots)
+    mixed = run(MEMORY, 4.0 * width * seen, look, (), q, new, slots)
 
     def leave(project: nnx.Linear, mixed: Array, y: Array) -> Array:
         return project(mixed.reshape(rows, length, width)) + y

@@ -11,11 +11,11 @@ import optax
 from bmojo.benchmark.cases import Case, compiled
 from bmojo.benchmark.models import Candidate
 from bmojo.benchmark.operations import GRADIENT
-from bmojo.model import ModelConfig
+from bmojo.model import LOGITS_AT_ONCE, ModelConfig
+from bmojo.ops.cross_entropy import blocked_cross_entropy, cross_entropy
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import count
-from bmojo.training.train_step import WHOLE, blocked_losses, token_losses
 from bmojo.types import Array
 from scripts.performance.programs import drawn
 from scripts.performance.recorder import Recorder, bytes_of, cases_of
@@ -40,9 +40,11 @@ def beside(chosen: Candidate, batch: int, length: int) -> list[Case]:
     def head(scale: Array, table: Array, x: Array, targets: Array) -> Array:
         root = jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
         features = x * root * scale * config.d_model**-0.5
-        if len(table) > WHOLE:
-            return blocked_losses(features, table, targets)[0].mean()
-        return token_losses(jnp.einsum("bld,vd->blv", features, table), targets)[0].mean()
+        if len(table) > LOGITS_AT_ONCE:
+            flat = features.reshape(-1, table.shape[1])
+            return blocked_cross_entropy(flat, table, targets.reshape(-1))[0].mean()
+        logits = jnp.einsum("bld,vd->blv", features, table)
+        return cross_entropy(logits, targets, False)[0].mean()
 
     flops = float(x.size * (NORM + 1) + batch * length * len(table) * (2 * config.d_model + LOSS))
     operands = jnp.ones((config.d_model,), jnp.float32), table, x, tokens[:, 1:]
@@ -54,7 +56,7 @@ def _optimizer(config: ModelConfig) -> Case:
     """A step of AdamW whose buffers are donated, as in training."""
     structure, parameters = drawn(dataclasses.replace(config, n_layers=1))
     options = OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup=0.0)
-    optimizer = make_optimizer(options, 1, structure.names)
+    optimizer = make_optimizer(options, 1, structure.groups)
     gradient, flops = jax.tree.map(jnp.ones_like, parameters), float(ADAMW * count(parameters))
 
     def update(parameters: Any, state: Any, gradient: Any) -> Any:

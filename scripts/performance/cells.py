@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bmojo.layers import kernels
-from bmojo.layers.axes import project
+from bmojo.layers.projection import project
 from bmojo.layers.selective_ssm import SelectiveSSM
 from bmojo.layers.ssd import SSD
 from bmojo.ops.channels import scale
+from bmojo.ops.recurrence import selective_scan
 from bmojo.ops.ssd import ssd
+from bmojo.ops.time_sharding import open_context
 from bmojo.types import Array
 from scripts.performance import steps
 from scripts.performance.steps import CELL, GATES, NORM, SILU, SOFTPLUS, Run, linear
@@ -33,18 +34,16 @@ def mamba(run: Run, cell: SelectiveSSM, u: Array) -> Array:
     pair = (cell.x_proj, cell.dt_proj)
     dt, B, C = run(CELL, linear(*pair, tokens=tokens), small, pair, x)
 
-    softplus = lambda _, dt, bias: jax.nn.softplus(dt + bias)  # noqa: E731
-    dt = run(GATES, float(channels * (SOFTPLUS + 1)), softplus, (), dt, cell.dt_bias[...])
+    add = lambda _, dt, bias: jax.nn.softplus(dt + bias)  # noqa: E731
+    dt = run(GATES, channels * (SOFTPLUS + 1.0), add, (), dt, cell.dt_bias[...])
     hidden, implementation = cell.init_state(rows).hidden, cell.config.implementation
 
     def scan(_: Any, x: Array, dt: Array, A_log: Array, B: Array, C: Array) -> Array:
-        return kernels.scan(x, dt, -jnp.exp(A_log), B, C, hidden, None, implementation)[0]
+        return selective_scan(x, dt, -jnp.exp(A_log), B, C, hidden, None, implementation)[0]
 
     y = run(steps.SCAN, channels * (7.0 * states + 1), scan, (), x, dt, cell.A_log[...], B, C)
 
-    def gate(_: Any, y: Array, x: Array, z: Array, D: Array) -> Array:
-        return (y + scale(x, D)) * jax.nn.silu(z)
-
+    gate = lambda _, y, x, z, D: (y + scale(x, D)) * jax.nn.silu(z)  # noqa: E731
     y = run(GATES, float(channels * (SILU + 3)), gate, (), y, x, z, cell.D[...])
     return _leave(run, cell, y)
 
@@ -84,17 +83,18 @@ def mamba2(run: Run, cell: SSD, u: Array) -> Array:
 
 
 def _entered(run: Run, cell: SelectiveSSM | SSD, u: Array, edges: Any, axes: Any) -> Any:
-    flops = linear(cell.in_proj, tokens=u.shape[0] * u.shape[1])
-    return run(CELL, flops, lambda linear, u: project(linear, u, edges, axes), cell.in_proj, u)
+    enter = lambda linear, u: project(linear, u, edges, axes)  # noqa: E731
+    return run(CELL, linear(cell.in_proj, tokens=u.size // u.shape[2]), enter, cell.in_proj, u)
 
 
 def _convolved(run: Run, cell: SelectiveSSM | SSD, x: Array) -> Array:
     tail = cell.conv.init_tail(x.shape[0])
+    context, _, tokens, _ = open_context(cell.init_state, None, x, None, None)
     flops = float(x.size * (2 * cell.config.d_conv + 1 + SILU))
-    silu = lambda conv, x: jax.nn.silu(conv(x, tail, None))  # noqa: E731
-    return run(steps.CONVOLUTION, flops, silu, cell.conv, x)
+    convolve = lambda conv, x: conv(x, tail, tokens, None, context)[0]  # noqa: E731
+    return run(steps.CONVOLUTION, flops, convolve, cell.conv, x)
 
 
 def _leave(run: Run, cell: SelectiveSSM | SSD, y: Array) -> Array:
     flops = linear(cell.out_proj, tokens=y.shape[0] * y.shape[1])
-    return run(CELL, flops, lambda linear, y: linear(y), cell.out_proj, y)
+    return run(CELL, flops, lambda project, y: project(y), cell.out_proj, y)

@@ -10,21 +10,21 @@ from flax import nnx
 from bmojo.layers.bmojo import BMojo
 from bmojo.layers.selective_ssm import SelectiveSSM
 from bmojo.layers.ssd import SSD
-from bmojo.model import Description, ModelConfig, Period
+from bmojo.model import Block, Description, ModelConfig
 
 KEPT = 32
 """Tokens between the states that Mamba's scan keeps."""
 
 
 @functools.cache
-def _period(config: ModelConfig) -> Period:
-    return nnx.eval_shape(lambda: Period(config, rngs=nnx.Rngs(0)))
+def _block(config: ModelConfig) -> Block:
+    return nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
 
 
 def mixers(description: Description) -> list[Any]:
     """The mixers of all layers, their parameters without values."""
     config = description.config
-    return [sublayer.mixer for sublayer in _period(config).sublayers] * config.periods
+    return [sublayer.mixer for sublayer in _block(config).sublayers] * config.num_blocks
 
 
 def elementwise(mixer: Any) -> float:

@@ -5,26 +5,26 @@ from typing import Any
 from bmojo.layers.bmojo import BMojo
 from bmojo.layers.selective_ssm import SelectiveSSM
 from bmojo.layers.ssd import SSD
-from bmojo.model import Period
+from bmojo.model import Block
 from bmojo.types import Array
 from scripts.performance.attention import attend
 from scripts.performance.cells import mamba, mamba2
 from scripts.performance.steps import MLP_PART, NORM, NORMS, SILU, Run
 
 
-def layer(run: Run, period: Period, x: Array) -> Array:
+def layer(run: Run, block: Block, x: Array) -> Array:
     """The outputs of a layer for whole sequences (B, L, D), step by step.
 
     Args:
       run: what is done with each step: called with the name of its part, its forward operations
         by formula, a function, the modules that it uses and its arrays.
-      period: B'MOJO in chunks, with tied projections and tokens made by the cell, and an MLP.
+      block: B'MOJO in chunks, with tied projections and tokens made by the cell, and an MLP.
       x: the residual stream.
 
     Raises:
-      ValueError: the period is another one.
+      ValueError: the block is another one.
     """
-    first, second = period.sublayers
+    first, second = block.sublayers
     mixer = first.mixer
     _check(mixer)
     norm_flops = float(x.size * (NORM + 1))
@@ -43,7 +43,7 @@ def _check(mixer: Any) -> None:
         raise ValueError(
             "pattern: the first mixer must be B'MOJO with the cell of Mamba or Mamba-2"
         )
-    wanted = {"form": "chunked", "tokens": "ssm", "read_fading": True, "tie_projections": True}
+    wanted = {"tokens": "ssm", "read_fading": True, "tie_projections": True}
     for name, value in wanted.items():
         if getattr(mixer.config, name) != value:
             raise ValueError(f"{name}: must be {value!r} here; leave it at its default")

@@ -10,7 +10,7 @@ from flax import nnx
 from bmojo.benchmark.cases import Case, Check, compare
 from bmojo.benchmark.models import Candidate
 from bmojo.benchmark.operations import GRADIENT
-from bmojo.model import ModelConfig, Period
+from bmojo.model import Block, ModelConfig
 from bmojo.training.parameters import outline, split
 from bmojo.types import Array
 from scripts.performance.layer import layer
@@ -22,7 +22,7 @@ WHOLE_LAYER = "the whole layer"
 
 def drawn(config: ModelConfig) -> tuple[Any, Any]:
     """The structure and fresh parameters of one layer."""
-    make = lambda: Period(config, rngs=nnx.Rngs(0))  # noqa: E731
+    make = lambda: Block(config, rngs=nnx.Rngs(0))  # noqa: E731
     return outline(make)[0], jax.jit(lambda: split(make())[1])()
 
 
@@ -42,7 +42,7 @@ def parts_of(
     steps = {part: recorder.steps[part] for part in PARTS}
 
     def whole(parameters: Any, x: Array) -> Array:
-        return structure.merge(parameters)(x, (None, None), None, None)[0]
+        return structure.merge(parameters)(x, (None, None))[0]
 
     flops = sum(step.flops for part in steps.values() for step in part)
     expected = recorder.keep(WHOLE_LAYER, flops, whole, (parameters, x))

@@ -49,12 +49,15 @@ def test_overrides_reach_every_model(tiny):
 def test_forms_agree_and_a_wrong_window_is_seen(tiny, monkeypatch):
     models = choose(["swa"], tiny)
     assert check_segments(models[0], 64).passed
-    view = Attention._sight
+    call = Attention.__call__
 
-    def forgetful(self, new, tail, span):
-        return view(self, new, dataclasses.replace(tail, k=tail.k * 0), span)
+    def forgetful(self, u, state=None, *rest, **more):
+        if state is not None:
+            past = dataclasses.replace(state.past, k=state.past.k * 0)
+            state = dataclasses.replace(state, past=past)
+        return call(self, u, state, *rest, **more)
 
-    monkeypatch.setattr(Attention, "_sight", forgetful)
+    monkeypatch.setattr(Attention, "__call__", forgetful)
     check = check_segments(models[0], 64)
     assert not check.passed and check.difference > 1e-3
 
@@ -93,7 +96,7 @@ def test_segments_start_from_the_same_state_every_time(tiny):
     positions = []
     for _ in range(2):
         assert run() > 0
-        positions.append(int(np.asarray(training.carried[0].positions.position).max()))
+        positions.append(int(np.asarray(training.carried.blocks[0].positions.position).max()))
     assert positions == [16, 16]
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from bmojo.benchmark import machine
 from bmojo.benchmark.cases import WrongError, difference, require
 from bmojo.benchmark.models import Dimensions, choose
-from bmojo.model import Period
+from bmojo.model import Block
 from scripts.performance import layer as layers
 from scripts.performance import parts, programs, steps
 
@@ -72,16 +72,16 @@ def test_parts_that_are_not_the_layer_s_are_not_timed(monkeypatch):
 
 def test_parts_with_the_cell_of_mamba2():
     (chosen,) = choose(["bmojo_ssd"], TINY)
-    period = Period(chosen.config, rngs=nnx.Rngs(0))
+    period = Block(chosen.config, rngs=nnx.Rngs(0))
     x = jnp.cos(jnp.arange(2 * 19 * 64.0)).reshape(2, 19, 64)
     by_parts = nnx.jit(lambda period, x: layers.layer(steps.call, period, x))(period, x)
-    at_once = nnx.jit(lambda period, x: period(x, (None, None), None, None)[0])(period, x)
+    at_once = nnx.jit(lambda period, x: period(x, (None, None))[0])(period, x)
     assert difference(by_parts, at_once) < 1e-5
 
 
 @pytest.mark.parametrize("model", ["bmojo_f", "canonical"])
 def test_another_layer_is_refused(model):
     (chosen,) = choose([model], TINY)
-    period = nnx.eval_shape(lambda: Period(chosen.config, rngs=nnx.Rngs(0)))
+    period = nnx.eval_shape(lambda: Block(chosen.config, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="num_eidetic|pattern"):
         layers.layer(steps.call, period, jnp.zeros((1, 8, 64)))
