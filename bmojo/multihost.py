@@ -77,7 +77,7 @@ class Cluster:
 
 
 def detect(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The scheduler that started this process as one of several; None: nobody did.
+    """The scheduler that started this process as one of several; None: it was started alone.
 
     Slurm (srun), Open MPI (mpirun), and TPU slices on GKE are known by their variables.
     """
@@ -236,8 +236,7 @@ def start(cluster: Cluster | None) -> Processes:
         return Processes()
     import jax
 
-    # A dead process must not take the others down in the middle of a sentence: they say who
-    # died, and exit by themselves.
+    # A dead process must not end the others at once: they report which one died, then exit.
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # the loop listens to SIGTERM
     where = cluster.coordinator or "the address that the scheduler gives"

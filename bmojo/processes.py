@@ -26,10 +26,10 @@ PROGRAM = (sys.executable, "-m", "bmojo.cli", "--child")
 """The command of a ``bmojo`` that another one starts."""
 
 SUPERVISED = "BMOJO_SUPERVISED"
-"""Environment variable of a program whose end is looked after by the one that started it."""
+"""Environment variable of a program that another one started and supervises."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
-"""Signals by which somebody asks a program to stop."""
+"""Signals that ask a program to stop."""
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen:
@@ -61,7 +61,7 @@ def exit_code(code: int) -> int:
 
 
 def was_asked_to_stop(code: int) -> bool:
-    """Whether a program with this return code ended because somebody asked it to."""
+    """Whether a program with this return code ended by one of :data:`STOPS`."""
     return code in {c for s in STOPS for c in (128 + s, -s)}
 
 

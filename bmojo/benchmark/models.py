@@ -124,9 +124,8 @@ def _load(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Candid
         raise UserError(f"--models: a name is empty; give some of {', '.join(MODELS)}")
     base, variant = VARIANTS.get(name, (name, ()))
     file = base if base.endswith(".gin") else f"models/{base}.gin"
-    written = read([file], variant)[0]
-    used = {m.name for b in written for m in values(b.value) if isinstance(m, Macro)}
-    last = {binding.key: binding.value for binding in written}
+    last = {binding.key: binding.value for binding in read([file], [*variant, *overrides])[0]}
+    used = {m.name for value in last.values() for m in values(value) if isinstance(m, Macro)}
     macros = {"N_HEADS": dimensions.heads, "WINDOW": dimensions.window}
     slots = {f"BMojo.{n}": getattr(dimensions, n) for n in ("num_fading", "num_eidetic")}
     bindings = [

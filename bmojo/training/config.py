@@ -101,13 +101,10 @@ class Evaluation:
     segments_per_document: int = 1
 
     def __post_init__(self):
-        if not isinstance(self.name, str) or not self.name:
-            raise TypeError(
-                f"Evaluation.name: {self.name!r} is not a name; "
-                "give a short string, such as 'recall'"
-            )
         _task("Evaluation", self.data)
         check_types(self)
+        if not self.name:
+            raise ValueError("Evaluation.name: is empty; give a short string, such as 'recall'")
         _at_least(1, self, "batches", "batch_size", "segments_per_document")
         _at_least(0, self, "seed")
         check_segments("Evaluation", self.segments_per_document, self.data)
@@ -200,9 +197,9 @@ class TrainerConfig:
 
     def __post_init__(self):
         name = "Trainer"
+        check_types(self)
         if self.best is not None:
             best_parts(self.best)
-        check_types(self)
         _at_least(0, self, "seed", "eval_every")
         _at_least(1, self, "accumulate", "segments_per_document")
         _at_least(1, self, "log_every", "checkpoint_every", "keep")
@@ -218,14 +215,8 @@ def best_parts(best: str) -> tuple[str, str]:
     """Evaluation and field of ``Trainer.best``.
 
     Raises:
-      TypeError: it is not a string.
       ValueError: it is not of the form 'evaluation/field' with a field of evaluations.
     """
-    if not isinstance(best, str):
-        raise TypeError(
-            f"Trainer.best: {best!r} is not a name; give 'evaluation/field', such as "
-            "'recall/accuracy'"
-        )
     evaluation, slash, field = best.rpartition("/")
     if not (evaluation and slash and field in MEASURED):
         raise ValueError(

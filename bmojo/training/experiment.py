@@ -27,12 +27,12 @@ class Experiment:
     """Everything that a training run is made from, with the rules that hold for any use of it.
 
     Attributes:
-      model: what is trained.
-      optimizer: how its parameters move.
-      trainer: how the run is kept.
+      model: to train.
+      optimizer: of the model's parameters.
+      trainer: seed, logging, evaluation and checkpoints.
       curriculum: stages, one after the other.
       evaluations: measurements during training and at its end.
-      mesh: how devices share the work; None: one does it all.
+      mesh: of the devices; None: one device.
       max_steps: no stage takes more steps than this; None: as many as it says. For trying a
         config out.
       max_batches: the same for the batches of evaluations.

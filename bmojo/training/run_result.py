@@ -68,9 +68,11 @@ def not_finite(run: RunDir, error: NotFiniteError, saved: int | None, process: i
     part = f"_process{process}" if process else ""
     path = run.path / f"bad_batch_step{error.step}{part}.npz"
     np.savez(path, **error.batch)  # type: ignore[arg-type]
-    kept = "nothing was saved before" if saved is None else f"the checkpoint of step {saved} stays"
+    before = (
+        "nothing was saved before" if saved is None else f"the checkpoint of step {saved} stays"
+    )
     return (
         f"step {error.step}: loss {error.metrics['loss']}, gradient norm "
-        f"{error.metrics['grad_norm']}; the batch is in {path}, {kept}; lower "
+        f"{error.metrics['grad_norm']}; the batch is in {path}, {before}; lower "
         "Optimizer.learning_rate or Optimizer.clip and start over with --fresh"
     )

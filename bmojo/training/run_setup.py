@@ -1,7 +1,6 @@
 """The setup of a run: its experiment, and all that follows from it without training."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -98,8 +97,26 @@ class RunSetup:
 
     @functools.cached_property
     def facts(self) -> dict[str, Any]:
-        """Parameters, bytes of state and floating-point operations."""
-        return costs(self.experiment.model, self.shapes, self.experiment.curriculum)
+        """Parameters and, of a :class:`ModelConfig`, bytes of state and floating-point operations.
+
+        ``state_bytes`` is one row's recurrent state after the longest training sequence,
+        ``key_value_bytes`` the keys and values of attention. ``flops_per_token`` is forward, by
+        length; ``training_flops`` takes a backward pass for two forward ones.
+        """
+        facts: dict[str, Any] = {"parameters": count(self.shapes)}
+        if not isinstance(self.experiment.model, ModelConfig):
+            return facts
+        description, stages = describe(self.experiment.model), self.experiment.curriculum
+        lengths = sorted({stage.data.length for stage in stages})
+        per_token = {length: description.flops_per_token(length) for length in lengths}
+        facts["embedding_parameters"] = description.embedding_parameters
+        facts["state_bytes"], facts["key_value_bytes"] = description.memory(lengths[-1])
+        facts["flops_per_token"] = {str(length): flops for length, flops in per_token.items()}
+        facts["training_flops"] = 3.0 * sum(
+            stage.steps * stage.batch_size * stage.data.length * per_token[stage.data.length]
+            for stage in stages
+        )
+        return facts
 
     def head(self) -> list[str]:
         """Lines before the first step: sizes, devices, implementations."""
@@ -113,37 +130,14 @@ class RunSetup:
             )
         lines = [line]
         if self.layout.mesh is not None:
-            count = self.processes.count
-            where = "one process" if count == 1 else f"{count} processes"
+            others = self.processes.count
+            where = "one process" if others == 1 else f"{others} processes"
             lines.append(f"mesh {self.layout}: {self.layout.devices} devices in {where}")
         elif jax.default_backend() != "cpu" and jax.device_count() > 1:
-            count = jax.device_count()
-            lines.append(f"1 of {count} devices is used; all with 'Experiment.mesh=@Mesh()'")
+            here = jax.device_count()
+            lines.append(f"1 of {here} devices is used; all with 'Experiment.mesh=@Mesh()'")
         chosen = implementations(self.experiment.model).items()
         return lines + [f"{what}: {implementation}" for what, implementation in chosen]
-
-
-def costs(model_config: Any, parameters: Parameters, curriculum: Sequence[Stage]) -> dict[str, Any]:
-    """Parameters and, of a :class:`ModelConfig`, bytes of state and floating-point operations.
-
-    ``state_bytes`` is one row's recurrent state after the longest training sequence,
-    ``key_value_bytes`` the keys and values of attention. ``flops_per_token`` is forward, by length;
-    ``training_flops`` takes a backward pass for two forward ones.
-    """
-    facts: dict[str, Any] = {"parameters": count(parameters)}
-    if not isinstance(model_config, ModelConfig):
-        return facts
-    description = describe(model_config)
-    lengths = sorted({stage.data.length for stage in curriculum})
-    per_token = {length: description.flops_per_token(length) for length in lengths}
-    facts["embedding_parameters"] = description.embedding_parameters
-    facts["state_bytes"], facts["key_value_bytes"] = description.memory(lengths[-1])
-    facts["flops_per_token"] = {str(length): flops for length, flops in per_token.items()}
-    facts["training_flops"] = 3.0 * sum(
-        stage.steps * stage.batch_size * stage.data.length * per_token[stage.data.length]
-        for stage in curriculum
-    )
-    return facts
 
 
 def implementations(model_config: Any) -> dict[str, str]:

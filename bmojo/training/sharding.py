@@ -316,8 +316,7 @@ def make_layout(config: MeshConfig | None, processes: int = 1) -> Layout:
     """
     if config is None and processes > 1:
         raise RunError(
-            f"Experiment.mesh: {processes} processes need to know who does what; add "
-            "Experiment.mesh=@Mesh()"
+            f"Experiment.mesh: {processes} processes need a mesh; add Experiment.mesh=@Mesh()"
         )
     return Layout(config) if config is not None else ONE_DEVICE
 

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
 
-from bmojo.data.mqar import MQARConfig, MQARSource
+from bmojo.data.mqar import MQARConfig
+from bmojo.data.synthetic import SyntheticSource
 from bmojo.model import Model
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.experiment import Experiment
@@ -28,6 +29,9 @@ STEPS = 13
 
 class StandIn(nnx.Module):
     """Every token sees the mean of those before it."""
+
+    groups = {"in_proj": "ssm", "q_proj": "attention"}
+    undecayed = ("embedding.embedding", "norm.scale")
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         self.embedding = nnx.Embed(VOCAB_SIZE, width, rngs=rngs)
@@ -73,7 +77,7 @@ class StandInConfig:
         return StandIn(self.width, rngs)
 
 
-class SignallingSource(MQARSource):
+class SignallingSource(SyntheticSource):
     """Sends this process a signal when one example of the training split is read."""
 
     def __init__(self, config, seed, split, at, number):

@@ -97,7 +97,7 @@ def test_devices_and_arrays_must_fit():
         MeshConfig(data=6).shape(8)
     with pytest.raises(RunError, match="does not divide the 8 devices here"):
         MeshConfig(data=-1, fsdp=3).shape(8)
-    with pytest.raises(RunError, match="4 processes need to know who does what"):
+    with pytest.raises(RunError, match="4 processes need a mesh; add Experiment.mesh=@Mesh"):
         make_layout(None, 4)
     layout = Layout(MeshConfig(data=1, fsdp=8), jax.devices()[:8])
     narrow = dataclasses.replace(SMALL, d_model=12)

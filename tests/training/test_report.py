@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""Implementations that a run reports."""
 
 import pytest
 
@@ -6,8 +6,14 @@ from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
+from bmojo.model import ModelConfig
 from bmojo.ops.native import library
-from bmojo.training.run_setup import implementations
+from bmojo.training import run_setup
+
+
+def implementations(mixer):
+    """Of a model with this mixer."""
+    return run_setup.implementations(ModelConfig(8, 8, 1, (mixer, mixer)))
 
 
 def test_cells_say_who_computes_them():

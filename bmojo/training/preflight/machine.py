@@ -223,8 +223,8 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     memory = f"{size(here['memory_bytes'])} each"
     if here["memory_bytes"] is None:
         memory = f"the backend does not tell; this machine has {size(here['machine_memory_bytes'])}"
-    kept = f"{cache['entries']} programs, {size(cache['bytes'])}"
-    state = cache["problem"] or f"{kept}; {size(cache['free_bytes'])} free"
+    held = f"{cache['entries']} programs, {size(cache['bytes'])}"
+    state = cache["problem"] or f"{held}; {size(cache['free_bytes'])} free"
     how = facts["found_by"]
     return [
         ("versions", ", ".join(found)),
