@@ -146,7 +146,9 @@ def layer_config(config: Any, d_model: int, dtype: str = "float32") -> LayerConf
     Raises:
       ValueError: an option has no kernel; the message names it.
     """
-    _only(config, "BMojo", form="chunked", tokens="ssm")
+    if type(config).__name__ != "BMojoConfig":
+        raise ValueError(f"the mixer: is {config!r}, only BMojo has kernels")
+    _only(config, "BMojo", tokens="ssm")
     if config.num_fading:
         _only(config, "BMojo", tie_projections=True)
     if config.window == 0:

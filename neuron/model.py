@@ -14,7 +14,7 @@ from neuron.selective_ssm import Implementation, Projection
 
 EPSILON = 1e-6
 STATE_FIELDS = tuple(field.name for field in dataclasses.fields(LayerState))
-CLOCK_FIELDS = tuple(field.name for field in dataclasses.fields(Positions))
+POSITION_FIELDS = tuple(field.name for field in dataclasses.fields(Positions))
 
 State = tuple[LayerState, ...]
 """One state for each period."""
@@ -198,18 +198,18 @@ class Flat(nn.Module):
 
 
 def flatten(state: State) -> tuple[Tensor, ...]:
-    """The tensors of a state: of each period the positions's, then the others in order."""
+    """The tensors of a state: of each layer those of its positions, then the others in order."""
     tensors: list[Tensor] = []
     for part in state:
         positions, *rest = (getattr(part, name) for name in STATE_FIELDS)
-        tensors += [getattr(positions, name) for name in CLOCK_FIELDS]
+        tensors += [getattr(positions, name) for name in POSITION_FIELDS]
         tensors += rest
     return tuple(tensors)
 
 
 def unflatten(tensors: Sequence[Tensor]) -> State:
     """The inverse of :func:`flatten`."""
-    ticks = len(CLOCK_FIELDS)
-    each = ticks + len(STATE_FIELDS) - 1
+    first = len(POSITION_FIELDS)
+    each = first + len(STATE_FIELDS) - 1
     parts = [tensors[n : n + each] for n in range(0, len(tensors), each)]
-    return tuple(LayerState(Positions(*part[:ticks]), *part[ticks:]) for part in parts)
+    return tuple(LayerState(Positions(*part[:first]), *part[first:]) for part in parts)

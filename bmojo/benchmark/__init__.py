@@ -1,6 +1,6 @@
-"""Measurements of speed and memory that can be doubted and repeated.
+"""Benchmarks of speed and memory.
 
-A suite (``operations``, ``steps``, ``lengths``, ``decoding``, ``starts``, ``peers``) makes cases.
-Each is checked before any is timed; then all take turns, together with a calibration of the
-machine, and everything measured is kept beside what is concluded from it.
+A suite (:mod:`~bmojo.benchmark.operations`, ``steps``, ``decoding``, ``starts``, ``peers``) makes
+cases. Each is checked before any is timed. Then all cases take turns, together with matrix products
+and copies that calibrate the machine, and every sample is kept beside the medians.
 """

@@ -1,28 +1,38 @@
-"""What is measured, and what must hold before it is."""
+"""Benchmark cases, the checks that precede them, and compiled programs."""
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from bmojo.errors import UserError
 
-__all__ = ["Case", "Check", "WrongError", "difference", "limit", "require"]
+__all__ = ["Case", "Check", "Program", "WrongError", "compare", "compiled", "difference", "require"]
 
 LIMITS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
+"""Largest relative difference that rounding may make, by dtype of the computation."""
+
+Tell = Callable[[str], None]
+"""Reports progress."""
+
+
+def silent(text: str) -> None:
+    """Report nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A comparison that a case has to pass before it is timed.
+    """A comparison that a case must pass before it is timed.
 
     Attributes:
-      case: what is checked.
-      what: what is compared with what.
-      difference: what was found, NaN where something was not finite.
-      limit: the most that is allowed.
+      case: name of the case.
+      what: the two things that are compared.
+      difference: relative difference, NaN where a value was not finite.
+      limit: largest difference allowed.
     """
 
     case: str
@@ -37,19 +47,18 @@ class Check:
 
 
 class WrongError(UserError):
-    """Something computes a wrong result, and so is not timed.
+    """A result is wrong, and so nothing is timed.
 
     Attributes:
-      checks: all that were made, good ones too.
+      checks: all checks, those that passed included.
     """
 
     exit_code = 1
 
     def __init__(self, checks: Sequence[Check]):
         self.checks = tuple(checks)
-        wrong = [check for check in checks if not check.passed]
-        first = wrong[0]
-        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        first, *others = [check for check in checks if not check.passed]
+        more = f", and {len(others)} more" if others else ""
         super().__init__(
             f"{first.case}: {first.what} differs by {first.difference:.2e}, allowed are "
             f"{first.limit:.0e}{more}; nothing was timed"
@@ -63,45 +72,45 @@ def require(checks: Sequence[Check]) -> None:
 
 
 def difference(found: Any, expected: Any) -> float:
-    """Root of the mean squared difference relative to the expected values' own; at least 0.
+    """Root mean square of the difference, relative to that of the expected values.
 
-    The mean is over all entries of an array. Of nothing but zeros the difference is absolute.
-    NaN if the shapes differ or a value is not finite.
+    The mean is over all entries. Where all expected values are 0, the difference is absolute. NaN
+    if the shapes differ or a value is not finite.
     """
     one, other = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if one.shape != other.shape or not (np.isfinite(one).all() and np.isfinite(other).all()):
         return math.nan
-    scale = math.sqrt(np.mean(other**2)) if other.size else 0.0
-    error = math.sqrt(np.mean((one - other) ** 2)) if other.size else 0.0
+    if not other.size:
+        return 0.0
+    scale, error = (math.sqrt(np.mean(values**2)) for values in (other, one - other))
     return error / scale if scale else error
 
 
-def limit(dtype: str) -> float:
-    """The difference that rounding may make in a computation in ``dtype``."""
-    return LIMITS[dtype]
+def compare(case: str, what: str, found: Any, expected: Any, dtype: str = "float32") -> Check:
+    """The check that two results agree up to the rounding of ``dtype``."""
+    return Check(case, what, difference(found, expected), LIMITS[dtype])
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Something to time.
+    """A computation to time.
 
     Attributes:
       name: unique in its group.
-      group: the table that it belongs to.
-      run: does it once and returns when it is done. It may return the seconds it took, where
-        they are taken elsewhere.
+      group: title of its table.
+      run: computes once and returns when the result is there. It may return the seconds taken,
+        where another process measures them.
       units: parts of a call that a sample is divided by: tokens, layers.
       baseline: name of the case of the same group to compare with.
       compile_seconds: time to compile it.
-      temporary_bytes: what XLA reserves beside arguments and results.
+      temporary_bytes: memory that XLA reserves beside arguments and results.
       flops: operations of one unit, counted by formula.
-      xla_flops: operations of a whole call as XLA counts them; it counts the body of a loop
-        once.
+      xla_flops: operations of a call as XLA counts them: the body of a loop counts once.
       facts: further columns of its table.
-      calls: of a sample; None: as many as make it long enough to be timed.
+      calls: calls in a sample; None: as many as make it long enough to be timed.
       pause: seconds to wait before each sample, where another process has just computed; then
         a call that is not measured comes before the one that is.
-      fresh: each call is a process of its own, which one call before the samples is enough for.
+      fresh: each call is a process of its own; one call before the samples is enough.
     """
 
     name: str
@@ -117,3 +126,42 @@ class Case:
     calls: int | None = None
     pause: float = 0.0
     fresh: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function compiled for some arguments.
+
+    Attributes:
+      call: the compiled function.
+      facts: ``compile_seconds`` (tracing included), ``temporary_bytes`` and ``xla_flops``, as
+        arguments of :class:`Case`; None where XLA gives no number.
+    """
+
+    call: Any
+    facts: dict[str, Any]
+
+    def case(self, name: str, group: str, arguments: Sequence[Any], **more: Any) -> Case:
+        """The case of calling it with the same arguments again and again."""
+
+        def run() -> None:
+            jax.block_until_ready(self.call(*arguments))
+
+        return Case(name, group, run, **self.facts, **more)
+
+
+def compiled(function: Any, *arguments: Any) -> Program:
+    """Compile a function, jitted or not, for arguments or their shapes."""
+    jitted = function if hasattr(function, "lower") else jax.jit(function)
+    began = time.perf_counter()
+    call = jitted.lower(*arguments).compile()
+    seconds = time.perf_counter() - began
+    memory, cost = call.memory_analysis(), call.cost_analysis() or {}
+    if isinstance(cost, list):
+        cost = cost[0] if cost else {}
+    facts = {
+        "compile_seconds": seconds,
+        "temporary_bytes": None if memory is None else int(memory.temp_size_in_bytes),
+        "xla_flops": cost["flops"] if cost.get("flops", 0) > 0 else None,
+    }
+    return Program(call, facts)

@@ -1,4 +1,4 @@
-"""Time of a token as users decode it, against the position."""
+"""Time of a decoded token, and bytes of the state, against the position."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,130 +7,115 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.benchmark.cases import Case, Check, difference, limit
-from bmojo.benchmark.lengths import growth
-from bmojo.benchmark.models import Chosen, draw
+from bmojo.benchmark.cases import LIMITS, Case, Check, Tell, compare, silent
+from bmojo.benchmark.models import Candidate
 from bmojo.benchmark.results import Row
-from bmojo.benchmark.rounds import SETTLING
-from bmojo.benchmark.statistics import exponent
+from bmojo.benchmark.rounds import SETTLING, exponent, growth
 from bmojo.generation.generate import decode, prefill, single_steps, state_bytes
 
-__all__ = ["conclude", "check_decoding", "decode_cases"]
+__all__ = ["check_decoding", "conclude_decoding", "decode_cases"]
 
 CHUNK = 512
 """Tokens that are read at once on the way to a position."""
 CHECKED = 8
 """Tokens that are decoded in the check."""
 WAYS: dict[str, Callable[[Any], Any] | None] = {"": None, ", a call a token": single_steps}
-"""Ways to decode, by what is put behind a model's name, and what makes ``advance`` of a model."""
-
-Tell = Callable[[str], None]
+"""Ways to decode: suffix of the case's name -> maker of ``advance`` from a model."""
 
 
-def check_decoding(chosen: Chosen, seed: int = 0) -> list[Check]:
+def _decode(way: str, model: Any, logits: Any, state: Any, **options: Any) -> Any:
+    """A stream of tokens from copies of logits and state, since the loop donates both."""
+    make, held = WAYS[way], jax.tree.map(jnp.copy, (logits, state))
+    return decode(model, *held, advance=make and make(model), **options)
+
+
+def check_decoding(chosen: Candidate) -> list[Check]:
     """Greedy decoding behind a prompt of a window and a half, against the parallel forward pass.
 
-    The logits of single tokens have to be those of all tokens at once, and the tokens that
-    :func:`bmojo.generation.generate.decode` gives, in its loop and with a call a token, those
-    with the largest logits: the other differences are what a token lacks of the largest one,
+    The logits of single tokens must be those of all tokens at once. The tokens of
+    :func:`bmojo.generation.generate.decode`, in its loop and with a call a token, must be those
+    with the largest logits: these differences are what a token lacks of the largest logit,
     relative to the root mean square of the logits.
     """
-    model = _model(chosen, seed)
-    window = max((getattr(mixer, "window", 0) or 0 for mixer in chosen.config.pattern), default=0)
-    size = window + window // 2 + 5
-    prompt = _tokens(chosen, size, seed)
-    places = size + CHECKED
-    chunk = min(CHUNK, size)
-    logits, state = prefill(model, prompt, chunk_size=chunk, capacity=places)
+    structure, parameters = chosen.draw()
+    model = structure.merge(parameters)
+    size = chosen.window + chosen.window // 2 + 5
+    prompt = chosen.tokens(1, size)
+    logits, state = prefill(model, prompt, chunk_size=min(CHUNK, size), capacity=size + CHECKED)
     forward = jax.jit(lambda tokens: model(tokens)[0])
-    allowed = limit(chosen.config.dtype)
     checks = []
-    for suffix, advance in WAYS.items():
-        held = jax.tree.map(jnp.copy, state)
-        steps = decode(
-            model, logits, held, max_new_tokens=CHECKED, advance=advance and advance(model)
-        )
-        drawn = np.stack(list(steps), axis=1)
+    for way in WAYS:
+        stream = _decode(way, model, logits, state, max_new_tokens=CHECKED)
+        drawn = np.stack(list(stream), axis=1)
         everything = np.concatenate([prompt, drawn], axis=1).astype(np.int32)
         parallel = np.asarray(forward(everything))[:, size - 1 : -1]
         taken = np.take_along_axis(parallel, drawn[..., None].astype(int), axis=-1)[..., 0]
         lacking = float((parallel.max(-1) - taken).max() / np.sqrt(np.mean(parallel**2)))
         what = "greedy tokens and largest logits at once"
-        checks.append(Check(chosen.name + suffix, what, lacking, allowed))
+        checks.append(Check(chosen.name + way, what, lacking, LIMITS[chosen.config.dtype]))
 
     step = jax.jit(lambda token, state: model(token, state))
     singles = [np.asarray(logits)[:, None]]
     for index in range(CHECKED - 1):
         out, state = step(jnp.asarray(drawn[:, index : index + 1]), state)
         singles.append(np.asarray(out))
-    found = difference(np.concatenate(singles, axis=1), parallel)
-    what = f"logits of {CHECKED} decoded tokens and at once"
-    return [Check(chosen.name, what, found, allowed), *checks]
+    what, found = f"logits of {CHECKED} decoded tokens and at once", np.concatenate(singles, axis=1)
+    return [compare(chosen.name, what, found, parallel, chosen.config.dtype), *checks]
 
 
 def decode_cases(
-    models: Sequence[Chosen],
+    models: Sequence[Candidate],
     positions: Sequence[int],
     tokens: int,
     rounds: int,
     baseline: str | None,
-    tell: Tell = lambda text: None,
-    seed: int = 0,
+    tell: Tell = silent,
 ) -> list[Case]:
     """Decoding of each model behind each number of tokens, all of which it has read.
 
     A sample is the time of ``tokens`` tokens of one continuing sequence, greedy, from the
     compiled loop that ``bmojo generate`` runs, at most ``tokens`` in a call of it; and from a
-    call for each token. Full attention has as many places as its tokens need.
+    call for each token. Full attention has room for as many tokens as it needs.
 
     Args:
-      models: what decodes.
+      models: the models.
       positions: tokens before the first one that is timed.
       tokens: of a sample.
       rounds: samples that will be taken.
       baseline: model that others are compared with at the same position.
-      tell: called with what is being done.
-      seed: of parameters and tokens.
+      tell: reports progress.
     """
     cases = []
     budget = tokens * (rounds + SETTLING + 1)
     for chosen in models:
-        model, state, seen = _model(chosen, seed), None, 0
-        text = _tokens(chosen, max(positions), seed)
+        structure, parameters = chosen.draw()
+        model, state, seen = structure.merge(parameters), None, 0
+        text = chosen.tokens(1, max(positions))
         for position in sorted(positions):
             tell(f"{chosen.name} reads {position:,} tokens")
-            places = position + budget
+            capacity = position + budget
             if state is not None:
-                state = _with_places(model, state, places)
-            part = text[:, seen:position]
+                state = _with_capacity(model, state, capacity)
+            part, seen = text[:, seen:position], position
             chunk = min(CHUNK, part.shape[1])
-            logits, state = prefill(model, part, state=state, chunk_size=chunk, capacity=places)
-            seen = position
-            for suffix, advance in WAYS.items():
-                held = jax.tree.map(jnp.copy, state)
-                facts = {"position": position, "state bytes": state_bytes(held)}
-                stream = decode(
-                    model,
-                    jnp.copy(logits),
-                    held,
-                    max_new_tokens=budget,
-                    block=tokens,
-                    advance=advance and advance(model),
-                )
+            logits, state = prefill(model, part, state=state, chunk_size=chunk, capacity=capacity)
+            for way in WAYS:
+                options = {"max_new_tokens": budget, "block": tokens}
+                stream = _decode(way, model, logits, state, **options)
                 case = Case(
-                    chosen.name + suffix,
+                    chosen.name + way,
                     f"decoding at position {position:,}, a token",
-                    _taking(stream, tokens),
+                    _take(stream, tokens),
                     units=tokens,
                     baseline=baseline,
-                    facts=facts,
+                    facts={"position": position, "state bytes": state_bytes(state)},
                     calls=1,
                 )
                 cases.append(case)
     return sorted(cases, key=lambda case: case.facts["position"])
 
 
-def conclude(rows: Sequence[Row]) -> list[str]:
+def conclude_decoding(rows: Sequence[Row]) -> list[str]:
     """For each model, how time and state grow with the position."""
     models: dict[str, list[Row]] = {}
     for row in rows:
@@ -139,14 +124,13 @@ def conclude(rows: Sequence[Row]) -> list[str]:
     notes = []
     for name, found in models.items():
         positions = [row.facts["position"] for row in found]
-        times = [row.seconds.median for row in found]
-        sizes = [row.facts["state bytes"] for row in found]
-        taken, held = (growth(exponent(positions, v), "position") for v in (times, sizes))
-        notes.append(f"{name}: time of a token is {taken}, state {held}")
+        series = [row.seconds.median for row in found], [row.facts["state bytes"] for row in found]
+        time, size = (growth(exponent(positions, values), "position") for values in series)
+        notes.append(f"{name}: time of a token is {time}, state {size}")
     return notes
 
 
-def _taking(stream: Any, tokens: int) -> Callable[[], None]:
+def _take(stream: Any, tokens: int) -> Callable[[], None]:
     def run() -> None:
         for _ in range(tokens):
             next(stream)
@@ -154,19 +138,9 @@ def _taking(stream: Any, tokens: int) -> Callable[[], None]:
     return run
 
 
-def _model(chosen: Chosen, seed: int) -> Any:
-    structure, parameters = draw(chosen, seed)
-    return structure.merge(parameters)
-
-
-def _tokens(chosen: Chosen, count: int, seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, chosen.config.vocab_size, (1, count)).astype(np.int32)
-
-
-def _with_places(model: Any, state: Any, places: int) -> Any:
-    """The state with room for more tokens, where it has room for a number of tokens only."""
-    shapes = jax.eval_shape(lambda: model.init_state(1, places))
+def _with_capacity(model: Any, state: Any, capacity: int) -> Any:
+    """The state with room for ``capacity`` tokens, where its room depends on that."""
+    shapes = jax.eval_shape(lambda: model.init_state(1, capacity))
 
     def grown(old: Any, shape: Any) -> Any:
         widths = [(0, new - there) for there, new in zip(old.shape, shape.shape, strict=True)]

@@ -1,4 +1,4 @@
-"""Models to measure, from the gin files that users train with."""
+"""Models to measure, of equal size, from the gin files of ``configs/models``."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,20 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from bmojo import config
-from bmojo.benchmark.cases import Check, difference, limit
+from bmojo.benchmark.cases import Check, compare
 from bmojo.config.parse import Macro, read, values
 from bmojo.errors import UserError
 from bmojo.experiment import REGISTRY
 from bmojo.model import ModelConfig, describe, solve_widths
 from bmojo.training.parameters import Parameters, Structure, initialize, outline
 
-__all__ = ["MODELS", "Chosen", "Dimensions", "check_forms", "choose", "draw"]
+__all__ = ["MODELS", "Candidate", "Dimensions", "check_segments", "choose", "in_segments"]
 
 MODELS = ("transformer", "mamba", "mamba2", "hybrid", "bmojo_f", "bmojo", "bmojo_ssd")
 """Compared by default. A name is a file in configs/models, but for ``bmojo_ssd``."""
-
 VARIANTS = {
     "bmojo_ssd": (
         "bmojo",
@@ -28,20 +28,20 @@ VARIANTS = {
     )
 }
 """B'MOJO whose fading cell is Mamba-2's."""
-
 UNEQUAL = 0.02
+"""Largest relative difference between numbers of parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dimensions:
-    """What all compared models share.
+    """Dimensions that all compared models share.
 
     Attributes:
       width: of the residual stream.
       layers: pairs of sublayers.
       heads: of attention, and of Mamba-2's recurrence.
-      vocabulary: tokens there are.
-      window: of attention to a window.
+      vocabulary: number of tokens.
+      window: of sliding-window attention.
       num_fading: fading slots.
       num_eidetic: eidetic slots.
       parameters: outside embedding and head; None: 12 width^2 for each layer.
@@ -60,49 +60,55 @@ class Dimensions:
 
     @property
     def target(self) -> int:
-        """Parameters outside embedding and head that every model shall have."""
+        """Parameters outside embedding and head that every model gets."""
         return self.parameters or 12 * self.width**2 * self.layers
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
-    """A model to measure.
-
-    Attributes:
-      name: what it is called.
-      config: with solved widths.
-      parameters: outside embedding and head.
-      all_parameters: with them.
-    """
+class Candidate:
+    """A model to measure: name, config with solved widths, parameters but embedding and head."""
 
     name: str
     config: ModelConfig
     parameters: int
-    all_parameters: int
 
     def flops(self, length: int) -> float:
         """Forward operations for each token of a sequence of that length."""
         return describe(self.config).flops_per_token(length)
 
+    @property
+    def window(self) -> int:
+        """The largest window of its mixers; 0: none has one."""
+        return max((getattr(mixer, "window", 0) or 0 for mixer in self.config.pattern), default=0)
+
+    def draw(self) -> tuple[Structure, Parameters]:
+        """Its structure, and freshly drawn parameters."""
+
+        def make() -> Any:
+            return self.config.make(nnx.Rngs(0))
+
+        return outline(make)[0], initialize(make)
+
+    def tokens(self, rows: int, length: int) -> np.ndarray:
+        """Random tokens, always the same."""
+        shape = rows, length
+        return np.random.default_rng(0).integers(0, self.config.vocab_size, shape, np.int32)
+
 
 def choose(
     names: Sequence[str], dimensions: Dimensions, overrides: Sequence[str] = ()
-) -> list[Chosen]:
+) -> list[Candidate]:
     """Load models, with equal numbers of parameters within 2 %.
 
     Args:
       names: of files in configs/models, of variants, or paths of gin files with a model.
-      dimensions: what they share.
+      dimensions: shared by all.
       overrides: bindings for all of them, 'KEY=VALUE'.
 
     Raises:
       UserError: there is no such model, its config is wrong, or the numbers cannot be met.
     """
-    chosen = []
-    for name in dict.fromkeys(names):
-        if name == "":
-            raise UserError(f"--models: a name is empty; give some of {', '.join(MODELS)}")
-        chosen.append(_chosen(name, dimensions, overrides))
+    chosen = [_load(name, dimensions, overrides) for name in dict.fromkeys(names)]
     for model in chosen:
         if abs(model.parameters / dimensions.target - 1) > UNEQUAL:
             raise UserError(
@@ -113,23 +119,22 @@ def choose(
     return chosen
 
 
-def _chosen(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Chosen:
+def _load(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Candidate:
+    if name == "":
+        raise UserError(f"--models: a name is empty; give some of {', '.join(MODELS)}")
     base, variant = VARIANTS.get(name, (name, ()))
     file = base if base.endswith(".gin") else f"models/{base}.gin"
     last = {binding.key: binding.value for binding in read([file], [*variant, *overrides])[0]}
-    read_here = {m.name for value in last.values() for m in values(value) if isinstance(m, Macro)}
-    shared = {"N_HEADS": dimensions.heads, "WINDOW": dimensions.window}
-    slots = {
-        "BMojo.num_fading": dimensions.num_fading,
-        "BMojo.num_eidetic": dimensions.num_eidetic,
-    }
+    used = {m.name for value in last.values() for m in values(value) if isinstance(m, Macro)}
+    macros = {"N_HEADS": dimensions.heads, "WINDOW": dimensions.window}
+    slots = {f"BMojo.{n}": getattr(dimensions, n) for n in ("num_fading", "num_eidetic")}
     bindings = [
         f"Model.d_model={dimensions.width}",
         f"Model.n_layers={dimensions.layers}",
         f"Model.vocab_size={dimensions.vocabulary}",
         f"Model.parameters={dimensions.target}",
         f"Model.dtype={dimensions.dtype!r}",
-        *(f"{macro}={value}" for macro, value in shared.items() if macro in read_here),
+        *(f"{macro}={value}" for macro, value in macros.items() if macro in used),
         *(f"{key}={value}" for key, value in slots.items() if last.get(key)),  # 0: has none
         *variant,
     ]
@@ -139,50 +144,44 @@ def _chosen(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Chos
         description = describe(model)
     except (TypeError, ValueError) as error:
         raise loaded.explain(error) from None
-    everything = description.parameters
-    return Chosen(name, model, everything - description.embedding_parameters, everything)
+    return Candidate(name, model, description.parameters - description.embedding_parameters)
 
 
-def draw(chosen: Chosen, seed: int = 0) -> tuple[Structure, Parameters]:
-    """The structure of a model, and freshly drawn parameters."""
-    from flax import nnx
-
-    def make() -> Any:
-        return chosen.config.make(nnx.Rngs(seed))
-
-    return outline(make)[0], initialize(make)
-
-
-def check_forms(chosen: Chosen, length: int, seed: int = 0) -> Check:
-    """Logits of a whole sequence against those of three segments with the state carried.
-
-    The sequence is a little longer than a window and a half, so that slots are in use, or as
-    long as the measured one where that is shorter; the segments do not end at a chunk's edge.
+def in_segments(call: Any, start: Any, parameters: Any, x: Any, part: int) -> jax.Array:
+    """Outputs for x (B, L, ...) of a model or layer that reads ``part`` tokens at a time.
 
     Args:
-      chosen: the model.
-      length: of the measured sequences.
-      seed: of parameters and tokens.
+      call: (parameters, x, state) -> (outputs, state).
+      start: parameters -> state before the first token.
+      parameters: of the model or layer.
+      x: its inputs.
+      part: tokens of a segment.
     """
-    structure, parameters = draw(chosen, seed)
-    window = max((getattr(mixer, "window", 0) or 0 for mixer in chosen.config.pattern), default=0)
-    part = max(1, min(window // 2 + 3 if window else 13, length // 3))
-    rng = np.random.default_rng(seed)
-    tokens = jnp.asarray(rng.integers(0, chosen.config.vocab_size, (1, 3 * part)), jnp.int32)
+    call, state, outs = jax.jit(call), jax.jit(start)(parameters), []
+    for first in range(0, x.shape[1], part):
+        out, state = call(parameters, x[:, first : first + part], state)
+        outs.append(out)
+    return jnp.concatenate(outs, axis=1)
 
-    @jax.jit
-    def whole(parameters: Parameters) -> Any:
-        return structure.merge(parameters)(tokens)[0]
 
-    @jax.jit
-    def segment(parameters: Parameters, state: Any, tokens: Any) -> Any:
+def check_segments(chosen: Candidate, length: int) -> Check:
+    """The check that logits of a whole sequence are those of three segments.
+
+    The sequence is a little longer than a window and a half, so that slots are in use, or as
+    long as the measured one (``length``) where that is shorter. The segments do not end at a
+    chunk's edge.
+    """
+    structure, parameters = chosen.draw()
+    part = max(1, min(chosen.window // 2 + 3 if chosen.window else 13, length // 3))
+    tokens = chosen.tokens(1, 3 * part)
+
+    def read(parameters: Parameters, tokens: Any, state: Any = None) -> Any:
         return structure.merge(parameters)(tokens, state)
 
-    state = jax.jit(lambda p: structure.merge(p).init_state(1, 3 * part))(parameters)
-    parts = []
-    for first in range(0, 3 * part, part):
-        logits, state = segment(parameters, state, tokens[:, first : first + part])
-        parts.append(logits)
+    def start(parameters: Parameters) -> Any:
+        return structure.merge(parameters).init_state(1, 3 * part)
+
+    whole = jax.jit(read)(parameters, tokens)[0]
+    parts = in_segments(read, start, parameters, tokens, part)
     what = f"logits of {3 * part} tokens at once and in segments of {part}"
-    found = difference(whole(parameters), jnp.concatenate(parts, axis=1))
-    return Check(chosen.name, what, found, limit(chosen.config.dtype))
+    return compare(chosen.name, what, whole, parts, chosen.config.dtype)

@@ -1,18 +1,19 @@
 """Other implementations, each in a process and an environment of its own.
 
-A worker is a program that imports no bmojo. It reads a request, one line of JSON, does it, and
-answers with one line; between requests it waits, so that only one process computes at a time.
+A worker is a program that imports no bmojo (``scripts/peers/``). It reads a request, one line of
+JSON, fulfils it and answers with one line. Between requests it waits, so that only one process
+computes at a time.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from bmojo.benchmark.cases import Case, Check
 from bmojo.benchmark.models import Dimensions
@@ -20,24 +21,31 @@ from bmojo.benchmark.steps import STEP_GROUP
 from bmojo.cache import cache_directory
 from bmojo.errors import UserError, suggestion
 
-__all__ = ["PEERS", "Kind", "Peer", "default_environments", "find", "peer_case", "pausing"]
+__all__ = [
+    "PEERS",
+    "Worker",
+    "check_first_loss",
+    "find",
+    "interleaved",
+    "peer_case",
+    "start_worker",
+]
 
 PAUSE = 0.05
 """Seconds before each sample, for the threads of the process before to come to rest."""
 NEAR_CHANCE = 0.5
-"""By how much of ln V a first loss may differ from it."""
+"""Largest difference of a first loss from ln V, as a part of ln V."""
 LEAK = 1e-4
 """Largest change of earlier logits, beside the largest logit, when later tokens change."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
+class Implementation(NamedTuple):
     """An implementation to compare with.
 
     Attributes:
-      environment: folder of its Python, as scripts/peers/install.py makes it.
-      worker: the program, in the folder ``workers``.
-      model: what the worker calls it.
+      environment: folder of its Python and worker, as scripts/peers/install.py makes it.
+      worker: module there that ``serve.py`` runs.
+      model: the worker's name of the model.
     """
 
     environment: str
@@ -46,100 +54,67 @@ class Kind:
 
 
 PEERS = {
-    "hf_mamba2": Kind("torch", "torch_worker.py", "mamba2"),
-    "hf_mistral": Kind("torch", "torch_worker.py", "mistral"),
-    "hf_zamba2": Kind("torch", "torch_worker.py", "zamba2"),
-    "hf_falcon_h1": Kind("torch", "torch_worker.py", "falcon_h1"),
-    "mamba2_jax": Kind("mamba2_jax", "jax_worker.py", "mamba2"),
-    "recurrentgemma": Kind("recurrentgemma", "jax_worker.py", "griffin"),
+    "hf_mamba2": Implementation("torch", "torch_worker", "mamba2"),
+    "hf_mistral": Implementation("torch", "torch_worker", "mistral"),
+    "hf_zamba2": Implementation("torch", "torch_worker", "zamba2"),
+    "hf_falcon_h1": Implementation("torch", "torch_worker", "falcon_h1"),
+    "mamba2_jax": Implementation("mamba2_jax", "jax_worker", "mamba2"),
+    "recurrentgemma": Implementation("recurrentgemma", "jax_worker", "griffin"),
 }
 """By name: the first four are of Hugging Face transformers."""
 
 
-def default_environments() -> Path:
-    """Where scripts/peers/install.py makes environments unless it is told otherwise."""
-    return cache_directory() / "peers"
-
-
-def find(names: Sequence[str], environments: Path) -> dict[str, list[str]]:
+def find(names: Sequence[str], environments: Path | None = None) -> dict[str, list[str]]:
     """The command that starts each peer's worker.
+
+    Args:
+      names: of peers.
+      environments: their folder; None: ``peers`` in the cache directory.
 
     Raises:
       UserError: there is no such peer, or its environment has not been made.
     """
+    environments = environments or cache_directory() / "peers"
     commands = {}
     for name in dict.fromkeys(names):
         if name not in PEERS:
             raise UserError(f"--peers: there is no {name!r}; {suggestion(name, PEERS)}")
-        kind = PEERS[name]
-        python = environments.expanduser().absolute() / kind.environment / "bin" / "python"
-        if not python.exists():
-            raise UserError(
-                f"--environments: {python} is missing, which {name} needs; make it with "
-                f"'python scripts/peers/install.py {kind.environment} --to {environments}'"
-            )
-        worker = Path(__file__).parent / "workers" / kind.worker
-        commands[name] = [str(python), str(worker)]
+        peer = PEERS[name]
+        place = environments.expanduser().absolute() / peer.environment
+        python, serve = place / "bin" / "python", place / "serve.py"
+        for file in (python, serve):
+            if not file.exists():
+                raise UserError(
+                    f"--environments: {file} is missing, which {name} needs; make it with "
+                    f"'python scripts/peers/install.py {peer.environment} --to {environments}'"
+                )
+        commands[name] = [str(python), str(serve), peer.worker]
     return commands
 
 
-class Peer:
-    """A worker that runs until the end of a ``with`` block.
+class Worker:
+    """A running worker; see :func:`start_worker`."""
 
-    Args:
-      name: what to call it in errors.
-      command: starts it.
-    """
-
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        self.name = name
-        self._errors = tempfile.TemporaryFile("w+", encoding="utf8", errors="replace")
-        self._process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-
-    def __enter__(self) -> "Peer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the worker: its input ends, and if that does not do it, it is stopped."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.close()
-        except OSError:
-            pass
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._errors.close()
+    def __init__(self, name: str, process: subprocess.Popen[str], errors: Any) -> None:
+        self.name, self.process, self._errors = name, process, errors
 
     def ask(self, do: str, **options: Any) -> dict[str, Any]:
-        """Have something done; returns the answer when it is.
+        """Send a request and wait for the answer.
 
         Raises:
-          UserError: the worker says that it failed, has ended, or speaks no JSON.
+          UserError: the worker reports a failure, has ended, or answers no JSON.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"do": do, **options}) + "\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._ended(do) from None
-        line = self._process.stdout.readline()
+        assert self.process.stdin is not None and self.process.stdout is not None
+        line = ""
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(json.dumps({"do": do, **options}) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
         if not line:
-            raise self._ended(do)
+            code = self.process.wait()
+            self._errors.seek(0)
+            last = (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            raise UserError(f"{self.name}: the worker ended with code {code} at {do!r}: {last}")
         try:
             answer = json.loads(line)
             failure = answer.get("error")
@@ -152,16 +127,46 @@ class Peer:
             raise UserError(f"{self.name}: {do!r} failed in the worker: {failure}")
         return answer
 
-    def _ended(self, do: str) -> UserError:
-        code = self._process.wait()
-        self._errors.seek(0)
-        last = (self._errors.read().strip().splitlines() or ["it said nothing"])[-1]
-        return UserError(f"{self.name}: the worker ended with code {code} at {do!r}: {last}")
+
+@contextlib.contextmanager
+def start_worker(name: str, command: Sequence[str], **options: Any) -> Iterator[Worker]:
+    """A worker that runs until the end of a ``with`` block.
+
+    At the end its input is closed, and if it goes on for 5 s it is killed.
+
+    Args:
+      name: its name in errors.
+      command: starts it.
+      options: of :class:`subprocess.Popen`, such as ``env``.
+    """
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf8", errors="replace") as errors,
+        subprocess.Popen(
+            list(command), stdin=pipe, stdout=pipe, stderr=errors, text=True, **options
+        ) as process,
+    ):
+        try:
+            yield Worker(name, process, errors)
+        finally:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def check_first_loss(name: str, loss: float | None, vocabulary: int) -> Check:
+    """The check that the loss of a fresh model is near that of chance."""
+    off = math.nan if loss is None else abs(loss / math.log(vocabulary) - 1)
+    return Check(name, "first loss and ln V", off, NEAR_CHANCE)
 
 
 def peer_case(
-    peer: Peer,
-    kind: Kind,
+    worker: Worker,
+    model: str,
     dimensions: Dimensions,
     batch: int,
     length: int,
@@ -172,8 +177,8 @@ def peer_case(
     """Make a peer's model as near as can be to ours, and check it.
 
     Args:
-      peer: its worker.
-      kind: which model.
+      worker: runs the peer.
+      model: the worker's name of the model.
       dimensions: of ours.
       batch: rows.
       length: tokens of a step.
@@ -184,55 +189,33 @@ def peer_case(
     Returns:
       The case, its checks, and the versions of the peer's packages.
     """
-    made = peer.ask(
-        "make",
-        model=kind.model,
-        width=dimensions.width,
-        layers=dimensions.layers,
-        heads=dimensions.heads,
-        vocabulary=dimensions.vocabulary,
-        parameters=dimensions.target,
-        window=window,
-        batch=batch,
-        length=length,
-        threads=threads,
-    )
-    checked = peer.ask("check")
-    chance = math.log(dimensions.vocabulary)
+    sizes = {name: getattr(dimensions, name) for name in ("width", "layers", "heads", "vocabulary")}
+    sizes |= {"batch": batch, "length": length, "window": window, "threads": threads}
+    made = worker.ask("make", model=model, parameters=dimensions.target, **sizes)
+    checked = worker.ask("check")
+    leak = math.nan if checked["leak"] is None else checked["leak"]
     checks = [
-        Check(peer.name, "first loss and ln V", _off(checked["loss"], chance), NEAR_CHANCE),
-        Check(peer.name, "earlier logits when later tokens change", _number(checked["leak"]), LEAK),
+        check_first_loss(worker.name, checked["loss"], dimensions.vocabulary),
+        Check(worker.name, "earlier logits when later tokens change", leak, LEAK),
     ]
 
     def run() -> float:
-        answer = peer.ask("step")
-        if not math.isfinite(_number(answer["loss"])):
-            raise UserError(f"{peer.name}: the loss of a step is not finite")
+        answer = worker.ask("step")
+        if answer["loss"] is None:
+            raise UserError(f"{worker.name}: the loss of a step is not finite")
         return float(answer["seconds"])
 
-    facts = {"parameters": made["parameters"], "tokens": batch * length, "whose": made["whose"]}
     case = Case(
-        peer.name,
+        worker.name,
         STEP_GROUP,
         run,
         baseline=baseline,
         compile_seconds=made.get("compile_seconds"),
-        facts=facts,
-        calls=1,
-        pause=PAUSE,
+        facts={"parameters": made["parameters"], "tokens": batch * length},
     )
-    return case, checks, made["versions"]
+    return interleaved(case, made["whose"]), checks, made["versions"]
 
 
-def pausing(case: Case) -> Case:
-    """One of our cases, as it takes turns with peers."""
-    facts = {**case.facts, "whose": "bmojo"}
-    return dataclasses.replace(case, facts=facts, pause=PAUSE, calls=1)
-
-
-def _off(loss: float | None, chance: float) -> float:
-    return abs(_number(loss) / chance - 1)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def interleaved(case: Case, whose: str) -> Case:
+    """A case that takes turns with other processes, one call in a sample."""
+    return dataclasses.replace(case, facts={**case.facts, "whose": whose}, pause=PAUSE, calls=1)

@@ -1,7 +1,7 @@
-"""The operations written down plainly in JAX: what a reader would write first, to compare with.
+"""The operations written plainly in JAX, as baselines.
 
-Time loops of ``lax.scan``, masks over all pairs of tokens, XLA's own convolution. Chunked loops
-compute each chunk again in the backward pass, by ``jax.checkpoint``.
+Loops of ``lax.scan`` over time, masks over all pairs of tokens, XLA's own convolution. Chunked
+loops compute each chunk again in the backward pass, by ``jax.checkpoint``.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,19 +13,10 @@ import numpy as np
 
 from bmojo.types import Array
 
-__all__ = [
-    "attention",
-    "channels_last_in_chunks",
-    "convolution",
-    "insertion",
-    "loop",
-    "loop_in_chunks",
-    "scan_step",
-    "ssd_step",
-]
+__all__ = ["attention", "channels_last_in_chunks", "convolution", "loop", "scan_step", "ssd_step"]
 
 CHUNK = 64
-"""Tokens of a chunk of the baseline."""
+"""Tokens of a chunk."""
 
 Step = Callable[..., tuple[Array, Array]]
 
@@ -45,42 +36,49 @@ def ssd_step(h: Array, token: Sequence[Array], A: Array) -> tuple[Array, Array]:
     return h, jnp.sum(h * C[:, None, None, :], axis=-1)
 
 
-def loop(step: Step, x: Array, dt: Array, A: Array, B: Array, C: Array, state: Array) -> Any:
-    """``lax.scan`` of ``step`` over all tokens; outputs, and the last state."""
+def loop(
+    step: Step,
+    x: Array,
+    dt: Array,
+    A: Array,
+    B: Array,
+    C: Array,
+    state: Array,
+    chunked: bool = False,
+) -> tuple[Array, Array]:
+    """``lax.scan`` of ``step`` over all tokens, whole or in chunks: outputs, and the last state."""
     tokens = tuple(jnp.swapaxes(value, 0, 1) for value in (x, dt, B, C))
-    state, y = jax.lax.scan(lambda h, token: step(h, token, A), state, tokens)
+    scan = _in_chunks if chunked else jax.lax.scan
+    state, y = scan(lambda h, token: step(h, token, A), state, tokens)
     return jnp.swapaxes(y, 0, 1), state
 
 
-def loop_in_chunks(
-    step: Step, x: Array, dt: Array, A: Array, B: Array, C: Array, state: Array
-) -> Any:
-    """:func:`loop` in chunks of ``CHUNK`` tokens, or of all that are left over behind them."""
-    whole = x.shape[1] // CHUNK * CHUNK
-    parts = tuple(jnp.swapaxes(value, 0, 1) for value in (x, dt, B, C))
+def _in_chunks(step: Step, state: Array, tokens: Sequence[Array]) -> tuple[Array, Array]:
+    """``lax.scan`` in chunks of ``CHUNK`` tokens, and a last one of the tokens left over."""
+    length = len(tokens[0])
+    whole = length // CHUNK * CHUNK
 
     @jax.checkpoint
     def chunk(h: Array, tokens: Any) -> tuple[Array, Array]:
-        return jax.lax.scan(lambda h, token: step(h, token, A), h, tokens)
+        return jax.lax.scan(step, h, tokens)
 
-    cut = tuple(v[:whole].reshape(whole // CHUNK, CHUNK, *v.shape[1:]) for v in parts)
+    cut = tuple(v[:whole].reshape(whole // CHUNK, CHUNK, *v.shape[1:]) for v in tokens)
     state, y = jax.lax.scan(chunk, state, cut)
     y = y.reshape(whole, *y.shape[2:])
-    if whole < x.shape[1]:
-        state, last = chunk(state, tuple(v[whole:] for v in parts))
+    if whole < length:
+        state, last = chunk(state, tuple(v[whole:] for v in tokens))
         y = jnp.concatenate([y, last])
-    return jnp.swapaxes(y, 0, 1), state
+    return state, y
 
 
 def channels_last_in_chunks(
     x: Array, dt: Array, A: Array, B: Array, C: Array, state: Array
 ) -> tuple[Array, Array]:
-    """The selective scan by ``lax.scan`` as XLA's CPU compiler likes it, in chunks as above.
+    """The selective scan by ``lax.scan`` in the layout that suits XLA's CPU compiler, in chunks.
 
     The state lies as (N, E), channels last, and rows go one after the other, so that no loop has
     an axis of length one inside.
     """
-    whole = x.shape[1] // CHUNK * CHUNK
     decay = A.T
 
     def step(h: Array, token: Sequence[Array]) -> tuple[Array, Array]:
@@ -88,18 +86,9 @@ def channels_last_in_chunks(
         h = jnp.exp(dt * decay) * h + (dt * x) * B[:, None]
         return h, jnp.sum(h * C[:, None], axis=0)
 
-    @jax.checkpoint
-    def chunk(h: Array, tokens: Any) -> tuple[Array, Array]:
-        return jax.lax.scan(step, h, tokens)
-
     def row(operands: Sequence[Array]) -> tuple[Array, Array]:
-        *parts, h = operands
-        cut = tuple(v[:whole].reshape(whole // CHUNK, CHUNK, *v.shape[1:]) for v in parts)
-        h, y = jax.lax.scan(chunk, h.T, cut)
-        y = y.reshape(whole, *y.shape[2:])
-        if whole < len(parts[0]):
-            h, last = chunk(h, tuple(v[whole:] for v in parts))
-            y = jnp.concatenate([y, last])
+        *tokens, h = operands
+        h, y = _in_chunks(step, h.T, tokens)
         return y, h.T
 
     operands = (x, dt, B, C, state)
@@ -129,21 +118,10 @@ def convolution(x: Array, kernel: Array) -> Array:
     )
 
 
-def insertion(score: np.ndarray, size: int, chunk: int) -> list[list[int]]:
-    """The ``size`` most surprising tokens of a row before each chunk, by sequential insertion.
+def most_surprising(score: np.ndarray, size: int, chunk: int) -> list[np.ndarray]:
+    """The ``size`` tokens of a row with the largest scores before each chunk, and at the end.
 
-    A token that surprises more takes the place of the one that surprises least, the latest of
-    several. Element j holds the tokens before chunk j, the last one those at the end.
+    The best comes first; of equals the earlier one is kept, and comes first.
     """
-    kept: list[int] = []
-    sets = []
-    for token, value in enumerate(score):
-        if token % chunk == 0:
-            sets.append(sorted(kept))
-        if len(kept) < size:
-            kept.append(token)
-        elif size:
-            least = min(kept, key=lambda other: (score[other], -other))
-            if value > score[least]:
-                kept[kept.index(least)] = token
-    return [*sets, sorted(kept)]
+    edges = [*range(0, len(score), chunk), len(score)]
+    return [np.argsort(-score[:edge], kind="stable")[:size] for edge in edges]

@@ -1,4 +1,4 @@
-"""Samples to numbers: a row for each case, and the file that keeps all of it."""
+"""Results of a benchmark: a row for each case, JSON with all samples, tables to read."""
 
 import dataclasses
 import json
@@ -6,50 +6,48 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmojo.benchmark import calibration, machine
+from rich.table import Table
+
+from bmojo.benchmark import machine
 from bmojo.benchmark.cases import Case, Check, require
-from bmojo.benchmark.rounds import take_turns
-from bmojo.benchmark.statistics import Spread, ratios, spread
+from bmojo.benchmark.rounds import Quantiles, quantiles, ratios, take_turns
 from bmojo.errors import UserError
 from bmojo.files import write_atomically
 
-__all__ = ["Results", "Row", "measure", "save", "write_folder"]
+__all__ = ["Results", "Row", "Sheet", "check_sheet", "markdown", "measure", "save", "sheets"]
 
 FORMAT = 1
+LEGEND = (
+    "Times are medians, with the first and the third quartile in brackets. Ratios are medians of "
+    "the ratios within each round. Operations are counted by formula; XLA's own count takes the "
+    "body of a loop once. Temporary memory is what XLA reserves beside arguments and results."
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was measured of one case.
+    """Measurements of one case; what is not named here is as in :class:`~.cases.Case`.
 
     Attributes:
       case: its name.
-      group: its table.
-      seconds: of one unit of it.
-      baseline: the case it is compared with.
-      ratio: of its seconds to the baseline's in the same round.
-      compile_seconds: to compile it.
-      temporary_bytes: what XLA reserves beside arguments and results.
-      flops: of one unit, by formula.
-      xla_flops: of a call, as XLA counts.
+      seconds: of one unit.
+      ratio: its seconds by the baseline's of the same round.
       gflops: billions of ``flops`` a second.
-      gemm_fraction: ``gflops`` as a part of the best matrix product's in the same round.
-      calls: of a sample.
+      gemm_fraction: ``gflops`` by those of the best matrix product in the same round.
       samples: seconds by round.
-      facts: further columns.
     """
 
     case: str
     group: str
-    seconds: Spread
+    seconds: Quantiles
     baseline: str | None
-    ratio: Spread | None
+    ratio: Quantiles | None
     compile_seconds: float | None
     temporary_bytes: int | None
     flops: float | None
     xla_flops: float | None
-    gflops: Spread | None
-    gemm_fraction: Spread | None
+    gflops: Quantiles | None
+    gemm_fraction: Quantiles | None
     calls: int
     samples: tuple[float, ...]
     facts: Mapping[str, Any]
@@ -60,13 +58,13 @@ class Results:
     """A whole measurement.
 
     Attributes:
-      benchmark: which one.
+      benchmark: its name.
       settings: its options.
       machine: see :func:`bmojo.benchmark.machine.record`.
       checks: passed before anything was timed.
       gemm: name of the matrix product that fractions refer to.
       rows: of the cases, those of the calibration last.
-      notes: sentences that follow from the rows, or say what was left out.
+      notes: conclusions from the rows, and cases that were left out.
     """
 
     benchmark: str
@@ -102,10 +100,10 @@ def measure(
     done: Callable[[int], None] = lambda count: None,
     conclude: Callable[[Sequence[Row]], Sequence[str]] = lambda rows: (),
 ) -> Results:
-    """Time cases round by round, if what they compute is right.
+    """Time cases round by round, if all checks passed.
 
     Args:
-      benchmark: what it is called.
+      benchmark: its name.
       settings: its options, for the record.
       facts: from :func:`bmojo.benchmark.machine.record`.
       checks: of the cases.
@@ -119,59 +117,40 @@ def measure(
     """
     require(checks)
     samples, calls = take_turns(cases, rounds, done)
-    by_name = {_key(case): taken for case, taken in zip(cases, samples, strict=True)}
-    gemm = _best_product(cases, by_name)
+    taken = {(c.group, c.name): seconds for c, seconds in zip(cases, samples, strict=True)}
+
+    def speeds(case: Case) -> list[float]:
+        return [(case.flops or 0.0) / seconds / 1e9 for seconds in taken[case.group, case.name]]
+
+    products = [c for c in cases if c.group == machine.CALIBRATION and c.flops is not None]
+    gemm = max(products, key=lambda case: quantiles(speeds(case)).median, default=None)
     rows = []
-    for case, taken, count in zip(cases, samples, calls, strict=True):
-        reference = by_name.get((case.group, case.baseline or ""))
-        speed = fraction = None
-        if case.flops is not None:
-            speeds = [case.flops / seconds / 1e9 for seconds in taken]
-            speed = spread(speeds)
-            if gemm is not None:
-                best = [gemm.flops / seconds / 1e9 for seconds in by_name[_key(gemm)]]  # type: ignore[operator]
-                fraction = ratios(speeds, best)
-        rows.append(
-            Row(
-                case.name,
-                case.group,
-                spread(taken),
-                case.baseline if reference is not None else None,
-                None if reference is None else ratios(taken, reference),
-                case.compile_seconds,
-                case.temporary_bytes,
-                case.flops,
-                case.xla_flops,
-                speed,
-                fraction,
-                count,
-                tuple(taken),
-                dict(case.facts),
-            )
+    for case, seconds, count in zip(cases, samples, calls, strict=True):
+        reference = taken.get((case.group, case.baseline or ""))
+        counted = case.flops is not None
+        row = Row(
+            case.name,
+            case.group,
+            quantiles(seconds),
+            None if reference is None else case.baseline,
+            None if reference is None else ratios(seconds, reference),
+            case.compile_seconds,
+            case.temporary_bytes,
+            case.flops,
+            case.xla_flops,
+            quantiles(speeds(case)) if counted else None,
+            ratios(speeds(case), speeds(gemm)) if counted and gemm is not None else None,
+            count,
+            tuple(seconds),
+            dict(case.facts),
         )
+        rows.append(row)
+    notes = tuple(conclude(rows))
+    if gemm is not None:
+        notes = (*notes, f"parts of GEMM are of {gemm.name}, the fastest matrix product here")
     ended = {**facts, "load_at_end": machine.load()}
     name = None if gemm is None else gemm.name
-    notes = tuple(conclude(rows))
-    if name is not None:
-        notes = (*notes, f"parts of GEMM are of {name}, the fastest matrix product here")
     return Results(benchmark, dict(settings), ended, tuple(checks), name, tuple(rows), notes)
-
-
-Key = tuple[str, str]
-
-
-def _key(case: Case) -> Key:
-    return case.group, case.name
-
-
-def _best_product(cases: Sequence[Case], samples: Mapping[Key, Sequence[float]]) -> Case | None:
-    """The calibration's matrix product with the highest median rate."""
-    products = [c for c in cases if c.group == calibration.GROUP and c.flops is not None]
-    return max(
-        products,
-        key=lambda case: (case.flops or 0.0) / spread(samples[_key(case)]).median,
-        default=None,
-    )
 
 
 def write_folder(path: Path) -> None:
@@ -191,9 +170,142 @@ def write_folder(path: Path) -> None:
         ) from None
 
 
-def save(results: Results, text: str, folder: Path) -> tuple[Path, Path]:
+def save(results: Results, folder: Path) -> tuple[Path, Path]:
     """Write ``results.json`` and ``results.md``; readers see whole files only."""
     paths = folder / "results.json", folder / "results.md"
-    for path, content in zip(paths, (results.as_json(), text), strict=True):
+    for path, content in zip(paths, (results.as_json(), markdown(results)), strict=True):
         write_atomically(path, content)
     return paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A table of text: its title, names of its columns, and lines with a cell for each column."""
+
+    title: str
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+    def table(self) -> Table:
+        """The table for a terminal."""
+        table = Table(title=self.title)
+        for index, name in enumerate(self.head):
+            table.add_column(name, justify="right" if index else "left", overflow="fold")
+        for line in self.lines:
+            table.add_row(*line)
+        return table
+
+    def markdown(self) -> str:
+        """The table in Markdown, without the title."""
+        rule = ("---", *["---:"] * (len(self.head) - 1))
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.lines)]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
+
+
+def sheets(results: Results) -> list[Sheet]:
+    """The tables of all cases, the calibration last."""
+    return [
+        (_calibration_sheet if group == machine.CALIBRATION else _sheet)(group, rows)
+        for group, rows in results.groups().items()
+    ]
+
+
+def check_sheet(checks: Sequence[Check]) -> Sheet:
+    """The table of the checks."""
+    head = ("case", "compared", "difference", "allowed", "")
+    lines = tuple(
+        (c.case, c.what, f"{c.difference:.1e}", f"{c.limit:.0e}", "" if c.passed else "WRONG")
+        for c in checks
+    )
+    return Sheet("checks", head, lines)
+
+
+def markdown(results: Results) -> str:
+    """A page of all results: how they were taken, tables, conclusions, checks."""
+    facts = results.machine
+    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    known = {
+        "date": facts["date"],
+        "revision": facts["git_revision"],
+        "CPU": f"{facts['cpu']}, {facts['threads']} of {facts['cores']} cores",
+        "device": facts["device"],
+        "versions": versions,
+        "load average": f"{facts['load_at_start']} before, {facts['load_at_end']} after",
+        "freed memory kept": facts["freed_memory_kept"],
+        "GLIBC_TUNABLES": facts["glibc_tunables"] or "-",
+    }
+    lines = [f"# bmojo bench {results.benchmark}", ""]
+    for warning in machine.warnings(facts):
+        lines += [f"**{warning}.**", ""]
+    lines += [f"    {facts['command']}", ""]
+    for part in (known, results.settings):
+        lines += [f"- {name}: {_plain(value)}" for name, value in part.items() if value is not None]
+    lines += ["", LEGEND, ""]
+    for sheet in sheets(results):
+        lines += [f"## {sheet.title}", "", sheet.markdown(), ""]
+    lines += [*(f"- {note}" for note in results.notes), ""] if results.notes else []
+    return "\n".join([*lines, "## checks", "", check_sheet(results.checks).markdown(), ""])
+
+
+def _sheet(group: str, rows: Sequence[Row]) -> Sheet:
+    """A table of cases, without empty columns."""
+    baselines = {row.baseline for row in rows if row.baseline}
+    against = baselines.pop() if len(baselines) == 1 else "baseline"
+    columns: dict[str, Callable[[Row], str]] = {
+        "case": lambda row: row.case,
+        "ms": lambda row: _spread(row.seconds, 1e3),
+        f"time / {against}": lambda row: _spread(row.ratio),
+        "GFLOP/s": lambda row: _spread(row.gflops),
+        "of GEMM": lambda row: (
+            f"{_short(row.gemm_fraction.median * 100)} %" if row.gemm_fraction else ""
+        ),
+        "GFLOPs": lambda row: _number(row.flops, 1e-9),
+        "XLA's GFLOPs": lambda row: _number(row.xla_flops, 1e-9),
+        "temporary MiB": lambda row: _number(row.temporary_bytes, 2**-20),
+        "compile s": lambda row: _number(row.compile_seconds),
+    }
+    for name in dict.fromkeys(name for row in rows for name in row.facts):
+        columns[name] = lambda row, name=name: _plain(row.facts.get(name))  # type: ignore[misc]
+    lines = [[cell(row) for cell in columns.values()] for row in rows]
+    kept = [i for i in range(len(columns)) if any(line[i] for line in lines)]
+    head, *lines = ([line[i] for i in kept] for line in (list(columns), *lines))
+    return Sheet(group, tuple(head), tuple(map(tuple, lines)))
+
+
+def _calibration_sheet(group: str, rows: Sequence[Row]) -> Sheet:
+    lines = []
+    for row in rows:
+        work, high, low = row.facts["work"] / 1e9, row.seconds.high, row.seconds.low
+        best, slow, fast = (_short(work / seconds) for seconds in (row.seconds.median, high, low))
+        shown = f"{best} ({slow}–{fast})"
+        lines.append((row.case, shown, row.facts["rate"], _spread(row.seconds, 1e3)))
+    return Sheet(group, ("what", "rate", "in", "ms"), tuple(lines))
+
+
+def _spread(value: Quantiles | None, scale: float = 1.0) -> str:
+    if value is None:
+        return ""
+    median, low, high = (_short(v * scale) for v in (value.median, value.low, value.high))
+    return median if median == low == high else f"{median} ({low}–{high})"
+
+
+def _number(value: float | None, scale: float = 1.0) -> str:
+    return "" if value is None else _short(value * scale)
+
+
+def _short(value: float) -> str:
+    """Three significant digits, or all before the point."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
+    digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{digits}f}"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,}" if isinstance(value, int) else _short(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)

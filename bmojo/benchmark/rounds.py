@@ -1,12 +1,17 @@
-"""Cases take turns, so that what changes on the machine meets all of them alike."""
+"""Interleaved rounds of cases, and the quantiles of their samples.
 
+All cases take turns, so that a change on the machine meets all of them alike.
+"""
+
+import dataclasses
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from bmojo.benchmark.cases import Case
 
-__all__ = ["orders", "take_turns"]
+__all__ = ["Quantiles", "exponent", "growth", "orders", "quantiles", "ratios", "take_turns"]
 
 SHORTEST = 0.005
 """Seconds: calls that are shorter are repeated within a sample until they last as long."""
@@ -14,16 +19,17 @@ MOST_CALLS = 1000
 SETTLING, LONG = 4, 30.0
 """Calls before the first sample, since the heap of a process grows in the first few; seconds after
 which no further one is begun."""
+NEAR = 0.1
+"""An exponent this near to a whole number is called by its name."""
 
 
 def orders(count: int, rounds: int) -> Iterator[list[int]]:
-    """The order of each round: one further on in each, and backwards in every other one.
+    """The order of each round: rotated by one each time, and reversed in every other round.
 
-    So that no case always follows the same one.
+    So no case always follows the same one.
     """
     for number in range(rounds):
-        first = number % count if count else 0
-        order = [(first + step) % count for step in range(count)]
+        order = [(number + step) % count for step in range(count)]
         yield order[::-1] if number % 2 else order
 
 
@@ -36,7 +42,7 @@ def take_turns(
     """Run each case until it has settled, then all of them round by round.
 
     Args:
-      cases: what to run.
+      cases: the cases.
       rounds: samples of each.
       done: called with 1 after each run.
       clock: the time in seconds.
@@ -71,6 +77,65 @@ def _sample(case: Case, calls: int, clock: Callable[[], float]) -> float:
     total = 0.0
     for _ in range(calls):
         began = clock()
-        told = case.run()
-        total += clock() - began if told is None else told
+        seconds = case.run()
+        total += clock() - began if seconds is None else seconds
     return total / calls
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantiles:
+    """Median, first and third quartile (low, high), smallest and largest value, and count."""
+
+    median: float
+    low: float
+    high: float
+    least: float
+    most: float
+    count: int
+
+
+def quantiles(samples: Sequence[float]) -> Quantiles:
+    """Quantiles of samples, interpolated between two where they fall between.
+
+    Raises:
+      ValueError: there are no samples, or some are no finite numbers.
+    """
+    if not samples or not all(math.isfinite(sample) for sample in samples):
+        raise ValueError(f"samples: needs finite numbers, got {list(samples)}")
+    low = high = samples[0]
+    if len(samples) > 1:
+        low, _, high = statistics.quantiles(samples, n=4, method="inclusive")
+    median = statistics.median(samples)
+    return Quantiles(median, low, high, min(samples), max(samples), len(samples))
+
+
+def ratios(samples: Sequence[float], baseline: Sequence[float]) -> Quantiles:
+    """Quantiles of the ratios of samples to those of the baseline taken in the same rounds.
+
+    A slow round slows both and leaves the ratio.
+
+    Raises:
+      ValueError: there are more of one than of the other.
+    """
+    return quantiles([one / other for one, other in zip(samples, baseline, strict=True)])
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
+    """The p of the power law ``value ~ size^p``, by least squares in logarithms.
+
+    None if there are fewer than two sizes, or a value is not positive.
+    """
+    if len(set(sizes)) < 2 or min(values) <= 0:
+        return None
+    x, y = ([math.log(number) for number in numbers] for numbers in (sizes, values))
+    return statistics.linear_regression(x, y).slope
+
+
+def growth(power: float | None, of: str = "length") -> str:
+    """An exponent in words: how something grows with ``of``."""
+    if power is None:
+        return f"unknown from one {of}"
+    for whole, word in ((0, "constant"), (1, "linear"), (2, "quadratic")):
+        if abs(power - whole) <= NEAR:
+            return f"{word} ({of}^{power:.2f})"
+    return f"{of}^{power:.2f}"

@@ -1,46 +1,39 @@
-"""From the start of a process to its first finished training step, without and with a cache."""
+"""Time from the start of a process to its first finished training step, by cache of programs."""
 
 import dataclasses
-import json
-import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import bmojo
 from bmojo.benchmark.cases import Case, Check, require
 from bmojo.benchmark.models import Dimensions
+from bmojo.benchmark.peers import check_first_loss, start_worker
 from bmojo.benchmark.results import Row
-from bmojo.benchmark.statistics import spread
-from bmojo.errors import UserError
+from bmojo.benchmark.rounds import quantiles
 
-__all__ = ["COLD", "GROUP", "PARTS", "WARM", "Starts"]
+__all__ = ["COLD", "WARM", "Starts"]
 
-GROUP = "process start to first finished step"
 COLD, WARM = "empty cache", "warm cache"
 PARTS = ("import", "kernels", "make", "compile", "step")
 PROGRAM = (sys.executable, "-m", "bmojo.benchmark.first_step")
-NEAR_CHANCE = 0.5
-"""By how much of ln V the first loss may differ from it."""
 
 
 class Starts:
-    """Starts processes that make one step, and keeps what they tell.
+    """Processes that make one step each.
 
     Args:
       model: its name.
       dimensions: of the model.
       batch: rows.
       length: tokens of the step.
-      folder: for the caches of compiled programs, an empty one.
+      folder: an empty one, for caches of compiled programs.
 
     Attributes:
-      told: what each process said, by case.
+      reports: the reports of the processes, by case.
       checks: that the first loss of each kind of process was near ln V, before any was timed.
     """
 
@@ -49,16 +42,16 @@ class Starts:
     ) -> None:
         options = {"model": model, "batch": batch, "length": length}
         self._options = {**options, "dimensions": dataclasses.asdict(dimensions)}
-        self._vocabulary = dimensions.vocabulary
-        self._folder = folder
-        self.told: dict[str, list[Mapping[str, float]]] = {COLD: [], WARM: []}
+        self._vocabulary, self._folder = dimensions.vocabulary, folder
+        self.reports: dict[str, list[Mapping[str, float]]] = {COLD: [], WARM: []}
         self.checks: list[Check] = []
 
     def cases(self) -> list[Case]:
-        """A start with an empty cache, a new one each time; and one that finds all it needs."""
+        """A start with an empty cache, a new one each time, and one with a full cache."""
+        group = "process start to first finished step"
         return [
-            Case(COLD, GROUP, lambda: self.start(COLD), calls=1, fresh=True),
-            Case(WARM, GROUP, lambda: self.start(WARM), baseline=COLD, calls=1, fresh=True),
+            Case(COLD, group, lambda: self.start(COLD), calls=1, fresh=True),
+            Case(WARM, group, lambda: self.start(WARM), baseline=COLD, calls=1, fresh=True),
         ]
 
     def start(self, kind: str) -> float:
@@ -66,7 +59,7 @@ class Starts:
 
         Raises:
           UserError: it failed.
-          WrongError: its loss is not that of a model that has just been drawn.
+          WrongError: its first loss is not near ln V.
         """
         if kind == WARM:
             return self._run(self._folder / "warm", kind)
@@ -74,43 +67,28 @@ class Starts:
             return self._run(Path(empty), kind)
 
     def conclude(self, rows: Sequence[Row]) -> list[str]:
-        """Where the time goes, by medians over all processes but the first of each kind."""
+        """Medians of the parts, over all processes but the first of each kind."""
         notes = []
-        for kind, (_, *told) in self.told.items():
-            parts = [f"{part} {spread([t[part] for t in told]).median:.2f} s" for part in PARTS]
-            total = spread([t["total"] for t in told]).median
-            notes.append(f"{kind}: {total:.2f} s, of which {', '.join(parts)}")
+        for kind, (_, *reports) in self.reports.items():
+            median = {p: quantiles([r[p] for r in reports]).median for p in (*PARTS, "total")}
+            parts = ", ".join(f"{part} {median[part]:.2f} s" for part in PARTS)
+            notes.append(f"{kind}: {median['total']:.2f} s, of which {parts}")
         return notes
 
     def _run(self, cache: Path, kind: str) -> float:
-        root = str(Path(bmojo.__file__).parent.parent)
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(Path(bmojo.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
             "BMOJO_CACHE_DIR": str(cache),
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         }
-        command = [*PROGRAM, json.dumps(self._options)]
         began = time.perf_counter()
-        with subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
+        with start_worker("a process of one step", PROGRAM, env=environment) as worker:
+            report = worker.ask("step", **self._options)
             seconds = time.perf_counter() - began
-            _, errors = process.communicate()
-        if process.returncode or not line:
-            last = (errors.strip().splitlines() or ["it said nothing"])[-1]
-            raise UserError(f"a process that makes one step failed: {last}")
-        told: dict[str, Any] = json.loads(line)
-        off = abs(told["loss"] / math.log(self._vocabulary) - 1)
-        check = Check(kind, "first loss and ln V", off, NEAR_CHANCE)
+        check = check_first_loss(kind, report["loss"], self._vocabulary)
         require([check])
-        if not self.told[kind]:
+        if not self.reports[kind]:
             self.checks.append(check)
-        self.told[kind].append({**told, "total": seconds})
+        self.reports[kind].append({**report, "total": seconds})
         return seconds

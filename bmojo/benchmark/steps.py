@@ -1,6 +1,8 @@
-"""Whole training steps, and single layers forward and backward."""
+"""Training steps: of whole models, of single layers, and against the length of the sequences."""
 
+import functools
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,20 +11,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from bmojo.benchmark.cases import Case, Check, difference, limit
-from bmojo.benchmark.models import Chosen, draw
-from bmojo.benchmark.program import Program, compiled
+from bmojo.benchmark.cases import Case, Check, Program, Tell, compare, compiled, silent
+from bmojo.benchmark.models import Candidate, in_segments
+from bmojo.benchmark.results import Row
+from bmojo.benchmark.rounds import exponent, growth
 from bmojo.layers.protocol import State
 from bmojo.model import Block
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
-from bmojo.training.parameters import Structure, outline, split
+from bmojo.training.parameters import outline, split
 from bmojo.training.train_step import make_eval_step, make_fresh_state, make_train_step
 
-__all__ = ["STEP_GROUP", "Training", "layer_cases", "step_cases"]
+__all__ = [
+    "STEP_GROUP",
+    "Training",
+    "conclude_lengths",
+    "layer_cases",
+    "length_cases",
+    "step_cases",
+]
 
 STEP_GROUP = "training step"
-Tell = Callable[[str], None]
+Made = tuple[list[Case], list[Check]]
 
 
 class Training:
@@ -34,31 +44,30 @@ class Training:
       length: tokens of a step.
       capacity: tokens of the sequences that steps are segments of, their state carried; None:
         steps are whole sequences.
-      seed: of parameters and tokens.
 
     Attributes:
-      program: the compiled step.
       loss: of the first step; NaN before it.
     """
 
     def __init__(
-        self, chosen: Chosen, batch: int, length: int, capacity: int | None = None, seed: int = 0
+        self, chosen: Candidate, batch: int, length: int, capacity: int | None = None
     ) -> None:
-        self.structure, self._parameters = draw(chosen, seed)
+        self.structure, self._parameters = chosen.draw()
         config = OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup=0.0)
-        optimizer = make_optimizer(config, 1, self.structure.groups)
-        self._optimizer = jax.jit(optimizer.init)(self._parameters)
-        rng = np.random.default_rng(seed)
-        tokens = rng.integers(0, chosen.config.vocab_size, (batch, length + 1), np.int32)
+        self._optimize = make_optimizer(config, 1, self.structure.groups)
+        self._optimizer = jax.jit(self._optimize.init)(self._parameters)
+        tokens = chosen.tokens(batch, length + 1)
         self._batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
         self.carried: State | None = None
         if capacity is not None:
-            self._fresh = make_fresh_state(self.structure)
-            self.carried = self._fresh(self._parameters, batch, capacity)
-        step = make_train_step(self.structure, optimizer)
-        arguments = (self._parameters, self._optimizer, self.carried, self._batch)
-        self.program: Program = compiled(step, *arguments)
+            self.carried = make_fresh_state(self.structure)(self._parameters, batch, capacity)
         self.loss = math.nan
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """The compiled step."""
+        step = make_train_step(self.structure, self._optimize)
+        return compiled(step, self._parameters, self._optimizer, self.carried, self._batch)
 
     def step(self) -> None:
         """Run one step; it is done when this returns."""
@@ -79,14 +88,16 @@ class Training:
             total, count = total + float(sums["loss"].sum()), count + float(sums["count"].sum())
         return total / count
 
+    def first_step(self, chosen: Candidate, what: str, part: int) -> Check:
+        """Step once; the check that its loss is that of the tokens in segments of ``part``."""
+        read = self.segment_loss(part)
+        self.step()
+        return compare(chosen.name, what, self.loss, read, chosen.config.dtype)
+
 
 def step_cases(
-    models: Sequence[Chosen],
-    batch: int,
-    length: int,
-    baseline: str | None,
-    tell: Tell = lambda text: None,
-) -> tuple[list[Case], list[Check]]:
+    models: Sequence[Candidate], batch: int, length: int, baseline: str | None, tell: Tell = silent
+) -> Made:
     """One training step of each model: forward, backward, optimizer, buffers donated.
 
     Returns:
@@ -97,35 +108,24 @@ def step_cases(
     for chosen in models:
         tell(f"compiling the step of {chosen.name}")
         training = Training(chosen, batch, length)
-        read = training.segment_loss(-(-length // 3))
-        training.step()
         what = f"loss of the first step and in three segments, {length} tokens"
-        found = difference(training.loss, read)
-        checks.append(Check(chosen.name, what, found, limit(chosen.config.dtype)))
-        facts = {
-            "parameters": chosen.parameters,
-            "tokens": batch * length,
-        }
+        checks.append(training.first_step(chosen, what, -(-length // 3)))
         case = Case(
             chosen.name,
             STEP_GROUP,
             training.step,
             baseline=baseline,
             flops=3.0 * batch * length * chosen.flops(length),
-            facts=facts,
-            **training.program.facts(),
+            facts={"parameters": chosen.parameters, "tokens": batch * length},
+            **training.program.facts,
         )
         cases.append(case)
     return cases, checks
 
 
 def layer_cases(
-    models: Sequence[Chosen],
-    batch: int,
-    length: int,
-    baseline: str | None,
-    tell: Tell = lambda text: None,
-) -> tuple[list[Case], list[Check]]:
+    models: Sequence[Candidate], batch: int, length: int, baseline: str | None, tell: Tell = silent
+) -> Made:
     """Forward and backward of one layer of each model: two sublayers, a mixer and an MLP.
 
     A pattern of two layers, as a hybrid's, is run whole and its time divided by two. Gradients
@@ -143,7 +143,7 @@ def layer_cases(
     return cases, checks
 
 
-def _layer(chosen: Chosen, batch: int, length: int, baseline: str | None) -> tuple[Case, Check]:
+def _layer(chosen: Candidate, batch: int, length: int, baseline: str | None) -> tuple[Case, Check]:
     config = chosen.config
 
     def make() -> Block:
@@ -156,48 +156,116 @@ def _layer(chosen: Chosen, batch: int, length: int, baseline: str | None) -> tup
     weights = jnp.asarray(rng.normal(size=x.shape), x.dtype)
     count = len(config.pattern)
 
+    def read(parameters: Any, x: Any, state: Any = (None,) * count) -> Any:
+        return structure.merge(parameters)(x, state)[:2]
+
+    def start(parameters: Any) -> Any:
+        return tuple(
+            s.mixer.init_state(batch, length) for s in structure.merge(parameters).sublayers
+        )
+
     def loss(parameters: Any, x: Any) -> tuple[Any, Any]:
-        out, _ = structure.merge(parameters)(x, (None,) * count, None, None)
+        out, _ = read(parameters, x)
         return jnp.sum(out * weights, dtype=jnp.float32), out
 
     program = compiled(jax.value_and_grad(loss, (0, 1), has_aux=True), parameters, x)
     (_, out), _ = program.call(parameters, x)
-    parts = _in_segments(structure, parameters, x, -(-length // 2))
-
-    def run() -> None:
-        jax.block_until_ready(program.call(parameters, x))
-
     layers = count // 2
     inner = sum(s.mixer.flops_per_token(length) for s in nnx.eval_shape(make).sublayers)
-    case = Case(
+    case = program.case(
         chosen.name,
         "one layer, forward and backward",
-        run,
+        (parameters, x),
         units=layers,
         baseline=baseline,
         flops=3.0 * batch * length * inner / layers,
         facts={"layers run": layers, "tokens": batch * length},
-        **program.facts(),
     )
     what = f"outputs of {length} tokens at once and in two segments"
-    return case, Check(chosen.name, what, difference(out, parts), limit(config.dtype))
+    parts = in_segments(read, start, parameters, x, -(-length // 2))
+    return case, compare(chosen.name, what, out, parts, config.dtype)
 
 
-def _in_segments(structure: Structure, parameters: Any, x: Any, part: int) -> Any:
-    """Outputs of a layer whose state is carried from segment to segment."""
-    batch, length, _ = x.shape
+def length_cases(
+    models: Sequence[Candidate],
+    lengths: Sequence[int],
+    segment: int,
+    batch: int = 1,
+    tell: Tell = silent,
+) -> Made:
+    """Training steps on whole sequences, and on their last segments with the state carried.
 
-    @jax.jit
-    def start(parameters: Any) -> Any:
-        sublayers = structure.merge(parameters).sublayers
-        return tuple(s.mixer.init_state(batch, length) for s in sublayers)
+    The state before the last segment is that of training steps on all segments before it, on
+    the same tokens again and again. Every sample starts from it anew.
 
-    @jax.jit
-    def segment(parameters: Any, x: Any, state: Any) -> Any:
-        return structure.merge(parameters)(x, state, None, None)
+    Args:
+      models: the models.
+      lengths: of sequences, multiples of ``segment``.
+      segment: tokens of a segment.
+      batch: rows.
+      tell: reports progress.
 
-    state, outs = start(parameters), []
-    for first in range(0, length, part):
-        out, state = segment(parameters, x[:, first : first + part], state)
-        outs.append(out)
-    return jnp.concatenate(outs, axis=1)
+    Returns:
+      The cases, and for each model the check that the loss of its shortest sequence is that of
+      the same tokens read in segments.
+    """
+    cases, checks = [], []
+
+    def add(chosen: Candidate, training: Training, run: Any, length: int, whole: bool) -> None:
+        tokens = batch * (length if whole else segment)
+        kind = "whole sequences" if whole else f"last segment of {segment:,} tokens"
+        case = Case(
+            f"{length:,} tokens",
+            f"{chosen.name}, {kind}",
+            run,
+            flops=3.0 * tokens * chosen.flops(length) if whole else None,
+            facts={"length": length, "tokens in a step": tokens},
+            **training.program.facts,
+        )
+        cases.append(case)
+
+    for chosen in models:
+        for length in sorted(lengths):
+            tell(f"compiling {chosen.name}, {length:,} tokens")
+            training = Training(chosen, batch, length)
+            if length == min(lengths):
+                what = f"loss of {length} tokens at once and in segments of {segment}"
+                checks.append(training.first_step(chosen, what, segment))
+            add(chosen, training, training.step, length, whole=True)
+        for length in sorted(lengths):
+            tell(f"training {chosen.name} up to the last segment of {length:,} tokens")
+            training = Training(chosen, batch, segment, capacity=length)
+            for _ in range(length // segment - 1):
+                training.step()
+            add(chosen, training, _again(training), length, whole=False)
+    return cases, checks
+
+
+def _again(training: Training) -> Callable[[], float]:
+    """A step from the state as it is now, however often; returns its seconds."""
+    before = training.carried
+
+    def run() -> float:
+        training.carried = jax.block_until_ready(jax.tree.map(jnp.copy, before))
+        began = time.perf_counter()
+        training.step()
+        return time.perf_counter() - began
+
+    training.carried = None
+    return run
+
+
+def conclude_lengths(rows: Sequence[Row]) -> list[str]:
+    """For each table, how time and temporary memory grow with the length."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if "length" in row.facts:
+            groups.setdefault(row.group, []).append(row)
+    notes = []
+    for group, found in groups.items():
+        lengths = [row.facts["length"] for row in found]
+        taken = growth(exponent(lengths, [row.seconds.median for row in found]))
+        memory = [row.temporary_bytes for row in found if row.temporary_bytes is not None]
+        held = growth(exponent(lengths, memory)) if len(memory) == len(found) else "unknown"
+        notes.append(f"{group}: time of a step is {taken}, temporary memory {held}")
+    return notes

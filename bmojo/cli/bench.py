@@ -1,26 +1,27 @@
 """`bmojo bench`: measurements of speed and memory, checked before they are timed."""
 
 import contextlib
-import enum
+import copy
+import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from bmojo.cli.bench_session import QUICK, REPETITIONS, Session
+from bmojo.cli.bench_session import QUICK, REPETITIONS, Measurement
 from bmojo.cli.common import told
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
-    from bmojo.benchmark.cases import Check
-    from bmojo.benchmark.models import Chosen
+    from bmojo.benchmark.models import Dimensions
 
 BENCH_EXIT_CODES = """\b
 Exit codes:
   0         measured
-  1         something computes a wrong result, and nothing was timed; or the program crashed
+  1         a result is wrong, and nothing was timed; or the program crashed
   2         something in the command or the config has to be mended; the error says what"""
 
 MODELS = "transformer,mamba,mamba2,hybrid,bmojo_f,bmojo,bmojo_ssd"
@@ -30,106 +31,144 @@ LENGTHS = (4096, 8192, 16384, 32768, 65536)
 POSITIONS = (1024, 4096, 16384, 65536)
 
 app = typer.Typer(
-    help="Measure speed and memory. What is wrong is not timed; what is timed takes turns with "
-    "everything else, and with a calibration of the machine.",
+    help="Measure speed and memory. Wrong results are not timed. All cases take turns, together "
+    "with a calibration of the machine.",
     no_args_is_help=True,
     rich_markup_mode=None,
     epilog="\b\nExamples:\n  bmojo bench ops --quick\n"
-    "  bmojo bench step --models transformer,bmojo --out results/step\n\n" + BENCH_EXIT_CODES,
+    "  bmojo bench step --models transformer,bmojo --out runs/bench/step\n\n" + BENCH_EXIT_CODES,
 )
 
 
-class DType(enum.StrEnum):
-    """What models compute in."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
+def _option(kind: Any, default: Any, text: str, *names: str, **more: Any) -> tuple[Any, Any]:
+    return kind, typer.Option(default, *names, help=text, show_default=default is not None, **more)
 
 
-class Part(enum.StrEnum):
-    """What of a model is run."""
-
-    MODEL = "model"
-    LAYER = "layer"
+def _size(default: int | None, text: str, least: int = 1) -> tuple[Any, Any]:
+    kind: Any = int | None if default is None else int
+    return _option(kind, default, text, min=least, metavar="N")
 
 
-def _size(text: str) -> Any:
-    return typer.Option(min=1, metavar="N", help=text)
+def _sizes(name: str, text: str) -> tuple[Any, Any]:
+    return _option(list[int] | None, None, f"{text}; repeat for more.", name, min=1, metavar="N")
 
 
-def _names(what: str, choices: str) -> Any:
-    return typer.Option(metavar="A,B,...", help=f"{what}, with commas between: {choices}.")
+def _names(default: str, text: str, *names: str) -> tuple[Any, Any]:
+    return _option(str, default, text, *names, metavar="A,B,...")
 
 
-Batch = Annotated[int, _size("Rows.")]
-Length = Annotated[int, _size("Tokens of a row.")]
-Width = Annotated[int, _size("Width of the residual stream.")]
-Layers = Annotated[int, _size("Pairs of sublayers, such as attention and MLP.")]
-Heads = Annotated[int, _size("Heads of attention and of Mamba-2's recurrence.")]
-Window = Annotated[int, _size("Tokens of the window of attention.")]
-Vocabulary = Annotated[int, _size("Tokens there are.")]
-Fading = Annotated[int, typer.Option(min=0, metavar="N", help="Fading slots of B'MOJO.")]
-Eidetic = Annotated[int, typer.Option(min=0, metavar="N", help="Eidetic slots of B'MOJO.")]
-Parameters = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Parameters without embedding and head that all models get, within 2 %. "
-        "Default: 12 width^2 a layer.",
-        show_default=False,
+OPTIONS: dict[str, tuple[Any, Any]] = {
+    "overrides": (
+        list[str] | None,
+        typer.Argument(None, metavar="[KEY=VALUE]...", help="Bindings for every model."),
     ),
-]
-Models = Annotated[
-    str, _names("Models of configs/models, or paths of gin files, but for bmojo_ssd", MODELS)
-]
-Baseline = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="The case to compare with. Default: the first.", show_default=False
+    "models": _names(
+        MODELS,
+        "Models of configs/models, or paths of gin files, but for bmojo_ssd, with commas between: "
+        f"{MODELS}.",
     ),
-]
-Computing = Annotated[DType, typer.Option("--dtype", help="Of the computation.")]
-Repetitions = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help=f"Rounds in which every case takes its turn. Default: {REPETITIONS}.",
-        show_default=False,
+    "model": _option(str, "bmojo", f"A model of {MODELS}.", metavar="NAME"),
+    "only": _names(OPERATIONS, "Operations.", "--ops"),
+    "others": _names(PEERS, "Other implementations.", "--peers"),
+    "environments": _option(
+        Path | None,
+        None,
+        "Where scripts/peers/install.py made their environments. Default: peers in "
+        "BMOJO_CACHE_DIR, or in ~/.cache/bmojo.",
+        metavar="DIR",
     ),
-]
-Quick = Annotated[
-    bool, typer.Option("--quick", help=f"Take {QUICK} rounds, and change nothing else.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="Write results.json, samples included, and results.md there."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Bindings for every model."),
-]
+    "peer_window": _size(
+        None, "Window of attention of hf_mistral and recurrentgemma. Default: the whole past."
+    ),
+    "part": _option(
+        Literal["model", "layer"],
+        "model",
+        "The whole model, or one layer of it, forward and backward.",
+    ),
+    "lengths": _sizes("--length", "Tokens of a row. Default: the powers of two from 4096 to 65536"),
+    "positions": _sizes(
+        "--position", "Tokens that have been read. Default: 1024, 4096, 16384, 65536"
+    ),
+    "segment": _size(2048, "Tokens of a segment; divides every length."),
+    "tokens": _size(16, "Tokens of a sample."),
+    "batch": _size(1, "Rows."),
+    "length": _size(2048, "Tokens of a row."),
+    "channels": _size(512, "Channels of scans, convolution and innovation."),
+    "states": _size(16, "States of a channel, in both scans."),
+    "width": _size(256, "Width of the residual stream, or of all heads of attention."),
+    "layers": _size(4, "Pairs of sublayers, such as attention and MLP."),
+    "heads": _size(4, "Heads of attention and of Mamba-2's recurrence."),
+    "window": _size(512, "Tokens of the window of attention."),
+    "vocabulary": _size(256, "Number of tokens in the vocabulary."),
+    "fading": _size(16, "Fading slots of B'MOJO.", least=0),
+    "eidetic": _size(64, "Eidetic slots of B'MOJO.", least=0),
+    "parameters": _size(
+        None,
+        "Parameters without embedding and head that all models get, within 2 %. Default: 12 "
+        "width^2 a layer.",
+    ),
+    "baseline": _option(
+        str | None, None, "The case to compare with. Default: the first.", metavar="NAME"
+    ),
+    "dtype": _option(Literal["float32", "bfloat16"], "float32", "Dtype of the computation."),
+    "repetitions": _size(
+        None, f"Rounds in which every case takes its turn. Default: {REPETITIONS}."
+    ),
+    "quick": _option(bool, False, f"Take {QUICK} rounds, and change nothing else.", "--quick"),
+    "out": _option(
+        Path | None,
+        None,
+        "Write results.json, samples included, and results.md there.",
+        metavar="DIR",
+    ),
+    "json": _option(bool, False, "Print JSON in place of tables.", "--json"),
+}
+"""Type and definition of every option of every subcommand."""
+
+SIZES = ("batch", "length", "channels", "states", "heads", "width", "window", "fading", "eidetic")
+MODEL = ("width", "layers", "heads", "window", "vocabulary", "fading", "eidetic", "parameters")
+OUTPUT = ("repetitions", "quick", "out", "json")
+Run = Callable[[Measurement, Any], None]
 
 
-@app.command(epilog=BENCH_EXIT_CODES)
-def ops(
-    only: Annotated[str, typer.Option("--ops", metavar="A,B,...", help="Operations.")] = OPERATIONS,
-    batch: Batch = 1,
-    length: Length = 2048,
-    channels: Annotated[int, _size("Channels of scans, convolution and innovation.")] = 512,
-    states: Annotated[int, _size("States of a channel, in both scans.")] = 16,
-    heads: Heads = 4,
-    width: Annotated[int, _size("Width of attention, all heads together.")] = 256,
-    window: Window = 512,
-    fading: Fading = 16,
-    eidetic: Eidetic = 64,
-    repetitions: Repetitions = None,
-    quick: Quick = False,
-    out: Out = None,
-    json: Json = False,
-) -> None:
+def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:
+    """Make a function of a measurement and its options a subcommand.
+
+    Args:
+      names: of its options; those of the output are added.
+      defaults: where they are not those of ``OPTIONS``.
+    """
+    chosen = (*names, *OUTPUT)
+
+    def make(function: Run) -> Run:
+        name = function.__name__
+
+        def run(**options: Any) -> None:
+            settings = {n: value for n, value in options.items() if n not in OUTPUT}
+            settings |= {n: str(v) for n, v in settings.items() if isinstance(v, Path)}
+            output = [options[n] for n in OUTPUT]
+            with told():
+                function(Measurement(name, settings, *output), SimpleNamespace(**options))
+
+        parameters = []
+        for n in chosen:
+            kind, option = OPTIONS[n]
+            option = copy.copy(option)
+            option.default = defaults.get(n, option.default)
+            parameter = inspect.Parameter(
+                n, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind
+            )
+            parameters.append(parameter)
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {n: OPTIONS[n][0] for n in chosen}
+        app.command(name, epilog=BENCH_EXIT_CODES, help=inspect.getdoc(function))(run)
+        return function
+
+    return make
+
+
+@_command("only", *SIZES)
+def ops(session: Measurement, given: Any) -> None:
     """Time operations forward, and with their gradients, beside the same written plainly.
 
     Baselines are loops of lax.scan, whole and in chunks of 64 under jax.checkpoint, softmax
@@ -141,53 +180,29 @@ def ops(
     \b
     Examples:
       bmojo bench ops
-      bmojo bench ops --ops scan --length 8192 --channels 256 --out results/scan
+      bmojo bench ops --ops scan --length 8192 --channels 256 --out runs/bench/scan
     """
-    settings = _settings(locals())
-    with told():
-        session = Session("ops", settings, repetitions, quick, out, json)
-        for name, value, parts in (("--width", width, heads), ("--channels", channels, heads)):
-            if value % parts:
-                raise UserError(
-                    f"{name}: {value} is no multiple of {parts} heads; change one of them"
-                )
-        if fading > window:
-            raise UserError(f"--fading: {fading} slots need a window as long; it is {window}")
-        from bmojo.benchmark.families import Sizes
-        from bmojo.benchmark.operations import check_operations, operation_cases
+    for name in ("width", "channels"):
+        if (value := getattr(given, name)) % given.heads:
+            raise UserError(
+                f"--{name}: {value} is no multiple of {given.heads} heads; change one of them"
+            )
+    if given.fading > given.window:
+        raise UserError(
+            f"--fading: {given.fading} slots need a window as long; it is {given.window}"
+        )
+    from bmojo.benchmark.operations import Sizes, check_operations, operation_cases
 
-        wanted = _list("--ops", only, OPERATIONS)
-        sizes = Sizes(batch, length, channels, states, heads, width, window, fading, eidetic)
-        session.begin()
-        checks = session.require(check_operations(wanted, tell=session.tell))
-        cases, more, notes = operation_cases(sizes, wanted, tell=session.tell)
-        session.end(checks + more, cases, length, width, lambda rows: notes)
+    wanted = _list("--ops", given.only, OPERATIONS)
+    sizes = Sizes(*(getattr(given, name) for name in SIZES))
+    session.begin()
+    checks = session.require(check_operations(wanted, tell=session.tell))
+    cases, more, notes = operation_cases(sizes, wanted, tell=session.tell)
+    session.end(checks + more, cases, given.length, given.width, lambda rows: notes)
 
 
-@app.command(epilog=BENCH_EXIT_CODES)
-def step(
-    overrides: Overrides = None,
-    models: Models = MODELS,
-    part: Annotated[
-        Part, typer.Option(help="The whole model, or a layer of it forward and backward.")
-    ] = Part.MODEL,
-    batch: Batch = 1,
-    length: Length = 2048,
-    width: Width = 256,
-    layers: Layers = 4,
-    heads: Heads = 4,
-    window: Window = 512,
-    vocabulary: Vocabulary = 256,
-    fading: Fading = 16,
-    eidetic: Eidetic = 64,
-    parameters: Parameters = None,
-    baseline: Baseline = None,
-    dtype: Computing = DType.FLOAT32,
-    repetitions: Repetitions = None,
-    quick: Quick = False,
-    out: Out = None,
-    json: Json = False,
-) -> None:
+@_command("overrides", "models", "part", "batch", "length", *MODEL, "baseline", "dtype")
+def step(session: Measurement, given: Any) -> None:
     """Time a whole training step of models with equal parameters: forward, backward, AdamW.
 
     The step is the one that bmojo train runs, its buffers donated. With --part layer: forward
@@ -200,53 +215,22 @@ def step(
     Examples:
       bmojo bench step
       bmojo bench step --models transformer,bmojo --length 8192 --baseline transformer
-      bmojo bench step --part layer --length 32768 --out results/layer
+      bmojo bench step --part layer --length 32768 --out runs/bench/layer
     """
-    settings = _settings(locals())
-    with told():
-        session = Session("step", settings, repetitions, quick, out, json)
-        names = _list("--models", models, MODELS)
-        against = _baseline(baseline, names)
-        session.begin()
-        chosen = _choose(names, settings, overrides)
-        from bmojo.benchmark.steps import layer_cases, step_cases
+    names = _list("--models", given.models, MODELS)
+    against = _baseline(given.baseline, names)
+    session.begin()
+    chosen = session.choose(names, _dimensions(given), given.overrides)
+    from bmojo.benchmark.steps import layer_cases, step_cases
 
-        checks = session.check_forms(chosen, length)
-        make = layer_cases if part is Part.LAYER else step_cases
-        cases, more = make(chosen, batch, length, against, session.tell)
-        session.end(checks + more, cases, batch * length, width)
+    checks = session.check_segments(chosen, given.length)
+    make = layer_cases if given.part == "layer" else step_cases
+    cases, more = make(chosen, given.batch, given.length, against, session.tell)
+    session.end(checks + more, cases, given.batch * given.length, given.width)
 
 
-@app.command(name="length", epilog=BENCH_EXIT_CODES)
-def by_length(
-    overrides: Overrides = None,
-    models: Models = "bmojo",
-    lengths: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--length",
-            min=1,
-            metavar="N",
-            help="Tokens of a row; repeat for more. Default: the powers of two from 4096 to 65536.",
-            show_default=False,
-        ),
-    ] = None,
-    segment: Annotated[int, _size("Tokens of a segment; divides every length.")] = 2048,
-    batch: Batch = 1,
-    width: Width = 256,
-    layers: Layers = 4,
-    heads: Heads = 4,
-    window: Window = 512,
-    vocabulary: Vocabulary = 256,
-    fading: Fading = 16,
-    eidetic: Eidetic = 64,
-    parameters: Parameters = None,
-    dtype: Computing = DType.FLOAT32,
-    repetitions: Repetitions = None,
-    quick: Quick = False,
-    out: Out = None,
-    json: Json = False,
-) -> None:
+@_command("overrides", "models", "lengths", "segment", "batch", *MODEL, "dtype", models="bmojo")
+def length(session: Measurement, given: Any) -> None:
     """Time training steps against the length, on whole sequences and in segments.
 
     In segments, as with Trainer.segments_per_document, the state is carried from one to the
@@ -258,55 +242,25 @@ def by_length(
       bmojo bench length
       bmojo bench length --models bmojo,transformer --length 4096 --length 8192 --quick
     """
-    settings = _settings(locals())
-    with told():
-        session = Session("length", settings, repetitions, quick, out, json)
-        names = _list("--models", models, MODELS)
-        wanted = sorted(set(lengths or LENGTHS))
-        for length in wanted:
-            if length % segment:
-                raise UserError(
-                    f"--length: {length} is no multiple of --segment {segment}; change one of them"
-                )
-        session.begin()
-        chosen = _choose(names, settings, overrides)
-        from bmojo.benchmark.lengths import conclude, length_cases
+    names = _list("--models", given.models, MODELS)
+    wanted = sorted(set(given.lengths or LENGTHS))
+    for tokens in wanted:
+        if tokens % given.segment:
+            raise UserError(
+                f"--length: {tokens} is no multiple of --segment {given.segment}; change one of "
+                "them"
+            )
+    session.begin()
+    chosen = session.choose(names, _dimensions(given), given.overrides)
+    from bmojo.benchmark.steps import conclude_lengths, length_cases
 
-        checks = session.check_forms(chosen, wanted[0])
-        cases, more = length_cases(chosen, wanted, segment, batch, session.tell)
-        session.end(checks + more, cases, segment, width, conclude)
+    checks = session.check_segments(chosen, wanted[0])
+    cases, more = length_cases(chosen, wanted, given.segment, given.batch, session.tell)
+    session.end(checks + more, cases, given.segment, given.width, conclude_lengths)
 
 
-@app.command(epilog=BENCH_EXIT_CODES)
-def decode(
-    overrides: Overrides = None,
-    models: Models = MODELS,
-    positions: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--position",
-            min=1,
-            metavar="N",
-            help="Tokens that have been read; repeat for more. Default: 1024, 4096, 16384, 65536.",
-            show_default=False,
-        ),
-    ] = None,
-    tokens: Annotated[int, _size("Tokens of a sample.")] = 16,
-    width: Width = 256,
-    layers: Layers = 4,
-    heads: Heads = 4,
-    window: Window = 512,
-    vocabulary: Vocabulary = 256,
-    fading: Fading = 16,
-    eidetic: Eidetic = 64,
-    parameters: Parameters = None,
-    baseline: Baseline = None,
-    dtype: Computing = DType.FLOAT32,
-    repetitions: Repetitions = None,
-    quick: Quick = False,
-    out: Out = None,
-    json: Json = False,
-) -> None:
+@_command("overrides", "models", "positions", "tokens", *MODEL, "baseline", "dtype")
+def decode(session: Measurement, given: Any) -> None:
     """Time a decoded token against the position, and count the bytes of the state.
 
     Tokens are drawn greedily behind a text of that length that has been read: in the compiled
@@ -321,44 +275,20 @@ def decode(
       bmojo bench decode
       bmojo bench decode --models transformer,bmojo --position 1024 --position 8192
     """
-    settings = _settings(locals())
-    with told():
-        session = Session("decode", settings, repetitions, quick, out, json)
-        names = _list("--models", models, MODELS)
-        against = _baseline(baseline, names)
-        session.begin()
-        chosen = _choose(names, settings, overrides)
-        from bmojo.benchmark.decoding import check_decoding, conclude, decode_cases
+    names = _list("--models", given.models, MODELS)
+    against = _baseline(given.baseline, names)
+    session.begin()
+    chosen = session.choose(names, _dimensions(given), given.overrides)
+    from bmojo.benchmark.decoding import check_decoding, conclude_decoding, decode_cases
 
-        checks: list[Check] = []
-        for model in chosen:
-            session.tell(f"checking {model.name}")
-            checks += session.require(check_decoding(model))
-        cases = decode_cases(
-            chosen, positions or POSITIONS, tokens, session.rounds, against, session.tell
-        )
-        session.end(checks, cases, 1, width, conclude)
+    checks = session.check_each(chosen, check_decoding)
+    positions = given.positions or POSITIONS
+    cases = decode_cases(chosen, positions, given.tokens, session.rounds, against, session.tell)
+    session.end(checks, cases, 1, given.width, conclude_decoding)
 
 
-@app.command(epilog=BENCH_EXIT_CODES)
-def start(
-    model: Annotated[str, typer.Option(metavar="NAME", help=f"A model of {MODELS}.")] = "bmojo",
-    batch: Batch = 1,
-    length: Length = 512,
-    width: Width = 256,
-    layers: Layers = 24,
-    heads: Heads = 4,
-    window: Window = 512,
-    vocabulary: Vocabulary = 256,
-    fading: Fading = 16,
-    eidetic: Eidetic = 64,
-    parameters: Parameters = None,
-    dtype: Computing = DType.FLOAT32,
-    repetitions: Repetitions = None,
-    quick: Quick = False,
-    out: Out = None,
-    json: Json = False,
-) -> None:
+@_command("model", "batch", "length", *MODEL, "dtype", length=512, layers=24)
+def start(session: Measurement, given: Any) -> None:
     """Time a process from its start to its first finished training step.
 
     Processes with an empty cache of compiled programs and with one that has all they need take
@@ -369,58 +299,21 @@ def start(
       bmojo bench start --quick
       bmojo bench start --model transformer --layers 12
     """
-    settings = _settings(locals())
-    with told():
-        session = Session("start", settings, repetitions, quick, out, json)
-        session.begin()
-        _choose([model], settings, ())
-        from bmojo.benchmark.starts import Starts
+    session.begin()
+    dimensions = _dimensions(given)
+    session.choose([given.model], dimensions)
+    from bmojo.benchmark.starts import Starts
 
-        with tempfile.TemporaryDirectory(prefix="bmojo-bench-") as folder:
-            starts = Starts(model, _dimensions(settings), batch, length, Path(folder))
-            session.tell("starting processes, the first of each kind to warm up")
-            session.end(starts.checks, starts.cases(), batch * length, width, starts.conclude)
+    with tempfile.TemporaryDirectory(prefix="bmojo-bench-") as folder:
+        starts = Starts(given.model, dimensions, given.batch, given.length, Path(folder))
+        session.tell("starting processes, the first of each kind to warm up")
+        tokens = given.batch * given.length
+        session.end(starts.checks, starts.cases(), tokens, given.width, starts.conclude)
 
 
-@app.command(epilog=BENCH_EXIT_CODES)
-def peers(
-    overrides: Overrides = None,
-    models: Models = "bmojo,mamba2,transformer",
-    others: Annotated[str, typer.Option("--peers", metavar="A,B,...", help="Others.")] = PEERS,
-    environments: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where scripts/peers/install.py made their environments. "
-            "Default: peers in BMOJO_CACHE_DIR, or in ~/.cache/bmojo.",
-            show_default=False,
-        ),
-    ] = None,
-    peer_window: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Window of attention of hf_mistral and recurrentgemma. Default: the whole past.",
-            show_default=False,
-        ),
-    ] = None,
-    batch: Batch = 1,
-    length: Length = 2048,
-    width: Width = 256,
-    layers: Layers = 4,
-    heads: Heads = 4,
-    window: Window = 512,
-    vocabulary: Vocabulary = 256,
-    fading: Fading = 16,
-    eidetic: Eidetic = 64,
-    parameters: Parameters = None,
-    baseline: Baseline = None,
-    repetitions: Repetitions = None,
-    quick: Quick = False,
-    out: Out = None,
-    json: Json = False,
-) -> None:
+@_command("overrides", "models", "others", "environments", "peer_window", "batch", "length", *MODEL,
+          "baseline", models="bmojo,mamba2,transformer")  # fmt: skip
+def peers(session: Measurement, given: Any) -> None:
     """Time training steps of other implementations beside ours, in float32 with AdamW.
 
     Hugging Face transformers (Mamba-2, Mistral, Zamba2, Falcon-H1, in PyTorch), mamba2-jax and
@@ -436,51 +329,35 @@ def peers(
       python scripts/peers/install.py torch
       bmojo bench peers --peers hf_mamba2,hf_mistral --quick
     """
-    settings = _settings(locals()) | {"dtype": "float32"}
-    with told(), contextlib.ExitStack() as held:
-        session = Session("peers", settings, repetitions, quick, out, json)
-        names = _list("--models", models, MODELS)
-        wanted = _list("--peers", others, PEERS)
-        against = _baseline(baseline, [*names, *wanted])
-        from bmojo.benchmark.peers import PEERS as KINDS
-        from bmojo.benchmark.peers import Peer, default_environments, find, pausing, peer_case
+    session.settings["dtype"] = given.dtype = "float32"
+    names = _list("--models", given.models, MODELS)
+    wanted = _list("--peers", given.others, PEERS)
+    against = _baseline(given.baseline, [*names, *wanted])
+    from bmojo.benchmark import peers
 
-        commands = find(wanted, environments or default_environments())
-        session.begin()
-        chosen = _choose(names, settings, overrides)
-        from bmojo.benchmark.machine import threads
-        from bmojo.benchmark.steps import step_cases
+    commands = peers.find(wanted, given.environments)
+    session.begin()
+    dimensions = _dimensions(given)
+    chosen = session.choose(names, dimensions, given.overrides)
+    from bmojo.benchmark.machine import threads
+    from bmojo.benchmark.steps import step_cases
 
-        checks = session.check_forms(chosen, length)
-        cases, more = step_cases(chosen, batch, length, against, session.tell)
-        cases = [pausing(case) for case in cases]
-        versions: dict[str, str] = {}
+    checks = session.check_segments(chosen, given.length)
+    sizes = given.batch, given.length
+    cases, more = step_cases(chosen, *sizes, against, session.tell)
+    cases = [peers.interleaved(case, "bmojo") for case in cases]
+    with contextlib.ExitStack() as held:
         for name, command in commands.items():
             session.tell(f"making {name}")
-            peer = held.enter_context(Peer(name, command))
-            case, checked, used = peer_case(
-                peer,
-                KINDS[name],
-                _dimensions(settings),
-                batch,
-                length,
-                peer_window,
-                threads(),
-                against,
+            worker = held.enter_context(peers.start_worker(name, command))
+            model, window = peers.PEERS[name].model, given.peer_window
+            case, checked, used = peers.peer_case(
+                worker, model, dimensions, *sizes, window, threads(), against
             )
             cases.append(case)
             more += checked
-            versions |= {f"{name}: {package}": number for package, number in used.items()}
-        session.facts["versions"] |= versions
-        session.end(checks + more, cases, batch * length, width)
-
-
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as they go into results."""
-    left_out = ("out", "json", "quick", "repetitions")
-    shown = {name: value for name, value in options.items() if name not in left_out}
-    plain = {name: str(v) if isinstance(v, Path | enum.StrEnum) else v for name, v in shown.items()}
-    return plain
+            session.facts["versions"] |= {f"{name}: {package}": v for package, v in used.items()}
+        session.end(checks + more, cases, given.batch * given.length, given.width)
 
 
 def _list(option: str, text: str, choices: str) -> list[str]:
@@ -492,32 +369,14 @@ def _list(option: str, text: str, choices: str) -> list[str]:
 
 
 def _baseline(name: str | None, names: Sequence[str]) -> str:
-    if name is None:
-        return names[0]
-    if name not in names:
+    if name is not None and name not in names:
         raise UserError(f"--baseline: {name!r} is not measured; {suggestion(name, names)}")
-    return name
+    return name or names[0]
 
 
-def _dimensions(settings: dict[str, Any]) -> Any:
+def _dimensions(given: Any) -> "Dimensions":
     from bmojo.benchmark.models import Dimensions
 
-    return Dimensions(
-        width=settings["width"],
-        layers=settings["layers"],
-        heads=settings["heads"],
-        vocabulary=settings["vocabulary"],
-        window=settings["window"],
-        num_fading=settings["fading"],
-        num_eidetic=settings["eidetic"],
-        parameters=settings["parameters"],
-        dtype=settings["dtype"],
-    )
-
-
-def _choose(
-    names: Sequence[str], settings: dict[str, Any], overrides: Sequence[str] | None
-) -> "list[Chosen]":
-    from bmojo.benchmark.models import choose
-
-    return choose(names, _dimensions(settings), overrides or ())
+    slots = {"num_fading": given.fading, "num_eidetic": given.eidetic, "dtype": given.dtype}
+    shared = {n: getattr(given, n) for n in MODEL if n not in ("fading", "eidetic")}
+    return Dimensions(**shared, **slots)

@@ -1,4 +1,4 @@
-"""One measurement of `bmojo bench`: told as it goes on, shown, and written."""
+"""One measurement of `bmojo bench`: its progress, its tables, its files."""
 
 import contextlib
 import dataclasses
@@ -14,24 +14,24 @@ from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.benchmark.cases import Case, Check
-    from bmojo.benchmark.models import Chosen
+    from bmojo.benchmark.models import Candidate, Dimensions
     from bmojo.benchmark.results import Results, Row
 
-__all__ = ["QUICK", "REPETITIONS", "Session"]
+__all__ = ["QUICK", "REPETITIONS", "Measurement"]
 
 REPETITIONS, QUICK = 15, 3
 WIDTH = 180
 """Of tables that go to a file."""
 
 
-class Session:
-    """One measurement, told as it goes on.
+class Measurement:
+    """One measurement, which reports its progress.
 
     Args:
       name: of the benchmark.
       settings: its options.
-      repetitions: rounds; None: as many as usual.
-      quick: as few as make sense.
+      repetitions: rounds; None: ``REPETITIONS``.
+      quick: take ``QUICK`` rounds.
       out: folder for results; None: nothing is written.
       json: print JSON in place of tables.
 
@@ -63,20 +63,18 @@ class Session:
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def begin(self) -> None:
-        """Look at the machine, and warn of other work."""
+        """Record the machine, and warn of other work."""
         from bmojo.benchmark import machine
         from bmojo.benchmark.results import write_folder
 
         if self.out is not None:
             write_folder(self.out)
         self.facts = machine.record()
-        for warning in (machine.busy(self.facts["load_at_start"]), machine.cached(self.facts)):
-            if warning is None:
-                continue
+        for warning in machine.warnings(self.facts):
             self.errors.print(f"warning: {warning}", style="bold yellow", markup=False)
 
     def tell(self, text: str) -> None:
-        """Say what is being done."""
+        """Report progress."""
         self.errors.print(text, style="dim", markup=False)
 
     def require(self, checks: "list[Check]") -> "list[Check]":
@@ -86,22 +84,39 @@ class Session:
           WrongError: some did not.
         """
         from bmojo.benchmark.cases import require
-        from bmojo.benchmark.tables import check_sheet, terminal
+        from bmojo.benchmark.results import check_sheet
 
         if not all(check.passed for check in checks):
-            self.errors.print(terminal(check_sheet(checks)))
+            self.errors.print(check_sheet(checks).table())
         require(checks)
         return checks
 
-    def check_forms(self, chosen: "Sequence[Chosen]", length: int) -> "list[Check]":
-        """Parallel against segment form, of each model."""
-        from bmojo.benchmark.models import check_forms
+    def choose(
+        self,
+        names: "Sequence[str]",
+        dimensions: "Dimensions",
+        overrides: "Sequence[str] | None" = (),
+    ) -> "list[Candidate]":
+        """The models of some names, with equal parameters."""
+        from bmojo.benchmark.models import choose
 
+        return choose(names, dimensions, overrides or ())
+
+    def check_each(
+        self, chosen: "Sequence[Candidate]", check: "Callable[[Candidate], list[Check]]"
+    ) -> "list[Check]":
+        """The checks of each model; those of one must pass before those of the next."""
         checks: list[Check] = []
         for model in chosen:
             self.tell(f"checking {model.name}")
-            checks += self.require([check_forms(model, length)])
+            checks += self.require(check(model))
         return checks
+
+    def check_segments(self, chosen: "Sequence[Candidate]", length: int) -> "list[Check]":
+        """The checks of each model that its logits do not depend on segments."""
+        from bmojo.benchmark.models import check_segments
+
+        return self.check_each(chosen, lambda model: [check_segments(model, length)])
 
     def end(
         self,
@@ -111,18 +126,18 @@ class Session:
         width: int,
         conclude: "Callable[[Sequence[Row]], Sequence[str]]" = lambda rows: (),
     ) -> None:
-        """Time the cases and the machine, show and write what was found.
+        """Time the cases and the machine, show and write the results.
 
         Raises:
           WrongError: a check has failed.
         """
-        from bmojo.benchmark import calibration
+        from bmojo.benchmark.machine import calibration, check_calibration
         from bmojo.benchmark.results import measure
 
         self.require(checks)
         self.tell("calibrating the machine")
-        ours = self.require(calibration.checks())
-        every = [*cases, *calibration.calibration(length, width)]
+        ours = self.require(check_calibration())
+        every = [*cases, *calibration(length, width)]
         self.tell(f"timing {len(every)} cases in {self.rounds} rounds")
         with self._progress(len(every) * (self.rounds + 1)) as done:
             found = measure(
@@ -148,16 +163,15 @@ class Session:
         yield count
 
     def _show(self, results: "Results") -> None:
-        from bmojo.benchmark.results import save
-        from bmojo.benchmark.tables import markdown, sheets, terminal
+        from bmojo.benchmark.results import save, sheets
 
         if self.json:
             print(results.as_json(), end="")
         else:
             for sheet in sheets(results):
-                self.console.print(terminal(sheet))
+                self.console.print(sheet.table())
             for note in results.notes:
                 self.console.print(note, markup=False, soft_wrap=True)
         if self.out is not None:
-            for path in save(results, markdown(results), self.out):
+            for path in save(results, self.out):
                 self.errors.print(str(path), markup=False)

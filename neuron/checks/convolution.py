@@ -150,7 +150,7 @@ class Size:
         return problem(*shape, dtype=self.dtype)
 
     def segment_pos(self) -> np.ndarray | None:
-        """Ages of the tokens, None where no document starts."""
+        """Position of each token in its document; None where no document starts."""
         return segment_positions(self.batch, self.length, self.starts) if self.starts else None
 
     def limit(self, exact: float) -> float:

@@ -1,4 +1,4 @@
-"""What each generation of NeuronCore can hold and how fast its parts run.
+"""Capacities and rates of each generation of NeuronCore.
 
 Figures of one core, from the public architecture guides. SBUF counts only the bytes that a
 kernel may use, which is less than what the chip has.
@@ -27,7 +27,7 @@ class Target:
       generation: its number.
       sbuf_bytes: usable SBUF bytes of a partition.
       moving_columns: the most columns of a matmul's moving operand, for a float32 result.
-      tensor_ghz: positions of TensorE. Likewise ``vector_ghz``, ``scalar_ghz``, ``gpsimd_ghz``.
+      tensor_ghz: clock of TensorE. Likewise ``vector_ghz``, ``scalar_ghz``, ``gpsimd_ghz``.
       dma_bytes_per_second: all DMA engines of the core together.
       hbm_bytes_per_second: the core's share of the chip's HBM bandwidth.
     """
@@ -50,7 +50,7 @@ class Target:
         return PSUM_BANKS * PSUM_BANK_BYTES
 
     def ghz(self, engine: str) -> float:
-        """The positions of an engine by its name."""
+        """The clock of an engine, by its name, in GHz."""
         return {
             "tensor": self.tensor_ghz,
             "vector": self.vector_ghz,

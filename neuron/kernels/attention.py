@@ -25,10 +25,10 @@ from neuron.kernels.attention_peaks import fold, peaks_of, turned
 from neuron.kernels.attention_slots import fit, scores_by_query, weights_by_query
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, store
 from neuron.kernels.visibility import (
-    ages_of,
     hide,
     limits_row,
     query_tiles,
+    segment_positions_of,
     slots_by_key,
     starts_row,
     window_by_key,
@@ -157,7 +157,7 @@ def _row(work, row, keys, rooms, out, lse, tokens, of_slots):
         if rooms != None and (slots == None or slots.chunk != chunk):
             slots = load_slots(work, rooms[chunk % len(rooms)], of_slots, row, chunk)
         since = low - chunk * work.window
-        column, everywhere = ages_of(segment_pos, row, low, high)
+        column, everywhere = segment_positions_of(segment_pos, row, low, high)
         starts = None if everywhere == None else starts_row(everywhere)
         tile = Tile(row, low, high, since, column, starts)
         _attend(work, tile, panels, queries, slots, out, lse)

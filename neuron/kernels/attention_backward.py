@@ -19,11 +19,11 @@ from neuron.kernels.attention_backward_operands import (
 )
 from neuron.kernels.tiles import COLUMNS, PARTITIONS, load, load_on_all, store
 from neuron.kernels.visibility import (
-    age_column,
     all_seen,
     hide,
     query_tiles,
     reach_column,
+    segment_pos_column,
     slots_by_query,
     window_by_query,
 )
@@ -235,7 +235,7 @@ def _masks(work, held, blocks, slots, distances, segment_pos, chunk, low, high):
         found.append(_known(held.masks, name))
     column = None
     if None in found and dated:
-        column = age_column(segment_pos, work.row, low, high)
+        column = segment_pos_column(segment_pos, work.row, low, high)
     if found[0] == None:
         found[0] = window_by_query(column, queries, low - start, keys, work.window)
         if len(held.masks) * keys * 2 < MASK_BYTES:

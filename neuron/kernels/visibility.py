@@ -59,13 +59,13 @@ def to_column(row, one):
     return column
 
 
-def age_column(segment_pos, row, low, high):
-    """Ages of some queries, a column."""
+def segment_pos_column(segment_pos, row, low, high):
+    """Positions of some queries in their documents, a column."""
     return to_column(load(segment_pos[row : row + 1, low:high], nl.float32), a_one())
 
 
-def ages_of(segment_pos, row, low, high):
-    """Ages of some queries: as a column, and as a row on all partitions; None, None without."""
+def segment_positions_of(segment_pos, row, low, high):
+    """Positions of some queries in their documents, as a column and a row; None, None without."""
     if segment_pos == None:
         return None, None
     one = a_one()
@@ -176,7 +176,7 @@ def window_by_query(segment_positions, queries, ahead, keys, window):
 
 
 def starts_row(segment_positions):
-    """Age of each query's document, less the query's place in the tile, on all partitions."""
+    """Position of each query in its document, less that in the tile, on all partitions."""
     starts = nl.ndarray(segment_positions.shape, dtype=nl.float32, buffer=nl.sbuf)
     nisa.tensor_tensor(
         dst=starts,

@@ -6,24 +6,20 @@
       bmojo eval RUN BMojo.num_eidetic=$n ngrams perplexity --context 1024
       for k in ngrams perplexity; do cp RUN/evaluation/$k.json RUN/evaluation/$k-$n.json; done
     done
-    python -m scripts.books.returning [--runs runs/rereading] [--out docs/results]
+    python -m scripts.books.returning [--runs runs/rereading] [--records results]
 
 Records what was measured in books_returning.json, prints tables of bits a byte (mean over seeds,
 lowest and highest in brackets) and draws books_returning.png.
 """
 
-import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
-from scripts.records import by_cell, markdown, record, spread
+from scripts.curves import curve, figure, save
+from scripts.records import by_cell, markdown, parser, record, shown, spread, write
 
 SLOTS = (0, 64, 256)
 
@@ -53,30 +49,27 @@ def ordinary(runs: list[dict]) -> str:
 
 def draw(found: dict[tuple[int, int], list[dict]], path: Path) -> None:
     """Bits a byte of passages by slots: read before, and not."""
-    figure, axes = plt.subplots(figsize=(7.5, 4.2), layout="constrained")
+    drawn, axes = figure(figsize=(7.5, 4.2))
     slots = sorted({n for _, n in found})
     for number, ago in enumerate(sorted({ago for ago, _ in found})):
         for name, style in (("other", "--"), ("again", "-")):
-            values = np.array([[row[name] for row in found[ago, n]] for n in slots])
+            values = [[row[name] for row in found[ago, n]] for n in slots]
             label = f"read {ago} bytes ago" if name == "again" else f"not read, {ago} bytes on"
-            axes.plot(slots, values.mean(1), style, color=f"C{number}", marker="o", label=label)
-            axes.fill_between(slots, values.min(1), values.max(1), color=f"C{number}", alpha=0.2)
+            look = {"linestyle": style, "color": f"C{number}", "marker": "o", "label": label}
+            curve(axes, slots, values, **look)
     axes.set_xscale("symlog", base=2, linthresh=16)
     axes.set_xticks(slots, [str(n) for n in slots])
     axes.set(xlabel="eidetic slots at the reading", ylabel="bits a byte of the passage")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
+    save(drawn, path)
 
 
 def main() -> None:
     """Record, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/rereading"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    args = parser.parse_args()
-    path = args.out / "books_returning.json"
+    args = parser(__doc__, "runs/rereading").parse_args()
+    path = args.records / "books_returning.json"
     known = record(args.runs, path)
     for name, run in known.items():
         for n in SLOTS if (args.runs / name).exists() else ():
@@ -85,13 +78,13 @@ def main() -> None:
             )
             ngrams, perplexity = (json.loads(file.read_text()) for file in files)
             facts = {
-                "returns": ngrams["rows"],
+                "returns": shown(ngrams["rows"]),
                 "bits": perplexity["contexts"][-1]["bits_per_byte"],
             }
             run.setdefault("by_slots", {})[str(n)] = facts
         for extra in ("ngrams", "perplexity"):
             run.pop(extra, None)
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    write(known, path)
     (runs,) = by_cell(known).values()
     found = readings(runs)
     rows = [[ago, n, *(spread([row[c] for row in seeds]) for c in ("other", "again", "saved"))]

@@ -1,28 +1,23 @@
 """Table of eidetic slots on text by training length.
 
     bmojo sweep configs/sweeps/text_slots.gin "TEXT='DIR'"
-    python -m scripts.books.slots [--runs runs/text_slots] [--out docs/results]
+    python -m scripts.books.slots [--runs runs/text_slots] [--records results]
 
 Records the summaries of finished runs in books_slots.json, beside those recorded before, and
 prints bits a byte: mean over seeds, lowest and highest in brackets.
 """
 
-import argparse
 import re
-from pathlib import Path
 
-from scripts.records import by_cell, markdown, record, spread
+from scripts.records import by_cell, markdown, parser, record, spread
 
 LENGTHS = ("512", "2048", "8192")
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/text_slots"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    args = parser.parse_args()
-    cells = by_cell(record(args.runs, args.out / "books_slots.json"))
+    args = parser(__doc__, "runs/text_slots").parse_args()
+    cells = by_cell(record(args.runs, args.records / "books_slots.json"))
     if not cells:
         raise SystemExit(f"no finished runs in {args.runs}; make some with bmojo sweep")
     found = {}

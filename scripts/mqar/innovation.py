@@ -2,7 +2,7 @@
 
     bmojo train configs/experiments/mqar.gin data/mqar_random.gin Trainer.keep=40 \
         Trainer.checkpoint_every=100 --run-dir runs/innovation/random
-    python scripts/mqar/innovation.py runs/innovation/random
+    python -m scripts.mqar.innovation runs/innovation/random
 
 For each run, draws innovation.png there and prints a table: by checkpoint and layer, the median
 innovation of the context's keys and values as a multiple of that of the tokens after it that ask
@@ -12,16 +12,13 @@ nothing, and the shares of keys and values that are in a slot behind the last to
 import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from slots import examples, memories
 
 from bmojo.runs import open_run
+from scripts.curves import figure, save
+from scripts.mqar.slots import examples, memories
 
 KINDS = ("keys", "values")
 
@@ -52,9 +49,7 @@ def measure(run: Path, pairs: int, count: int) -> dict[int, list[dict[str, np.nd
 def draw(found: dict[int, list[dict[str, np.ndarray]]], title: str, path: Path) -> None:
     """Ratios above, shares kept below, a column for each layer."""
     layers = len(next(iter(found.values())))
-    figure, axes = plt.subplots(
-        2, layers, figsize=(4.4 * layers, 5.6), layout="constrained", sharex=True, squeeze=False
-    )
+    drawn, axes = figure(2, layers, figsize=(4.4 * layers, 5.6), sharex=True, squeeze=False)
     for layer in range(layers):
         for kind, name in enumerate(KINDS):
             for axis, what in zip(axes[:, layer], ("ratio", "kept"), strict=True):
@@ -66,8 +61,8 @@ def draw(found: dict[int, list[dict[str, np.ndarray]]], title: str, path: Path) 
     axes[0, 0].set_ylabel("innovation / that of filler")
     axes[1, 0].set_ylabel("share in a slot at the end")
     axes[0, 0].legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
+    drawn.suptitle(title)
+    save(drawn, path)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What the eidetic slots of a trained recall model hold.
 
-    python scripts/mqar/slots.py RUN [RUN ...] [--examples 64]
+    python -m scripts.mqar.slots RUN [RUN ...] [--examples 64]
 
 For each run, layer and number of pairs, after the whole sequence: the share of the context's
 keys and values that sit in a slot, what the slots hold, and how surprising values and keys

@@ -1,22 +1,16 @@
 """Table and figure of the four synthetic tasks, from the runs that are there.
 
-    python -m scripts.paper.table3 [--runs runs/paper/table3_cpu] [--out docs/results]
+    python -m scripts.paper.table3 [--runs runs/paper/table3_cpu] [--records results]
 
 Records the summaries of finished runs in table3.json, beside those recorded before; prints a
 Markdown table of accuracy over all difficulties (mean over seeds, lowest and highest in
 brackets), one of each task by difficulty; and draws table3.png.
 """
 
-import argparse
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-
-from scripts.records import by_cell, markdown, record, spread
+from scripts.curves import curve, figure, save
+from scripts.records import by_cell, markdown, parser, record, spread
 
 MODELS = ("bmojo", "bmojo_f", "hybrid", "mamba", "mamba2", "swa", "transformer")
 TASKS = {
@@ -67,19 +61,17 @@ def by_group(cells: dict[str, list[dict]], task: str) -> str:
 
 def draw(cells: dict[str, list[dict]], path: Path) -> None:
     """Accuracy by difficulty, a panel for each task."""
-    figure, panels = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharey=True)
+    drawn, panels = figure(2, 2, figsize=(9, 6.4), sharey=True)
     for axes, (task, (title, counted, chance)) in zip(panels.flat, TASKS.items(), strict=True):
         ticks: list[int] = []
         for number, model in enumerate(MODELS):
             runs = cells.get(f"{task}-{model}")
             if not runs:
                 continue
-            values = {g: np.array(v) for g, v in accuracies(runs).items() if g is not None}
+            values = {g: v for g, v in accuracies(runs).items() if g is not None}
             ticks = sorted(values)
-            mean, low, high = ([f(values[g]) for g in ticks] for f in (np.mean, np.min, np.max))
-            color = f"C{number}"
-            axes.plot(ticks, mean, marker="o", markersize=4, color=color, label=model)
-            axes.fill_between(ticks, low, high, color=color, alpha=0.15)
+            style = {"marker": "o", "markersize": 4, "color": f"C{number}", "label": model}
+            curve(axes, ticks, [values[g] for g in ticks], alpha=0.15, **style)
         axes.axhline(chance, color="grey", linestyle=":", label="chance")
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -87,17 +79,14 @@ def draw(cells: dict[str, list[dict]], path: Path) -> None:
     for axes in panels[:, 0]:
         axes.set_ylabel("accuracy")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=130)
+    drawn.legend(handles, labels, loc="outside right center", frameon=False)
+    save(drawn, path)
 
 
 def main() -> None:
     """Print the tables and draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/paper/table3_cpu"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    args = parser.parse_args()
-    cells = by_cell(record(args.runs, args.out / "table3.json"))
+    args = parser(__doc__, "runs/paper/table3_cpu").parse_args()
+    cells = by_cell(record(args.runs, args.records / "table3.json"))
     if not cells:
         raise SystemExit(f"no finished runs in {args.runs}; make some with bmojo sweep")
     print(overall(cells))

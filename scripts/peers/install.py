@@ -2,20 +2,23 @@
 
     python scripts/peers/install.py [torch] [mamba2_jax] [recurrentgemma] [--to DIR]
 
-Makes a virtual environment DIR/NAME from the pinned requirements in NAME.txt beside this file.
-Without a name: all of them. One that is there already is brought up to the requirements.
+Makes a virtual environment DIR/NAME from the pinned requirements in NAME.txt beside this file, and
+copies the programs that run in it there. Without a name: all of them. One that is there already is
+brought up to date.
 DIR is where `bmojo bench peers` looks by itself: `peers` in BMOJO_CACHE_DIR, or in
 `~/.cache/bmojo`.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PROGRAMS = ("serve.py", "jax_models.py", "jax_worker.py", "torch_models.py", "torch_worker.py")
 NAMES = sorted(path.stem for path in HERE.glob("*.txt"))
 
 
@@ -32,6 +35,8 @@ def install(name: str, directory: Path) -> None:
         venv.create(place, with_pip=True)
     command = [python, "-m", "pip", "install", "--quiet", "--requirement", HERE / f"{name}.txt"]
     subprocess.run(command, check=True)
+    for program in PROGRAMS:
+        shutil.copy(HERE / program, place)
     print(f"{name}: {python}")
 
 

@@ -1,6 +1,6 @@
 """Tables and a figure of regret, from the runs that are there.
 
-    python -m scripts.universal.report [--runs runs/solomonoff] [--out docs/results]
+    python -m scripts.universal.report [--runs runs/solomonoff] [--records results]
 
 For each source, a folder of RUNS: records the summaries of finished runs that
 `bmojo eval RUN regret` has measured in universal_SOURCE.json, beside those recorded before;
@@ -9,52 +9,12 @@ place of those in OUT/universal.md if that page has marks for them; and draws un
 by bytes of state.
 """
 
-import argparse
 import re
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-
 from bmojo.evaluation.regret import NEAR
-from scripts.records import by_cell, markdown, record, spread
-
-SOURCES = {
-    "markov": ("variable-order Markov sources", "leaves, up to"),
-    "programs": ("random programs", "instructions, up to"),
-}
-"""Title, and what groups count."""
-
-Runs = list[dict]
-
-
-def measured(runs: Runs, length: int, group: int | None = None) -> list[dict]:
-    """The rows of regret of each seed; none of those that have no such row."""
-    return [
-        row
-        for run in runs
-        for row in run["regret"]
-        if (row["length"], row["group"]) == (length, group)
-    ]
-
-
-def values(rows: list[dict], field: str) -> list[float]:
-    """A field of each row that has it."""
-    return [row[field] for row in rows if row[field] is not None]
-
-
-def verdict(rows: list[dict]) -> str:
-    """Whether all seeds are near the oracle."""
-    near = sum(row["near"] for row in rows)
-    return {0: "no", len(rows): "yes"}.get(near, f"{near} of {len(rows)} seeds")
-
-
-def memory(run: dict) -> int:
-    """Bytes of a row's state at the longest training length."""
-    return run["state_bytes"] + run["key_value_bytes"]
+from scripts.records import by_cell, markdown, parser, record, spread
+from scripts.universal.regret import SOURCES, Runs, draw, measured, memory, values, verdict
 
 
 def main_table(cells: dict[str, Runs], length: int) -> str:
@@ -95,37 +55,6 @@ def group_table(cells: dict[str, Runs], length: int, counted: str) -> str:
     return markdown([counted, *map(str, groups)], rows)
 
 
-def draw(found: dict[str, tuple[dict[str, Runs], int]], path: Path) -> None:
-    """Regret by bytes of state, a panel for each source."""
-    figure, panels = plt.subplots(
-        1, len(found), figsize=(5 * len(found) + 1.5, 4), layout="constrained", squeeze=False
-    )
-    for axes, (source, (cells, length)) in zip(panels.flat, found.items(), strict=True):
-        for number, (name, runs) in enumerate(sorted(cells.items())):
-            regret = np.asarray(values(measured(runs, length), "regret"))
-            mean = regret.mean()
-            axes.errorbar(
-                memory(runs[0]),
-                mean,
-                [[mean - regret.min()], [regret.max() - mean]],
-                fmt="o",
-                color=f"C{number}",
-                capsize=3,
-                label=name,
-            )
-        oracle = np.mean([v for r in cells.values() for v in values(measured(r, length), "oracle")])
-        label = f"{NEAR:.0%} of the oracle's loss"
-        axes.axhline(NEAR * oracle, color="grey", linestyle=":", label=label)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g} KiB")
-        axes.set(title=SOURCES[source][0], xlabel="state of one sequence")
-        axes.set_ylabel(f"regret over {length:,} symbols (bits)")
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-        axes.grid(alpha=0.3)
-    panels.flat[-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=130)
-
-
 def fill(page: Path, parts: dict[str, str]) -> None:
     """Put each part between ``<!-- NAME -->`` and ``<!-- end of NAME -->`` on the page."""
     text = page.read_text()
@@ -138,14 +67,12 @@ def fill(page: Path, parts: dict[str, str]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables and draw the figure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/solomonoff"))
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--length", type=int, default=256, help="symbols of the main table")
-    args = parser.parse_args(arguments)
+    options = parser(__doc__, "runs/solomonoff")
+    options.add_argument("--length", type=int, default=256, help="symbols of the main table")
+    args = options.parse_args(arguments)
     found, parts = {}, {}
     for source, (title, counted) in SOURCES.items():
-        runs = record(args.runs / source, args.out / f"universal_{source}.json")
+        runs = record(args.runs / source, args.records / f"universal_{source}.json")
         cells = by_cell({name: run for name, run in runs.items() if "regret" in run})
         if not cells:
             print(f"{title}: no run that bmojo eval RUN regret has measured")

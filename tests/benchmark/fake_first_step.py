@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-options = json.loads(sys.argv[1])
+options = json.loads(sys.stdin.readline())
 cache = Path(os.environ["BMOJO_CACHE_DIR"])
 found = cache.is_dir() and any(cache.iterdir())
 cache.mkdir(exist_ok=True)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bmojo.benchmark import decoding, steps
-from bmojo.benchmark.lengths import conclude, length_cases
-from bmojo.benchmark.models import MODELS, Dimensions, check_forms, choose
-from bmojo.benchmark.rounds import take_turns
+from bmojo.benchmark.models import MODELS, Dimensions, check_segments, choose
+from bmojo.benchmark.rounds import quantiles, take_turns
+from bmojo.benchmark.steps import conclude_lengths, length_cases
 from bmojo.errors import UserError
 from bmojo.layers.attention import Attention
 from bmojo.layers.ssd import SSDConfig
@@ -48,14 +48,17 @@ def test_overrides_reach_every_model(tiny):
 
 def test_forms_agree_and_a_wrong_window_is_seen(tiny, monkeypatch):
     models = choose(["swa"], tiny)
-    assert check_forms(models[0], 64).passed
-    view = Attention._sight
+    assert check_segments(models[0], 64).passed
+    call = Attention.__call__
 
-    def forgetful(self, new, tail, span):
-        return view(self, new, dataclasses.replace(tail, k=tail.k * 0), span)
+    def forgetful(self, u, state=None, *rest, **more):
+        if state is not None:
+            past = dataclasses.replace(state.past, k=state.past.k * 0)
+            state = dataclasses.replace(state, past=past)
+        return call(self, u, state, *rest, **more)
 
-    monkeypatch.setattr(Attention, "_sight", forgetful)
-    check = check_forms(models[0], 64)
+    monkeypatch.setattr(Attention, "__call__", forgetful)
+    check = check_segments(models[0], 64)
     assert not check.passed and check.difference > 1e-3
 
 
@@ -93,22 +96,21 @@ def test_segments_start_from_the_same_state_every_time(tiny):
     positions = []
     for _ in range(2):
         assert run() > 0
-        positions.append(int(np.asarray(training.carried[0].clock.position).max()))
+        positions.append(int(np.asarray(training.carried.blocks[0].positions.position).max()))
     assert positions == [16, 16]
 
 
 def test_conclusions_name_growth():
     from bmojo.benchmark.results import Row
-    from bmojo.benchmark.statistics import spread
 
     def row(length, seconds, memory):
         facts = {"length": length}
         return Row(
-            "x", "bmojo, whole sequences", spread([seconds]), None, None, None, memory,
+            "x", "bmojo, whole sequences", quantiles([seconds]), None, None, None, memory,
             None, None, None, None, 1, (seconds,), facts,
         )  # fmt: skip
 
-    (note,) = conclude([row(64, 1.0, 10), row(128, 2.0, 10)])
+    (note,) = conclude_lengths([row(64, 1.0, 10), row(128, 2.0, 10)])
     assert "time of a step is linear (length^1.00), temporary memory constant" in note
 
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.benchmark import families, operations, plain
-from bmojo.benchmark.families import Sizes
-from bmojo.benchmark.operations import check_operations, operation_cases
+from bmojo.benchmark import operations, plain
+from bmojo.benchmark.operations import Sizes, check_operations, operation_cases
 from bmojo.errors import UserError
 
 SIZES = Sizes(1, 9, 4, 2, 2, 4, 4, 1, 2)
@@ -37,7 +36,7 @@ def stuck(x, kernel, tail):
 
 @pytest.mark.parametrize(("wrong", "failing"), [(late, "output"), (stuck, "gradient")])
 def test_a_wrong_operation_does_not(monkeypatch, wrong, failing):
-    monkeypatch.setattr(families, "causal_convolution", wrong)
+    monkeypatch.setattr(operations, "causal_convolution", wrong)
     failed = [check for check in check_operations(["convolution"]) if not check.passed]
     assert failed[0].what.startswith(failing)
     assert all(check.case.endswith(": causal_convolution") for check in failed)
@@ -65,16 +64,17 @@ def test_cases_agree_at_the_measured_size():
 def test_every_implementation_of_the_scan_is_there():
     from bmojo.ops.recurrence import IMPLEMENTATIONS
 
-    (family,) = families.families(SIZES, ["scan"])
+    (family,) = operations.families(SIZES, ["scan"])
     assert set(family.ours) == set(IMPLEMENTATIONS)
     assert family.baseline in family.plain
 
 
 def test_insertion_keeps_the_most_surprising_and_the_earlier_of_equals():
     score = np.asarray([1.0, 5.0, 1.0, 3.0, 5.0])
-    assert plain.insertion(score, 2, 2) == [[], [0, 1], [1, 3], [1, 4]]
+    sets = [sorted(kept) for kept in plain.most_surprising(score, 2, 2)]
+    assert sets == [[], [0, 1], [1, 3], [1, 4]]
 
 
 def test_an_unknown_operation():
     with pytest.raises(UserError, match="--ops: there is no 'scann'; did you mean 'scan'"):
-        families.families(SIZES, ["scann"])
+        operations.families(SIZES, ["scann"])

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bmojo.benchmark import peers
-from bmojo.benchmark.peers import Kind, Peer, find, peer_case
+from bmojo.benchmark.peers import find, peer_case, start_worker
 from bmojo.errors import UserError
 
 FAKE = str(Path(__file__).parent / "fake_worker.py")
-KIND = Kind("torch", "torch_worker.py", "mamba2")
 ANSWERS = {
     "make": {"parameters": 100, "versions": {"torch": "1"}, "whose": "made up"},
     "check": {"loss": math.log(24), "leak": 0.0},
@@ -21,11 +19,11 @@ ANSWERS = {
 
 
 def peer(**changes):
-    return Peer("fake", [sys.executable, FAKE, json.dumps(ANSWERS | changes)])
+    return start_worker("fake", [sys.executable, FAKE, json.dumps(ANSWERS | changes)])
 
 
 def made(worker, tiny):
-    return peer_case(worker, KIND, tiny, 1, 8, None, 1, "bmojo")
+    return peer_case(worker, "mamba2", tiny, 1, 8, None, 1, "bmojo")
 
 
 def test_a_peer_is_made_checked_and_run(tiny):
@@ -35,7 +33,7 @@ def test_a_peer_is_made_checked_and_run(tiny):
     assert case.facts["parameters"] == 100 and versions == {"torch": "1"}
     assert all(check.passed for check in checks)
     assert case.calls == 1 and case.pause > 0 and case.baseline == "bmojo"
-    assert worker._process.returncode == 0
+    assert worker.process.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +57,7 @@ def test_a_wrong_peer_fails_its_checks(tiny, check):
 def test_what_goes_wrong_is_told(tiny, changes, error):
     with peer(**changes) as worker, pytest.raises(UserError, match=error):
         made(worker, tiny)[0].run()
-    assert worker._process.returncode is not None
+    assert worker.process.returncode is not None
 
 
 def test_environments_are_looked_for_before_any_work(tmp_path):
@@ -70,12 +68,9 @@ def test_environments_are_looked_for_before_any_work(tmp_path):
     python = tmp_path / "torch" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
-    ((name, (program, worker)),) = find(["hf_mamba2"], tmp_path).items()
+    with pytest.raises(UserError, match="serve.py is missing, which hf_mamba2 needs"):
+        find(["hf_mamba2"], tmp_path)
+    (tmp_path / "torch" / "serve.py").touch()
+    ((name, (program, serve, worker)),) = find(["hf_mamba2"], tmp_path).items()
     assert (name, program) == ("hf_mamba2", str(python))
-    assert Path(worker).is_file()
-
-
-def test_workers_import_no_bmojo():
-    for kind in peers.PEERS.values():
-        text = (Path(peers.__file__).parent / "workers" / kind.worker).read_text()
-        assert "import bmojo" not in text and "from bmojo" not in text
+    assert (serve, worker) == (str(tmp_path / "torch" / "serve.py"), "torch_worker")

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bmojo.benchmark import calibration, machine, results, tables
+from bmojo.benchmark import machine, results
 from bmojo.benchmark.cases import Case, Check, WrongError, difference
 from bmojo.errors import UserError
 
@@ -33,7 +33,7 @@ def cases():
         Case("slow", "step", lambda: 4.0, flops=1e9, facts={"parameters": 12345}, calls=1),
         Case("fast", "step", lambda: 1.0, baseline="slow", flops=1e9, calls=1),
         Case(
-            "GEMM", calibration.GROUP, lambda: 2.0, flops=1e9, calls=1,
+            "GEMM", machine.CALIBRATION, lambda: 2.0, flops=1e9, calls=1,
             facts={"work": 1e9, "rate": "GFLOP/s"},
         ),
     ]  # fmt: skip
@@ -54,7 +54,7 @@ def test_rows(measured):
 
 
 def test_files(measured, tmp_path):
-    paths = results.save(measured, tables.markdown(measured), tmp_path)
+    paths = results.save(measured, tmp_path)
     found = json.loads(paths[0].read_text())
     assert found["benchmark"] == "step"
     assert found["rows"][1]["ratio"]["median"] == 0.25
@@ -71,7 +71,7 @@ def test_files(measured, tmp_path):
 
 
 def test_columns_that_nobody_fills_are_left_out(measured):
-    sheet = tables.sheets(measured)[0]
+    sheet = results.sheets(measured)[0]
     assert "temporary MiB" not in sheet.head
     assert "parameters" in sheet.head
 
@@ -97,16 +97,17 @@ def test_difference_is_relative_and_strict():
 
 
 def test_other_work_is_told():
-    assert machine.busy(None) is None
-    assert machine.busy(0.2) is None
-    assert "load average is 1.50" in machine.busy(1.5)
+    assert machine.warnings(FACTS | {"load_at_start": None}) == []
+    assert machine.warnings(FACTS | {"load_at_start": 0.2}) == []
+    (warning,) = machine.warnings(FACTS | {"load_at_start": 1.5})
+    assert "load average is 1.50" in warning
 
 
 def test_machine_tells_what_it_is(small_calibration):
     facts = machine.record()
     assert facts["threads"] >= 1 and facts["cpu"] and facts["versions"]["jax"]
-    assert all(check.passed for check in calibration.checks())
-    products = [case.name for case in calibration.calibration(5, 3)]
+    assert all(check.passed for check in machine.check_calibration())
+    products = [case.name for case in machine.calibration(5, 3)]
     assert products[:3] == ["GEMM 5 x 3 x 3", "GEMM 5 x 3 x 12", "GEMM 8 x 8 x 8"]
 
 

@@ -25,7 +25,7 @@ def test_the_cache_is_new_each_time_or_always_the_same(begin):
     assert [case.name for case in cases] == [starts.COLD, starts.WARM]
     assert cases[1].baseline == starts.COLD
     assert all(seconds > 0 for taken in samples for seconds in taken)
-    seconds = {kind: [told["compile"] for told in each] for kind, each in found.told.items()}
+    seconds = {kind: [told["compile"] for told in each] for kind, each in found.reports.items()}
     assert seconds == {starts.COLD: [4.0] * 3, starts.WARM: [4.0, 0.5, 0.5]}
     assert [check.passed for check in found.checks] == [True, True]
     cold, warm = found.conclude([])
@@ -38,7 +38,10 @@ def test_a_wrong_first_loss_ends_it(begin):
 
 
 def test_a_process_that_fails_says_why(begin):
-    with pytest.raises(UserError, match="a process that makes one step failed: no such thing"):
+    with pytest.raises(
+        UserError,
+        match="a process of one step: the worker ended with code 1 at 'step': no such thing",
+    ):
         begin("broken").start(starts.COLD)
 
 
@@ -46,4 +49,4 @@ def test_a_process_that_fails_says_why(begin):
 def test_a_real_process_makes_a_step(tmp_path, tiny):
     found = starts.Starts("transformer", tiny, 1, 8, tmp_path)
     assert found.start(starts.WARM) > 0
-    assert found.checks[0].passed and found.told[starts.WARM][0]["compile"] > 0
+    assert found.checks[0].passed and found.reports[starts.WARM][0]["compile"] > 0

@@ -4,27 +4,26 @@ import math
 
 import pytest
 
-from bmojo.benchmark.lengths import growth
-from bmojo.benchmark.statistics import exponent, ratios, spread
+from bmojo.benchmark.rounds import exponent, growth, quantiles, ratios
 
 
 def test_median_and_quartiles():
-    found = spread([5.0, 1.0, 4.0, 2.0, 3.0])
+    found = quantiles([5.0, 1.0, 4.0, 2.0, 3.0])
     assert (found.median, found.low, found.high) == (3.0, 2.0, 4.0)
     assert (found.least, found.most, found.count) == (1.0, 5.0, 5)
-    found = spread([4.0, 1.0, 2.0, 3.0])
+    found = quantiles([4.0, 1.0, 2.0, 3.0])
     assert (found.median, found.low, found.high) == (2.5, 1.75, 3.25)
 
 
-def test_one_sample_has_no_spread():
-    found = spread([2.0])
+def test_one_sample_has_no_quantiles():
+    found = quantiles([2.0])
     assert found.low == found.median == found.high == 2.0
 
 
 @pytest.mark.parametrize("samples", [[], [1.0, math.nan], [math.inf]])
 def test_what_cannot_be_summed_up_is_refused(samples):
     with pytest.raises(ValueError, match="finite numbers"):
-        spread(samples)
+        quantiles(samples)
 
 
 def test_ratios_are_taken_within_rounds():

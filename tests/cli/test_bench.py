@@ -6,8 +6,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from bmojo.benchmark import calibration, families, operations
-from bmojo.benchmark.families import Sizes
+from bmojo.benchmark import machine, operations
+from bmojo.benchmark.operations import Sizes
 
 OPS = ("bench", "ops", "--ops", "convolution", "--length", "9", "--channels", "4", "--states", "2")
 OPS = (*OPS, "--heads", "2", "--width", "4", "--window", "4", "--fading", "1", "--eidetic", "2")
@@ -20,7 +20,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(operations, "ODD", Sizes(1, 7, 4, 2, 2, 4, 3, 1, 2))
     for name, size in (("SQUARE", 8), ("COPIED", 64), ("EXPONENTIALS", 64)):
-        monkeypatch.setattr(calibration, name, size)
+        monkeypatch.setattr(machine, name, size)
 
 
 def test_ops_are_shown_and_written(bmojo):
@@ -40,7 +40,7 @@ def test_ops_are_shown_and_written(bmojo):
 
 def test_a_wrong_operation_has_no_time(bmojo, monkeypatch):
     wrong = lambda x, kernel, tail: jnp.zeros_like(x)  # noqa: E731
-    monkeypatch.setattr(families, "causal_convolution", wrong)
+    monkeypatch.setattr(operations, "causal_convolution", wrong)
     result = bmojo(*OPS, "--quick", "--out", "results")
     assert result.exit_code == 1
     last = result.stderr.strip().splitlines()[-1]

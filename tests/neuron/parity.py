@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import torch
 from flax import nnx
 
 from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_reference import bmojo_reference
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.training.parameters import split
 from neuron.configs import layer_config
@@ -198,6 +200,17 @@ def expected(name, call, dtype="float32"):
     gradients |= {f"state {n}": fields(given)[n] for n in (*FLOATS, *KEPT)}
     gradients["u"] = grads[1]
     return Result(out, fields(after), gradients), state
+
+
+def reference(name):
+    """Outputs of whole rows by ``bmojo_reference``, the layer token by token in plain JAX."""
+    config, parameters = CONFIGS[name], split(mixer(name))[1]
+    shared = inspect.signature(bmojo_reference).parameters.keys() & vars(config)
+    look = jax.jit(
+        functools.partial(bmojo_reference, **{field: vars(config)[field] for field in shared})
+    )
+    _, u, _ = inputs(0)
+    return [np.asarray(look(parameters, row)) for row in u]
 
 
 def torch_state(state, dtype):

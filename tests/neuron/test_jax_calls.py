@@ -15,8 +15,8 @@ from neuron.checks.attention import Size, problem
 from tests.numerics import relative_rms
 
 B, L, E, N = 2, 11, 6, 3
-AGE = jnp.array([[*range(4), *range(7)], [*range(9, 20)]], jnp.int32)
-START = AGE == 0
+SEGMENT_POS = jnp.array([[*range(4), *range(7)], [*range(9, 20)]], jnp.int32)
+START = SEGMENT_POS == 0
 
 
 def draw(*shape, seed=0):
@@ -52,8 +52,8 @@ def agree(call, reference, arguments, limit=1e-5, gradient=1e-4):
     ("taps", "segment_pos"),
     [
         (1, None),
-        (4, AGE),
-        pytest.param(1, AGE, marks=pytest.mark.slow),
+        (4, SEGMENT_POS),
+        pytest.param(1, SEGMENT_POS, marks=pytest.mark.slow),
         pytest.param(4, None, marks=pytest.mark.slow),
     ],
     ids=["1 tap", "4 taps, documents", "1 tap, documents", "4 taps"],
@@ -80,7 +80,7 @@ def test_selective_scan(start):
     )
 
 
-@pytest.mark.parametrize("segment_pos", [None, AGE], ids=["", "documents"])
+@pytest.mark.parametrize("segment_pos", [None, SEGMENT_POS], ids=["", "documents"])
 def test_innovation(segment_pos):
     y, tail = draw(B, L, E), draw(B, 5, E)
 
@@ -99,9 +99,9 @@ def test_normalized_innovation(lengths):
     y, tail, power = draw(B, L, E), draw(B, 5, E), jnp.abs(draw(B, E))
 
     def both(y, power):
-        residuals = innovations.residual(y, tail, innovations.predictor(3), AGE)
-        wanted = innovations.innovation(residuals, power, AGE, lengths)
-        return jax_calls.innovation(y, tail, 3, AGE, power, lengths), wanted
+        residuals = innovations.residual(y, tail, innovations.predictor(3), SEGMENT_POS)
+        wanted = innovations.innovation(residuals, power, SEGMENT_POS, lengths)
+        return jax_calls.innovation(y, tail, 3, SEGMENT_POS, power, lengths), wanted
 
     (score, after), (wanted, last) = jax.jit(both)(y, power)
     counts = [L] * B if lengths is None else lengths.tolist()

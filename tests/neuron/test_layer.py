@@ -11,6 +11,7 @@ import torch
 from flax import nnx
 
 from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
@@ -39,6 +40,14 @@ BFLOAT16 = 2 * 2.0**-8
 @pytest.mark.parametrize("name", CONFIGS)
 def test_plain_torch(name, call):
     parity.check(name, call, "torch")
+
+
+@pytest.mark.parametrize("implementation", ["torch", "nki"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_whole_rows_are_those_of_the_reference(name, implementation):
+    got = parity.found(name, CALLS[0], None, implementation, gradients=False)
+    for found, wanted in zip(got.out, parity.reference(name), strict=True):
+        assert relative_rms(found, wanted) <= 1e-5
 
 
 @pytest.mark.parametrize(("name", "call"), KERNEL_CALLS, ids=str)
@@ -131,7 +140,6 @@ def test_gradients_in_bfloat16():
 
 
 CHANGES = (
-    ({"form": "token", "num_fading": 1}, "BMojo.form: is 'token'"),
     ({"tokens": "conv"}, "BMojo.tokens: is 'conv'"),
     ({"tie_projections": False}, "BMojo.tie_projections: is False"),
     ({"fading": SSDConfig()}, "BMojo.fading: is SSDConfig"),
@@ -143,6 +151,11 @@ CHANGES = (
 def test_options_without_kernels_are_refused(change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         layer_config(dataclasses.replace(BMojoConfig(), **change), 8)
+
+
+def test_other_mixers_are_refused():
+    with pytest.raises(ValueError, match="^the mixer: is SlidingBMojoConfig"):
+        layer_config(SlidingBMojoConfig(), 8)
 
 
 def test_models_without_kernels_are_refused():

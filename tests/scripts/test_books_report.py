@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scripts.books import report, returning
+from scripts.books import length, returning
 
 
 def test_octaves_weigh_by_bytes():
@@ -12,7 +12,7 @@ def test_octaves_weigh_by_bytes():
         {"start": 91, "loss": 2.0, "count": 3},
         {"start": 128, "loss": 5.0, "count": 2},
     ]
-    found = report.octaves(rows)
+    found = length.octaves(rows)
     assert list(found) == [64, 128]
     np.testing.assert_allclose(np.array(list(found.values())) * np.log(2), [1.75, 5.0])
 
@@ -20,7 +20,7 @@ def test_octaves_weigh_by_bytes():
 def test_length_has_the_fresh_loss_beside():
     at = [{"start": 512 << p, "loss": (p + 1) * np.log(2), "count": 1} for p in range(6)]
     fresh = [{"start": 512, "loss": 8 * np.log(2), "count": 1}]
-    table = report.length({"x": [{"length": at, "perplexity": fresh}]}).splitlines()
+    table = length.length({"x": [{"length": at, "perplexity": fresh}]}).splitlines()
     assert table[-1] == "| x | 1 | 8.00 | 1.00 | 2.00 | 3.00 | 4.00 | 5.00 | 6.00 |"
 
 

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from bmojo.benchmark import calibration
+from bmojo.benchmark import machine
 from bmojo.benchmark.cases import WrongError, difference, require
 from bmojo.benchmark.models import Dimensions, choose
-from bmojo.model import Period
+from bmojo.model import Block
 from scripts.performance import layer as layers
-from scripts.performance import parts, programs
+from scripts.performance import parts, programs, steps
 
 SIZES = "--length 24 --width 64 --heads 2 --window 8 --fading 2 --eidetic 3 --vocabulary 16"
 TINY = Dimensions(width=64, layers=1, heads=2, vocabulary=16, window=8, num_fading=2, num_eidetic=3)
@@ -20,11 +20,23 @@ TINY = Dimensions(width=64, layers=1, heads=2, vocabulary=16, window=8, num_fadi
 @pytest.fixture(autouse=True)
 def small_calibration(monkeypatch):
     for name, size in (("SQUARE", 8), ("COPIED", 64), ("EXPONENTIALS", 64)):
-        monkeypatch.setattr(calibration, name, size)
+        monkeypatch.setattr(machine, name, size)
 
 
 def test_every_part_is_measured_and_drawn(tmp_path, capsys):
-    parts.main([*SIZES.split(), "--rounds", "1", "--cells", "mamba", "--out", str(tmp_path)])
+    parts.main(
+        [
+            *SIZES.split(),
+            "--rounds",
+            "1",
+            "--cells",
+            "mamba",
+            "--out",
+            str(tmp_path),
+            "--json",
+            str(tmp_path / "parts.json"),
+        ]
+    )
     assert "memory attention" in capsys.readouterr().out
     rows = json.loads((tmp_path / "parts.json").read_text())["rows"]
     names = {row["group"]: [] for row in rows}
@@ -32,7 +44,7 @@ def test_every_part_is_measured_and_drawn(tmp_path, capsys):
         names[row["group"]].append(row["case"])
     title = parts.TITLES["mamba"]
     for kind in ("forward", "forward and gradient"):
-        assert names[f"{title}, {kind}"] == [*layers.PARTS, programs.WHOLE_LAYER]
+        assert names[f"{title}, {kind}"] == [*steps.PARTS, programs.WHOLE_LAYER]
         members = [row for row in rows if row["group"] == f"{title}, {kind}"]
         shares = [row["facts"]["% of the parts"] for row in members[:-1]]
         assert sum(shares) == pytest.approx(100)
@@ -44,7 +56,7 @@ def test_every_part_is_measured_and_drawn(tmp_path, capsys):
 
 def wrong(run, period, x):
     """All parts, and none does anything."""
-    for part in layers.PARTS:
+    for part in steps.PARTS:
         x = run(part, 1.0, lambda _, x: x, (), x)
     return x
 
@@ -60,16 +72,16 @@ def test_parts_that_are_not_the_layer_s_are_not_timed(monkeypatch):
 
 def test_parts_with_the_cell_of_mamba2():
     (chosen,) = choose(["bmojo_ssd"], TINY)
-    period = Period(chosen.config, rngs=nnx.Rngs(0))
+    period = Block(chosen.config, rngs=nnx.Rngs(0))
     x = jnp.cos(jnp.arange(2 * 19 * 64.0)).reshape(2, 19, 64)
-    by_parts = nnx.jit(lambda period, x: layers.layer(layers.call, period, x))(period, x)
-    at_once = nnx.jit(lambda period, x: period(x, (None, None), None, None)[0])(period, x)
+    by_parts = nnx.jit(lambda period, x: layers.layer(steps.call, period, x))(period, x)
+    at_once = nnx.jit(lambda period, x: period(x, (None, None))[0])(period, x)
     assert difference(by_parts, at_once) < 1e-5
 
 
 @pytest.mark.parametrize("model", ["bmojo_f", "canonical"])
 def test_another_layer_is_refused(model):
     (chosen,) = choose([model], TINY)
-    period = nnx.eval_shape(lambda: Period(chosen.config, rngs=nnx.Rngs(0)))
+    period = nnx.eval_shape(lambda: Block(chosen.config, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="num_eidetic|pattern"):
-        layers.layer(layers.call, period, jnp.zeros((1, 8, 64)))
+        layers.layer(steps.call, period, jnp.zeros((1, 8, 64)))

@@ -43,14 +43,15 @@ def fabricate(folder, name, seed, excess):
 
 
 def test_tables_verdicts_and_the_page(tmp_path, capsys):
-    runs, out = tmp_path / "runs", tmp_path / "out"
+    runs, out, records = (tmp_path / name for name in ("runs", "out", "records"))
     out.mkdir()
     (out / "universal.md").write_text(PAGE)
     for seed, excess in enumerate((0.02, 0.04)):
         fabricate(runs / "markov", "bmojo", seed, excess)
         fabricate(runs / "markov", "mamba", seed, 3 * excess)
         fabricate(runs / "markov", "hybrid", seed, 2 * excess)
-    report.main(["--runs", str(runs), "--out", str(out)])
+    folders = ["--runs", str(runs), "--out", str(out), "--records", str(records)]
+    report.main(folders)
     text = capsys.readouterr().out
     assert (
         "| bmojo | 2 | 1,000 | 1,500 | 100.0 (100.0–100.0) | 103.0 (102.0–104.0) | "
@@ -65,14 +66,14 @@ def test_tables_verdicts_and_the_page(tmp_path, capsys):
     assert "old" not in page
     assert page.startswith("# Page\n\n<!-- markov -->\n\n| model | seeds |")
     assert "\n\nBetween.\n\n<!-- programs -->\n<!-- end of programs -->\n" in page
-    assert set(json.loads((out / "universal_markov.json").read_text())) == {
+    assert set(json.loads((records / "universal_markov.json").read_text())) == {
         f"{name}-seed{seed}" for name in ("bmojo", "hybrid", "mamba") for seed in (0, 1)
     }
     assert (out / "universal.png").exists()
-    report.main(["--runs", str(runs), "--out", str(out)])
+    report.main(folders)
     assert (out / "universal.md").read_text() == page
 
 
 def test_nothing_measured_is_told(tmp_path):
     with pytest.raises(SystemExit, match="no measured runs"):
-        report.main(["--runs", str(tmp_path), "--out", str(tmp_path)])
+        report.main([f"--{name}={tmp_path}" for name in ("runs", "out", "records")])

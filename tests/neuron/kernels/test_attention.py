@@ -70,12 +70,12 @@ def test_a_slot_beyond_the_document_is_not_seen():
 def test_without_ages_no_document_ends():
     p = checks.problem(dataclasses.replace(SMALL, documents=0, before=40))
     operands, options = p.operands()
-    with_ages, _ = run(memory_attention, *operands, 8, **options)
+    with_positions, _ = run(memory_attention, *operands, 8, **options)
     p.distance[p.distance != ops.NEVER] %= 40
     options |= {"distance": np.maximum(p.distance, 1)}
-    with_ages, _ = run(memory_attention, *operands, 8, **options)
+    with_positions, _ = run(memory_attention, *operands, 8, **options)
     del options["segment_pos"]
-    np.testing.assert_array_equal(run(memory_attention, *operands, 8, **options)[0], with_ages)
+    np.testing.assert_array_equal(run(memory_attention, *operands, 8, **options)[0], with_positions)
 
 
 @pytest.mark.parametrize("starts", [pytest.param((), marks=pytest.mark.slow), (3, 9, 10)])

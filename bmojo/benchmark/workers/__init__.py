@@ -1,1 +1,0 @@
-"""Programs that run in other environments; nothing here imports bmojo."""
