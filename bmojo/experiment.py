@@ -1,10 +1,10 @@
-"""Configs meet code here: the names that gin files may use, and what they make."""
+"""Experiments from gin files: the names that configs may use, and the objects they make."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from bmojo import config
+from bmojo.config.parse import display, find, read
 from bmojo.data.compression import CompressionConfig
 from bmojo.data.fuzzy_mqar import FuzzyMQARConfig
 from bmojo.data.in_context_regression import InContextRegressionConfig
@@ -17,75 +17,23 @@ from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.text.task import TextConfig
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig
-from bmojo.errors import UserError
+from bmojo.errors import ConfigError, UserError
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.mesh import MeshConfig
+from bmojo.training.experiment import Experiment, check
+from bmojo.training.sharding import MeshConfig
 
 __all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Everything that a training run is made from.
-
-    Attributes:
-      model: what is trained.
-      optimizer: how its parameters move.
-      trainer: how the run is kept.
-      curriculum: stages, one after the other.
-      evaluations: measurements during training and at its end.
-      mesh: how devices share the work; None: one does it all.
-      max_steps: no stage takes more steps than this; None: as many as it says. For trying a
-        config out.
-      max_batches: the same for the batches of evaluations.
-    """
-
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    trainer: TrainerConfig
-    curriculum: tuple[Stage, ...]
-    evaluations: tuple[Evaluation, ...] = ()
-    mesh: MeshConfig | None = None
-    max_steps: int | None = None
-    max_batches: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "max_batches"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ValueError(f"{name}: must be at least 1, got {limit}")
-        if not self.curriculum:
-            raise ValueError("curriculum: needs at least one stage")
-        for field, parts in (("curriculum", self.curriculum), ("evaluations", self.evaluations)):
-            for part in parts:
-                if part.data.vocab_size > self.model.vocab_size:
-                    raise ValueError(
-                        f"{field}: its data have {part.data.vocab_size} tokens, the model only "
-                        f"{self.model.vocab_size}; raise Model.vocab_size"
-                    )
-        names = [evaluation.name for evaluation in self.evaluations]
-        if len(set(names)) < len(names):
-            raise ValueError(f"evaluations: names must differ, got {', '.join(names)}")
-        stages = tuple(_at_most(stage, "steps", self.max_steps) for stage in self.curriculum)
-        measured = tuple(_at_most(e, "batches", self.max_batches) for e in self.evaluations)
-        object.__setattr__(self, "curriculum", stages)
-        object.__setattr__(self, "evaluations", measured)
-
-
-def _at_most(part, field: str, limit: int | None):
-    if limit is None or getattr(part, field) <= limit:
-        return part
-    return dataclasses.replace(part, **{field: limit})
-
-
-REGISTRY = config.Registry("bmojo", shared_macros=("N_HEADS", "WINDOW"))
+REGISTRY = config.Registry(shared_macros=("N_HEADS", "NUM_EIDETIC", "WINDOW"))
 """The names that configs may use."""
 
 for _name, _cls in {
@@ -110,6 +58,7 @@ for _name, _cls in {
     "SSD": SSDConfig,
     "SelectiveCopying": SelectiveCopyingConfig,
     "SelectiveSSM": SelectiveSSMConfig,
+    "SlidingBMojo": SlidingBMojoConfig,
     "Stage": Stage,
     "Text": TextConfig,
     "Trainer": TrainerConfig,
@@ -154,27 +103,33 @@ def load(
     Raises:
       ConfigError: one line with file, line, and the nearest valid name.
     """
+    _check_first(path)
     loaded = config.load(REGISTRY, "Experiment", [path, *overlays], overrides)
     try:
         describe(loaded.value.model)
         if training:
-            _check(loaded.value)
+            check(loaded.value)
     except (TypeError, ValueError, UserError) as error:
         raise loaded.explain(error) from None
     return loaded.value, loaded.text
 
 
-def _check(experiment: Experiment) -> None:
-    from bmojo.training.curriculum import check  # with checkpoints, which only training needs
-
-    check(experiment.model, experiment.trainer, experiment.curriculum, experiment.evaluations)
+def _check_first(path: str | Path) -> None:
+    """Refuse a part of an experiment, such as a model, in the place of the experiment."""
+    bindings, _ = read([path], [])
+    if bindings and not any(binding.name == "Experiment" for binding in bindings):
+        shown = display(find(str(path), Path.cwd()))
+        raise ConfigError(
+            f"{shown}: is a part of an experiment (it binds no Experiment.model); name the "
+            f"experiment first, as in: experiments/mqar.gin {path}"
+        )
 
 
 def prepare_data(experiment: Experiment, training: bool = True) -> None:
-    """Prepare the data that need it, and see that every part of a run has examples enough.
+    """Prepare the data that need it, and check that every part of a run has enough examples.
 
     Data configs that need it have a method ``prepare``. One example of each part is made, so
-    that a task which cannot make any is told before the run has a directory.
+    that a task which cannot make any is refused before the run has a directory.
 
     Args:
       experiment: whose data.

@@ -15,19 +15,29 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.axes import Names, constrain
-from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.norm import RMSNorm
-from bmojo.layers.protocol import MixerConfig, SequenceShard, State
-from bmojo.layers.reading import Reading
+from bmojo.layers.protocol import (
+    Aux,
+    AuxRequest,
+    MixerConfig,
+    SequenceShard,
+    State,
+    check_mixer_members,
+)
+from bmojo.ops.axes import RULES, Names, constrain, is_cut
+from bmojo.ops.cross_entropy import blocked_cross_entropy, cross_entropy
 from bmojo.types import Array, DType, Float, Int
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 REMAT = ("none", "full", "products")
 KERNELS = ("ffi_call", "pallas_call")
 """JAX's names of kernels."""
-FEW_PERIODS = 4
-"""Periods that are written out one by one."""
+
+FEW_BLOCKS = 4
+"""Blocks that are written out one by one."""
+
+LOGITS_AT_ONCE = 4096
+"""Words of a vocabulary whose logits are computed at once, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +48,17 @@ class ModelConfig:
       vocab_size: V, token ids are 0 .. V - 1.
       d_model: D, width of the residual stream.
       n_layers: pairs of sublayers, as the field counts: one mixer and one MLP, or two SSMs.
-      pattern: configs of one period of sublayers, repeated 2 n_layers / len(pattern) times.
+      pattern: configs of the sublayers of one block, repeated 2 n_layers / len(pattern) times.
       tie_embeddings: the head is the embedding's transpose over sqrt(D).
       dtype: of the computation. Norms, softmax, states and logits are float32 at least.
       param_dtype: of the parameters.
       parameters: parameters outside embedding and head to reach as nearly as possible; the
-        free width is solved for: ``d_ff`` of the MLPs, or ``d_inner`` of the SSMs in a
-        pattern without MLP. None: widths are as configured.
+        free width is solved for: that of the last sublayer in the pattern that has one, ``d_ff``
+        of the MLPs or ``d_inner`` of the SSMs. None: widths are as configured.
       remat: what the backward pass computes again instead of storing it: 'none', 'full' (the
-        inside of each period) or 'products' (that too, but for the outputs of matrix products
+        inside of each block) or 'products' (that too, but for the outputs of matrix products
         with parameters and of kernels: native and Pallas scans and attention).
-      unroll: periods that are written out in each round of the loop over them: more of them run
+      unroll: blocks that are written out in each round of the loop over them: more of them run
         faster, without copies of what the backward pass needs, and compile longer. None: all, if
         there are no more than 4, else one.
     """
@@ -84,13 +94,34 @@ class ModelConfig:
             raise ValueError(f"parameters: must be positive, got {self.parameters}")
 
     @property
-    def periods(self) -> int:
-        """How often the pattern is repeated."""
+    def num_blocks(self) -> int:
+        """Repetitions of the pattern."""
         return 2 * self.n_layers // len(self.pattern)
 
     def make(self, rngs: nnx.Rngs) -> "Model":
         """Make the model with freshly drawn parameters."""
         return Model(self, rngs=rngs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ModelState:
+    """All that a model remembers between two calls.
+
+    Attributes:
+      blocks: for each sublayer of the pattern its state, whose arrays have the blocks as first
+        axis (:meth:`Model.init_state`); or a state of this form for each block, without that
+        axis (:meth:`unstacked`).
+      readout: state of a part beside the head; () where there is none.
+    """
+
+    blocks: Any
+    readout: Any = ()
+
+    def unstacked(self, count: int) -> "ModelState":
+        """The same state with that of each of ``count`` blocks by itself."""
+        pick = [jax.tree.map(operator.itemgetter(i), self.blocks) for i in range(count)]
+        return dataclasses.replace(self, blocks=pick)
 
 
 class Sublayer(nnx.Module):
@@ -107,30 +138,18 @@ class Sublayer(nnx.Module):
         dtype: DType,
         param_dtype: DType,
     ) -> None:
-        """Make the norm and the mixer."""
+        """Make the norm and the mixer.
+
+        Raises:
+          ValueError: the mixer lacks a member of the protocol.
+        """
         self.norm = RMSNorm(d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.mixer = config.make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-
-    def __call__(
-        self, x: Array, state: State, segment_ids: Array | None, lengths: Array | None
-    ) -> tuple[Array, State]:
-        """Add the mixer's output to the residual stream."""
-        out, state = self.mixer(self.norm(x), state, segment_ids, lengths)
-        return constrain(x + out, "batch", None, None), state
-
-    def read(
-        self, x: Array, state: State, lengths: Array | None
-    ) -> tuple[Array, State, Reading | None]:
-        """The same, with what a memory outside the model needs to know."""
-        read = getattr(self.mixer, "read", None)
-        if read is None:
-            return *self(x, state, None, lengths), None
-        out, state, reading = read(self.norm(x), state, lengths)
-        return constrain(x + out, "batch", None, None), state, reading
+        check_mixer_members(self.mixer)
 
 
-class Period(nnx.Module):
-    """One period of the pattern."""
+class Block(nnx.Module):
+    """One repetition of the pattern."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Make its sublayers."""
@@ -144,17 +163,21 @@ class Period(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
+        x: Float[Array, "B L D"],
         states: Sequence[State],
-        segment_ids: Array | None,
-        lengths: Array | None,
-    ) -> tuple[Array, tuple[State, ...]]:
-        """Run the sublayers one after the other."""
-        after = []
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+        aux: AuxRequest | None = None,
+    ) -> tuple[Float[Array, "B L D"], tuple[State, ...], tuple[Aux, ...]]:
+        """Run the sublayers one after the other; their states, and their Aux if asked for."""
+        after, found = [], []
         for sublayer, state in zip(self.sublayers, states, strict=True):
-            x, state = sublayer(x, state, segment_ids, lengths)
+            u, more = sublayer.norm(x), {} if aux is None else {"aux": aux}
+            out, state, *rest = sublayer.mixer(u, state, segment_ids, lengths, **more)
+            x = constrain(x + out, "batch", None, None)
             after.append(state)
-        return x, tuple(after)
+            found += rest
+        return x, tuple(after), tuple(found)
 
 
 class Model(nnx.Module):
@@ -165,12 +188,14 @@ class Model(nnx.Module):
         "norm.scale": (None,),
         "head.kernel": ("embed", "vocab"),
     }
+    tables: ClassVar[tuple[str, ...]] = ("embedding.embedding",)
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Draw the parameters.
 
         Raises:
-          ValueError: ``config.parameters`` cannot be reached.
+          ValueError: ``config.parameters`` cannot be reached, or a mixer lacks a member of the
+            protocol.
         """
         self.config = config = solve_widths(config)
         dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
@@ -181,8 +206,8 @@ class Model(nnx.Module):
             embedding_init=nnx.initializers.normal(1.0),
             **options,
         )
-        make = nnx.vmap(lambda keys: Period(config, rngs=keys), in_axes=0, out_axes=0)
-        self.periods = make(rngs.split(config.periods))
+        make = nnx.vmap(lambda keys: Block(config, rngs=keys), in_axes=0, out_axes=0)
+        self.blocks = make(rngs.split(config.num_blocks))
         self.norm = RMSNorm(config.d_model, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
@@ -190,11 +215,12 @@ class Model(nnx.Module):
     def __call__(
         self,
         tokens: Int[Array, "B L"],
-        state: State | SequenceShard | None = None,
+        state: ModelState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
         at: Int[Array, "B K"] | None = None,
-    ) -> tuple[Float[Array, "B L V"] | Float[Array, "B K V"], State]:
+        aux: AuxRequest | None = None,
+    ) -> Any:
         """Predict the token after each of L new tokens.
 
         Args:
@@ -206,148 +232,158 @@ class Model(nnx.Module):
           lengths: valid tokens of each row, the rest is padding on the right.
           at: places in 0 .. L - 1 of each row whose logits are wanted; None: all. The head is
             applied to these alone.
+          aux: further outputs of the mixers.
 
         Returns:
-          Logits, float32 or wider, and the state after the valid tokens.
+          (logits, state): logits (B, L or K, V), float32 or wider, and the state after the valid
+          tokens. With ``aux``: (logits, state, found), for each sublayer of the pattern its Aux
+          with the blocks as first axis.
         """
-        x, state = self.features(tokens, state, segment_ids, lengths)
+        x, state, *found = self.features(tokens, state, segment_ids, lengths, aux)
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-        return self.logits(x), state
+        return self.logits(x), state, *found
 
-    def read(
+    def score(
         self,
         tokens: Int[Array, "B L"],
-        state: State,
+        targets: Int[Array, "B L"],
+        state: ModelState | SequenceShard | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L V"], State, tuple[Reading | None, ...]]:
-        """Logits and state as of a call, and what a memory outside the model needs to know.
+    ) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Any]:
+        """The loss of each target, given the tokens up to its place.
+
+        All losses of training, evaluation and harness come from here. Beyond ``LOGITS_AT_ONCE``
+        words the logits of all tokens never exist at once; where arrays are cut over a mesh,
+        each device has those of its own rows or words.
 
         Args:
-          tokens: ids in 0 .. V - 1, all of the row's current document.
-          state: from the call before, or from :meth:`init_state`.
-          lengths: valid tokens of each row, the rest is padding on the right.
+          tokens: ids in 0 .. V - 1.
+          targets: the token after each of them; -1: none, its loss is zero.
+          state: as in :meth:`__call__`, as are the following.
+          segment_ids: document of each token.
+          lengths: valid tokens of each row.
 
         Returns:
-          Logits, state, and for each sublayer of the pattern its reading, periods stacked; None
-          for one that has no eidetic slots.
+          Cross-entropy in nats, 1.0 where the target was the likeliest token and else 0.0, both
+          float32 or wider, and the state after the valid tokens.
         """
-        graph, parameters = nnx.split(self.periods)
-
-        def period(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, Any]:
-            part, states = inputs
-            after, readings = [], []
-            for sublayer, old in zip(nnx.merge(graph, part).sublayers, states, strict=True):
-                x, new, reading = sublayer.read(x, old, lengths)
-                after.append(new)
-                readings.append(reading)
-            return x, (tuple(after), tuple(readings))
-
-        x, (state, readings) = jax.lax.scan(period, self._embed(tokens), (parameters, state))
-        return self.logits(self.norm(x)), state, readings
+        features, state = self.features(tokens, state, segment_ids, lengths)
+        counted = targets >= 0
+        answers = jnp.where(counted, targets, 0)
+        factors, table = self.logit_factors(features)
+        if RULES.get() is None and len(table) > LOGITS_AT_ONCE:
+            flat = factors.reshape(-1, table.shape[1])
+            losses, right = blocked_cross_entropy(flat, table, answers.reshape(-1))
+            losses, right = losses.reshape(targets.shape), right.reshape(targets.shape)
+        else:
+            losses, right = cross_entropy(self.logits(features), answers, is_cut("vocab"))
+        return jnp.where(counted, losses, 0), (counted & right).astype(losses.dtype), state
 
     def features(
         self,
         tokens: Int[Array, "B L"],
-        state: State | SequenceShard | None = None,
+        state: ModelState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L D"], State]:
-        """What the head sees of each token, and the state after them; see :meth:`__call__`."""
-        x = constrain(self._embed(tokens), "batch", None, None)
-        graph, parameters = nnx.split(self.periods)
+        aux: AuxRequest | None = None,
+    ) -> Any:
+        """The input of the head for each token, and the state after them; see :meth:`__call__`.
 
-        def period(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, State]:
-            part, states = inputs
-            each = _of_sublayers(states, len(self.config.pattern))
-            return nnx.merge(graph, part)(x, each, segment_ids, lengths)
-
-        body, count = _remat(period, self.config.remat), self.config.periods
-        unroll = self.config.unroll or (count if count <= FEW_PERIODS else 1)
-        x, state = jax.lax.scan(body, x, (parameters, state), unroll=min(unroll, count))
-        return self.norm(x), state
-
-    def unrolled(
-        self, tokens: Int[Array, "B L"], states: Sequence[State]
-    ) -> tuple[Float[Array, "B L V"], tuple[State, ...]]:
-        """As a call, written out period by period, each of which has its state apart.
-
-        In a compiled loop large states are then updated in place, where the scan over periods
-        copies them. The deeper the model, the longer it takes to compile.
-
-        Args:
-          tokens: ids in 0 .. V - 1.
-          states: of each period, without the axis of periods that :meth:`init_state` gives.
-
-        Returns:
-          Logits, and the states after the tokens.
+        A state whose blocks are apart (:meth:`ModelState.unstacked`) runs the blocks written out
+        instead of scanned: in a compiled loop large states are then updated in place, where the
+        scan copies them. The deeper the model, the longer it takes to compile.
         """
-        x, after = self._embed(tokens), []
-        graph, parameters = nnx.split(self.periods)
-        for index, state in enumerate(states):
-            part = jax.tree.map(operator.itemgetter(index), parameters)
-            x, state = nnx.merge(graph, part)(x, state, None, None)
-            after.append(state)
-        return self.logits(self.norm(x)), tuple(after)
+        graph, parameters = nnx.split(self.blocks)
+
+        def block(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, Any]:
+            own, states = inputs
+            states = _by_sublayer(states, len(self.config.pattern))
+            x, *after = nnx.merge(graph, own)(x, states, segment_ids, lengths, aux)
+            return x, after
+
+        x = constrain(self._embed(tokens), "batch", None, None)
+        memory = _blocks_of(state)
+        if isinstance(memory, list):
+            results = []
+            for index, states in enumerate(memory):
+                own = jax.tree.map(operator.itemgetter(index), parameters)
+                x, after = block(x, (own, states))
+                results.append(after)
+            after, found = map(list, zip(*results, strict=True))
+        else:
+            body, count = _remat(block, self.config.remat), self.config.num_blocks
+            unroll = self.config.unroll or (count if count <= FEW_BLOCKS else 1)
+            x, (after, found) = jax.lax.scan(
+                body, x, (parameters, memory), unroll=min(unroll, count)
+            )
+        rest = () if aux is None else (found,)
+        return self.norm(x), ModelState(after), *rest
 
     def logits(self, features: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """The head, in float32 or wider."""
         if self.config.tie_embeddings:
-            scaled, table = self.words(features)
+            factors, table = self.logit_factors(features)
             dtype = jnp.result_type(jnp.float32, features.dtype)
-            return jnp.einsum("bld,vd->blv", scaled, table, preferred_element_type=dtype)
+            return jnp.einsum("bld,vd->blv", factors, table, preferred_element_type=dtype)
         return self.head(features).astype(jnp.result_type(jnp.float32, features.dtype))
 
-    def words(
+    def logit_factors(
         self, features: Float[Array, "B L D"]
     ) -> tuple[Float[Array, "B L D"], Float[Array, "V D"]]:
-        """Factors of the logits: features as they meet the table, and a row for each word."""
+        """Factors of the logits: scaled features, and a row for each word."""
         if self.config.tie_embeddings:
             table = self.embedding.embedding[...].astype(features.dtype)
             return features * self.config.d_model**-0.5, table
         return features, self.head.kernel[...].astype(features.dtype).T
 
-    def init_state(self, batch_size: int, capacity: int | None = None) -> State:
-        """The state before the first token: one per sublayer of the pattern, periods stacked.
+    def init_state(self, batch_size: int, capacity: int | None = None) -> ModelState:
+        """The state before the first token.
 
         Args:
           batch_size: rows.
           capacity: tokens that full attention must be able to hold.
         """
-        graph, parameters = nnx.split(self.periods)
+        graph, parameters = nnx.split(self.blocks)
 
-        def period(part: nnx.State) -> State:
-            sublayers = nnx.merge(graph, part).sublayers
+        def block(own: nnx.State) -> State:
+            sublayers = nnx.merge(graph, own).sublayers
             return tuple(s.mixer.init_state(batch_size, capacity) for s in sublayers)
 
-        return jax.vmap(period)(parameters)
+        return ModelState(jax.vmap(block)(parameters))
 
-    def _embed(self, tokens: Int[Array, "B L"]) -> Array:
+    def _embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """A row of the table for each token."""
         # By channels: XLA cannot look up in a table whose rows are cut where time is cut too.
         table = constrain(self.embedding.embedding[...], None, "lookup")
         return jnp.take(table.astype(self.embedding.dtype), tokens, axis=0)
 
 
-def _of_sublayers(
-    states: State | SequenceShard | None, count: int
-) -> tuple[State | SequenceShard | None, ...]:
-    """What each of ``count`` sublayers is called with."""
+def _blocks_of(state: ModelState | SequenceShard | None) -> Any:
+    """The part of a model's state that its blocks are called with."""
+    if isinstance(state, SequenceShard):
+        return dataclasses.replace(state, first=_blocks_of(state.first))
+    return None if state is None else state.blocks
+
+
+def _by_sublayer(states: State | SequenceShard | None, count: int) -> tuple[Any, ...]:
+    """The states of ``count`` sublayers."""
     if isinstance(states, SequenceShard):
-        firsts = _of_sublayers(states.first, count)
+        firsts = _by_sublayer(states.first, count)
         return tuple(SequenceShard(states.axis, states.size, first) for first in firsts)
     return (None,) * count if states is None else states
 
 
-def _remat(period: Any, policy: str) -> Any:
-    """A period that stores less for its backward pass."""
+def _remat(block: Any, policy: str) -> Any:
+    """A block that stores less for its backward pass."""
     if policy == "none":
-        return period
-    return jax.checkpoint(period, policy=_products if policy == "products" else None)
+        return block
+    return jax.checkpoint(block, policy=_products if policy == "products" else None)
 
 
 def _products(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
-    """Whether what a primitive gives is stored: products with parameters, and what kernels give."""
+    """Whether a primitive's output is stored: products with parameters, and kernels."""
     if primitive.name in KERNELS:
         return True
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
@@ -362,21 +398,25 @@ def solve_widths(config: ModelConfig) -> ModelConfig:
     """
     if config.parameters is None:
         return config
-    field = "d_ff" if any(isinstance(m, MLPConfig) for m in config.pattern) else "d_inner"
-    free = [m for m in config.pattern if getattr(m, field, 0) is None]
+    declared = [getattr(m, "free_width", None) for m in config.pattern]
+    field = next(filter(None, reversed(declared)), "a width")
+    free = [
+        m
+        for m, name in zip(config.pattern, declared, strict=True)
+        if name == field and getattr(m, field) is None
+    ]
     if not free:
         raise ValueError(
             f"parameters: nothing is free to reach {config.parameters}; leave {field} unset"
         )
     step = math.lcm(
-        2 if config.d_model < 256 else 8,
-        *(getattr(m, "n_heads", 1) for m in free if field == "d_inner"),
+        2 if config.d_model < 256 else 8, *(getattr(m, "width_multiple", 1) for m in free)
     )
 
     def at(width: int) -> ModelConfig:
         pattern = tuple(
             dataclasses.replace(m, **{field: width})  # type: ignore[type-var]
-            if getattr(m, field, 0) is None
+            if any(m is other for other in free)
             else m
             for m in config.pattern
         )
@@ -398,9 +438,9 @@ def count_parameters(tree: nnx.Module) -> int:
 
 
 def _inner_parameters(config: ModelConfig) -> int:
-    """Parameters of all periods, without allocating them."""
-    period = nnx.eval_shape(lambda: Period(config, rngs=nnx.Rngs(0)))
-    return config.periods * count_parameters(period)
+    """Parameters of all blocks, without allocating them."""
+    block = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
+    return config.num_blocks * count_parameters(block)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -440,9 +480,9 @@ class Description:
     def flops_per_token(self, length: int) -> float:
         """Forward operations per token at that length, an average over the positions."""
         config = self.config
-        period = nnx.eval_shape(lambda: Period(config, rngs=nnx.Rngs(0)))
-        inner = sum(s.mixer.flops_per_token(length) for s in period.sublayers)
-        return config.periods * inner + 2.0 * config.d_model * config.vocab_size
+        block = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
+        inner = sum(s.mixer.flops_per_token(length) for s in block.sublayers)
+        return config.num_blocks * inner + 2.0 * config.d_model * config.vocab_size
 
 
 def describe(config: ModelConfig) -> Description:
@@ -452,11 +492,10 @@ def describe(config: ModelConfig) -> Description:
     embedding = count_parameters(model.embedding)
     parts = [("embedding", embedding)]
     widths = {}
-    for index, sublayer in enumerate(model.periods.sublayers):
-        name = f"{config.periods} x {type(sublayer.mixer).__name__} ({index + 1})"
+    for index, sublayer in enumerate(model.blocks.sublayers):
+        name = f"{config.num_blocks} x {type(sublayer.mixer).__name__} ({index + 1})"
         parts.append((name, count_parameters(sublayer)))
-        found = {f: getattr(sublayer.mixer, f, None) for f in ("d_ff", "d_inner")}
-        widths[name] = {f: w for f, w in found.items() if w is not None}
+        widths[name] = dict(getattr(sublayer.mixer, "widths", {}))
     parts.append(("norm", count_parameters(model.norm)))
     if not config.tie_embeddings:
         head = count_parameters(model.head)

@@ -8,7 +8,7 @@ letter meaning                             letter meaning
 B      batch rows                          H      query heads
 L      time: tokens of this call           G      key-value heads (G divides H)
 D      model width, ``d_model``            P      width of one head
-E      expanded width inside an SSM        S      keys that a query may look at
+E      expanded width inside an SSM        K      keys that a query may see, taps
 N      SSM state per channel, ``d_state``  W      window, own token included
 K      taps of a short convolution,        M      memory slots
        span of the predictor
@@ -16,6 +16,8 @@ V      vocabulary                          C      chunks of one window each
 R      order of a companion cell
 ====== =================================== ====== ================================
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,5 @@ __all__ = ["Array", "Bool", "DType", "Float", "Int", "at_least_float32"]
 DType = jax.typing.DTypeLike
 
 
-def at_least_float32(*dtypes: DType) -> jnp.dtype:
-    """The dtype of states, softmax and innovation: float32, or wider if an operand is wider."""
-    return jnp.result_type(jnp.float32, *dtypes)
+at_least_float32 = functools.partial(jnp.result_type, jnp.float32)
+"""at_least_float32(*dtypes): float32, or wider if one of them is; for states and softmax."""

@@ -10,12 +10,12 @@ ROOT = HERE.parent
 
 sys.path[:0] = [str(HERE / "_ext"), str(ROOT)]
 
+from tests.xla_flags import QUICK_TO_COMPILE  # noqa: E402
+
 # Figures and tutorials compile much and compute little, and run on CPUs alone. Notebooks and the
 # processes that they start inherit what is set here.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
+os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(
     os.pathsep
 )

@@ -101,11 +101,11 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StackConfig:
-    """A model: periods of a B'MOJO layer and an MLP.
+    """A model: num_blocks of a B'MOJO layer and an MLP.
 
     Attributes:
       vocab_size: V.
-      periods: how many.
+      num_blocks: how many.
       layer: the layer of each.
       d_ff: hidden width of the MLP of each.
       tie_embeddings: the head is the embedding's transpose over sqrt(D).
@@ -113,14 +113,14 @@ class StackConfig:
     """
 
     vocab_size: int
-    periods: int
+    num_blocks: int
     layer: LayerConfig
     d_ff: int
     tie_embeddings: bool = True
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "vocab_size", "periods", "d_ff")
+        _at_least(self, 1, "vocab_size", "blocks", "d_ff")
         _known_dtype(self, "param_dtype")
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def stack_config(config: Any) -> StackConfig:
             raise ValueError(f"Model.{name}: is {getattr(config, name)!r}, must be in {DTYPES}")
     return StackConfig(
         vocab_size=config.vocab_size,
-        periods=config.periods,
+        num_blocks=config.num_blocks,
         layer=layer_config(mixer, config.d_model, config.dtype),
         d_ff=mlp.d_ff or max(8, round(8 * config.d_model / 3 / 8) * 8),
         tie_embeddings=config.tie_embeddings,

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.ops.attention import Slots
-from bmojo.ops.eidetic import EMPTY, Ranked
+from bmojo.ops.masks import Slots
+from bmojo.ops.selection import EMPTY, Ranked
 from bmojo.types import Array, Bool, Float, Int
 from neuron.kernels import (
     attention,
@@ -215,7 +215,7 @@ def running_sets(
     start: Bool[Array, "B L"] | None = None,
     valid: Bool[Array, "B L"] | None = None,
 ) -> Ranked:
-    """:func:`bmojo.ops.eidetic.running_sets` on a grid that starts with the call.
+    """:func:`bmojo.ops.selection.running_sets` on a grid that starts with the call.
 
     Returns:
       The sets at the end of each chunk (B, C, M); the last is the set after the last token,
@@ -241,7 +241,7 @@ def memory_attention(
     window: int,
     slots: Slots | None = None,
 ) -> Float[Array, "B L H P"]:
-    """:func:`bmojo.ops.blocked_attention.memory_attention` on a grid that starts with the call.
+    """:func:`bmojo.ops.attention_xla.memory_attention` on a grid that starts with the call.
 
     ``tail_k`` and ``tail_v`` may be None where no token was before the call, and ``segment_pos``
     where no document starts or ends in reach.
@@ -318,7 +318,7 @@ def memory_attention_step(
     """
     held: tuple[Any, ...] = (None, None, None)
     if slots is not None and slots.k.shape[2]:
-        held = _time_last(slots.k[:, 0]), slots.v[:, 0], slots.distance[:, 0]
+        held = _time_last(slots.k[:, 0]), slots.v[:, 0], slots.distance[:, 0, 0]
     since = (position % ring_k.shape[1])[:, None].astype(jnp.int32)
     arguments = (
         q,

@@ -98,7 +98,9 @@ class Model(nn.Module):
         self.dtype = getattr(torch, config.layer.dtype)
         types = self.dtype, getattr(torch, config.param_dtype)
         self.embedding = nn.Embedding(config.vocab_size, width, dtype=types[1])
-        self.periods = nn.ModuleList(Period(config, implementation) for _ in range(config.periods))
+        self.blocks = nn.ModuleList(
+            Period(config, implementation) for _ in range(config.num_blocks)
+        )
         self.norm = Norm(width, *types)
         if not config.tie_embeddings:
             self.head = Projection(width, config.vocab_size, *types)
@@ -125,7 +127,7 @@ class Model(nn.Module):
         """
         x = F.embedding(tokens.long(), self.embedding.weight.to(self.dtype))
         after = []
-        for n, period in enumerate(self.periods):
+        for n, period in enumerate(self.blocks):
             x, new = period(x, None if state is None else state[n], segment_ids, lengths)
             after.append(new)
         if at is not None:
@@ -134,7 +136,7 @@ class Model(nn.Module):
 
     def init_state(self, rows: int) -> State:
         """The state before the first token."""
-        return tuple(period.sublayers[0].mixer.init_state(rows) for period in self.periods)
+        return tuple(period.sublayers[0].mixer.init_state(rows) for period in self.blocks)
 
     @torch.no_grad()
     def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Tensor:

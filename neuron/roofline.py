@@ -198,7 +198,7 @@ def shape_of(config: ModelConfig, length: int) -> Shape:
 def model_of(size: str) -> ModelConfig:
     """The paper's model of a size, widths solved."""
     overlays = [f"experiments/paper/shared/{size}.gin", "experiments/paper/shared/text.gin"]
-    loaded, _ = experiment.load("experiments/text/bmojo.gin", overlays=overlays)
+    loaded, _ = experiment.load("experiments/text.gin", overlays=overlays)
     solved = describe(loaded.model).config
     return dataclasses.replace(solved, vocab_size=VOCABULARY)
 
@@ -255,18 +255,18 @@ def row(size: str, length: int, target: Target, ratios: dict[str, float]) -> str
     layer = shape_of(config, length).parts()
     head = list(product("head", (length, config.d_model, config.vocab_size), 1))
     alone = sum(least(part, target) for part in layer)
-    whole = config.periods * alone + sum(least(part, target) for part in head)
+    whole = config.num_blocks * alone + sum(least(part, target) for part in head)
     kernels: dict[str, float] = {}
     for part in layer:
         kernel = part.name.removesuffix("_backward")
         kernels[kernel] = kernels.get(kernel, 0.0) + least(part, target)
     largest = max(kernels, key=lambda kernel: kernels[kernel])
-    all_parts = [dataclasses.replace(p, times=p.times * config.periods) for p in layer] + head
+    all_parts = [dataclasses.replace(p, times=p.times * config.num_blocks) for p in layer] + head
     busiest, together = overlapped(all_parts, target)
     taken = "-"
     if ratios:
         more = sum((ratios.get(p.name, 1.0) - 1) * least(p, target) for p in layer)
-        taken = f"{(whole + config.periods * more) * 1e3:,.1f}"
+        taken = f"{(whole + config.num_blocks * more) * 1e3:,.1f}"
     return (
         f"| {size} | {length:,} | {target.device} | {alone * 1e3:.2f} | "
         f"{largest} {kernels[largest] / alone:.0%} | {whole * 1e3:,.1f} | {together * 1e3:,.1f} | "

@@ -49,7 +49,7 @@ def sources(model: nn.Module) -> dict[str, Source]:
             other = {nn.Embedding: "embedding", Projection: "kernel"}.get(type(module), leaf)
             path = owner.split(".") if owner else []
             period = None
-            if isinstance(model, Model) and path[:1] == ["periods"]:
+            if isinstance(model, Model) and path[:1] == ["blocks"]:
                 period = int(path.pop(1))
             found[name] = Source(".".join([*path, other]), period, turned)
     return found
@@ -121,22 +121,12 @@ def load_run(
       bmojo.errors.UserError: there is no run or no such checkpoint.
       ValueError: the model has an option without a kernel.
     """
-    from flax import nnx
-
-    from bmojo.experiment import load
-    from bmojo.model import Model as Original
     from bmojo.model import solve_widths
-    from bmojo.training.checkpoints import restore_parameters
-    from bmojo.training.parameters import outline
-    from bmojo.training.run_dir import RunDir, RunError
+    from bmojo.runs import open_run
 
-    run = RunDir(run_dir)
-    if not run.config.is_file():
-        raise RunError(f"{run.path}: no run is here (no config.gin); train one with bmojo train")
-    config = solve_widths(load(run.config)[0].model)
-    model = Model(stack_config(config), implementation)
-    _, expected = outline(lambda: Original(config, rngs=nnx.Rngs(0)))
-    load_parameters(model, restore_parameters(run.checkpoints, expected, step)[1])
+    run = open_run(run_dir, step)
+    model = Model(stack_config(solve_widths(run.experiment.model)), implementation)
+    load_parameters(model, run.parameters)
     return model
 
 

@@ -3,12 +3,11 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and compute little.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-)
 
 from bmojo.cache import cache_directory  # noqa: E402
+from tests.xla_flags import QUICK_TO_COMPILE  # noqa: E402
+
+os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 
 # Kernels are compiled once for all tests, those with caches of their own too.
 os.environ.setdefault("BMOJO_NATIVE_DIR", str(cache_directory() / "native"))
@@ -28,7 +27,10 @@ register_dataclass = jax.tree_util.register_dataclass
 
 
 def _register_dataclass(cls, *fields, **options):
-    """Let JAX rebuild states with placeholders, which no array annotation would accept."""
+    """Let JAX rebuild states with placeholders, which no array annotation would accept.
+
+    ``tests/test_registered_states.py`` uses the real function.
+    """
     if fields or options or not cls.__module__.startswith("bmojo"):
         return register_dataclass(cls, *fields, **options)
     known = [f.name for f in dataclasses.fields(cls) if f.metadata.get("static")]

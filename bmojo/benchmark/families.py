@@ -11,15 +11,14 @@ import numpy as np
 
 from bmojo.benchmark import plain
 from bmojo.errors import UserError, suggestion
-from bmojo.ops import reference
-from bmojo.ops.attention import Slots
-from bmojo.ops.blocked_attention import causal_attention, memory_attention
+from bmojo.ops import attention_native, reference
+from bmojo.ops.attention_xla import causal_attention, memory_attention
 from bmojo.ops.convolution import causal_convolution
-from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
-from bmojo.ops.native import attention as native
+from bmojo.ops.masks import Slots
 from bmojo.ops.native import library
 from bmojo.ops.recurrence import IMPLEMENTATIONS, selective_scan
+from bmojo.ops.selection import EMPTY, running_sets
 from bmojo.ops.ssd import CHUNK_SIZE, ssd
 from bmojo.types import Array
 
@@ -186,7 +185,7 @@ def _attention(sizes: Sizes, rng: np.random.Generator) -> Family:
 
     forms = {"causal_attention (in blocks)": causal_attention}
     if library.unfit() is None:
-        forms["causal_attention, native"] = native.causal_attention
+        forms["causal_attention, native"] = attention_native.causal_attention
     return Family(
         "causal attention",
         (_heads(sizes, rng), _heads(sizes, rng), _heads(sizes, rng)),
@@ -233,13 +232,13 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
         held = Slots(
             slots(faded_k, k),
             slots(faded_v, v),
-            jnp.broadcast_to(jnp.asarray(distance, jnp.int32), (batch, *distance.shape)),
+            jnp.asarray(np.broadcast_to(distance[:, None], (batch, *distance[:, None].shape))),
         )
         return look(q, k, v, empty, empty, segment_pos, window=window, slots=held)
 
     forms = {"memory_attention": memory_attention}
     if library.unfit() is None:
-        forms["memory_attention, native"] = native.memory_attention
+        forms["memory_attention, native"] = attention_native.memory_attention
     sees = _memory_mask(length, window, fading, eidetic, missing)
 
     def every(q: Array, k: Array, v: Array, faded_k: Array, faded_v: Array) -> Array:

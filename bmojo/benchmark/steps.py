@@ -13,7 +13,7 @@ from bmojo.benchmark.cases import Case, Check, difference, limit
 from bmojo.benchmark.models import Chosen, draw
 from bmojo.benchmark.program import Program, compiled
 from bmojo.layers.protocol import State
-from bmojo.model import Period
+from bmojo.model import Block
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import Structure, outline, split
@@ -46,7 +46,7 @@ class Training:
     ) -> None:
         self.structure, self._parameters = draw(chosen, seed)
         config = OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup=0.0)
-        optimizer = make_optimizer(config, 1, self.structure.names)
+        optimizer = make_optimizer(config, 1, self.structure.groups)
         self._optimizer = jax.jit(optimizer.init)(self._parameters)
         rng = np.random.default_rng(seed)
         tokens = rng.integers(0, chosen.config.vocab_size, (batch, length + 1), np.int32)
@@ -146,8 +146,8 @@ def layer_cases(
 def _layer(chosen: Chosen, batch: int, length: int, baseline: str | None) -> tuple[Case, Check]:
     config = chosen.config
 
-    def make() -> Period:
-        return Period(config, rngs=nnx.Rngs(0))
+    def make() -> Block:
+        return Block(config, rngs=nnx.Rngs(0))
 
     structure = outline(make)[0]
     parameters = jax.jit(lambda: split(make())[1])()

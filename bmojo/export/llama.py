@@ -89,7 +89,7 @@ def huggingface_parameters(
     pairs = len(config.pattern) // 2
     for layer in range(config.n_layers):
         period, pair = divmod(layer, pairs)
-        ours = [f"periods.sublayers.{2 * pair + half}" for half in (0, 1)]
+        ours = [f"blocks.sublayers.{2 * pair + half}" for half in (0, 1)]
         theirs = f"model.layers.{layer}"
         found[f"{theirs}.input_layernorm.weight"] = arrays[f"{ours[0]}.norm.scale"][period]
         found[f"{theirs}.post_attention_layernorm.weight"] = arrays[f"{ours[1]}.norm.scale"][period]
@@ -128,7 +128,7 @@ def _attention(config: ModelConfig) -> AttentionConfig:
 
 def _width(config: ModelConfig, parameters: Mapping[str, Any]) -> int:
     """Hidden width of the MLPs, which is one number there."""
-    names = [f"periods.sublayers.{i}.mixer.down_proj.kernel" for i in range(len(config.pattern))]
+    names = [f"blocks.sublayers.{i}.mixer.down_proj.kernel" for i in range(len(config.pattern))]
     widths = {parameters[name].shape[1] for name in names[1::2]}
     if len(widths) > 1:
         raise _refusal(f"MLPs of the widths {' and '.join(map(str, sorted(widths)))}")

@@ -1,21 +1,25 @@
 """Attention as a mixer: over the whole past, or over a sliding window."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers import kernels
 from bmojo.layers.heads import Heads, KeyValues, check_heads
-from bmojo.layers.protocol import SequenceShard
-from bmojo.layers.sight import Sight
-from bmojo.layers.time_sharding import UNSHARDED, TimeContext, open_context
-from bmojo.layers.trace import Trace
-from bmojo.ops.attention import causal_spread, rotate, spread_view
-from bmojo.ops.attention_choice import Implementation, check_implementation
-from bmojo.ops.convolution import next_tail
-from bmojo.ops.positions import Positions, TokenPositions
+from bmojo.layers.protocol import Aux, AuxRequest, SequenceShard
+from bmojo.ops.attention_mass import causal_mass, memory_mass
+from bmojo.ops.masks import memory_keys
+from bmojo.ops.memory_attention import (
+    IMPLEMENTATIONS,
+    Implementation,
+    causal_attention,
+    memory_attention,
+)
+from bmojo.ops.positions import Positions, TokenPositions, next_tail
+from bmojo.ops.rotary import rotate
+from bmojo.ops.time_sharding import TimeContext, open_context
 from bmojo.types import Array, DType, Float, Int
 
 NOWHERE = 2**30
@@ -33,8 +37,9 @@ class AttentionConfig:
       rope: rotary position embedding.
       rope_theta: its base.
       max_length: tokens that the state of full attention holds where nobody asks for more.
-      attention_implementation: 'auto', 'xla' or 'pallas'; see
-        :mod:`bmojo.ops.attention_choice`.
+      attention_implementation: 'auto' (the fastest here), 'xla' (any device), 'native' (C++
+        kernels for CPUs) or 'pallas' (kernels for TPUs and GPUs); see
+        :mod:`bmojo.ops.memory_attention`.
     """
 
     n_heads: int = 4
@@ -46,7 +51,7 @@ class AttentionConfig:
     attention_implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
-        check_implementation(self.attention_implementation, "attention_implementation")
+        IMPLEMENTATIONS.check(self.attention_implementation)
         check_heads(self.n_heads, self.n_kv_heads)
         if self.window is not None and self.window < 1:
             raise ValueError(
@@ -57,11 +62,22 @@ class AttentionConfig:
         if self.rope_theta <= 0:
             raise ValueError(f"rope_theta: must be positive, got {self.rope_theta}")
 
+    @property
+    def implementations(self) -> dict[str, str]:
+        """The implementation of the attention on this machine."""
+        return {"attention": IMPLEMENTATIONS.describe(self.attention_implementation)}
+
     def make(
-        self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+        self,
+        d_model: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
     ) -> "Attention":
         """Make the mixer."""
-        return Attention(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+        return Attention(d_model, self, **options)
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +86,7 @@ class AttentionState:
     """Keys and values of the past.
 
     Attributes:
-      positions: position of each row.
+      positions: of each row.
       past: with a window, the last W - 1 tokens in order of time; without, ``capacity``
         places of which the first ``positions.position`` are taken.
     """
@@ -111,85 +127,67 @@ class Attention(nnx.Module):
         state: AttentionState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L D"], AttentionState]:
+        aux: AuxRequest | None = None,
+    ) -> Any:
         """Attend; see :class:`bmojo.layers.protocol.Mixer`.
 
         Outputs beyond the capacity of a full attention's state are NaN: the tokens no longer
         fit, and a wrong number must not look right.
         """
-        fresh = state is None
-        context, state = open_context(state, lengths)
-        reach = None
-        if state is None:
-            reach = context.size * u.shape[1]
-            state = self.init_state(u.shape[0], max(reach, self.config.max_length))
-        span, q, new, seen, after = self._project(u, state, segment_ids, lengths, context)
-        if self.config.window is not None:
-            sight = self._sight(new, seen, span)
-            mixed = kernels.attend(q, sight, self.config.attention_implementation)
-        elif fresh:
-            name = self.config.attention_implementation
-            mixed = kernels.attend_causally(q, new.k, new.v, span.segment_pos, name)
-        else:
-            k, v = seen.k[:, :reach], seen.v[:, :reach]  # no further, where nothing came before
-            name = self.config.attention_implementation
-            mixed = kernels.attend_causally(q, k, v, span.segment_pos, name, span.position)
-            full = span.position >= seen.k.shape[1]
-            mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
-        return self.heads.output(mixed), after
+        config, first = self.config, state is None
+        reach = u.shape[1] * (state.size if isinstance(state, SequenceShard) else 1)
 
-    def trace(
-        self,
-        u: Float[Array, "B L D"],
-        state: AttentionState,
-        lengths: Int[Array, "B"] | None = None,
-        *,
-        bins: int,
-    ) -> Trace:
-        """What a call would look at; see :class:`bmojo.layers.trace.Trace`."""
-        span, q, new, seen, _ = self._project(u, state, None, lengths, UNSHARDED)
-        if self.config.window is not None:
-            spread = spread_view(q, self._sight(new, seen, span).view(), bins)
-        else:
-            spread = causal_spread(q, seen.k, span.segment_pos, span.position, bins)
-        rows, length = span.position.shape
-        nothing = jnp.zeros((rows, length, 0), jnp.int32)
-        return Trace(spread, nothing, jnp.zeros((rows, 0), spread.dtype))
+        def empty(rows: int) -> AttentionState:
+            return self.init_state(rows, max(reach, config.max_length))
 
-    def _project(
-        self,
-        u: Array,
-        state: AttentionState,
-        segment_ids: Array | None,
-        lengths: Array | None,
-        context: TimeContext,
-    ) -> tuple[TokenPositions, Array, KeyValues, KeyValues, AttentionState]:
-        """Where the tokens are, their queries, keys and values, other keys, and the next state.
-
-        The other keys are those of the window's tokens before these, or, without a window,
-        of all tokens by position.
-        """
-        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
+        context, before, tokens, positions = open_context(empty, state, u, segment_ids, lengths)
         q, new = self.heads.queries(u), self.heads.key_values(u)
-        if self.config.rope:
-            q = rotate(q, span.segment_pos, self.config.rope_theta)
-            new = KeyValues(rotate(new.k, span.segment_pos, self.config.rope_theta), new.v)
-        if self.config.window is None:
-            where = span.position
-            if span.valid is not None:
-                where = jnp.where(span.valid, where, NOWHERE)
-            where, every = context.gather((where, new))
-            write = _write if context.size == 1 else _write_run
-            seen = jax.tree.map(lambda old, x: write(old, x, where), state.past, every)
-            return span, q, new, seen, AttentionState(context.last(positions), seen)
-        seen = context.tail(state.past, new)
-        after = jax.tree.map(lambda tail, x: next_tail(tail, x, lengths), seen, new)
-        return span, q, new, seen, context.last(AttentionState(positions, after))
+        if config.rope:
+            q = rotate(q, tokens.segment_pos, config.rope_theta)
+            new = KeyValues(rotate(new.k, tokens.segment_pos, config.rope_theta), new.v)
 
-    def _sight(self, new: KeyValues, tail: KeyValues, span: TokenPositions) -> Sight:
-        """What the window shows."""
-        assert self.config.window is not None
-        return Sight(self.config.window, new, tail, span.segment_pos)
+        implementation = config.attention_implementation
+        if config.window is not None:
+            tail = context.tail(before.past, new)
+            after = context.last(AttentionState(positions, next_tail(tail, new, lengths)))
+            operands = (new.k, new.v, tail.k, tail.v, tokens.segment_pos)
+            mixed = memory_attention(
+                q, *operands, window=config.window, implementation=implementation
+            )
+        else:
+            past = self._written(before.past, new, tokens, context)
+            after = AttentionState(context.last(positions), past)
+            if first:
+                k, v, position = new.k, new.v, None
+            else:
+                end = reach if context.first else None  # nothing lies further
+                k, v, position = past.k[:, :end], past.v[:, :end], tokens.position
+            mixed = causal_attention(q, k, v, tokens.segment_pos, position, implementation)
+            if not first:
+                full = tokens.position >= past.k.shape[1]
+                mixed = jnp.where(full[..., None, None], jnp.nan, mixed)
+        out = self.heads.output(mixed)
+        if aux is None:
+            return out, after
+        found = Aux(q, new.k, new.v) if aux.entries else Aux()
+        if aux.bins and config.window is not None:
+            keys = memory_keys(*operands, window=config.window)
+            found = dataclasses.replace(found, mass=memory_mass(q, keys, aux.bins))
+        elif aux.bins:
+            mass = causal_mass(q, past.k, tokens.segment_pos, tokens.position, aux.bins)
+            found = dataclasses.replace(found, mass=mass)
+        return out, after, found
+
+    def _written(
+        self, past: KeyValues, new: KeyValues, tokens: TokenPositions, context: TimeContext
+    ) -> KeyValues:
+        """Keys and values of all tokens by position, those of the call among them."""
+        where = tokens.position
+        if tokens.valid is not None:
+            where = jnp.where(tokens.valid, where, NOWHERE)
+        where, every = context.gather((where, new))
+        write = _write if context.size == 1 else _write_run
+        return jax.tree.map(lambda old, x: write(old, x, where), past, every)
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> AttentionState:
         """Nothing seen: W - 1 empty places, or ``capacity`` (default max_length) without window."""

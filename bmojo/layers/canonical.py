@@ -1,26 +1,24 @@
 """A fading memory in controllable canonical form: one that can oscillate."""
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.axes import Names, constrain, project
-from bmojo.layers.protocol import SequenceShard
+from bmojo.layers.projection import project
+from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
 from bmojo.layers.selective_ssm import init_dt_bias
 from bmojo.layers.short_convolution import ShortConvolution
-from bmojo.layers.time_sharding import open_context
+from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
 from bmojo.ops.collectives import compose_matrices
 from bmojo.ops.companion import companion_scan, expand_polynomial
-from bmojo.ops.convolution import next_tail
-from bmojo.ops.positions import Positions
-from bmojo.ops.recurrence import Loop, check_implementation, resolve
+from bmojo.ops.positions import Positions, next_tail
+from bmojo.ops.recurrence import COMPANION, Loop
+from bmojo.ops.time_sharding import open_context
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
@@ -47,9 +45,7 @@ class CanonicalSSMConfig:
     dt_max: float = 0.1
     implementation: Loop = "auto"
 
-    resolve: ClassVar[Callable[[str], str]] = staticmethod(
-        functools.partial(resolve, kernels=False)
-    )
+    free_width: ClassVar[str] = "d_inner"
 
     def __post_init__(self) -> None:
         if self.order not in (2, 3, 4):
@@ -62,13 +58,24 @@ class CanonicalSSMConfig:
             raise ValueError(
                 f"dt_min: must be positive and at most dt_max = {self.dt_max}, got {self.dt_min}"
             )
-        check_implementation(self.implementation, kernels=False)
+        COMPANION.check(self.implementation)
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """The implementation of the scan on this machine."""
+        return {"CanonicalSSM scan": COMPANION.describe(self.implementation)}
 
     def make(
-        self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+        self,
+        d_model: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
     ) -> "CanonicalSSM":
         """Make the mixer."""
-        return CanonicalSSM(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+        return CanonicalSSM(d_model, self, **options)
 
 
 @jax.tree_util.register_dataclass
@@ -105,6 +112,8 @@ class CanonicalSSM(nnx.Module):
     See :class:`bmojo.layers.protocol.Mixer`.
     """
 
+    groups: ClassVar[dict[str, str]] = {"": "ssm"}
+    undecayed: ClassVar[tuple[str, ...]] = ("dt_bias", "A_log", "theta", "D")
     axes: ClassVar[dict[str, Names]] = {
         "in_proj.kernel": ("embed", "inner"),
         "x_proj.kernel": ("inner", None),
@@ -161,22 +170,17 @@ class CanonicalSSM(nnx.Module):
         state: CanonicalSSMState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L D"], CanonicalSSMState]:
+        aux: AuxRequest | None = None,
+    ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
-        fresh = state is None
-        context, state = open_context(state, lengths)
-        if state is None:
-            state = self.init_state(u.shape[0])
-        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
+        context, before, tokens, positions = open_context(
+            self.init_state, state, u, segment_ids, lengths
+        )
         wide = at_least_float32(self.dtype)
         rank, order = self.dt_rank, self.config.order
 
         x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        before = context.tail(state.tail, x)
-        tail = next_tail(before, x, lengths)
-        # Before the first token of all, the tail holds the zeros that segment_pos would put there.
-        segment_pos = None if fresh and span.start is None else span.segment_pos
-        x = jax.nn.silu(self.conv(x, before, segment_pos))
+        x, tail = self.conv(x, before.tail, tokens, lengths, context)
 
         dt, b, c = jnp.split(self.x_proj(x), [rank, rank + 1], axis=-1)
         dt = constrain(self.dt_proj(dt), "batch", None, "inner")
@@ -186,32 +190,36 @@ class CanonicalSSM(nnx.Module):
         theta = self.theta[...].astype(wide)
 
         forcing = peak_gain(theta, order, exponent) * b.astype(wide) * x.astype(wide)
-        radii = context.tail(state.radius, radius)
+        radii = context.tail(before.radius, radius)
         a = varying_coefficients(unit_coefficients(theta, order), radius, radii)
 
         def scan(cell: Array, forcing: Array = forcing) -> tuple[Array, Array]:
             return companion_scan(
-                forcing, a, cell, span.start, span.valid, self.config.implementation
+                forcing, a, cell, tokens.start, tokens.valid, self.config.implementation
             )
 
-        one = jnp.broadcast_to(jnp.eye(order, dtype=wide), (*state.cell.shape, order))
+        one = jnp.broadcast_to(jnp.eye(order, dtype=wide), (*before.cell.shape, order))
 
         def whole() -> tuple[Array, Array]:
             none = jnp.zeros_like(forcing)
             # Column j of the transition is where the j-th unit vector ends up.
             matrix = jax.vmap(lambda cell: scan(cell, none)[1], -1, -1)(one)
-            return matrix, scan(jnp.zeros_like(state.cell))[1]
+            return matrix, scan(jnp.zeros_like(before.cell))[1]
 
-        _, cell = context.scan(compose_matrices, (one, state.cell), whole)
+        _, cell = context.scan(compose_matrices, (one, before.cell), whole)
         z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
         y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(gate)
         out = self.out_proj(y).astype(u.dtype)
         after = next_tail(radii, radius, lengths)
-        return out, context.last(
-            CanonicalSSMState(positions=positions, tail=tail, cell=cell, radius=after)
-        )
+        last = CanonicalSSMState(positions=positions, tail=tail, cell=cell, radius=after)
+        return with_aux(aux, out, context.last(last))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The inner width."""
+        return {"d_inner": self.d_inner}
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> CanonicalSSMState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""

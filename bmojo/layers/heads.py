@@ -1,15 +1,20 @@
-"""Queries, keys, values and output of an attention: what its mixers have in common."""
+"""Heads: the projections of an attention, and the tokens that B'MOJO's are made from."""
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.axes import Names, constrain
-from bmojo.layers.gradient_barrier import gradient_barrier
-from bmojo.types import Array, DType, Float
+from bmojo.ops.axes import RULES, Names, constrain
+from bmojo.ops.convolution import causal_convolution
+from bmojo.ops.native import library
+from bmojo.ops.time_sharding import TimeContext
+from bmojo.types import Array, DType, Float, Int
+
+TOKEN_TAPS = 4
+"""Taps of the convolution of ``tokens='conv'``."""
 
 
 @jax.tree_util.register_dataclass
@@ -29,9 +34,31 @@ def check_heads(n_heads: int, n_kv_heads: int | None) -> None:
         raise ValueError(f"n_kv_heads: must divide n_heads = {n_heads}, got {n_kv_heads}")
 
 
+@jax.custom_vjp
+def gradient_barrier(x: tuple[Array, ...]) -> tuple[Array, ...]:
+    """``x``, whose gradients are summed before anything else is done with them.
+
+    XLA's CPU compiler joins the sum of two gradients to the transpose that the product behind it
+    needs, and then reads both of them across memory, several times as slowly. A kernel that does
+    nothing stands between, where there are kernels and no mesh; XLA's own barrier is gone by the
+    time that its compiler joins loops. Derivatives of first order in reverse mode only.
+    """
+    return x
+
+
+def _summed(_: None, grads: tuple[Array, ...]) -> tuple[tuple[Array, ...]]:
+    if RULES.get() is None and library.unfit() is None:
+        grads = tuple(map(library.copy, grads))
+    return (grads,)
+
+
+gradient_barrier.defvjp(lambda x: (x, None), _summed)
+
+
 class Heads(nnx.Module):
     """The projections of grouped-query attention (arXiv 2305.13245)."""
 
+    groups: ClassVar[dict[str, str]] = {"": "attention"}
     axes: ClassVar[dict[str, Names]] = {
         "q_proj.kernel": ("embed", "heads"),
         "k_proj.kernel": ("embed", "kv_heads"),
@@ -73,11 +100,7 @@ class Heads(nnx.Module):
 
     def key_values(self, u: Float[Array, "*rest D"]) -> KeyValues:
         """W_k u and W_v u, cut into heads."""
-        k, v = self.k_proj(u), self.v_proj(u)
-        return self.cut_key_values(gradient_barrier(k), gradient_barrier(v))
-
-    def cut_key_values(self, k: Float[Array, "*rest D"], v: Float[Array, "*rest D"]) -> KeyValues:
-        """Projected keys and values, cut into heads."""
+        k, v = gradient_barrier((self.k_proj(u), self.v_proj(u)))
         return KeyValues(*(self._cut(x, self.n_kv_heads, "kv_heads") for x in (k, v)))
 
     def output(self, mixed: Float[Array, "*rest H P"]) -> Float[Array, "*rest D"]:
@@ -86,6 +109,8 @@ class Heads(nnx.Module):
 
     def _cut(self, x: Array, heads: int, name: str) -> Array:
         x = x.reshape(*x.shape[:-1], heads, self.d_head)
+        if RULES.get() is None:
+            return x
         return constrain(x, "batch", *(None,) * (x.ndim - 3), name, None)
 
     def empty(self, batch_size: int, places: int) -> KeyValues:
@@ -96,3 +121,89 @@ class Heads(nnx.Module):
     def projection_flops(self) -> float:
         """Forward operations per token of the four projections."""
         return 4.0 * self.d_model * (self.d_model + self.n_kv_heads * self.d_head)
+
+
+class MemoryHeads(Heads):
+    """The heads of B'MOJO: keys and values of contextualised tokens and of fading slots.
+
+    Attributes:
+      reach: inputs before the call that its tokens are made from.
+    """
+
+    groups: ClassVar[dict[str, str]] = {"conv_kernel": "ssm", "": "attention"}
+    axes: ClassVar[dict[str, Names]] = {
+        **Heads.axes,
+        "fading_k_proj.kernel": ("embed", "kv_heads"),
+        "fading_v_proj.kernel": ("embed", "kv_heads"),
+        "conv_kernel": (None, "embed"),
+    }
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int | None,
+        *,
+        tokens: Literal["ssm", "conv", "input"],
+        own_fading: bool,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Make the projections.
+
+        Args:
+          d_model: width of inputs and outputs.
+          n_heads: query heads.
+          n_kv_heads: key-value heads; None: as many.
+          tokens: the tokens that keys and values are made from; see :meth:`contextualise`.
+          own_fading: fading slots have key and value projections of their own.
+          rngs: source of the initial parameters.
+          dtype: of the computation.
+          param_dtype: of the parameters.
+        """
+        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        super().__init__(d_model, n_heads, n_kv_heads, **options)
+        self.tokens = tokens
+        self.reach = TOKEN_TAPS - 1 if tokens == "conv" else 0
+        if own_fading:
+            d_kv = self.n_kv_heads * self.d_head
+            self.fading_k_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
+            self.fading_v_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
+        if tokens == "conv":
+            draw = jax.random.uniform(
+                rngs.params(), (TOKEN_TAPS, d_model), param_dtype, minval=-1.0, maxval=1.0
+            )
+            self.conv_kernel = nnx.Param(draw * TOKEN_TAPS**-0.5)
+
+    def contextualised(
+        self,
+        u: Float[Array, "B L D"],
+        y: Float[Array, "B L D"],
+        inputs: Float[Array, "B T D"],
+        segment_pos: Int[Array, "B L"],
+        context: TimeContext,
+    ) -> tuple[Float[Array, "B L H P"], KeyValues, Float[Array, "B T D"]]:
+        """Queries of u, and keys and values of contextualised tokens: u + y, u + conv(u) or u.
+
+        Args:
+          u: inputs.
+          y: outputs of the fading memory.
+          inputs: those before the tokens of all devices, for the convolution.
+          segment_pos: tokens of the same document before each token.
+          context: the devices that the sequence is cut over.
+
+        Returns:
+          Queries, keys and values, and the inputs before this device's tokens.
+        """
+        tokens = u + y if self.tokens == "ssm" else u
+        if self.tokens == "conv":
+            inputs = context.tail(inputs, u)
+            kernel = self.conv_kernel[...].astype(u.dtype)
+            tokens = u + causal_convolution(u, kernel, inputs, segment_pos)
+        return self.queries(u), self.key_values(tokens), inputs
+
+    def fading_key_values(self, y: Float[Array, "*rest D"]) -> KeyValues:
+        """Keys and values of outputs of the fading memory by projections of their own."""
+        projected = self.fading_k_proj(y), self.fading_v_proj(y)
+        return KeyValues(*(self._cut(x, self.n_kv_heads, "kv_heads") for x in projected))

@@ -1,13 +1,15 @@
 """SwiGLU, the sublayer without memory."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.axes import Names, project
-from bmojo.layers.protocol import SequenceShard
+from bmojo.layers.projection import project
+from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
+from bmojo.ops.axes import Names
 from bmojo.types import Array, DType, Float, Int
 
 
@@ -21,14 +23,24 @@ class MLPConfig:
 
     d_ff: int | None = None
 
+    free_width: ClassVar[str] = "d_ff"
+
     def __post_init__(self) -> None:
         if self.d_ff is not None and self.d_ff < 1:
             raise ValueError(f"d_ff: must be at least 1, got {self.d_ff}")
 
-    def make(self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType) -> "MLP":
+    def make(
+        self,
+        d_model: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
+    ) -> "MLP":
         """Make the sublayer."""
         d_ff = self.d_ff or max(8, round(8 * d_model / 3 / 8) * 8)
-        return MLP(d_model, d_ff, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+        return MLP(d_model, d_ff, **options)
 
 
 class MLP(nnx.Module):
@@ -54,10 +66,16 @@ class MLP(nnx.Module):
         state: tuple[()] | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L D"], tuple[()]]:
+        aux: AuxRequest | None = None,
+    ) -> Any:
         """Transform each token by itself."""
         gate, up = project(self.up_proj, u, (self.d_ff,), ("mlp", "mlp"))
-        return self.down_proj(jax.nn.silu(gate) * up), ()
+        return with_aux(aux, self.down_proj(jax.nn.silu(gate) * up), ())
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The inner width."""
+        return {"d_ff": self.d_ff}
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> tuple[()]:
         """Nothing is remembered."""

@@ -1,5 +1,7 @@
 """RMS normalization."""
 
+from typing import ClassVar
+
 from flax import nnx
 
 from bmojo.types import Array, Float
@@ -7,6 +9,8 @@ from bmojo.types import Array, Float
 
 class RMSNorm(nnx.RMSNorm):
     """That of Flax (arXiv 1910.07467)."""
+
+    undecayed: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Divide by the root mean square of the channels and scale."""

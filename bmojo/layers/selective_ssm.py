@@ -2,23 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers import kernels
-from bmojo.layers.axes import Names, constrain, project
-from bmojo.layers.protocol import SequenceShard
+from bmojo.layers.projection import project
+from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
 from bmojo.layers.short_convolution import ShortConvolution
-from bmojo.layers.time_sharding import open_context
+from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
 from bmojo.ops.collectives import compose, surviving
-from bmojo.ops.convolution import next_tail
 from bmojo.ops.positions import Positions
-from bmojo.ops.recurrence import Implementation, check_implementation, resolve
+from bmojo.ops.recurrence import SELECTIVE, Implementation, selective_scan
+from bmojo.ops.time_sharding import open_context
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
@@ -46,7 +44,7 @@ class SelectiveSSMConfig:
     implementation: Implementation = "auto"
     d_inner: int | None = None
 
-    resolve: ClassVar[Callable[[str], str]] = staticmethod(resolve)
+    free_width: ClassVar[str] = "d_inner"
 
     def __post_init__(self) -> None:
         for field in ("d_state", "d_conv", "expand", "dt_rank", "d_inner"):
@@ -57,13 +55,24 @@ class SelectiveSSMConfig:
             raise ValueError(
                 f"dt_min: must be positive and at most dt_max = {self.dt_max}, got {self.dt_min}"
             )
-        check_implementation(self.implementation)
+        SELECTIVE.check(self.implementation)
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """The implementation of the scan on this machine."""
+        return {"SelectiveSSM scan": SELECTIVE.describe(self.implementation)}
 
     def make(
-        self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
+        self,
+        d_model: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
     ) -> "SelectiveSSM":
         """Make the mixer."""
-        return SelectiveSSM(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+        return SelectiveSSM(d_model, self, **options)
 
 
 @jax.tree_util.register_dataclass
@@ -90,6 +99,8 @@ class SelectiveSSM(nnx.Module):
     and dt are computed in float32 at least. See :class:`bmojo.layers.protocol.Mixer`.
     """
 
+    groups: ClassVar[dict[str, str]] = {"": "ssm"}
+    undecayed: ClassVar[tuple[str, ...]] = ("dt_bias", "A_log", "D")
     axes: ClassVar[dict[str, Names]] = {
         "in_proj.kernel": ("embed", "inner"),
         "x_proj.kernel": ("inner", None),
@@ -140,43 +151,44 @@ class SelectiveSSM(nnx.Module):
         state: SelectiveSSMState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L D"], SelectiveSSMState]:
+        aux: AuxRequest | None = None,
+    ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
-        fresh = state is None
-        context, state = open_context(state, lengths)
-        if state is None:
-            state = self.init_state(u.shape[0])
-        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
+        context, before, tokens, positions = open_context(
+            self.init_state, state, u, segment_ids, lengths
+        )
         wide = at_least_float32(self.dtype)
 
         x, z = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        before = context.tail(state.tail, x)
-        tail = next_tail(before, x, lengths)
-        # Before the first token of all, the tail holds the zeros that segment_pos would put there.
-        segment_pos = None if fresh and span.start is None else span.segment_pos
-        x = jax.nn.silu(self.conv(x, before, segment_pos))
+        x, tail = self.conv(x, before.tail, tokens, lengths, context)
 
         dt, B, C = jnp.split(
             self.x_proj(x), [self.dt_rank, self.dt_rank + self.config.d_state], axis=-1
         )
         dt = constrain(self.dt_proj(dt), "batch", None, "inner")
         dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
-        if span.valid is not None:
-            dt = jnp.where(span.valid[..., None], dt, 0)
+        if tokens.valid is not None:
+            dt = jnp.where(tokens.valid[..., None], dt, 0)
         A = -jnp.exp(self.A_log[...].astype(wide))
 
         def scan(hidden: Array) -> tuple[Array, Array]:
-            return kernels.scan(x, dt, A, B, C, hidden, span.start, self.config.implementation)
+            return selective_scan(x, dt, A, B, C, hidden, tokens.start, self.config.implementation)
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1)[..., None] * A)
-            return surviving(decay, span.start), scan(jnp.zeros_like(state.hidden))[1]
+            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
 
-        _, hidden = context.scan(compose, (jnp.ones_like(state.hidden), state.hidden), whole)
+        _, hidden = context.scan(compose, (jnp.ones_like(before.hidden), before.hidden), whole)
         y, hidden = scan(hidden)
         y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(z)
         out = self.out_proj(y).astype(u.dtype)
-        return out, context.last(SelectiveSSMState(positions=positions, tail=tail, hidden=hidden))
+        after = SelectiveSSMState(positions=positions, tail=tail, hidden=hidden)
+        return with_aux(aux, out, context.last(after))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The inner width."""
+        return {"d_inner": self.d_inner}
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> SelectiveSSMState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""

@@ -1,25 +1,23 @@
 """Mamba-2's block: a state-space model with one decay per head, the fast fading memory."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers import kernels
-from bmojo.layers.axes import Names, constrain, project
 from bmojo.layers.norm import RMSNorm
-from bmojo.layers.protocol import SequenceShard
+from bmojo.layers.projection import project
+from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
 from bmojo.layers.selective_ssm import init_dt_bias
 from bmojo.layers.short_convolution import ShortConvolution
-from bmojo.layers.time_sharding import open_context
+from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
 from bmojo.ops.collectives import compose, surviving
-from bmojo.ops.convolution import next_tail
 from bmojo.ops.positions import Positions
-from bmojo.ops.ssd import Implementation, check_implementation, resolve
+from bmojo.ops.ssd import IMPLEMENTATIONS, Implementation, ssd
+from bmojo.ops.time_sharding import open_context
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 DT_MIN, DT_MAX = 1e-3, 0.1
@@ -48,7 +46,7 @@ class SSDConfig:
     d_inner: int | None = None
     implementation: Implementation = "auto"
 
-    resolve: ClassVar[Callable[[str], str]] = staticmethod(resolve)
+    free_width: ClassVar[str] = "d_inner"
 
     def __post_init__(self) -> None:
         for field in ("d_state", "d_conv", "expand", "n_heads", "chunk_size", "d_inner"):
@@ -57,11 +55,29 @@ class SSDConfig:
                 raise ValueError(f"{field}: must be at least 1, got {value}")
         if self.d_inner is not None and self.d_inner % self.n_heads:
             raise ValueError(f"n_heads: must divide d_inner = {self.d_inner}, got {self.n_heads}")
-        check_implementation(self.implementation)
+        IMPLEMENTATIONS.check(self.implementation)
 
-    def make(self, d_model: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType) -> "SSD":
+    @property
+    def width_multiple(self) -> int:
+        """The inner width is cut into heads."""
+        return self.n_heads
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """The implementation of the scan on this machine."""
+        return {"SSD scan": IMPLEMENTATIONS.describe(self.implementation)}
+
+    def make(
+        self,
+        d_model: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
+    ) -> "SSD":
         """Make the mixer."""
-        return SSD(d_model, self, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+        return SSD(d_model, self, **options)
 
 
 @jax.tree_util.register_dataclass
@@ -89,6 +105,10 @@ class SSD(nnx.Module):
     and dt are computed in float32 at least. See :class:`bmojo.layers.protocol.Mixer`.
     """
 
+    groups: ClassVar[dict[str, str]] = {
+        name: "ssm" for name in ("in_proj", "conv", "dt_bias", "A_log", "D", "out_proj")
+    }
+    undecayed: ClassVar[tuple[str, ...]] = ("dt_bias", "A_log", "D")
     axes: ClassVar[dict[str, Names]] = {
         "in_proj.kernel": ("embed", "inner"),
         "dt_bias": ("heads",),
@@ -138,49 +158,50 @@ class SSD(nnx.Module):
         state: SSDState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
-    ) -> tuple[Float[Array, "B L D"], SSDState]:
+        aux: AuxRequest | None = None,
+    ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
-        fresh = state is None
-        context, state = open_context(state, lengths)
-        if state is None:
-            state = self.init_state(u.shape[0])
-        span, positions = context.advance(state.positions, u.shape[1], segment_ids, lengths)
+        context, before, tokens, positions = open_context(
+            self.init_state, state, u, segment_ids, lengths
+        )
         wide = at_least_float32(self.dtype)
         width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
 
         sizes, names = (width, width + 2 * d_state), ("inner", None, "heads")
         z, convolved, dt = project(self.in_proj, u, sizes, names)
-        before = context.tail(state.tail, convolved)
-        tail = next_tail(before, convolved, lengths)
-        # Before the first token of all, the tail holds the zeros that segment_pos would put there.
-        segment_pos = None if fresh and span.start is None else span.segment_pos
-        convolved = jax.nn.silu(self.conv(convolved, before, segment_pos))
+        convolved, tail = self.conv(convolved, before.tail, tokens, lengths, context)
         x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
         x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
 
         dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
-        if span.valid is not None:
-            dt = jnp.where(span.valid[..., None], dt, 0)
+        if tokens.valid is not None:
+            dt = jnp.where(tokens.valid[..., None], dt, 0)
         A = -jnp.exp(self.A_log[...].astype(wide))
 
         def scan(hidden: Array) -> tuple[Array, Array]:
             config = self.config
-            return kernels.ssd(
-                x, dt, A, B, C, hidden, span.start, config.chunk_size, config.implementation
+            return ssd(
+                x, dt, A, B, C, hidden, tokens.start, config.chunk_size, config.implementation
             )
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1) * A)[..., None, None]
-            return surviving(decay, span.start), scan(jnp.zeros_like(state.hidden))[1]
+            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
 
-        one = jnp.ones((*state.hidden.shape[:2], 1, 1), wide)
-        _, hidden = context.scan(compose, (one, state.hidden), whole)
+        one = jnp.ones((*before.hidden.shape[:2], 1, 1), wide)
+        _, hidden = context.scan(compose, (one, before.hidden), whole)
         y, hidden = scan(hidden)
         skip = jnp.repeat(self.D[...].astype(x.dtype), width // heads)
         y = y.reshape(z.shape) + scale(x.reshape(z.shape), skip)
         y = self.norm(y * jax.nn.silu(z))
         out = self.out_proj(y).astype(u.dtype)
-        return out, context.last(SSDState(positions=positions, tail=tail, hidden=hidden))
+        after = SSDState(positions=positions, tail=tail, hidden=hidden)
+        return with_aux(aux, out, context.last(after))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The inner width."""
+        return {"d_inner": self.d_inner}
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> SSDState:
         """The state of rows that have seen nothing; ``capacity`` changes nothing."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Inexact
 
 from bmojo.ops import chunks
-from bmojo.ops.recurrence import resolve
+from bmojo.ops.recurrence import COMPANION
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 CHUNK_SIZES = {"associative": 64, "sequential": 32}
@@ -52,7 +52,7 @@ def companion_scan(
     Raises:
       ValueError: if there is no such implementation, or ``chunk_size`` is less than 1.
     """
-    name = resolve(implementation, kernels=False)
+    name = COMPANION.resolve(implementation)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: {chunk_size} is less than 1")
     wide = at_least_float32(x.dtype, a.dtype, state.dtype)

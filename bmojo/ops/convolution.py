@@ -1,4 +1,4 @@
-"""Causal short depthwise convolution, and the tails that carry it across calls."""
+"""Causal short depthwise convolution."""
 
 import jax.numpy as jnp
 
@@ -39,25 +39,3 @@ def causal_convolution(
             delayed = jnp.where((segment_pos >= lag)[..., None], delayed, 0)
         out = out + scale(delayed, kernel[lag])
     return out
-
-
-def next_tail(
-    tail: Float[Array, "B T *rest"],
-    x: Float[Array, "B L *rest"],
-    lengths: Int[Array, "B"] | None = None,
-) -> Float[Array, "B T *rest"]:
-    """The tail after a call: the last T entries of the rows' history.
-
-    Args:
-      tail: the T entries before the call.
-      x: the new entries.
-      lengths: how many of them count in each row; None: all.
-    """
-    size, length = tail.shape[1], x.shape[1]
-    if lengths is None and length >= size:
-        return x[:, length - size :].astype(tail.dtype)
-    past = jnp.concatenate([tail, x.astype(tail.dtype)], axis=1)
-    if lengths is None:
-        return past[:, length:]
-    index = lengths[:, None] + jnp.arange(size)
-    return jnp.take_along_axis(past, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)

@@ -1,9 +1,10 @@
-"""The loss of a large vocabulary, without its logits."""
+"""Cross-entropy of next tokens, from logits or, for large vocabularies, without them."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from bmojo.types import Array, Bool, Float, Int, at_least_float32
 
@@ -12,6 +13,25 @@ WORDS = 2048
 
 TOKENS = 512
 """Of a block of tokens."""
+
+
+def cross_entropy(
+    logits: Float[Array, "B L V"], answers: Int[Array, "B L"], cut: bool = False
+) -> tuple[Float[Array, "B L"], Bool[Array, "B L"]]:
+    """-log softmax(logits)[answer] in nats, and whether the answer is the likeliest word.
+
+    Args:
+      logits: of the words.
+      answers: in 0 .. V - 1.
+      cut: the words are cut over devices, each of which looks among its own.
+    """
+    if cut:
+        words = jnp.arange(logits.shape[-1], dtype=answers.dtype)
+        right = jnp.where(words == answers[..., None], logits, 0).sum(-1)
+        losses = jax.nn.logsumexp(logits, axis=-1) - right
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
+    return losses, jnp.argmax(logits, axis=-1) == answers
 
 
 def blocked_cross_entropy(

@@ -1,9 +1,11 @@
-"""Innovation: what the fading memory could not predict about its own next output."""
+"""Innovation: the part of the fading memory's next output that its past does not predict."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.convolution import causal_convolution, next_tail
+from bmojo.ops.positions import next_tail
 from bmojo.types import Array, Float, Int, at_least_float32
 
 
@@ -17,7 +19,7 @@ def predictor(span: int) -> Float[Array, "K"]:
 def residual(
     y: Float[Array, "B L D"],
     tail: Float[Array, "B T D"],
-    weights: Float[Array, "K"],
+    weights: Sequence[float] | Float[Array, "K"],
     segment_pos: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L D"]:
     """y_t - sum_{i=1..k} c_i y_{t-i}, with y zero before the token's document.
@@ -26,15 +28,22 @@ def residual(
       y: outputs of the fading memory.
       tail: at least k outputs before the call, in order of time.
       weights: c_1..c_k, nonnegative, summing to one.
-      segment_pos: tokens of the same document before each token; None: no document ends in reach.
+      segment_pos: tokens of the same document before each token; None: no document ends in
+        reach.
 
     Returns:
       The residual, float32 or wider.
     """
     dtype = at_least_float32(y.dtype)
-    taps = jnp.concatenate([jnp.ones((1,), dtype), -weights.astype(dtype)])
-    kernel = jnp.broadcast_to(taps[:, None], (taps.shape[0], y.shape[-1]))
-    return causal_convolution(y.astype(dtype), kernel, tail.astype(dtype), segment_pos)
+    length, before = y.shape[1], tail.shape[1]
+    out = y = y.astype(dtype)
+    past = jnp.concatenate([tail.astype(dtype), y], axis=1)
+    for lag in range(1, len(weights) + 1):
+        delayed = past[:, before - lag : before - lag + length]
+        if segment_pos is not None:
+            delayed = jnp.where((segment_pos >= lag)[..., None], delayed, 0)
+        out = out - delayed * jnp.asarray(weights[lag - 1], dtype)
+    return out
 
 
 def innovation(
@@ -43,7 +52,7 @@ def innovation(
     segment_pos: Int[Array, "B L"] | None = None,
     lengths: Int[Array, "B"] | None = None,
 ) -> tuple[Float[Array, "B L"], Float[Array, "B D"] | None]:
-    """How much each token surprised: the mean over channels of its squared residual.
+    """The mean over channels of each token's squared residual.
 
     With ``power`` each channel is first divided by the running mean of its own squared
     residuals in the document, the present one included, so that loud channels do not drown
@@ -63,9 +72,8 @@ def innovation(
     if power is None:
         return jnp.mean(squares, axis=-1), None
     if segment_pos is None:
-        raise ValueError("normalized innovation needs the segment_pos of every token")
-    first = segment_pos == 0
-    sums = _document_sums(squares, first, jax.lax.stop_gradient(power))
+        raise ValueError("normalized innovation needs segment_pos of every token")
+    sums = _document_sums(squares, segment_pos == 0, jax.lax.stop_gradient(power))
     mean = sums / (segment_pos + 1).astype(sums.dtype)[..., None]
     tiny = jnp.finfo(squares.dtype).tiny
     after = next_tail(power[:, None], sums, lengths)[:, 0]

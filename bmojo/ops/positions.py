@@ -1,4 +1,4 @@
-"""Where each row stands in time: positions, documents, padding.
+"""Positions: the place of rows and tokens in time, in documents and among padding.
 
 Every mixer's state carries a :class:`Positions`; every call advances it and gets a
 :class:`TokenPositions`, which says of each new token where it is, how much of its document lies
@@ -8,11 +8,14 @@ documents.
 """
 
 import dataclasses
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from bmojo.types import Array, Bool, Int
+
+Tree = TypeVar("Tree")
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +70,7 @@ def advance(
     """Place ``length`` new tokens after ``positions``.
 
     Args:
-      positions: where the rows stand.
+      positions: of the rows.
       length: L, new tokens, padding included.
       segment_ids: document of each token. A token whose id differs from the one before it
         (for the first token: from ``positions.segment``) starts a document. None: every token
@@ -75,7 +78,7 @@ def advance(
       lengths: valid tokens of each row, the rest being padding on the right. None: L.
 
     Returns:
-      The span of the new tokens, and the positions after the valid ones.
+      Positions of the new tokens, and of the rows after the valid ones.
     """
     batch_size = positions.position.shape[0]
     step = jnp.arange(length, dtype=jnp.int32)
@@ -84,32 +87,42 @@ def advance(
     counts = full if lengths is None else lengths.astype(jnp.int32)
     valid = None if lengths is None else step < counts[:, None]
 
-    if segment_ids is None:
-        start = None
-        segment_pos = positions.segment_pos[:, None] + step
-        segment = positions.segment
-    else:
-        before = jnp.concatenate([positions.segment[:, None], segment_ids[:, :-1]], axis=1)
+    segment_pos, start, segment = positions.segment_pos[:, None] + step, None, positions.segment
+    last = positions.segment_pos + counts
+    if segment_ids is not None:
+        before = jnp.concatenate([segment[:, None], segment_ids[:, :-1]], axis=1)
         start = segment_ids != before
         if valid is not None:
             start &= valid
         last_start = jax.lax.cummax(jnp.where(start, step, -1), axis=1)
-        segment_pos = jnp.where(
-            last_start < 0, positions.segment_pos[:, None] + step, step - last_start
+        segment_pos = jnp.where(last_start < 0, segment_pos, step - last_start)
+        newest = jnp.clip(counts - 1, 0, length - 1)[:, None]
+        last = jnp.where(
+            counts > 0, jnp.take_along_axis(segment_pos, newest, axis=1)[:, 0] + 1, last
         )
-        newest = _at(segment_ids, counts - 1)
-        segment = jnp.where(counts > 0, newest, positions.segment)
-
-    newest_age = _at(segment_pos, counts - 1) + 1
-    after = Positions(
-        position=positions.position + counts,
-        segment_pos=jnp.where(counts > 0, newest_age, positions.segment_pos),
-        segment=segment,
-    )
-    return TokenPositions(position, segment_pos, start, valid, counts), after
+        newest = jnp.take_along_axis(segment_ids, newest, axis=1)[:, 0]
+        segment = jnp.where(counts > 0, newest, segment)
+    tokens = TokenPositions(position, segment_pos, start, valid, counts)
+    return tokens, Positions(positions.position + counts, last, segment)
 
 
-def _at(values: Int[Array, "B L"], index: Int[Array, "B"]) -> Int[Array, "B"]:
-    """values[b, index[b]], with the index clamped into range."""
-    safe = jnp.clip(index, 0, values.shape[1] - 1)
-    return jnp.take_along_axis(values, safe[:, None], axis=1)[:, 0]
+def next_tail(tail: Tree, x: Tree, lengths: Int[Array, "B"] | None = None) -> Tree:
+    """The tail after a call: the last T entries of the rows' history.
+
+    Args:
+      tail: the T entries before the call; an array (B, T, ...) or a tree of such.
+      x: the new entries (B, L, ...).
+      lengths: how many of them count in each row; None: all.
+    """
+
+    def last_entries(tail: Array, x: Array) -> Array:
+        size, length = tail.shape[1], x.shape[1]
+        if lengths is None and length >= size:
+            return x[:, length - size :].astype(tail.dtype)
+        past = jnp.concatenate([tail, x.astype(tail.dtype)], axis=1)
+        if lengths is None:
+            return past[:, length:]
+        index = lengths[:, None] + jnp.arange(size)
+        return jnp.take_along_axis(past, index.reshape(index.shape + (1,) * (x.ndim - 2)), axis=1)
+
+    return jax.tree.map(last_entries, tail, x)

@@ -1,25 +1,43 @@
-"""The selective scan: Mamba's diagonal, input-dependent recurrence, and who computes it.
+"""The selective scan: Mamba's diagonal, input-dependent recurrence.
 
-One public function, several implementations that agree. Derivatives of all of them need
+One public function, several implementations that agree; kernels run on each device of a mesh on
+its own channels. Derivatives of all of them need
 O(L * channels) memory: only the states at chunk boundaries are kept, the others are computed
 again in the backward pass.
 """
 
-import functools
-import logging
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 
 from bmojo.ops import scan_associative, scan_sequential
-from bmojo.ops.native import library
+from bmojo.ops.axes import on_each_device
+from bmojo.ops.implementations import Implementations
 from bmojo.ops.native import scan as scan_native
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 Implementation = Literal["auto", "associative", "sequential", "native", "pallas"]
 Loop = Literal["auto", "associative", "sequential"]
-"""The implementations that recurrences without a kernel have."""
+"""The implementations of recurrences without kernels."""
+
+SELECTIVE = Implementations(
+    "selective scan",
+    ("associative", "sequential", "native", "pallas"),
+    accelerator="pallas",
+    otherwise="associative",
+    cpu="sequential",
+)
+COMPANION = Implementations(
+    "companion scan",
+    ("associative", "sequential"),
+    accelerator="associative",
+    otherwise="associative",
+    cpu="sequential",
+)
+
+CHANNELS = ("batch", None, "inner")
+STATES = ("batch", None, None)
+LAST = ("batch", "inner", None)
 
 
 def _kernel(*operands: Any) -> tuple[Array, Array]:
@@ -34,72 +52,6 @@ IMPLEMENTATIONS = {
     "native": scan_native.scan,
     "pallas": _kernel,
 }
-
-logger = logging.getLogger(__name__)
-
-
-def check_implementation(name: str, kernels: bool = True) -> None:
-    """Raise ValueError unless there is an implementation of that name.
-
-    Args:
-      name: of the implementation.
-      kernels: whether the recurrence has any.
-    """
-    names = get_args(Implementation if kernels else Loop)
-    if name not in names:
-        raise ValueError(f"implementation: must be one of {', '.join(names)}, got {name!r}")
-
-
-def resolve(name: str, kernels: bool = True) -> str:
-    """The implementation that a name stands for: ``auto`` asks JAX for its backend.
-
-    ``auto`` is ``native`` on a CPU if the recurrence has kernels and this machine can compile
-    them, else ``sequential``; ``pallas`` on a TPU or GPU if the recurrence has kernels, and
-    ``associative`` elsewhere.
-
-    Raises:
-      ValueError: there is no implementation of that name, or it is ``native`` and the backend
-        is no CPU, or this machine cannot compile it.
-    """
-    check_implementation(name, kernels)
-    why = library.unfit() if name == "native" else None
-    if why is not None:
-        raise ValueError(f"implementation: no native kernels: {why}")
-    return _automatic(jax.default_backend(), kernels) if name == "auto" else name
-
-
-@functools.cache
-def _automatic(backend: str, kernels: bool) -> str:
-    what = "selective scan" if kernels else "companion scan"
-    choice = "sequential" if backend == "cpu" else "associative"
-    if kernels and backend in ("tpu", "gpu", "cuda", "rocm"):
-        choice = "pallas"
-    if kernels and backend == "cpu":
-        why = library.why_not()
-        if why is not None:
-            logger.info("%s on cpu: sequential in place of native: %s", what, why)
-            return choice
-        choice = "native"
-    logger.info("%s on %s: %s", what, backend, choice)
-    return choice
-
-
-def _at(name: str, implementation: str, A: Float[Array, "E N"]) -> str:
-    """``name``, or what ``auto`` takes in place of a kernel that cannot run at these sizes."""
-    if name != "pallas" or implementation != "auto":
-        return name
-    from bmojo.ops.pallas import scan
-
-    why = scan.unfit(A.shape[0], A.shape[1], A.dtype)
-    if why is None:
-        return name
-    _say(why)
-    return "associative"
-
-
-@functools.cache
-def _say(why: str) -> None:
-    logger.info("selective scan: associative in place of pallas: %s", why)
 
 
 def selective_scan(
@@ -143,7 +95,7 @@ def selective_scan(
       ValueError: there is no such implementation, ``chunk_size`` is less than 1, or a kernel
         was asked for by name and cannot run here or at these sizes.
     """
-    name = resolve(implementation)
+    name = SELECTIVE.resolve(implementation)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size: must be at least 1, got {chunk_size}")
     out_dtype, length = x.dtype, x.shape[1]
@@ -156,7 +108,22 @@ def selective_scan(
             decay = jnp.where(start[:, :, None], 0, decay)
         state = decay * state + (dt * x)[:, 0, :, None] * B
         y = jnp.sum(state * C, axis=-1)[:, None]
-    else:
-        run = IMPLEMENTATIONS[_at(name, implementation, A)]
-        y, state = run(x, dt, A, B, C, state, start, chunk_size)
+        return y.astype(out_dtype), state
+
+    if name == "pallas" and implementation == "auto":
+        from bmojo.ops.pallas import scan
+
+        reason = scan.unfit(A.shape[0], A.shape[1], A.dtype)
+        if reason is not None:
+            name = SELECTIVE.instead(name, "associative", reason)
+    operands = [x, dt, A, B, C, state] + ([] if start is None else [start])
+
+    def run(*operands: Array) -> tuple[Array, Array]:
+        own = operands if start is not None else (*operands, None)
+        return IMPLEMENTATIONS[name](*own, chunk_size)
+
+    if name in ("native", "pallas"):
+        names = (CHANNELS, CHANNELS, ("inner", None), STATES, STATES, LAST, ("batch", None))
+        run = on_each_device(run, names[: len(operands)], (CHANNELS, LAST))
+    y, state = run(*operands)
     return y.astype(out_dtype), state

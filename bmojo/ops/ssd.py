@@ -1,55 +1,24 @@
 """State-space duality: Mamba-2's recurrence, one decay per head, as chunkwise matmuls."""
 
-import functools
-import logging
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from bmojo.ops import chunks
-from bmojo.ops.native import library
+from bmojo.ops.axes import on_each_device
+from bmojo.ops.implementations import Implementations
 from bmojo.ops.native import ssd as ssd_native
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 CHUNK_SIZE = 64
 Implementation = Literal["auto", "xla", "native"]
 
-logger = logging.getLogger(__name__)
+IMPLEMENTATIONS = Implementations("Mamba-2's scan", ("xla", "native"), "xla", "xla")
 
-
-def check_implementation(name: str) -> None:
-    """Raise ValueError unless there is an implementation of that name."""
-    names = get_args(Implementation)
-    if name not in names:
-        raise ValueError(f"implementation: must be one of {', '.join(names)}, got {name!r}")
-
-
-def resolve(name: str) -> str:
-    """The implementation that a name stands for: ``auto`` asks JAX for its backend.
-
-    ``auto`` is ``native`` on a CPU for which this machine can compile kernels, else ``xla``.
-
-    Raises:
-      ValueError: there is no implementation of that name, or it is ``native`` and the backend
-        is no CPU, or this machine cannot compile it.
-    """
-    check_implementation(name)
-    if name == "auto":
-        return _automatic(jax.default_backend())
-    why = library.unfit() if name == "native" else None
-    if why is not None:
-        raise ValueError(f"implementation: no native kernels: {why}")
-    return name
-
-
-@functools.cache
-def _automatic(backend: str) -> str:
-    why = library.why_not() if backend == "cpu" else None
-    choice = "native" if backend == "cpu" and why is None else "xla"
-    place = "" if why is None else f" in place of native: {why}"
-    logger.info("Mamba-2's scan on %s: %s%s", backend, choice, place)
-    return choice
+INPUTS = ("batch", None, "heads", None)
+STATES = ("batch", None, None)
+LAST = ("batch", "heads", None, None)
 
 
 def ssd(
@@ -90,7 +59,7 @@ def ssd(
       ValueError: ``chunk_size`` is less than 1, there is no such implementation, or the kernel
         was asked for by name and cannot run here.
     """
-    name = resolve(implementation)
+    name = IMPLEMENTATIONS.resolve(implementation)
     if chunk_size < 1:
         raise ValueError(f"chunk_size: must be at least 1, got {chunk_size}")
     out_dtype, length = x.dtype, x.shape[1]
@@ -100,7 +69,17 @@ def ssd(
         y, state = _step(x, dt, A, B, C, state, start)
         return y.astype(out_dtype), state
     if name == "native":
-        y, state = ssd_native.scan(x, dt, A, B, C, state, start, chunk_size)
+        operands = [x, dt, A, B, C, state] + ([] if start is None else [start])
+        heads = ("batch", None, "heads")
+        names = (INPUTS, heads, ("heads",), STATES, STATES, LAST, ("batch", None))
+
+        def kernel(
+            x: Array, dt: Array, A: Array, B: Array, C: Array, h: Array, first: Any = None
+        ) -> tuple[Array, Array]:
+            return ssd_native.scan(x, dt, A, B, C, h, first, chunk_size)
+
+        run = on_each_device(kernel, names[: len(operands)], (INPUTS, LAST))
+        y, state = run(*operands)
         return y.astype(out_dtype), state
 
     count, size = chunks.plan(length, chunk_size)

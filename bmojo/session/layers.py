@@ -51,18 +51,18 @@ def stored_layers(config: Any) -> list[StoredLayer]:
       UserError: there is none.
     """
     found, number = [], 0
-    for period in range(config.periods):
+    for period in range(config.num_blocks):
         for index, mixer in enumerate(config.pattern):
             if isinstance(mixer, MLPConfig):
                 continue
             number += 1
-            if isinstance(mixer, BMojoConfig) and mixer.num_eidetic and mixer.form == "chunked":
+            if isinstance(mixer, BMojoConfig) and mixer.num_eidetic:
                 heads = mixer.n_kv_heads or mixer.n_heads
                 width = config.d_model // mixer.n_heads
                 found.append(StoredLayer(number, period, index, mixer.window, heads, width))
     if not found:
         raise UserError(
-            "memory: no layer of the model has eidetic slots in chunked form, so that nothing "
+            "memory: no layer of the model has eidetic slots, so that nothing "
             "decides what to store; take a run of a model with BMojo.num_eidetic above 0"
         )
     if len({(layer.heads, layer.width) for layer in found}) > 1:

@@ -2,8 +2,8 @@
 
 Tokens are read in cells of a fixed grid. In a cell every layer with eidetic slots may look up
 entries of the store by its own queries; they join its softmax as further slots
-(:attr:`bmojo.layers.memory.BMojoState.stored`). Behind a cell, tokens that have left window and
-slots are written. All of this happens between calls of the model's compiled program.
+(:attr:`bmojo.layers.bmojo_config.BMojoState.stored`). Behind a cell, tokens that have left window
+and slots are written. All of this happens between calls of the model's compiled program.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ import numpy as np
 from flax import nnx
 
 from bmojo.errors import UserError
-from bmojo.layers.protocol import State
-from bmojo.ops.attention import NEVER, Slots
-from bmojo.ops.eidetic import EMPTY
+from bmojo.layers.protocol import AuxRequest
+from bmojo.model import ModelState
+from bmojo.ops.masks import NEVER, Slots
 from bmojo.session.admission import CONTEXT, Admission
 from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
 from bmojo.storage import Alignment, Entries, Found, Store
@@ -109,7 +109,7 @@ class Session:
         self._writes = store is not None and self.use.write
         graph, self._parameters = nnx.split(model)
         self._start, self._read = _programs(graph, tuple(self.layers))
-        self.state: State = self._start(self._parameters)
+        self.state: ModelState = self._start(self._parameters)
         self.position = 0
         self._slots = _Slots(self.state, self.layers, self.every * self.use.nearest)
         self._admissions = [Admission(layer.window, self.use.threshold) for layer in self.layers]
@@ -136,7 +136,7 @@ class Session:
             self._last = piece.logits[-1]
         return self._last
 
-    def advance(self, state: State, tokens: Array) -> tuple[Array, State]:
+    def advance(self, state: ModelState, tokens: Array) -> tuple[Array, ModelState]:
         """One token (1,), as :func:`bmojo.generation.generate.decode` asks for it."""
         self.state = state
         return self.read(tokens)[None], self.state
@@ -160,7 +160,7 @@ class Session:
         padded = np.zeros((1, 1 if size == 1 else self.every), np.int32)
         padded[0, :size] = tokens
 
-        def run() -> tuple[Array, State, list[_Reading]]:
+        def run() -> tuple[Array, ModelState, list[_Reading]]:
             logits, state, readings = self._read(
                 self._parameters, self.state, self._slots.held, padded, np.array([size], np.int32)
             )
@@ -223,12 +223,10 @@ class Session:
                     f"memory: keys of layer {layer.number} are not numbers; the model's parameters "
                     "are broken, use another checkpoint"
                 )
-            eidetic = jax.device_get(self.state[layer.index].eidetic)
-            score, position = (x[layer.period, 0] for x in (eidetic.score, eidetic.position))
+            eidetic = jax.device_get(self.state.blocks[layer.index].eidetic)
+            held = eidetic.chosen.position[layer.period, 0, 0]
             first = self.position - size
-            kept = admission.take(
-                new.k, new.v, new.innovation, tokens, position[score != EMPTY], first
-            )
+            kept = admission.take(new.k, new.v, new.innovation, tokens, held[held >= 0], first)
             self._write(layer, kept)
         self._store.advance(size)
 
@@ -259,14 +257,14 @@ class _Slots:
       ids: entries in the slots of each layer (G, count), -1 where vacant.
     """
 
-    def __init__(self, state: State, layers: list[StoredLayer], count: int):
+    def __init__(self, state: ModelState, layers: list[StoredLayer], count: int):
         self._layers = layers
         self.held: dict[int, Slots] = {}
         for layer in layers:
-            empty = state[layer.index].stored
+            empty = state.blocks[layer.index].stored
             periods, _, _, heads, width = empty.k.shape
             k, v = (np.zeros((periods, 1, count, heads, width), x.dtype) for x in empty[:2])
-            parts: Any = (k, v, np.full((periods, 1, count), NEVER, np.int32))
+            parts: Any = (k, v, np.full((periods, 1, 1, count), NEVER, np.int32))
             self.held[layer.index] = Slots(*parts)
         self.ids = [np.full((layer.heads, count), -1) for layer in layers]
 
@@ -283,38 +281,40 @@ class _Slots:
         slots, at = self.held[layer.index], (layer.period, 0, part)
         slots.k[at], slots.v[at] = found.key.swapaxes(0, 1), found.value.swapaxes(0, 1)
         # A slot is there for all heads or for none.
-        slots.distance[at] = np.where((found.id >= 0).all(axis=0), distance, NEVER)
+        slots.distance[layer.period, 0, 0, part] = np.where(
+            (found.id >= 0).all(axis=0), distance, NEVER
+        )
         self.ids[number][:, part] = found.id
 
 
 @functools.lru_cache(maxsize=16)
 def _programs(
     graph: Any, layers: tuple[StoredLayer, ...]
-) -> tuple[Callable[..., State], Callable[..., Any]]:
+) -> tuple[Callable[..., ModelState], Callable[..., Any]]:
     """Compiled functions of the parameters of one kind of model: a first state, and a reading."""
 
     @jax.jit
-    def start(parameters: Any) -> State:
+    def start(parameters: Any) -> ModelState:
         return nnx.merge(graph, parameters).init_state(1)
 
     @jax.jit
     def read(
-        parameters: Any, state: State, stored: dict[int, Slots], tokens: Array, lengths: Array
-    ) -> tuple[Array, State, list[_Reading]]:
-        def with_slots(states: Any, slots: dict[int, Slots]) -> Any:
-            changed = list(states)
+        parameters: Any, state: ModelState, stored: dict[int, Slots], tokens: Array, lengths: Array
+    ) -> tuple[Array, ModelState, list[_Reading]]:
+        def with_slots(state: ModelState, slots: dict[int, Slots]) -> ModelState:
+            blocks = list(state.blocks)
             for i, held in slots.items():
-                changed[i] = dataclasses.replace(changed[i], stored=held)
-            return tuple(changed)
+                blocks[i] = dataclasses.replace(blocks[i], stored=held)
+            return dataclasses.replace(state, blocks=tuple(blocks))
 
         model = nnx.merge(graph, parameters)
-        logits, after, aux = model.read(tokens, with_slots(state, stored), lengths)
+        shown, request = with_slots(state, stored), AuxRequest(entries=True)
+        logits, after, aux = model(tokens, shown, None, lengths, None, request)
         readings = []
         for layer in layers:
             new = aux[layer.index]
-            q = new.q * layer.width**-0.5
-            parts = (q, new.new.k, new.new.v, new.innovation)
+            parts = (new.q * layer.width**-0.5, new.k, new.v, new.innovation)
             readings.append(_Reading(*(x[layer.period, 0] for x in parts)))
-        return logits, with_slots(after, {i: state[i].stored for i in stored}), readings
+        return logits, with_slots(after, {i: state.blocks[i].stored for i in stored}), readings
 
     return start, read

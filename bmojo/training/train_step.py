@@ -10,69 +10,27 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from bmojo.layers.axes import is_cut
 from bmojo.layers.protocol import SequenceShard, State
-from bmojo.ops.cross_entropy import blocked_cross_entropy
-from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
-from bmojo.types import Array, Float, Int
+from bmojo.training.sharding import ONE_DEVICE, Layout, shardings_of
+from bmojo.types import Array
 
 MODEL_FIELDS = ("inputs", "targets", "segment_ids")
 """Fields of a batch that go to the device."""
 
-WHOLE = 4096
-"""Words of a vocabulary whose logits are computed at once, at most. On a mesh all of them are:
-there each device has the logits of its own rows, or of its own words."""
-
 STOP = "stop"
-"""Field of a batch, on a mesh of several processes: which devices' processes want to stop."""
+"""Field of a batch, on a mesh of several processes: the signal that each device's process got."""
 
 
 def device_fields(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a step needs of a batch."""
+    """The fields of a batch that a step needs."""
     return {name: batch[name] for name in MODEL_FIELDS if name in batch}
-
-
-def token_losses(
-    logits: Float[Array, "B L V"], targets: Int[Array, "B L"]
-) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Float[Array, "B L"]]:
-    """Cross-entropy (nats), right answers and counted targets, zero where the target is -1."""
-    counted = targets >= 0
-    answers = jnp.where(counted, targets, 0)
-    if is_cut("vocab"):  # each device finds the answers among its own tokens
-        tokens = jnp.arange(logits.shape[-1], dtype=answers.dtype)
-        right_ones = jnp.where(tokens == answers[..., None], logits, 0).sum(-1)
-        losses = jax.nn.logsumexp(logits, axis=-1) - right_ones
-    else:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, answers)
-    right = jnp.argmax(logits, axis=-1) == targets
-    zero = jnp.zeros_like(losses)
-    return (
-        jnp.where(counted, losses, zero),
-        (counted & right).astype(losses.dtype),
-        counted.astype(losses.dtype),
-    )
-
-
-def blocked_losses(
-    features: Float[Array, "B L D"], table: Float[Array, "V D"], targets: Int[Array, "B L"]
-) -> tuple[Float[Array, "B L"], Float[Array, "B L"], Float[Array, "B L"]]:
-    """:func:`token_losses` without logits of all tokens; see ``bmojo.ops.cross_entropy``."""
-    counted = targets >= 0
-    answers = jnp.where(counted, targets, 0).reshape(-1)
-    losses, right = blocked_cross_entropy(features.reshape(-1, table.shape[1]), table, answers)
-    losses, right = losses.reshape(targets.shape), right.reshape(targets.shape)
-    return (
-        jnp.where(counted, losses, 0),
-        (counted & right).astype(losses.dtype),
-        counted.astype(losses.dtype),
-    )
 
 
 def make_train_step(
     structure: Structure,
     optimizer: optax.GradientTransformation,
-    layout: Layout | None = None,
+    layout: Layout = ONE_DEVICE,
     shardings: Any = None,
     accumulate: int = 1,
     skip: bool = False,
@@ -88,8 +46,8 @@ def make_train_step(
     Args:
       structure: of the model.
       optimizer: its transformation of gradients.
-      layout: where arrays lie; None: on one device.
-      shardings: of the parameters, by name; None without a layout.
+      layout: the places of arrays.
+      shardings: of the parameters, by name; None on one device.
       accumulate: parts of a batch that are run one after the other, their gradients summed; a
         divisor of the rows.
       skip: leave everything but the metrics as it is where loss or gradient is not finite.
@@ -125,8 +83,7 @@ def make_train_step(
     ) -> tuple[Parameters, Any, State | None, dict[str, Array]]:
         stop = batch.pop(STOP, None)
         (loss, (accuracy, after)), gradient = gradient_of(parameters, carried, batch)
-        if shardings is not None:
-            gradient = jax.lax.with_sharding_constraint(gradient, shardings)
+        gradient = layout.constrain(gradient, shardings)
         updates, moved = optimizer.update(gradient, state, parameters)
         norm = optax.tree.norm(gradient)
         metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": norm}
@@ -142,7 +99,7 @@ def make_train_step(
     return jax.jit(step, donate_argnums=(0, 1, 2))
 
 
-def make_eval_step(structure: Structure, layout: Layout | None = None) -> jax.stages.Wrapped:
+def make_eval_step(structure: Structure, layout: Layout = ONE_DEVICE) -> jax.stages.Wrapped:
     """The function (parameters, carried, batch) -> sums by row, and the state to carry on.
 
     The sums are ``loss``, ``right`` and ``count``; ``carried`` is that of
@@ -156,24 +113,20 @@ def make_eval_step(structure: Structure, layout: Layout | None = None) -> jax.st
         batch.pop(STOP, None)
         (losses, right, counted), after = look(parameters, carried, batch)
         sums = {"loss": losses.sum(1), "right": right.sum(1), "count": counted.sum(1)}
-        if layout is not None:
-            sums = jax.lax.with_sharding_constraint(sums, layout.sharding())
-        return sums, after
+        return layout.constrain(sums, layout.sharding()), after
 
     return jax.jit(step)
 
 
 def make_fresh_state(
-    structure: Structure, layout: Layout | None = None
+    structure: Structure, layout: Layout = ONE_DEVICE
 ) -> Callable[[Parameters, int, int], State]:
     """The function (parameters, rows, capacity) -> the model's state before the first token."""
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def fresh(parameters: Parameters, rows: int, capacity: int) -> State:
         state = structure.merge(parameters).init_state(rows, capacity)
-        if layout is not None:
-            state = jax.lax.with_sharding_constraint(state, layout.state(state))
-        return state
+        return layout.constrain(state, shardings_of(layout.state(state)))
 
     return fresh
 
@@ -182,7 +135,7 @@ Sums = tuple[Array, Array, Array]
 Look = Callable[[Parameters, State | None, dict[str, Array]], tuple[Sums, State | None]]
 
 
-def _make_look(structure: Structure, layout: Layout | None) -> Look:
+def _make_look(structure: Structure, layout: Layout) -> Look:
     """The function to the token losses of a batch, and the state after it if one was carried."""
 
     def look(
@@ -193,15 +146,14 @@ def _make_look(structure: Structure, layout: Layout | None) -> Look:
     def through(
         model: Any, state: Any, batch: dict[str, Array], keep: bool
     ) -> tuple[Sums, State | None]:
-        features, after = model.features(batch["inputs"], state, batch.get("segment_ids"))
-        scaled, table = model.words(features)
-        if layout is None and len(table) > WHOLE:
-            sums = blocked_losses(scaled, table, batch["targets"])
-        else:
-            sums = token_losses(model.logits(features), batch["targets"])
+        targets = batch["targets"]
+        losses, right, after = model.score(
+            batch["inputs"], targets, state, batch.get("segment_ids")
+        )
+        sums = (losses, right, (targets >= 0).astype(losses.dtype))
         return sums, after if keep else None
 
-    if layout is None or layout.sequence == 1:
+    if layout.sequence == 1:
         return look
 
     def along_time(

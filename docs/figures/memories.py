@@ -6,8 +6,8 @@ import numpy as np
 from look import Look
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from bmojo.ops.eidetic import EMPTY, running_sets
 from bmojo.ops.innovation import innovation, predictor, residual
+from bmojo.ops.selection import EMPTY, running_sets
 
 LENGTH, WINDOW, FADING, EIDETIC = 40, 8, 3, 4
 SURPRISES = {4: 3.0, 13: 2.2, 19: 3.4, 27: 2.6}

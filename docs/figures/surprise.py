@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from flax import nnx
 from look import Look
 
-from bmojo.layers.bmojo import BMojoConfig
+import bmojo
+from bmojo.layers.protocol import AuxRequest
 
 LENGTH, SIZE, SLOTS, WIDTH = 96, 16, 6, 32
 RARE = (9, 21, 22, 40, 41, 58, 77, 90)
@@ -20,11 +20,9 @@ def read() -> tuple[np.ndarray, np.ndarray]:
     ids = np.zeros(LENGTH, int)
     ids[list(RARE)] = rng.integers(1, len(words), len(RARE))
     u = jnp.asarray(words[ids] + 0.1 * rng.normal(size=(LENGTH, WIDTH)), jnp.float32)[None]
-    config = BMojoConfig(window=SIZE, num_fading=2, num_eidetic=SLOTS, n_heads=1)
-    layer = config.make(WIDTH, rngs=nnx.Rngs(0), dtype=jnp.float32, param_dtype=jnp.float32)
-    trace = jax.jit(lambda u: layer.trace(u, layer.init_state(1), bins=1))(u)
-    assert trace is not None
-    return np.asarray(trace.innovation)[0], np.asarray(trace.held)[0, ::SIZE]
+    layer = bmojo.BMojo(WIDTH, window=SIZE, num_fading=2, num_eidetic=SLOTS, n_heads=1)
+    _, _, aux = jax.jit(lambda u: layer(u, aux=AuxRequest(bins=1)))(u)
+    return np.asarray(aux.innovation)[0], np.asarray(aux.held)[0, ::SIZE]
 
 
 def draw(look: Look) -> plt.Figure:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.ops.attention import NEVER, Slots
-from bmojo.ops.blocked_attention import memory_attention as op
+from bmojo.ops.attention_xla import memory_attention as op
+from bmojo.ops.masks import NEVER, Slots
 from neuron.checks.check import (
     BFLOAT16,
     FLOAT32,
@@ -149,14 +149,14 @@ def problem(size: Size, seed: int = 0) -> Problem:
 
 @functools.partial(jax.jit, static_argnames="window")
 def _op(arrays: dict[str, Any], segment_pos: Any, far: Any, window: int) -> jax.Array:
-    slots = Slots(arrays["slot_k"], arrays["slot_v"], far) if far.shape[2] else None
+    slots = Slots(arrays["slot_k"], arrays["slot_v"], far[:, :, None]) if far.shape[2] else None
     tail = (arrays["tail_k"], arrays["tail_v"])
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
     return op(q, k, v, *tail, segment_pos, window=window, slots=slots)
 
 
 def expected(p: Problem) -> np.ndarray:
-    """The output by ``bmojo.ops.blocked_attention`` in float32."""
+    """The output by ``bmojo.ops.attention_xla`` in float32."""
     arrays = {n: wide(x) for n, x in p.arrays.items()}
     return np.asarray(
         _op(arrays, jnp.asarray(p.segment_pos), jnp.asarray(p.distance), p.size.window)

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from bmojo.ops import eidetic as ops
+from bmojo.ops import selection as ops
 from neuron.checks.check import Bound, Check, Compared, Cost, measure, run
 from neuron.emulator.cost import Report
 from neuron.kernels.eidetic import running_sets

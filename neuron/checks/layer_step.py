@@ -15,8 +15,8 @@ from flax import nnx
 
 from bmojo.layers.bmojo import BMojo, BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSM, SelectiveSSMConfig
-from bmojo.ops.attention import NEVER
-from bmojo.ops.eidetic import EMPTY
+from bmojo.ops.masks import NEVER
+from bmojo.ops.selection import EMPTY
 from neuron.checks.check import (
     BFLOAT16,
     FLOAT32,
@@ -104,7 +104,7 @@ class Size:
 def make(size: Size) -> BMojo:
     """The layer in float32, its parameters drawn wider and rounded to the size's dtype."""
     options = {"dtype": jnp.float32, "param_dtype": jnp.float32}
-    layer = size.config().make(size.width, rngs=nnx.Rngs(0), **options)
+    layer = BMojo(size.width, size.config(), rngs=nnx.Rngs(0), **options)
     rng = np.random.default_rng(1)
 
     def changed(x: jax.Array) -> jax.Array:

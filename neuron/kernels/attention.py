@@ -52,7 +52,7 @@ def memory_attention(
     slot_v=None,
     distance=None,
 ):
-    """``bmojo.ops.blocked_attention.memory_attention``, on a grid that starts with it.
+    """``bmojo.ops.attention_xla.memory_attention``, on a grid that starts with it.
 
     Queries and keys have time last, values have it first, so that no operand needs to be
     transposed.

@@ -20,7 +20,7 @@ MOST_CANDIDATES = 16384
 
 @nki.jit
 def running_sets(score, carried, chunk, start=None):
-    """The sets of ``bmojo.ops.eidetic.running_sets`` on a grid that starts with the call.
+    """The sets of ``bmojo.ops.selection.running_sets`` on a grid that starts with the call.
 
     Args:
       score: (batch, L) float32 innovation, not negative, -1 at padding.

@@ -1,6 +1,6 @@
 """How the innovation of content and filler develops in training.
 
-    bmojo train configs/experiments/mqar/bmojo.gin data/mqar_random.gin Trainer.keep=40 \
+    bmojo train configs/experiments/mqar.gin data/mqar_random.gin Trainer.keep=40 \
         Trainer.checkpoint_every=100 --run-dir runs/innovation/random
     python scripts/mqar/innovation.py runs/innovation/random
 
@@ -17,29 +17,25 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 from slots import examples, memories
 
-from bmojo.evaluation.recall import load_run
-from bmojo.experiment import load
+from bmojo.runs import open_run
 
 KINDS = ("keys", "values")
 
 
 def measure(run: Path, pairs: int, count: int) -> dict[int, list[dict[str, np.ndarray]]]:
     """For each checkpoint and layer: ratios of innovation and shares kept, of keys and values."""
-    experiment, _ = load(run / "config.gin")
-    task = experiment.evaluations[0].data
-    abstract = nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))
+    task = open_run(run).experiment.evaluations[0].data
     batch = examples(task, pairs, count)
     context = 2 * pairs * task.passes
     quiet = batch["targets"] < 0
     quiet[:, :context] = False
     found = {}
     for step in sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*")):
-        model = load_run(run, abstract, step=step).model
+        model = open_run(run, step).model
         found[step] = [
             {
                 "ratio": np.array(

@@ -11,14 +11,12 @@ import argparse
 import dataclasses
 
 import numpy as np
-from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
 from bmojo.evaluation.memory.trace import read
-from bmojo.evaluation.recall import load_run
-from bmojo.experiment import load
 from bmojo.model import Model
+from bmojo.runs import open_run
 
 
 def examples(task, pairs: int, count: int) -> dict[str, np.ndarray]:
@@ -48,10 +46,8 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=64)
     args = parser.parse_args()
     for run in args.runs:
-        experiment, _ = load(f"{run}/config.gin")
-        task = experiment.evaluations[0].data
-        abstract = nnx.eval_shape(lambda e=experiment: e.model.make(nnx.Rngs(0)))
-        model = load_run(run, abstract).model
+        opened = open_run(run)
+        task, model = opened.experiment.evaluations[0].data, opened.model
         table = Table(title=run)
         for heading in ("pairs", "layer", "keys kept", "values kept", "slots: context",
                         "questions", "other", "innovation: keys", "values"):  # fmt: skip

@@ -11,22 +11,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from bmojo.layers.forms import Call, chunked
+from bmojo.layers.sight import Sight
 from flax import nnx
 
 from bmojo.layers import kernels
-from bmojo.layers.axes import project
 from bmojo.layers.bmojo import BMojo
-from bmojo.layers.forms import Call, chunked
 from bmojo.layers.heads import KeyValues
+from bmojo.layers.projection import project
 from bmojo.layers.selective_ssm import SelectiveSSM
-from bmojo.layers.sight import Sight
 from bmojo.layers.ssd import SSD
-from bmojo.layers.time_sharding import UNSHARDED
 from bmojo.model import Period
-from bmojo.ops.attention import Slots
 from bmojo.ops.channels import scale
 from bmojo.ops.innovation import innovation, predictor, residual
+from bmojo.ops.masks import Slots
 from bmojo.ops.ssd import ssd
+from bmojo.ops.time_sharding import UNSHARDED
 from bmojo.types import Array
 
 __all__ = ["PARTS", "Run", "call", "layer"]

@@ -16,10 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
-from bmojo.evaluation.recall import load_run
-from bmojo.experiment import load
+from bmojo.runs import open_run
 from bmojo.session import Session, Use, identify
 from bmojo.storage import Entries, Store
 
@@ -71,8 +69,8 @@ def main():
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--directory", type=Path)
     asked = parser.parse_args()
-    experiment, _ = load(asked.run / "config.gin", ["BMojo.num_eidetic=16"])
-    model = load_run(asked.run, nnx.eval_shape(lambda: experiment.model.make(nnx.Rngs(0)))).model
+    run = open_run(asked.run, overrides=["BMojo.num_eidetic=16"])
+    experiment, model = run.experiment, run.model
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, experiment.model.vocab_size, SAMPLE)
     keys, use = sample_keys(model, tokens), Use(nearest=1, write=False)

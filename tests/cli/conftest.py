@@ -8,18 +8,16 @@ from flax import nnx
 from typer.testing import CliRunner
 
 from bmojo.cli import app
-from bmojo.evaluation.recall import LoadedRun
 from bmojo.experiment import load
+from bmojo.training.parameters import split
 from tests.evaluation.byte_tokenizer import Bytes
 
-OVERLAYS = ["runs/smoke.gin"]
+OVERLAYS = ["models/mamba.gin", "runs/smoke.gin"]
 
 
 @pytest.fixture(scope="session")
 def untrained():
-    experiment, text = load(
-        "experiments/mqar/mamba.gin", ["Trainer.compilation_cache=False"], OVERLAYS
-    )
+    experiment, text = load("experiments/mqar.gin", ["Trainer.compilation_cache=False"], OVERLAYS)
     return text, jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
 
 
@@ -30,14 +28,15 @@ def here(tmp_path, monkeypatch, untrained):
     text, model = untrained
     Path("run").mkdir()
     Path("run/config.gin").write_text(text)
-    monkeypatch.setattr("bmojo.evaluation.recall.load_run", lambda *_: LoadedRun(model, 7))
+    monkeypatch.setattr("bmojo.runs.restore_parameters", lambda *_: (7, split(model)[1], {}))
     return "run"
 
 
 @pytest.fixture
 def prose(here, monkeypatch):
     """The same with a tokenizer."""
-    monkeypatch.setattr("bmojo.evaluation.documents.run_tokenizer", lambda experiment: Bytes())
+    for module in ("bmojo.runs", "bmojo.evaluation.documents"):
+        monkeypatch.setattr(f"{module}.run_tokenizer", lambda experiment: Bytes())
     return here
 
 

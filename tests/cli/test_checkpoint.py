@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bmojo.evaluation.recall import load_run
 from bmojo.experiment import load
 from bmojo.export import tensors
+from bmojo.runs import open_run
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.parameters import split
+from bmojo.training.run_dir import RunError
 from tests.export import llama_in_numpy
 
+OVERLAYS = ["models/transformer.gin", "runs/smoke.gin"]
 OVERRIDES = ["Trainer.best='recall/accuracy'", "Trainer.compilation_cache=False"]
 METRICS = (
     {"step": 2, "loss": 3.5},
@@ -27,7 +29,7 @@ METRICS = (
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run of a transformer with checkpoints of the steps 2 and 4, and its parameters."""
-    experiment, text = load("experiments/mqar/transformer.gin", OVERRIDES, ["runs/smoke.gin"])
+    experiment, text = load("experiments/mqar.gin", OVERRIDES, OVERLAYS)
     model = jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
     _, parameters = split(model)
     run = tmp_path_factory.mktemp("cli") / "run"
@@ -39,6 +41,22 @@ def made(tmp_path_factory):
             changed = {name: x + step for name, x in parameters.items()}
             kept.save(Checkpoint(step, changed, {"count": np.ones(())}, {"data": {}}))
     return run, model, parameters
+
+
+def test_a_run_is_opened_at_a_step(made):
+    path, _, parameters = made
+    for wanted, step in ((None, 4), ("best", 2), ("4", 4), (2, 2)):
+        run = open_run(path, wanted)
+        assert run.step == step and run.tokenizer is None and run.path == path
+        assert run.parameters.keys() == parameters.keys()
+        for name, value in parameters.items():
+            np.testing.assert_array_equal(run.parameters[name], np.asarray(value + step))
+    half = open_run(path, overrides=["Model.tie_embeddings=True"], dtype="bfloat16")
+    assert half.experiment.model.dtype == half.model.config.dtype == "bfloat16"
+    with pytest.raises(RunError, match="no checkpoint of step 3; take one of 2, 4"):
+        open_run(path, 3).model  # noqa: B018
+    with pytest.raises(RunError, match="no run is here"):
+        open_run(path / "checkpoints")
 
 
 def test_ls(bmojo, made, monkeypatch):
@@ -97,7 +115,7 @@ def test_export_for_transformers(bmojo, made, tmp_path):
     result = bmojo("checkpoint", "export", str(run), *options)
     assert result.exit_code == 0, result.output
     tokens = np.arange(0, 250, 13)
-    ours = load_run(run, model).model(tokens[None])[0][0]
+    ours = open_run(run).model(tokens[None])[0][0]
     theirs = llama_in_numpy.logits(to, tokens)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 

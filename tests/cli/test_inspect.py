@@ -6,8 +6,8 @@ import jax
 import pytest
 from flax import nnx
 
-from bmojo.evaluation.recall import LoadedRun
 from bmojo.experiment import load
+from bmojo.training.parameters import split
 
 IDS = "1 2 3 4 5 6 7 8 9 10 11 12"
 
@@ -16,11 +16,11 @@ IDS = "1 2 3 4 5 6 7 8 9 10 11 12"
 def remembering(here, monkeypatch):
     """A run of B'MOJO."""
     experiment, text = load(
-        "experiments/mqar/bmojo.gin", ["Trainer.compilation_cache=False"], ["runs/smoke.gin"]
+        "experiments/mqar.gin", ["Trainer.compilation_cache=False"], ["runs/smoke.gin"]
     )
     model = jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
     Path("run/config.gin").write_text(text)
-    monkeypatch.setattr("bmojo.evaluation.recall.load_run", lambda *_: LoadedRun(model, 7))
+    monkeypatch.setattr("bmojo.runs.restore_parameters", lambda *_: (7, split(model)[1], {}))
     return here
 
 

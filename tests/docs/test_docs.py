@@ -102,7 +102,7 @@ def shown(path):
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(ROOT / "README.md", marks=pytest.mark.slow),
+        ROOT / "README.md",
         DOCS / "faq.md",
         *sorted(p for p in (DOCS / "concepts").glob("*.md") if shown(p)),
     ],

@@ -18,7 +18,7 @@ from bmojo.evaluation.memory.page import page, without
 from bmojo.evaluation.memory.text import Piece, pieces, read_tokens
 from bmojo.evaluation.memory.trace import Layer, Memory, Tenancy, read
 from bmojo.generation.generate import start
-from bmojo.ops.attention import EIDETIC, FADING, WINDOW
+from bmojo.ops.masks import EIDETIC, FADING, WINDOW
 from tests.numerics import assert_close
 from tests.small_models import VOCAB_SIZE, config, model
 

@@ -8,8 +8,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from bmojo import testing as law
 from bmojo.layers.protocol import SequenceShard
-from tests.layers import law
 from tests.numerics import assert_close
 
 AXIS = "sequence"

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bmojo import testing as law
 from bmojo.layers.attention import AttentionConfig
-from tests.layers import law
 
 CASES = {
     "full": AttentionConfig(n_heads=2, rope=True),

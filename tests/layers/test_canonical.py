@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bmojo import testing as law
 from bmojo.layers import canonical
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.ops.companion import companion_scan
-from tests.layers import law
 from tests.numerics import assert_close, relative_rms
 
 CASES = {

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from bmojo import testing as law
 from bmojo.layers.attention import AttentionConfig
-from bmojo.layers.axes import axis_rules, on_each_device
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
-from tests.layers import law
+from bmojo.ops.axes import axis_rules, on_each_device
 from tests.numerics import assert_close
 
 D_MODEL = 16

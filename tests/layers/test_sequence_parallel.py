@@ -9,12 +9,13 @@ import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec
 
+from bmojo import testing as law
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.protocol import SequenceShard
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
 from tests import small_models
-from tests.layers import law, sharded, test_attention, test_bmojo, test_canonical, test_ssm
+from tests.layers import sharded, test_attention, test_bmojo, test_canonical, test_ssm
 from tests.numerics import assert_close
 
 CASES = {

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bmojo import testing as law
 from bmojo.layers.protocol import Mixer
 from bmojo.layers.selective_ssm import SelectiveSSMConfig, init_dt_bias
 from bmojo.layers.ssd import SSDConfig
 from bmojo.ops import reference
-from tests.layers import law
 from tests.numerics import assert_close, relative_rms
 
 CASES = {

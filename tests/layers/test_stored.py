@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops.attention import NEVER, Slots
-from tests.layers import law
+from bmojo import testing as law
+from bmojo.layers.protocol import AuxRequest
+from bmojo.ops.masks import NEVER, Slots
 from tests.layers.test_bmojo import BASE
 from tests.numerics import assert_close
 
@@ -23,7 +24,7 @@ def drawn(mixer, count, distance, rows=2, seed=7):
     """Random keys and values at given distances."""
     heads, width = mixer.heads.n_kv_heads, mixer.heads.d_head
     k, v = jax.random.normal(jax.random.key(seed), (2, rows, count, heads, width))
-    return Slots(k, v, jnp.broadcast_to(jnp.asarray(distance, jnp.int32), (rows, count)))
+    return Slots(k, v, jnp.broadcast_to(jnp.asarray(distance, jnp.int32), (rows, 1, count)))
 
 
 @pytest.fixture
@@ -38,8 +39,9 @@ def edge():
 
 def test_a_stored_token_counts_as_one_in_a_slot(edge):
     mixer, state, u = edge
-    moved = Slots(*(x[:, -2:] for x in state.slots))
-    emptied = state.slots._replace(distance=state.slots.distance.at[:, -2:].set(NEVER))
+    k, v, distance = state.slots
+    moved = Slots(k[:, -2:], v[:, -2:], distance[:, :, -2:])
+    emptied = state.slots._replace(distance=state.slots.distance.at[:, :, -2:].set(NEVER))
     elsewhere = dataclasses.replace(state, slots=emptied, stored=moved)
     want, _ = law.run(mixer, u, state)
     assert_close(law.run(mixer, u, elsewhere)[0], want, "float32")
@@ -89,13 +91,14 @@ def test_a_document_that_starts_forgets_stored_tokens_of_the_one_before(edge):
     assert np.abs(np.asarray(got - plain))[:, :3].max() > 1e-3
 
 
-def test_reading_gives_what_a_call_gives(edge):
+def test_aux_entries_are_those_of_the_call(edge):
     mixer, state, u = edge
     lengths = jnp.asarray([WINDOW, WINDOW - 2])
-    out, after, reading = mixer.read(u, state, lengths)
+    out, after, found = mixer(u, state, None, lengths, AuxRequest(entries=True))
     want, want_after = mixer(u, state, None, lengths)
     assert_close(out[0], want[0], "float32")
     assert_close(law.floats(after), law.floats(want_after), "float32")
-    assert_close(reading.new.k[:1, 1:], after.window.k[:1, -WINDOW + 1 :], "float32")
-    assert_close(reading.innovation, mixer.trace(u, state, lengths, bins=4).innovation, "float32")
-    assert reading.q.shape == (2, WINDOW, 4, 3)
+    assert_close(found.k[:1, 1:], after.window.k[:1, -WINDOW + 1 :], "float32")
+    other = mixer(u, state, None, lengths, AuxRequest(bins=4))[2]
+    assert_close(found.innovation, other.innovation, "float32")
+    assert found.q.shape == (2, WINDOW, 4, 3) and other.q is None and found.mass is None

@@ -55,10 +55,9 @@ def trained(tmp_path_factory):
     from bmojo.experiment import load
     from bmojo.training.train import train
 
-    experiment, text = load("experiments/mqar/bmojo.gin", BINDINGS, ["runs/smoke.gin"])
+    experiment, text = load("experiments/mqar.gin", BINDINGS, ["runs/smoke.gin"])
     directory = tmp_path_factory.mktemp("neuron") / "run"
-    parts = experiment.model, experiment.optimizer, experiment.trainer, experiment.curriculum
-    train(*parts, experiment.evaluations, str(directory), text, Console(file=io.StringIO()))
+    train(experiment, directory, config_text=text, console=Console(file=io.StringIO()))
     return directory
 
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax import nnx
-from neuron.positions import Positions
 
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.training.parameters import split
 from neuron.configs import layer_config
 from neuron.layer import BMojoLayer, LayerState
+from neuron.positions import Positions
 from neuron.weights import load_layer, sources
 from tests.numerics import relative_rms
 
@@ -102,16 +102,16 @@ def fields(state):
         "tail": state.fading.tail,
         "hidden": state.fading.hidden,
         "outputs": state.outputs,
-        "power": state.power,
+        "power": state.eidetic.chosen.power,
         "window_k": state.window.k,
         "window_v": state.window.v,
         "slot_k": state.slots.k,
         "slot_v": state.slots.v,
-        "slot_distance": state.slots.distance,
+        "slot_distance": state.slots.distance[:, 0],
         "kept_k": state.eidetic.kept.k,
         "kept_v": state.eidetic.kept.v,
-        "kept_score": state.eidetic.score,
-        "kept_position": state.eidetic.position,
+        "kept_score": state.eidetic.chosen.score[:, 0],
+        "kept_position": state.eidetic.chosen.position[:, 0],
     }
 
 

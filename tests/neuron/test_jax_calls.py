@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import attention, blocked_attention, convolution, eidetic, recurrence
+from bmojo.ops import attention_xla, convolution, masks, recurrence, selection
 from bmojo.ops import innovation as innovations
 from neuron import jax_calls
 from neuron.checks.attention import Size, problem
@@ -119,9 +119,9 @@ def test_running_sets():
     found = jax.jit(lambda *a: jax_calls.running_sets(*a[:2], 4, *a[2:]))(
         score, carried, START, valid
     )
-    reference = jax.jit(lambda *a: eidetic.running_sets(*a[:2], 4, None, *a[2:]))
+    reference = jax.jit(lambda *a: selection.running_sets(*a[:2], 4, None, *a[2:]))
     wanted, last = reference(score, carried, START, valid)
-    held = np.asarray(wanted.score) != eidetic.EMPTY
+    held = np.asarray(wanted.score) != selection.EMPTY
     np.testing.assert_array_equal(found.score, wanted.score)
     np.testing.assert_array_equal(np.where(held, found.source, 0), np.where(held, wanted.source, 0))
     np.testing.assert_array_equal(found.score[:, -1], last.score)
@@ -146,7 +146,9 @@ def test_memory_attention(size):
             given = dict(zip(names, tensors, strict=True))
             slots = None
             if size.slots:
-                slots = attention.Slots(given.pop("slot_k"), given.pop("slot_v"), p.distance)
+                slots = masks.Slots(
+                    given.pop("slot_k"), given.pop("slot_v"), p.distance[:, :, None]
+                )
             if "tail_k" not in given:
                 none = jnp.zeros_like(p.arrays["tail_k"]), jnp.zeros_like(p.arrays["tail_v"])
                 tail = (None, None) if function is jax_calls.memory_attention else none
@@ -156,17 +158,17 @@ def test_memory_attention(size):
         return call
 
     arguments = [p.arrays[n] for n in names]
-    agree(run(jax_calls.memory_attention), run(blocked_attention.memory_attention), arguments)
+    agree(run(jax_calls.memory_attention), run(attention_xla.memory_attention), arguments)
 
 
 def test_memory_attention_in_bfloat16():
     p = on_device(problem(Size(1, 9, 2, 1, 8, 4, slots=3, before=3, dtype="bfloat16")))
-    slots = attention.Slots(p.arrays["slot_k"], p.arrays["slot_v"], p.distance)
+    slots = masks.Slots(p.arrays["slot_k"], p.arrays["slot_v"], p.distance[:, :, None])
     arguments = [p.arrays[n] for n in ("q", "k", "v", "tail_k", "tail_v")]
     options = {"segment_pos": p.segment_pos, "window": 4, "slots": slots}
     agree(
         lambda *a: jax_calls.memory_attention(*a, **options),
-        lambda *a: blocked_attention.memory_attention(*a, **options),
+        lambda *a: attention_xla.memory_attention(*a, **options),
         arguments,
         limit=2**-7,
         gradient=2**-6,
@@ -177,15 +179,15 @@ def test_memory_attention_step():
     window, position = 5, jnp.array([12, 3], jnp.int32)
     q, k, v = draw(2, 4, 8), draw(2, 2, 8, seed=1), draw(2, 2, 8, seed=2)
     tail = draw(2, window - 1, 2, 8, seed=3), draw(2, window - 1, 2, 8, seed=4)
-    far = jnp.array([[[2, 7, attention.NEVER]], [[1, 9, 3]]], jnp.int32)
-    slots = attention.Slots(draw(2, 1, 3, 2, 8, seed=5), draw(2, 1, 3, 2, 8, seed=6), far)
+    far = jnp.array([[[2, 7, masks.NEVER]], [[1, 9, 3]]], jnp.int32)
+    slots = masks.Slots(draw(2, 1, 3, 2, 8, seed=5), draw(2, 1, 3, 2, 8, seed=6), far[:, :, None])
     rings = [np.full((2, window, 2, 8), 9, np.float32) for _ in tail]
     for row in range(2):
         for back in range(1, window):
             for ring, x in zip(rings, tail, strict=True):
                 ring[row, (position[row] - back) % window] = x[row, window - 1 - back]
     found = jax.jit(jax_calls.memory_attention_step)(q, k, v, *rings, position, position, slots)
-    reference = jax.jit(functools.partial(blocked_attention.memory_attention, window=window))
+    reference = jax.jit(functools.partial(attention_xla.memory_attention, window=window))
     tokens = (x[:, None] for x in (q, k, v))
     wanted = reference(*tokens, *tail, position[:, None], slots=slots, offset=position % window)
     assert relative_rms(found, wanted[:, 0]) <= 1e-5

@@ -8,10 +8,9 @@ import pytest
 import torch
 from flax import nnx
 
-from bmojo.evaluation import recall
-from bmojo.experiment import load
-from bmojo.generation import generate as generation
+from bmojo.generation.generate import generate_all
 from bmojo.model import Model as OriginalModel
+from bmojo.runs import open_run
 from neuron.configs import FadingConfig, LayerConfig, StackConfig
 from neuron.model import Flat, Model, flatten, unflatten
 from tests.numerics import relative_rms
@@ -21,8 +20,7 @@ PROMPTS = ([3, 77, 5, 9, 200], [8] * 4 + [11, 3, 250, 7, 6], list(range(40, 63))
 
 @pytest.fixture(scope="module")
 def original(trained):
-    config = load(trained / "config.gin")[0].model
-    made = recall.load_run(trained, nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
+    made = open_run(trained)
     assert made.step == 2
     return made.model
 
@@ -69,7 +67,7 @@ def test_logits(imported, tokens, wanted, implementation, cuts):
 
 @pytest.fixture(scope="module")
 def continuation(original):
-    return generation.generate_all(original, PROMPTS, max_new_tokens=64, chunk_size=32)
+    return generate_all(original, PROMPTS, max_new_tokens=64, chunk_size=32)
 
 
 def test_greedy_decoding_draws_the_same_tokens(imported, continuation):

@@ -15,12 +15,12 @@ from neuron.model import Model
 
 CONFIG = StackConfig(
     vocab_size=7,
-    periods=2,
+    num_blocks=2,
     layer=LayerConfig(8, FadingConfig(6, d_state=3), window=4, num_fading=1, n_heads=2),
     d_ff=10,
     tie_embeddings=False,
 )
-UP = "periods.sublayers.1.mixer.up_proj.kernel"
+UP = "blocks.sublayers.1.mixer.up_proj.kernel"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def parameters(model):
     for name, source in weights.sources(model).items():
         array = model.get_parameter(name).detach().numpy()
         stacks.setdefault(source.name, []).append(array.T if source.turned else array)
-    return {n: np.stack(x) if n.startswith("periods.") else x[0] for n, x in stacks.items()}
+    return {n: np.stack(x) if n.startswith("blocks.") else x[0] for n, x in stacks.items()}
 
 
 def same(one, other):
@@ -45,16 +45,11 @@ def same(one, other):
 
 
 def test_every_number_of_a_run_is_used_once(trained):
-    from flax import nnx
+    from bmojo.runs import open_run
+    from bmojo.training.parameters import count
 
-    from bmojo.evaluation import recall
-    from bmojo.experiment import load
-    from bmojo.training.parameters import count, split
-
-    config = load(trained / "config.gin")[0].model
-    original = recall.load_run(trained, nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))
     model = weights.load_run(trained)
-    there = split(original.model)[1]
+    there = open_run(trained).parameters
     assert sum(p.numel() for p in model.parameters()) == count(there)
     for name, source in weights.sources(model).items():
         array = np.asarray(there[source.name])

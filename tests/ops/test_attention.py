@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import blocked_attention
-from bmojo.ops.attention import NEVER, Slots, attend, attend_view, memory_view, visible
-from bmojo.ops.blocked_attention import causal_attention, memory_attention
+from bmojo.ops import attention_xla
+from bmojo.ops.attention_mass import over_blocks
+from bmojo.ops.attention_xla import causal_attention, memory_attention
+from bmojo.ops.masks import NEVER, Slots, attend, visible
 from tests.numerics import assert_close
 
 
@@ -42,7 +43,7 @@ def test_every_query_of_the_layer_sees_exactly_window_plus_slots_keys(length, of
         at = jnp.full((1, chunks, count, 2, 4), held)
         out = memory_attention(
             nothing, nothing, v, tail, tail, jnp.arange(1000, 1000 + length)[None], window=window,
-            slots=Slots(jnp.zeros_like(at), at, jnp.full((1, chunks, count), distance)),
+            slots=Slots(jnp.zeros_like(at), at, jnp.full((1, chunks, 1, count), distance)),
             offset=None if offset is None else jnp.array([offset]),
         )  # fmt: skip
         return np.asarray(out)[0, :, 0, 0]
@@ -73,7 +74,7 @@ def test_attend_is_softmax_attention_with_grouped_heads(dtype, groups):
     v = draw(rng, 9, groups, 6, dtype=dtype)
     mask = rng.random((7, 9)) < 0.5
     mask[:, 0] = True
-    assert_close(attend(q, k, v, jnp.asarray(mask)), naive(q, k, v, mask), dtype)
+    assert_close(attend(q, k, v, jnp.asarray(mask)[None]), naive(q, k, v, mask), dtype)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,8 @@ def test_attend_is_softmax_attention_with_grouped_heads(dtype, groups):
     [(1, (7, 5), 1), (31, (7, 5), 2), (130, (16, 64), 1), (150, (128, 256), 2)],
 )
 def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, groups, monkeypatch):
-    monkeypatch.setattr(blocked_attention, "QUERIES", block[0])
-    monkeypatch.setattr(blocked_attention, "KEYS", block[1])
+    monkeypatch.setattr(attention_xla, "QUERIES", block[0])
+    monkeypatch.setattr(attention_xla, "KEYS", block[1])
     rng = np.random.default_rng(1)
     q = draw(rng, 1, length, 2, 4, dtype=dtype)
     k, v = (draw(rng, 1, length, groups, 4, dtype=dtype) for _ in range(2))
@@ -96,8 +97,8 @@ def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, gr
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeypatch):
-    monkeypatch.setattr(blocked_attention, "QUERIES", 7)
-    monkeypatch.setattr(blocked_attention, "KEYS", 10)
+    monkeypatch.setattr(attention_xla, "QUERIES", 7)
+    monkeypatch.setattr(attention_xla, "KEYS", 10)
     rng = np.random.default_rng(3)
     length, places = 33, 50
     q = draw(rng, 2, length, 2, 4, dtype=dtype)
@@ -114,18 +115,26 @@ def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeyp
         return jax.grad(loss, range(3))(q, k, v)
 
     found = gradients(lambda q, k, v: causal_attention(q, k, v, segment_pos, position))
-    assert_close(found, gradients(lambda q, k, v: attend(q, k, v, mask)), dtype)
+    assert_close(found, gradients(lambda q, k, v: attend(q, k, v, mask[:, None])), dtype)
 
 
 @pytest.mark.parametrize(
-    ("block", "offset", "groups"),
-    [(1, None, 1), (3, None, 2), (4, (0, 5), 1), (64, (0, 5), 2), (64, None, 2)],
+    ("block", "offset", "groups", "heads"),
+    [
+        (1, None, 1, 1),
+        (3, None, 2, 1),
+        (4, (0, 5), 1, 1),
+        (64, (0, 5), 2, 1),
+        (64, None, 2, 1),
+        (4, (0, 5), 2, 2),  # slots of each key-value head
+        (64, None, 2, 2),
+    ],
 )
 def test_blocks_have_the_output_and_the_gradient_of_one_softmax(
-    dtype, block, offset, groups, monkeypatch
+    dtype, block, offset, groups, heads, monkeypatch
 ):
-    monkeypatch.setattr(blocked_attention, "QUERIES", block)
-    monkeypatch.setattr(blocked_attention, "FEW", 1)
+    monkeypatch.setattr(attention_xla, "QUERIES", block)
+    monkeypatch.setattr(attention_xla, "FEW", 1)
     rng = np.random.default_rng(2)
     window, length = 8, 29
     chunks = 4 if offset is None else 5
@@ -133,8 +142,8 @@ def test_blocks_have_the_output_and_the_gradient_of_one_softmax(
     k, v = (draw(rng, 2, length, groups, 4, dtype=dtype) for _ in range(2))
     tails = [draw(rng, 2, window - 1, groups, 4, dtype=dtype) for _ in range(2)]
     held = [draw(rng, 2, chunks, 3, groups, 4, dtype=dtype) for _ in range(2)]
-    distance = rng.integers(1, 30, (2, chunks, 3))
-    distance[:, :, 0] = NEVER
+    distance = rng.integers(1, 30, (2, chunks, heads, 3))
+    distance[:, :, 0, 0] = NEVER
     rest = {"window": window, "offset": None if offset is None else jnp.array(offset)}
     segment_pos = jnp.stack([jnp.arange(9, 38), jnp.arange(29) % 11])
 
@@ -152,6 +161,7 @@ def test_blocks_have_the_output_and_the_gradient_of_one_softmax(
         return jax.grad(loss, range(7), has_aux=True)(q, k, v, *tails, *held)
 
     def plain(q, *args, **kwargs):
-        return attend_view(q, memory_view(*args, **kwargs))
+        keys = memory_keys(*args, **kwargs)
+        return over_blocks(lambda q, k, *rest: attend(q, k, *rest), q, keys.k, keys.v, keys.mask)
 
     assert_close(gradients(memory_attention), gradients(plain), dtype)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import recurrence, reference
+from bmojo.ops import implementations, reference
 from bmojo.ops.native import library
-from bmojo.ops.recurrence import selective_scan
+from bmojo.ops.recurrence import COMPANION, SELECTIVE, selective_scan
 from tests.numerics import assert_close, relative_rms
 from tests.ops.scans import CHUNK, DECAYS, draw_start, draw_steps, every_case, everything
 
@@ -106,34 +106,38 @@ def test_backward_memory_does_not_grow_with_the_number_of_states(implementation)
 
 
 def test_auto_is_for_the_backend():
-    assert recurrence._automatic("gpu", True) == recurrence._automatic("tpu", True) == "pallas"
-    assert recurrence._automatic("cpu", False) == "sequential"
-    assert recurrence._automatic("tpu", False) == "associative"
-    assert recurrence._automatic("neuron", True) == "associative"
-    assert recurrence.resolve("associative") == "associative"
+    assert (
+        implementations._automatic(SELECTIVE, "gpu")
+        == implementations._automatic(SELECTIVE, "tpu")
+        == "pallas"
+    )
+    assert implementations._automatic(COMPANION, "cpu") == "sequential"
+    assert implementations._automatic(COMPANION, "tpu") == "associative"
+    assert implementations._automatic(SELECTIVE, "neuron") == "associative"
+    assert SELECTIVE.resolve("associative") == "associative"
 
 
 @pytest.mark.parametrize("why, picked", [(None, "native"), ("no compiler", "sequential")])
 def test_auto_on_a_cpu_is_native_where_it_can_be_made(monkeypatch, caplog, why, picked):
     monkeypatch.setattr(library, "why_not", lambda: why)
-    automatic = recurrence._automatic.__wrapped__
-    monkeypatch.setattr(recurrence, "_automatic", automatic)
+    automatic = implementations._automatic.__wrapped__
+    monkeypatch.setattr(implementations, "_automatic", automatic)
     with caplog.at_level("INFO"):
-        assert recurrence.resolve("auto") == picked
+        assert SELECTIVE.resolve("auto") == picked
     assert caplog.messages == [
         "selective scan on cpu: native"
         if why is None
         else "selective scan on cpu: sequential in place of native: no compiler"
     ]
     if why is not None:
-        with pytest.raises(ValueError, match="^implementation: no native kernels: no compiler$"):
+        with pytest.raises(ValueError, match="^implementation: no native kernels: no compiler; "):
             selective_scan(*draw(jnp.float32, 3), implementation="native")
 
 
 def test_native_is_for_cpus_alone(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with pytest.raises(ValueError, match="they are for CPUs, and this is a tpu"):
-        recurrence.resolve("native")
+        SELECTIVE.resolve("native")
 
 
 def test_wrong_arguments_are_named():

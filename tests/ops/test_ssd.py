@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import reference
-from bmojo.ops import ssd as module
+from bmojo.ops import implementations, reference
 from bmojo.ops.native import library
-from bmojo.ops.ssd import resolve, ssd
+from bmojo.ops.ssd import IMPLEMENTATIONS as KNOWN
+from bmojo.ops.ssd import ssd
 from tests.numerics import assert_close, relative_rms
 from tests.ops.scans import CHUNK, DECAYS, draw_start, draw_steps, every_case, everything
 
@@ -124,18 +124,20 @@ def test_a_chunk_has_at_least_one_token():
 @pytest.mark.parametrize("why, picked", [(None, "native"), ("no compiler", "xla")])
 def test_auto_on_a_cpu_is_native_where_it_can_be_made(monkeypatch, caplog, why, picked):
     monkeypatch.setattr(library, "why_not", lambda: why)
-    monkeypatch.setattr(module, "_automatic", module._automatic.__wrapped__)
+    automatic = implementations._automatic.__wrapped__
+    monkeypatch.setattr(implementations, "_automatic", automatic)
     with caplog.at_level("INFO"):
-        assert resolve("auto") == picked
+        assert KNOWN.resolve("auto") == picked
     reason = "" if why is None else " in place of native: no compiler"
     assert caplog.messages == [f"Mamba-2's scan on cpu: {picked}{reason}"]
     if why is not None:
-        with pytest.raises(ValueError, match="^implementation: no native kernels: no compiler$"):
+        with pytest.raises(ValueError, match="^implementation: no native kernels: no compiler; "):
             ssd(*draw(jnp.float32, 3), implementation="native")
 
 
 def test_on_accelerators_xla_multiplies():
-    assert module._automatic("tpu") == module._automatic("gpu") == "xla"
+    assert implementations._automatic(KNOWN, "tpu") == "xla"
+    assert implementations._automatic(KNOWN, "gpu") == "xla"
 
 
 def test_an_unknown_implementation():

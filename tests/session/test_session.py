@@ -120,10 +120,10 @@ def test_a_token_is_stored_when_it_has_left_window_and_slots(model, store):
     session = Session(model, store, Use(threshold=0.0))
     for _ in range(6):
         session.read(tokens(WINDOW, seed=session.position))
-        state = session.state[session.layers[0].index].eidetic
+        state = session.state.blocks[session.layers[0].index].eidetic.chosen
         for layer in session.layers:
             written = {r.position for r in all_records(store) if r.layer == layer.number}
-            kept = set(np.asarray(state.position[layer.period, 0]).tolist())
+            kept = set(np.asarray(state.position[layer.period, 0, 0]).tolist())
             older = set(range(session.position - WINDOW + 1))
             assert written == older - kept
 

@@ -44,7 +44,7 @@ def started(monkeypatch):
     asked, codes = [], {}
 
     def pool(jobs, out, workers, watcher, program):
-        assert program[1:] == ("-m", "bmojo.cli.child")
+        assert program[1:] == ("-m", "bmojo.cli", "--child")
         asked.append(([job.cell.name for job in jobs], workers))
         results = []
         for job in jobs:
@@ -134,7 +134,7 @@ def test_a_wrong_cell_stops_all_before_work(started):
 CRASH = """
 include 'sweeps/smoke.gin'
 Sweep.cells = (('',), ('crash', 'Optimizer.learning_rate=1e30', 'Experiment.max_steps=6'))
-Sweep.configs = ('experiments/mqar/swa.gin',)
+Sweep.models = ('models/swa.gin',)
 Sweep.seeds = (0,)
 """
 

@@ -1,8 +1,7 @@
-"""Read a text once and note what every layer looks at and keeps.
+"""Attention and memory of every layer while a model reads a text once.
 
 The text is read in segments through the model's state, so that memory on the device does not
-grow with it (but for full attention, which keeps all keys). The model runs as always; beside
-each mixer's call stands its ``trace`` of the same inputs.
+grow with it (but for full attention, which keeps all keys).
 """
 
 import dataclasses
@@ -19,11 +18,11 @@ from bmojo.errors import UserError
 from bmojo.generation.generate import check_tokens, memory_grows, start
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
 from bmojo.layers.mlp import MLPConfig
-from bmojo.layers.protocol import State
-from bmojo.layers.trace import Trace
-from bmojo.ops.attention import EIDETIC, FADING, WINDOW
-from bmojo.ops.eidetic import EMPTY
+from bmojo.layers.protocol import Aux, AuxRequest
+from bmojo.model import ModelState
+from bmojo.ops.masks import EIDETIC, FADING, WINDOW
 from bmojo.types import Array
 
 __all__ = ["SEGMENT_LENGTH", "Layer", "Memory", "Tenancy", "read"]
@@ -53,7 +52,7 @@ class Layer:
     Attributes:
       number: of the mixer, counted from 1; MLPs do not count.
       kind: class of the mixer.
-      tiers: which of :data:`bmojo.ops.attention.TIERS` it has, as indices.
+      tiers: which of :data:`bmojo.ops.masks.TIERS` it has, as indices.
       chunk: tokens of a chunk, of which there are C; 0 without eidetic slots.
       spread: attention by head, tier and octave of distance, a mean over queries (H, 3, N).
       mass: attention of each query by tier, a mean over heads (n, 3).
@@ -168,14 +167,14 @@ class _Mixer:
     kind: str
     tiers: tuple[int, ...]
     chunk: int
-    period: int
+    block: int
     index: int
 
 
 def _mixers(config: Any) -> list[_Mixer]:
     """Every mixer but MLPs, from the bottom."""
     found: list[_Mixer] = []
-    for period in range(config.periods):
+    for block in range(config.num_blocks):
         for index, mixer in enumerate(config.pattern):
             if isinstance(mixer, MLPConfig):
                 continue
@@ -184,11 +183,13 @@ def _mixers(config: Any) -> list[_Mixer]:
             chunk = 0
             if isinstance(mixer, AttentionConfig):
                 tiers = (WINDOW,)
+            elif isinstance(mixer, SlidingBMojoConfig):
+                tiers = (WINDOW, FADING)
             elif isinstance(mixer, BMojoConfig) and mixer.window:
-                fading = mixer.num_fading > 0 or mixer.form == "sliding"
+                fading = mixer.num_fading > 0
                 tiers = (WINDOW, *[FADING] * fading, *[EIDETIC] * (mixer.num_eidetic > 0))
                 chunk = mixer.window if mixer.num_eidetic else 0
-            found.append(_Mixer(len(found) + 1, kind, tiers, chunk, period, index))
+            found.append(_Mixer(len(found) + 1, kind, tiers, chunk, block, index))
     return found
 
 
@@ -197,36 +198,28 @@ def _segment(graph: Any, bins: int) -> Callable[..., Any]:
     """The program that reads one segment, and traces every mixer that attends."""
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def segment(parameters: Any, state: State, tokens: Array, lengths: Array) -> tuple[Any, State]:
+    def segment(
+        parameters: Any, state: ModelState, tokens: Array, lengths: Array
+    ) -> tuple[Any, ModelState]:
         model = nnx.merge(graph, parameters)
-        outline, periods = nnx.split(model.periods)
         valid = jnp.arange(tokens.shape[1]) < lengths
+        octaves = jnp.arange(bins, dtype=jnp.float32)
 
-        def summary(trace: Trace) -> _Part:
-            shares = jnp.where(valid[:, None, None, None], trace.spread[0], 0)
-            octaves = jnp.arange(bins, dtype=shares.dtype)
+        def summary(aux: Aux) -> _Part | None:
+            if aux.mass is None:
+                return None
+            shares = jnp.where(valid[:, None, None, None], aux.mass[:, 0], 0)
+            nothing = jnp.zeros((len(shares), tokens.shape[1], 0))
             return _Part(
-                spread=shares.sum(axis=0),
-                mass=shares.sum(axis=-1).mean(axis=1),
-                octave=(shares.sum(axis=2) @ octaves).mean(axis=1),
-                innovation=trace.innovation[0],
-                held=trace.held[0],
+                spread=shares.sum(axis=1),
+                mass=shares.sum(axis=-1).mean(axis=2),
+                octave=(shares.sum(axis=3) @ octaves.astype(shares.dtype)).mean(axis=2),
+                innovation=nothing[..., 0] if aux.innovation is None else aux.innovation[:, 0],
+                held=nothing.astype(jnp.int32) if aux.held is None else aux.held[:, 0],
             )
 
-        def period(x: Array, inputs: tuple[Any, State]) -> tuple[Array, Any]:
-            part, states = inputs
-            after, traces = [], []
-            for sublayer, old in zip(nnx.merge(outline, part).sublayers, states, strict=True):
-                trace = None
-                if hasattr(sublayer.mixer, "trace"):
-                    trace = sublayer.mixer.trace(sublayer.norm(x), old, lengths, bins=bins)
-                traces.append(None if trace is None else summary(trace))
-                x, new = sublayer(x, old, None, lengths)
-                after.append(new)
-            return x, (tuple(traces), tuple(after))
-
-        _, (traces, after) = jax.lax.scan(period, model.embedding(tokens), (periods, state))
-        return traces, after
+        _, state, found = model.features(tokens, state, None, lengths, AuxRequest(bins=bins))
+        return tuple(map(summary, found)), state
 
     return segment
 
@@ -245,7 +238,7 @@ class _Part:
 
 def _part(mixer: _Mixer, traces: Any, first: int, size: int) -> _Part:
     """A mixer's part of a segment, without padding; of the slots, what each chunk sees."""
-    part = jax.tree.map(lambda x: x[mixer.period], traces[mixer.index])
+    part = jax.tree.map(lambda x: x[mixer.block], traces[mixer.index])
     if not np.isfinite(part.spread).all():
         raise UserError(
             f"layer {mixer.number} ({mixer.kind}): its attention is not a number; the model's "
@@ -270,15 +263,15 @@ def _packed(held: np.ndarray) -> np.ndarray:
     return np.where(ordered == far, -1, ordered)
 
 
-def _layer(mixer: _Mixer, parts: list[_Part], state: State, count: int) -> Layer:
+def _layer(mixer: _Mixer, parts: list[_Part], state: ModelState, count: int) -> Layer:
     """The segments of a mixer, put together."""
     held, kept = np.zeros((0, 0), np.int32), np.zeros(0, np.int32)
     if mixer.chunk:
-        slots = state[mixer.index].eidetic
-        scores, positions = (np.asarray(x)[mixer.period, 0] for x in (slots.score, slots.position))
-        kept = np.sort(positions[scores != EMPTY])
+        chosen = state.blocks[mixer.index].eidetic.chosen
+        positions = np.asarray(chosen.position)[mixer.block, 0, 0]
+        kept = np.sort(positions[positions >= 0])
         # Off the grid a query's view has room for the slots of two chunks, and shows one.
-        held = np.concatenate([part.held[:, : len(scores)] for part in parts])
+        held = np.concatenate([part.held[:, : len(positions)] for part in parts])
     return Layer(
         number=mixer.number,
         kind=mixer.kind,

@@ -8,7 +8,6 @@ switches the kernels off.
 
 import concurrent.futures
 import ctypes
-import fcntl
 import functools
 import hashlib
 import logging
@@ -23,9 +22,11 @@ import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import jaxlib
 
 from bmojo.cache import cache_directory
+from bmojo.files import file_lock
 
 SOURCES = ("scan.cc", "ssd.cc", "attention.cc", "settle.cc")
 HERE = Path(__file__).parent
@@ -95,8 +96,7 @@ def _built(command: list[str]) -> Path:
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # others wait here for the first one
+    with file_lock(folder / "lock", wait=True):  # others wait here for the first one
         if not library.exists():
             started = time.monotonic()
             # As a warning, which is seen without further ado: for ten seconds nothing else is.
@@ -144,3 +144,16 @@ def _names() -> list[str]:
     marker = "BMOJO_HANDLER("
     lines = [line for name in SOURCES for line in (HERE / name).read_text().splitlines()]
     return [line[len(marker) :].split(",")[0] for line in lines if line.startswith(marker)]
+
+
+def copy(x: jax.Array) -> jax.Array:
+    """``x`` by a kernel that XLA cannot join to its neighbours; float32 and float64 only."""
+    if x.dtype not in (jnp.float32, jnp.float64):
+        return x
+    call = jax.ffi.ffi_call(
+        f"bmojo_settle_{x.dtype}",
+        jax.ShapeDtypeStruct(x.shape, x.dtype),
+        vmap_method="broadcast_all",
+        input_output_aliases={0: 0},
+    )
+    return call(x)

@@ -6,7 +6,6 @@ module                     what is in it
 :mod:`.scan`               the selective scan: layout, tiles, derivative
 :mod:`.scan_tpu`           its kernels for TPUs (Mosaic)
 :mod:`.scan_gpu`           its kernels for GPUs (Triton)
-:mod:`.attention`          the memory attention: layout, tiles, derivative
 :mod:`.attention_kernels`  its kernels, for both
 :mod:`.causal`             full attention, by kernels that JAX maintains
 :mod:`.targets`            which of the two a call is for, and the memory that it may take
@@ -21,5 +20,5 @@ slow and meant for tests.
 
 A kernel is opaque to XLA's partitioner. Under ``jax.jit`` over several devices it must be
 called inside ``jax.shard_map`` with all axes of the mesh manual and ``check_vma=False``;
-:func:`bmojo.layers.axes.on_each_device` does so for the mixers.
+:func:`bmojo.ops.axes.on_each_device` does so.
 """

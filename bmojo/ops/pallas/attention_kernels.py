@@ -24,7 +24,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 
-from bmojo.ops.attention import visible
+from bmojo.ops.masks import visible
 from bmojo.ops.pallas.targets import Target, tiled_bytes
 from bmojo.types import Array, at_least_float32
 

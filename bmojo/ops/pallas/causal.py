@@ -36,7 +36,7 @@ def causal_attention(
     segment_pos: Int[Array, "B L"],
     target: Target | None = None,
 ) -> Float[Array, "B L H P"]:
-    """:func:`bmojo.ops.attention.causal_attention` of a call that no tokens precede.
+    """:func:`bmojo.ops.memory_attention.causal_attention` of a call that no tokens precede.
 
     Args:
       q: queries.

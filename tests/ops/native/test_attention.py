@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.layers import kernels
-from bmojo.ops import attention_choice
-from bmojo.ops.attention import NEVER, Slots, attend, attend_view, memory_view, visible
+from bmojo.ops import attention_native, implementations
+from bmojo.ops import memory_attention as public
+from bmojo.ops.attention_mass import over_blocks
+from bmojo.ops.attention_native import causal_attention, memory_attention
+from bmojo.ops.attention_xla import attend
+from bmojo.ops.masks import NEVER, Slots, memory_keys, visible
 from bmojo.ops.native import library
-from bmojo.ops.native.attention import causal_attention, memory_attention
 from tests.numerics import assert_close, relative_rms
 
 pytestmark = pytest.mark.skipif(
@@ -37,7 +39,7 @@ class Memory:
             *(draw(rng, rows, window - 1, groups, width, dtype=dtype) for _ in range(2)),
             *(draw(rng, rows, chunks, slots, groups, width, dtype=dtype) for _ in range(2)),
         ]
-        self.distance = rng.integers(1, 3 * window, (rows, chunks, slots))
+        self.distance = rng.integers(1, 3 * window, (rows, chunks, 1, slots))
         self.distance[..., :1] = NEVER
         self.segment_pos = jnp.stack(
             [window + jnp.arange(length), jnp.arange(length) % (window + 3)]
@@ -58,7 +60,8 @@ class Memory:
 
 
 def plain(q, *args, **kwargs):
-    return attend_view(q, memory_view(*args, **kwargs))
+    keys = memory_keys(*args, **kwargs)
+    return over_blocks(lambda q, k, *rest: attend(q, k, *rest), q, keys.k, keys.v, keys.mask)
 
 
 @pytest.mark.parametrize(
@@ -169,31 +172,31 @@ def test_a_batch_of_calls():
 
 def test_who_computes(monkeypatch, caplog):
     q = jnp.zeros((1, 32, 4, 8))
-    for forget in (attention_choice._automatic, attention_choice._instead):
-        forget.cache_clear()
-    assert attention_choice.choose(q, 16, 0) == attention_choice.choose_causal(q) == "native"
-    assert attention_choice.choose_causal(q, first=False) == "native"
-    assert attention_choice.choose(q[:, :15], 16, 0, "native") == "xla"
+    implementations.forget()
+    assert public.choose(q, 16, None) == public.choose_causal(q) == "native"
+    assert public.choose_causal(q, first=False) == "native"
+    assert public.choose(q[:, :15], 16, None, "native") == "xla"
     with caplog.at_level("INFO", "bmojo"):
-        attention_choice._automatic.cache_clear()
+        implementations.forget()
         monkeypatch.setattr(library, "why_not", lambda: "no compiler")
-        assert attention_choice.choose(q, 16, 0) == "xla"
+        assert public.choose(q, 16, None) == "xla"
     assert "attention by xla in place of native: no compiler" in caplog.text
     wanted = "^attention_implementation: no native kernels: no compiler; take 'xla'"
     with pytest.raises(ValueError, match=wanted):
-        attention_choice.choose(q, 16, 0, "native")
+        public.choose(q, 16, None, "native")
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with pytest.raises(ValueError, match="for CPUs, and this is a tpu"):
-        attention_choice.choose(q, 16, 0, "native")
-    attention_choice._automatic.cache_clear()
+        public.choose(q, 16, None, "native")
+    implementations.forget()
 
 
 def test_layers_call_it(monkeypatch):
     called = []
     monkeypatch.setattr(
-        kernels.native, "causal_attention", lambda q, *rest: called.append(len(rest)) or q
+        attention_native, "causal_attention", lambda q, *rest: called.append(len(rest)) or q
     )
     q = jnp.zeros((1, 32, 4, 8))
-    kernels.attend_causally(q, q, q, jnp.zeros((1, 32), jnp.int32), "native")
-    kernels.attend_causally(q, q, q, jnp.zeros((1, 32), int), "auto", jnp.zeros((1, 32), int))
+    pos = jnp.zeros((1, 32), jnp.int32)
+    public.causal_attention(q, q, q, pos, implementation="native")
+    public.causal_attention(q, q, q, pos, pos)
     assert called == [3, 4]

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from bmojo.layers.axes import axis_rules
-from bmojo.layers.gradient_barrier import gradient_barrier
-from bmojo.ops.native import library
+from bmojo.ops.gradient_barrier import gradient_barrier
 from bmojo.ops.native.settle import settle
+
+from bmojo.ops.axes import axis_rules
+from bmojo.ops.native import library
 
 pytestmark = pytest.mark.skipif(
     library.why_not() is not None, reason=f"no kernels: {library.why_not()}"

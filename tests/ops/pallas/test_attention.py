@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import attention_choice, reference
-from bmojo.ops import blocked_attention as xla
-from bmojo.ops.attention import NEVER, Slots
-from bmojo.ops.attention_choice import check_implementation, choose, resolve
-from bmojo.ops.pallas.attention import geometry, memory_attention, unfit
+from bmojo.ops import attention_xla as xla
+from bmojo.ops import implementations, reference
+from bmojo.ops.attention_pallas import geometry, memory_attention, unfit
+from bmojo.ops.masks import NEVER, Slots
+from bmojo.ops.memory_attention import IMPLEMENTATIONS, choose
 from bmojo.ops.pallas.targets import Target
 from tests.numerics import assert_close, relative_rms
 
@@ -43,7 +43,7 @@ def everything(attend, window, slot_range=(0, None)):
 
     def loss(arrays, distance, segment_pos, offset):
         q, k, v, tail_k, tail_v, *held = (arrays[name] for name in PARTS)
-        slots = Slots(*held, distance) if distance.shape[2] else None
+        slots = Slots(*held, distance[:, :, None]) if distance.shape[2] else None
         out = attend(
             q, k, v, tail_k, tail_v, segment_pos,
             window=window, slots=slots, slot_range=slot_range, offset=offset,
@@ -112,7 +112,7 @@ def test_under_vmap_checkpoint_and_a_loop_over_layers(device):
             q, *rest, slot_k, slot_v = (arrays[name] for name in PARTS)
 
             def layer(q, _):
-                slots = Slots(slot_k, slot_v, distance)
+                slots = Slots(slot_k, slot_v, distance[:, :, None])
                 looked = functools.partial(attend, window=16)
                 return jax.checkpoint(looked)(q, *rest, segment_pos, slots=slots), None
 
@@ -156,30 +156,38 @@ def test_blocks_follow_the_rule():
     assert cut(gpu, 2048, 50, 8) == (64, 64, 41, 41, 16)
 
 
+def held(count, heads):
+    """Slots of one chunk, for all heads or for each."""
+    nothing = jnp.zeros((2, 2, count, 2, 8))
+    return Slots(nothing, nothing, jnp.zeros((2, 2, heads, count), jnp.int32))
+
+
 def test_who_computes(monkeypatch, caplog):
-    attention_choice._instead.cache_clear()
+    implementations.forget()
     arrays, _, segment_pos = draw(32, 16, 0, "float32")
     q = arrays["q"]
-    assert resolve("xla") == choose(q, 16, 0, "xla") == "xla"
-    assert choose(q, 16, 0, "pallas") == "pallas"
+    shared, own = (held(1, heads) for heads in (1, 2))
+    assert IMPLEMENTATIONS.resolve("xla") == choose(q, 16, None, "xla") == "xla"
+    assert choose(q, 16, None, "pallas") == choose(q, 16, shared, "pallas") == "pallas"
     with caplog.at_level("INFO", "bmojo"):
         for _ in range(2):
-            assert choose(q[:, :15], 16, 0, "pallas") == "xla"
-            assert choose(q, None, 0, "pallas") == "xla"
+            assert choose(q[:, :15], 16, None, "pallas") == "xla"
+            assert choose(q, 16, own, "pallas") == "xla"
     assert caplog.text.count("calls of fewer than 16 tokens") == 1
-    assert caplog.text.count("renewed at every token") == 1
+    assert caplog.text.count("heads with slots of their own") == 1
     with pytest.raises(
-        ValueError, match="^attention: must be one of auto, xla, pallas, native, got 'cu'"
+        ValueError,
+        match="^attention_implementation: must be one of auto, xla, native, pallas, got 'cu'",
     ):
-        check_implementation("cu", "attention")
+        IMPLEMENTATIONS.check("cu")
 
     assert "MiB of a TPU's vector memory" in unfit(99, 8192, 0, 8, np.float32, Target("tpu"))
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     with caplog.at_level("INFO", "bmojo"):
-        assert (choose(q, 16, 0), choose(q, 8192, 0)) == ("pallas", "xla")
+        assert (choose(q, 16, None), choose(q, 8192, None)) == ("pallas", "xla")
     assert "attention by xla in place of pallas: window 8192" in caplog.text
     with pytest.raises(ValueError, match="^attention_implementation: window 8192 .* take 'xla'"):
-        choose(q, 8192, 0, "pallas")
+        choose(q, 8192, None, "pallas")
 
 
 @every_device
@@ -196,7 +204,7 @@ def test_outputs_are_the_oracles(device):
         edges = [x[:, c * window + window - fading : (c + 1) * window] for c in range(chunks)]
         return jnp.stack(edges, axis=1)
 
-    distance = jnp.broadcast_to(jnp.arange(fading, 0, -1), (1, chunks, fading))
+    distance = jnp.broadcast_to(jnp.arange(fading, 0, -1), (1, chunks, 1, fading))
     document = np.arange(length) >= cut
     segment_pos = jnp.asarray(np.where(document, np.arange(length) - cut, np.arange(length)))[None]
     got = interpreted(device)(

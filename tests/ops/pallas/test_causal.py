@@ -10,8 +10,9 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from bmojo.layers.attention import AttentionConfig
-from bmojo.ops import attention_choice
-from bmojo.ops import blocked_attention as xla
+from bmojo.ops import attention_xla as xla
+from bmojo.ops import implementations
+from bmojo.ops.memory_attention import choose_causal
 from bmojo.ops.pallas import targets
 from bmojo.ops.pallas.causal import causal_attention, unfit
 from bmojo.ops.pallas.targets import Target
@@ -61,12 +62,12 @@ def test_lowering(device):
 
 def test_who_computes(monkeypatch, caplog):
     q = jnp.zeros((1, 32, 4, 8))
-    attention_choice._instead.cache_clear()
+    implementations.forget()
     with caplog.at_level("INFO", "bmojo"):
-        assert attention_choice.choose_causal(q, "pallas") == "xla"
+        assert choose_causal(q, "pallas") == "xla"
     assert "run on TPUs and GPUs alone" in caplog.text
     assert "width 192" in unfit(192, jnp.float32, Target("tpu"))
     monkeypatch.setattr(targets, "_of_backend", lambda backend: Target("tpu"))
-    assert attention_choice.choose_causal(q, "pallas") == "pallas"
-    assert attention_choice.choose_causal(q, "pallas", first=False) == "xla"
+    assert choose_causal(q, "pallas") == "pallas"
+    assert choose_causal(q, "pallas", first=False) == "xla"
     assert AttentionConfig().attention_implementation == "auto" and set(PLATFORM) == {"tpu", "gpu"}

@@ -11,12 +11,12 @@ from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
 from bmojo.layers import kernels
-from bmojo.layers.axes import axis_rules
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
-from bmojo.ops.attention import Slots
+from bmojo.ops.attention_pallas import memory_attention
+from bmojo.ops.axes import axis_rules
+from bmojo.ops.masks import Slots
 from bmojo.ops.pallas import targets
-from bmojo.ops.pallas.attention import memory_attention
 from bmojo.ops.pallas.scan import scan
 from bmojo.ops.pallas.targets import Target
 from bmojo.ops.recurrence import selective_scan
@@ -75,7 +75,7 @@ def test_the_attention_forward_and_backward(device, window, num_slots, width, dt
     def loss(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, segment_pos):
         out = memory_attention(
             q, k, v, tail_k, tail_v, segment_pos,
-            window=window, slots=Slots(slot_k, slot_v, distance), target=Target(device),
+            window=window, slots=Slots(slot_k, slot_v, distance[:, :, None]), target=Target(device),
         )  # fmt: skip
         return jnp.sum(out.astype(jnp.float32))
 

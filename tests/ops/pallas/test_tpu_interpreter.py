@@ -9,9 +9,9 @@ import functools
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from bmojo.ops import blocked_attention as xla
+from bmojo.ops import attention_xla as xla
 from bmojo.ops import reference
-from bmojo.ops.pallas.attention import memory_attention
+from bmojo.ops.attention_pallas import memory_attention
 from bmojo.ops.pallas.scan import scan
 from bmojo.ops.pallas.targets import Target
 from tests.numerics import assert_close

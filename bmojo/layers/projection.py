@@ -1,0 +1,35 @@
+"""Projections of several outputs at once."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.ops.axes import RULES, constrain
+from bmojo.types import Array
+
+
+def project(
+    linear: nnx.Linear, u: Array, sizes: Sequence[int], names: Sequence[str | None]
+) -> tuple[Array, ...]:
+    """The outputs of a projection that makes several things at once.
+
+    Args:
+      linear: the projection, without bias.
+      u: its input (B, L, D).
+      sizes: channels of all outputs but the last.
+      names: the axis name of each output's channels.
+
+    Returns:
+      The outputs (B, L, size). Where rules are in force each comes from its own part of the
+      kernel: parts of one product would begin in the middle of a device's share.
+    """
+    edges = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    if RULES.get() is None:
+        return tuple(jnp.split(linear(u), edges, axis=-1))
+    kernel = linear.kernel[...].astype(linear.dtype)
+    parts = zip(jnp.split(kernel, edges, axis=-1), names, strict=True)
+    return tuple(
+        constrain(u.astype(kernel.dtype) @ constrain(part, None, name), "batch", None, name)
+        for part, name in parts
+    )
