@@ -2,10 +2,8 @@
 
     python -m scripts.storage.kills [--kills 20] [--seed 0] [--directory DIR]
 
-A writer adds entries that follow from their numbers, publishes every few batches, and prints how
-many are published; now and then it compacts the store. It is killed with SIGKILL; then the store
-is verified, opened by a reader that compares every entry with what was written, and given to the
-next writer.
+A writer publishes entries that follow from their numbers, and sometimes compacts. It is killed with
+SIGKILL; the store is verified, a reader compares every entry, and the next writer goes on.
 """
 
 import argparse
@@ -18,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bmojo.storage import Entries, Identity, Policy, Store, verify
+from bmojo.storage import Entries, Identity, Store, verify
 
 HEADS, WIDTH, LAYERS, CONTEXT, BATCH = 2, 8, (1, 3), 4, 64
-MOMENT = (0.3, 2.5)
-"""Seconds of a kill, from and to, after a writer has begun."""
+MOMENT = (0.3, 2.5)  # seconds of a kill, from and to, after a writer has begun
 IDENTITY = Identity("feed", "", HEADS, WIDTH, LAYERS, "scripts.storage.kills")
 
 
@@ -44,7 +41,6 @@ def write(directory: Path) -> None:
                 for layer in LAYERS:
                     store.write(layer, entries(number, BATCH), f"source {number // 1000}")
                 number += BATCH
-                store.advance(BATCH)
             store.publish()
             if random.random() < 0.05:
                 store.compact()
@@ -56,7 +52,6 @@ def kill(directory: Path, after: float) -> int:
     command = [sys.executable, "-m", "scripts.storage.kills", "--write", str(directory)]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as writer:
-        assert writer.stdout is not None
         first = writer.stdout.readline()
         time.sleep(after)
         writer.kill()
@@ -67,8 +62,7 @@ def kill(directory: Path, after: float) -> int:
 
 def check(directory: Path, published: int) -> int:
     """See that a store is whole and holds what was published; the number of entries of a layer."""
-    problems = verify(directory)
-    assert not problems, problems
+    assert not (problems := verify(directory)), problems
     with Store.open(directory, IDENTITY, write=False) as store:
         counts = [store.count(layer) for layer in LAYERS]
         assert min(counts) >= published, f"{counts} of {published} published entries"
@@ -76,35 +70,31 @@ def check(directory: Path, published: int) -> int:
         records = [store.records[number] for number in store.records.select()]
         wanted = entries(0, max(counts))
         for record in records:
-            for name in ("key", "value"):
-                there = getattr(wanted, name)[record.position]
-                assert np.array_equal(getattr(record, name), there), f"{record.id}: {name}"
+            place = record.position
+            assert np.array_equal(record.key, wanted.key[place]), f"{record.id}: key"
+            assert np.array_equal(record.value, wanted.value[place]), f"{record.id}: value"
         for layer, count in zip(LAYERS, counts, strict=True):
             positions = {record.position for record in records if record.layer == layer}
             assert positions == set(range(count)), f"layer {layer}: gaps"
         if counts[0]:
             probe = wanted.key[counts[0] // 2]
-            found = store.search(LAYERS[0], probe[None], nearest=1, limit=1)
-            best = (wanted.key[: counts[0], 0] @ probe[0]).max()
-            assert np.isclose(found.score[0, 0], best), "the search misses the best entry"
+            found = store.search(LAYERS[0], probe[None], nearest=1, limit=1).score[0, 0]
+            assert np.isclose(found, (wanted.key[: counts[0], 0] @ probe[0]).max()), "search"
     return counts[0]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--directory", type=Path)
+    for name, kind, default in (("kills", int, 20), ("seed", int, 0), ("directory", Path, None)):
+        parser.add_argument(f"--{name}", type=kind, default=default)
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.write:
+    if (asked := parser.parse_args()).write:
         write(asked.write)
     chance = random.Random(asked.seed)
     with tempfile.TemporaryDirectory() as temporary:
         path = asked.directory or Path(temporary) / "store"
-        Store.open(path, IDENTITY, Policy(), write=True).close()
+        Store.open(path, IDENTITY, write=True).close()
         for number in range(asked.kills):
-            after = chance.uniform(*MOMENT)
-            count = check(path, kill(path, after))
-            print(f"kill {number + 1}, {after:.2f} s: {count:,} entries a layer", flush=True)
+            count = check(path, kill(path, chance.uniform(*MOMENT)))
+            print(f"kill {number + 1}: {count:,} entries a layer", flush=True)
     print(f"{asked.kills} kills, everything published was there")

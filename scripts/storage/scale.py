@@ -1,20 +1,11 @@
 """Fill stores of several sizes, compare their search with brute force, and measure them.
 
     python -m scripts.storage.scale [--entries 10000 100000 1000000] [--heads 4] [--width 16]
-        [--tokens 32] [--nearest 8] [--directory DIR]
+        [--tokens 32] [--nearest 8]
 
-Keys lie in clusters with centres of different norms, queries near keys. One layer is written in
-batches of 256 and published every 32 batches. A line of a table for each size:
-
-  entries   of the layer
-  bytes     on disk for an entry
-  search    milliseconds to assign 2 entries to each token and head of a cell, median of 20
-  token     the same divided by the number of tokens
-  cpu       the same by processor time, of all cores together
-  recall    part of the best entries of each query by brute force in float64 that is found
-  open      seconds to open it for reading
-  verify    seconds to verify it
-  write     entries a second until the last was published
+Keys lie in clusters, queries near keys. Columns: bytes of an entry; milliseconds to assign 2 entries
+to each token and head of a cell, median of 20, for a token, and that by processor time; recall by
+brute force in float64; seconds to open and to verify; entries written a second.
 """
 
 import argparse
@@ -31,12 +22,15 @@ BATCH, PUBLISH_EVERY, CENTRES, REPEATS = 256, 32, 1024, 20
 COLUMNS = "entries bytes search token cpu recall open verify write".split()
 
 
+def near(rng, keys):
+    return keys + np.float32(0.3) * rng.standard_normal(keys.shape, np.float32)
+
+
 def draw(rng, count, heads, width):
     """Keys in clusters."""
     centres = rng.standard_normal((CENTRES, heads, width))
     centres *= np.exp(0.5 * rng.standard_normal((CENTRES, heads, 1)))
-    keys = centres[rng.integers(0, CENTRES, count)].astype(np.float32)
-    return keys + np.float32(0.3) * rng.standard_normal(keys.shape, np.float32)
+    return near(rng, centres[rng.integers(0, CENTRES, count)].astype(np.float32))
 
 
 def fill(directory, keys):
@@ -58,15 +52,12 @@ def fill(directory, keys):
 def recall(store, keys, queries, nearest):
     """Part of the best entries of every query by brute force that a search finds."""
     found = store.search(0, queries, nearest=nearest, limit=len(queries) * nearest)
-    right = total = 0
+    best = set()
     for head in range(keys.shape[1]):
-        best = set()
         for query in queries[:, head]:
             score = np.einsum("np,p->n", keys[:, head], query, dtype=np.float64)
-            best |= set(np.argpartition(-score, nearest)[:nearest].tolist())
-        right += len(best & set(found.id[head].tolist()))
-        total += len(best)
-    return right / total
+            best |= {(head, x) for x in np.argpartition(-score, nearest)[:nearest].tolist()}
+    return len(best & {(h, x) for h, ids in enumerate(found.id.tolist()) for x in ids}) / len(best)
 
 
 def look(directory, keys, queries, nearest):
@@ -77,10 +68,10 @@ def look(directory, keys, queries, nearest):
     part = recall(store, keys, queries, nearest)
     times = []
     for _ in range(REPEATS):
-        start = np.array([time.perf_counter(), time.process_time()])
+        start = time.perf_counter(), time.process_time()
         store.assign(0, queries[:, :, None], nearest=2)
-        times.append(1e3 * (np.array([time.perf_counter(), time.process_time()]) - start))
-    search, cpu = (statistics.median(x) for x in np.transpose(times))
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    search, cpu = (1e3 * statistics.median(x) for x in np.transpose(times))
     size = store.bytes() / len(keys)
     store.close()
     start = time.perf_counter()
@@ -91,24 +82,18 @@ def look(directory, keys, queries, nearest):
     return [f"{len(keys):,}", *cells, f"{opened:.2f}", f"{verified:.1f}"]
 
 
-def main():
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, default in (("heads", 4), ("width", 16), ("tokens", 32), ("nearest", 8)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--entries", type=int, nargs="+", default=[10**4, 10**5, 10**6])
-    parser.add_argument("--directory", type=Path, help="where the stores are made, for a while")
     asked = parser.parse_args()
     print("".join(f"{name:>10}" for name in COLUMNS))
     for count in asked.entries:
         rng = np.random.default_rng(0)
         keys = draw(rng, count, asked.heads, asked.width)
-        queries = keys[rng.integers(0, count, asked.tokens)]
-        queries = queries + np.float32(0.3) * rng.standard_normal(queries.shape, np.float32)
-        with tempfile.TemporaryDirectory(dir=asked.directory) as folder:
+        queries = near(rng, keys[rng.integers(0, count, asked.tokens)])
+        with tempfile.TemporaryDirectory() as folder:
             rate = fill(Path(folder) / "store", keys)
             row = [*look(Path(folder) / "store", keys, queries, asked.nearest), f"{rate:,.0f}"]
         print("".join(f"{cell:>10}" for cell in row), flush=True)
-
-
-if __name__ == "__main__":
-    main()
