@@ -3,7 +3,7 @@
     python -m scripts.storage.scale [--entries 10000 100000 1000000] [--heads 4] [--width 16]
         [--tokens 32] [--nearest 8]
 
-Keys lie in clusters, queries near keys. Columns: bytes of an entry; milliseconds to assign 2 entries
+Keys lie in clusters, queries near them. Columns: bytes of an entry; ms to assign 2 entries
 to each token and head of a cell, median of 20, for a token, and that by processor time; recall by
 brute force in float64; seconds to open and to verify; entries written a second.
 """
