@@ -18,12 +18,21 @@ _MODULES = {
     "bmojo.experiment": ("register",),
     "bmojo.layers.attention": ("AttentionConfig",),
     "bmojo.layers.bmojo": ("BMojoConfig",),
+    "bmojo.layers.bmojo_sliding": ("SlidingBMojoConfig",),
     "bmojo.layers.canonical": ("CanonicalSSMConfig",),
     "bmojo.layers.mlp": ("MLPConfig",),
     "bmojo.layers.selective_ssm": ("SelectiveSSMConfig",),
     "bmojo.layers.ssd": ("SSDConfig",),
     "bmojo.loading": ("TrainedModel", "load"),
-    "bmojo.mixers": ("MLP", "SSD", "Attention", "BMojo", "CanonicalSSM", "SelectiveSSM"),
+    "bmojo.mixers": (
+        "MLP",
+        "SSD",
+        "Attention",
+        "BMojo",
+        "CanonicalSSM",
+        "SelectiveSSM",
+        "SlidingBMojo",
+    ),
     "bmojo.model": ("Model", "ModelConfig"),
 }
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
@@ -34,12 +43,21 @@ if TYPE_CHECKING:
     from bmojo.experiment import register
     from bmojo.layers.attention import AttentionConfig
     from bmojo.layers.bmojo import BMojoConfig
+    from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
     from bmojo.layers.canonical import CanonicalSSMConfig
     from bmojo.layers.mlp import MLPConfig
     from bmojo.layers.selective_ssm import SelectiveSSMConfig
     from bmojo.layers.ssd import SSDConfig
     from bmojo.loading import TrainedModel, load
-    from bmojo.mixers import MLP, SSD, Attention, BMojo, CanonicalSSM, SelectiveSSM
+    from bmojo.mixers import (
+        MLP,
+        SSD,
+        Attention,
+        BMojo,
+        CanonicalSSM,
+        SelectiveSSM,
+        SlidingBMojo,
+    )
     from bmojo.model import Model, ModelConfig
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 from bmojo.errors import suggestion
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.protocol import Mixer
@@ -22,7 +23,7 @@ from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.types import DType
 
-__all__ = ["MLP", "SSD", "Attention", "BMojo", "CanonicalSSM", "SelectiveSSM"]
+__all__ = ["MLP", "SSD", "Attention", "BMojo", "CanonicalSSM", "SelectiveSSM", "SlidingBMojo"]
 
 
 def _function(config: Any) -> Callable[..., Mixer]:
@@ -41,7 +42,6 @@ def _function(config: Any) -> Callable[..., Mixer]:
         for option in options:
             if option not in fields:
                 raise TypeError(f"{name}: no option {option!r}; {suggestion(option, fields)}")
-        rngs = nnx.Rngs(0) if rngs is None else rngs
         return config(**options).make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     own = list(inspect.signature(make).parameters.values())[:-1]
@@ -61,3 +61,4 @@ CanonicalSSM = _function(CanonicalSSMConfig)
 MLP = _function(MLPConfig)
 SSD = _function(SSDConfig)
 SelectiveSSM = _function(SelectiveSSMConfig)
+SlidingBMojo = _function(SlidingBMojoConfig)
