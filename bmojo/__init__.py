@@ -12,8 +12,9 @@ The public names are imported when they are first used, so that ``import bmojo``
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
+_MIXERS = ("MLP", "SSD", "Attention", "BMojo", "CanonicalSSM", "SelectiveSSM", "SlidingBMojo")
 _MODULES = {
     "bmojo.experiment": ("register",),
     "bmojo.layers.attention": ("AttentionConfig",),
@@ -24,15 +25,7 @@ _MODULES = {
     "bmojo.layers.selective_ssm": ("SelectiveSSMConfig",),
     "bmojo.layers.ssd": ("SSDConfig",),
     "bmojo.loading": ("TrainedModel", "load"),
-    "bmojo.mixers": (
-        "MLP",
-        "SSD",
-        "Attention",
-        "BMojo",
-        "CanonicalSSM",
-        "SelectiveSSM",
-        "SlidingBMojo",
-    ),
+    "bmojo.mixers": _MIXERS,
     "bmojo.model": ("Model", "ModelConfig"),
 }
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names}

@@ -1,10 +1,27 @@
-"""Where things that are made once are kept, for all runs of a user."""
+"""The cache of compiled programs, shared by all runs of a user."""
 
 import os
 from pathlib import Path
 
+__all__ = ["cache_directory", "use_compilation_cache"]
+
 
 def cache_directory() -> Path:
-    """Where compiled programs are kept: BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""
+    """The folder of compiled programs: BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""
     given = os.environ.get("BMOJO_CACHE_DIR")
     return Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "bmojo"
+
+
+def use_compilation_cache() -> Path | None:
+    """Let JAX keep and reuse compiled programs; None if the folder cannot be written."""
+    import jax  # slow to start
+
+    directory = cache_directory() / "jax"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return directory

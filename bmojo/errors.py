@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ConfigError", "UserError", "nearest", "suggestion", "type_problem"]
+__all__ = ["ConfigError", "UserError", "first_line", "nearest", "suggestion", "type_problem"]
 
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 
@@ -24,6 +24,12 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """A config is wrong; the message starts with the file and the line."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut at 200 characters; its class if it has no text."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:

@@ -1,6 +1,5 @@
-"""Configs meet code here: the names that gin files may use, and what they make."""
+"""Experiments from gin files: the names that configs may use, and the objects they make."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,63 +26,10 @@ from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.mesh import MeshConfig
+from bmojo.training.experiment import Experiment, check
+from bmojo.training.sharding import MeshConfig
 
 __all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Everything that a training run is made from.
-
-    Attributes:
-      model: what is trained.
-      optimizer: how its parameters move.
-      trainer: how the run is kept.
-      curriculum: stages, one after the other.
-      evaluations: measurements during training and at its end.
-      mesh: how devices share the work; None: one does it all.
-      max_steps: no stage takes more steps than this; None: as many as it says. For trying a
-        config out.
-      max_batches: the same for the batches of evaluations.
-    """
-
-    model: ModelConfig
-    optimizer: OptimizerConfig
-    trainer: TrainerConfig
-    curriculum: tuple[Stage, ...]
-    evaluations: tuple[Evaluation, ...] = ()
-    mesh: MeshConfig | None = None
-    max_steps: int | None = None
-    max_batches: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_steps", "max_batches"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ValueError(f"{name}: must be at least 1, got {limit}")
-        if not self.curriculum:
-            raise ValueError("curriculum: needs at least one stage")
-        for field, parts in (("curriculum", self.curriculum), ("evaluations", self.evaluations)):
-            for part in parts:
-                if part.data.vocab_size > self.model.vocab_size:
-                    raise ValueError(
-                        f"{field}: its data have {part.data.vocab_size} tokens, the model only "
-                        f"{self.model.vocab_size}; raise Model.vocab_size"
-                    )
-        names = [evaluation.name for evaluation in self.evaluations]
-        if len(set(names)) < len(names):
-            raise ValueError(f"evaluations: names must differ, got {', '.join(names)}")
-        stages = tuple(_at_most(stage, "steps", self.max_steps) for stage in self.curriculum)
-        measured = tuple(_at_most(e, "batches", self.max_batches) for e in self.evaluations)
-        object.__setattr__(self, "curriculum", stages)
-        object.__setattr__(self, "evaluations", measured)
-
-
-def _at_most(part, field: str, limit: int | None):
-    if limit is None or getattr(part, field) <= limit:
-        return part
-    return dataclasses.replace(part, **{field: limit})
 
 
 REGISTRY = config.Registry("bmojo", shared_macros=("N_HEADS", "WINDOW"))
@@ -160,23 +106,17 @@ def load(
     try:
         describe(loaded.value.model)
         if training:
-            _check(loaded.value)
+            check(loaded.value)
     except (TypeError, ValueError, UserError) as error:
         raise loaded.explain(error) from None
     return loaded.value, loaded.text
 
 
-def _check(experiment: Experiment) -> None:
-    from bmojo.training.curriculum import check  # with checkpoints, which only training needs
-
-    check(experiment.model, experiment.trainer, experiment.curriculum, experiment.evaluations)
-
-
 def prepare_data(experiment: Experiment, training: bool = True) -> None:
-    """Prepare the data that need it, and see that every part of a run has examples enough.
+    """Prepare the data that need it, and check that every part of a run has enough examples.
 
     Data configs that need it have a method ``prepare``. One example of each part is made, so
-    that a task which cannot make any is told before the run has a directory.
+    that a task which cannot make any is refused before the run has a directory.
 
     Args:
       experiment: whose data.

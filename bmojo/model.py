@@ -188,7 +188,7 @@ class Model(nnx.Module):
         "norm.scale": (None,),
         "head.kernel": ("embed", "vocab"),
     }
-    undecayed: ClassVar[tuple[str, ...]] = ("embedding.embedding",)
+    tables: ClassVar[tuple[str, ...]] = ("embedding.embedding",)
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         """Draw the parameters.

@@ -1,12 +1,29 @@
-"""Programs that one of ours starts: how they begin, and what their ends mean."""
+"""Child processes: their start and exit codes, and the signals that ask a program to stop."""
 
 import os
+import runpy
 import signal
 import subprocess
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
-__all__ = ["STOPS", "SUPERVISED", "exit_code", "signal_of", "start", "was_asked_to_stop"]
+__all__ = [
+    "PROGRAM",
+    "STOPS",
+    "SUPERVISED",
+    "StopSignals",
+    "exit_code",
+    "run_bmojo",
+    "signal_of",
+    "start",
+    "was_asked_to_stop",
+]
+
+PROGRAM = (sys.executable, "-m", "bmojo.cli", "--child")
+"""The command of a ``bmojo`` that another one starts."""
 
 SUPERVISED = "BMOJO_SUPERVISED"
 """Environment variable of a program whose end is looked after by the one that started it."""
@@ -26,6 +43,12 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen:
     return subprocess.Popen(list(command), env=environment, process_group=0, **options)
 
 
+def run_bmojo(arguments: Sequence[str]) -> None:
+    """Run ``bmojo`` with these arguments in this process; exits as it does."""
+    sys.argv = ["bmojo", *arguments]
+    runpy.run_module("bmojo.cli", run_name="__main__")
+
+
 def signal_of(code: int) -> int | None:
     """The signal that ended a program with this return code, or None."""
     return -code if code < 0 else None
@@ -40,3 +63,39 @@ def exit_code(code: int) -> int:
 def was_asked_to_stop(code: int) -> bool:
     """Whether a program with this return code ended because somebody asked it to."""
     return code in {c for s in STOPS for c in (128 + s, -s)}
+
+
+class StopSignals:
+    """Turns SIGINT and SIGTERM into a request that a loop sees at its next step.
+
+    A second SIGINT interrupts at once, as usual. Outside the main thread, where Python sets no
+    handlers, nothing is caught.
+
+    Args:
+      notice: called with the signal's name when the request comes.
+    """
+
+    def __init__(self, notice: Callable[[str], None] = lambda name: None):
+        self.number: int | None = None
+        self._notice = notice
+        self._before: dict[int, object] = {}
+
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.number is not None
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPS:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = number
+        self._notice(signal.Signals(number).name)

@@ -9,14 +9,13 @@ from typing import Any
 from flax import nnx
 
 from bmojo import experiment as experiments
-from bmojo.evaluation import documents
 from bmojo.experiment import Experiment
 from bmojo.training.checkpoints import restore_parameters
-from bmojo.training.checkpoints.best import best_of
+from bmojo.training.metrics import best_of
 from bmojo.training.parameters import Parameters, Structure, outline
 from bmojo.training.run_dir import RunDir, RunError
 
-__all__ = ["TrainedRun", "open_run"]
+__all__ = ["TrainedRun", "open_run", "run_tokenizer", "text_of"]
 
 
 def open_run(
@@ -94,7 +93,7 @@ class TrainedRun:
         Raises:
           UserError: the prepared text is not where the config says.
         """
-        return documents.run_tokenizer(self.experiment)
+        return run_tokenizer(self.experiment)
 
     @functools.cached_property
     def outline(self) -> tuple[Structure, Parameters]:
@@ -137,3 +136,14 @@ class TrainedRun:
                     "or name text prepared with that tokenizer"
                 )
         return self.outline[0].merge(parameters)
+
+
+def run_tokenizer(experiment: Experiment) -> Any | None:
+    """The tokenizer of an experiment's data; None for tasks of bare tokens."""
+    return getattr(text_of(experiment), "tokenizer", None)
+
+
+def text_of(experiment: Experiment) -> Any:
+    """The data of the last stage of text; of the first stage if there is no text."""
+    stages = [stage.data for stage in experiment.curriculum]
+    return next((data for data in reversed(stages) if hasattr(data, "documents")), stages[0])

@@ -27,7 +27,7 @@ def record(runs: Path, path: Path) -> dict[str, dict]:
     """Summaries by run, those in ``path`` and the finished ones in ``runs``; kept in ``path``.
 
     With the median of a run's tokens per second, and, where ``bmojo eval`` has measured them,
-    its losses by position and on what returns. In commands the place of a text becomes DIR.
+    its losses by position and on repeated n-grams. In commands the place of a text becomes DIR.
     """
     known = json.loads(path.read_text()) if path.exists() else {}
     for file in sorted(runs.glob("*-seed*/summary.json")):
@@ -40,7 +40,7 @@ def record(runs: Path, path: Path) -> dict[str, dict]:
         speeds = [line["tokens_per_second"] for line in lines if line.get("tokens_per_second")]
         if speeds:
             kept["tokens_per_second"] = round(statistics.median(speeds), 1)
-        kinds = {"length": "positions", "perplexity": "positions", "returns": "rows",
+        kinds = {"length": "positions", "perplexity": "positions", "ngrams": "rows",
                  "regret": "rows", "again": "rows"}  # fmt: skip
         for kind, rows in kinds.items():
             measured = file.parent / "evaluation" / f"{kind}.json"

@@ -38,7 +38,7 @@ class Trace:
         code = frame.f_code
         if not code.co_filename.startswith(PACKAGE) or code.co_name.startswith("<"):
             return None
-        is_cell = code.co_name == "__call__" and frame.f_locals.get("self") is self._cell
+        is_cell = frame.f_locals.get("self") is self._cell
         self._inside += is_cell
 
         def local(frame: FrameType, event: str, _: Any) -> Any:

@@ -59,6 +59,18 @@ def test_help_does_not_import_jax():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_module_is_the_program():
+    root = str(Path(bmojo.__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-m", "bmojo.cli", "eval", "--help"],
+        env={"PYTHONPATH": root, "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: bmojo eval [OPTIONS] {RUN}")
+
+
 def test_version():
     assert run("--version").stdout == f"bmojo {bmojo.__version__}\n"
 
@@ -118,13 +130,14 @@ def test_train_passes_everything_on_and_exits_with_its_code(monkeypatch, status,
     monkeypatch.setattr("bmojo.training.train.train", train)
     result = run("train", *SMOKE, "--seed", "7", "--run-dir", "here", "--fresh")
     assert result.exit_code == code
-    ((model, _, trainer, curriculum, evaluations, directory, text), options), *more = calls
+    ((experiment, directory), options), *more = calls
     assert not more
-    assert (model.d_model, trainer.seed, directory) == (16, 7, "here")
-    assert options["fresh"] and options["mesh"] is None and options["processes"].count == 1
-    assert [stage.steps for stage in curriculum] == [2]
-    assert [evaluation.name for evaluation in evaluations] == ["recall"]
-    assert "Trainer.seed = 7\n" in text
+    found = (experiment.model.d_model, experiment.trainer.seed, directory)
+    assert found == (16, 7, Path("here"))
+    assert options["fresh"] and experiment.mesh is None and options["processes"].count == 1
+    assert [stage.steps for stage in experiment.curriculum] == [2]
+    assert [evaluation.name for evaluation in experiment.evaluations] == ["recall"]
+    assert "Trainer.seed = 7\n" in options["config_text"]
 
 
 def test_inspect_counts_by_part_and_by_length():

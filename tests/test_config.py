@@ -292,16 +292,8 @@ def test_experiments_train(path, tmp_path):
 
     overlays = ["runs/smoke.gin"]
     experiment, text = load(CONFIGS / path, ["Trainer.compilation_cache=False"], overlays)
-    outcome = train(
-        experiment.model,
-        experiment.optimizer,
-        experiment.trainer,
-        experiment.curriculum,
-        experiment.evaluations,
-        str(tmp_path / "run"),
-        text,
-        console=Console(quiet=True),
-    )
+    console = Console(quiet=True)
+    outcome = train(experiment, tmp_path / "run", config_text=text, console=console)
     assert outcome.exit_code == 0
     assert outcome.step == sum(stage.steps for stage in experiment.curriculum) >= 2
 

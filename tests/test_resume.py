@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.reliability.kills import Runs, lines, result, said, signal_at
+from scripts.reliability.runs import Runs, lines, result, said, signal_at
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40

@@ -20,21 +20,21 @@ def main(options: dict) -> dict:
     import numpy as np
 
     from bmojo.benchmark.models import Dimensions, choose, draw
+    from bmojo.cache import use_compilation_cache
+    from bmojo.malloc import keep_freed_memory
     from bmojo.ops.native import library
-    from bmojo.training.cache import use_compilation_cache
     from bmojo.training.config import OptimizerConfig
     from bmojo.training.optimizer import make_optimizer
-    from bmojo.training.pages import keep_pages
     from bmojo.training.train_step import make_train_step
 
-    keep_pages()
+    keep_freed_memory()
     times = [time.perf_counter()]
     library.unfit()
     times.append(time.perf_counter())
     use_compilation_cache()
     (chosen,) = choose([options["model"]], Dimensions(**options["dimensions"]))
     structure, parameters = draw(chosen)
-    optimizer = make_optimizer(OptimizerConfig(), 1000, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(), 1000, structure.groups)
     state = jax.jit(optimizer.init)(parameters)
     jax.block_until_ready(state)
     times.append(time.perf_counter())

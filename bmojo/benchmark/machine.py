@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from bmojo.training.pages import keep_pages
+from bmojo.malloc import keep_freed_memory
 from bmojo.training.report import provenance
 
 __all__ = ["QUIET", "busy", "cached", "load", "record", "threads"]
@@ -38,7 +38,7 @@ def record() -> dict[str, Any]:
 
     Keeping it is what ``bmojo train`` does too.
     """
-    kept = keep_pages()
+    kept = keep_freed_memory()
     facts = provenance(0)
     del facts["seed"]
     return {

@@ -46,7 +46,7 @@ class Training:
     ) -> None:
         self.structure, self._parameters = draw(chosen, seed)
         config = OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup=0.0)
-        optimizer = make_optimizer(config, 1, self.structure.names)
+        optimizer = make_optimizer(config, 1, self.structure.groups)
         self._optimizer = jax.jit(optimizer.init)(self._parameters)
         rng = np.random.default_rng(seed)
         tokens = rng.integers(0, chosen.config.vocab_size, (batch, length + 1), np.int32)

@@ -1,4 +1,4 @@
-"""`bmojo checkpoint`: what checkpoints a run has, whether they are whole, and their export."""
+"""`bmojo checkpoint`: list, verification and export of the checkpoints of a run."""
 
 import enum
 import os
@@ -9,28 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, Run, Step, progress_bar, run_config, told
+from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, option, progress_bar
+from bmojo.console import make_console, make_table
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.runs import TrainedRun
-    from bmojo.training.checkpoints.inventory import Entry
+    from bmojo.training.checkpoints.reading import Entry
 
-app = typer.Typer(
-    help="List, verify and export the checkpoints of a run.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = make_app(
+    "List, verify and export the checkpoints of a run.",
     epilog="\b\nExample:\n  bmojo checkpoint ls runs/quickstart",
 )
 
 DAMAGED = 1
 
 VERIFY_EXIT_CODES = f"""{EXIT_CODES}
-  1         a file is not as it was written; the line says which"""
+  1         a file has changed since it was written; the line names it"""
 
 
 class Format(enum.StrEnum):
-    """What is exported."""
+    """Names and layout of an export."""
 
     SAFETENSORS = "safetensors"
     HUGGINGFACE = "huggingface"
@@ -47,42 +46,39 @@ def list_checkpoints(run: Run) -> None:
     Example:
       bmojo checkpoint ls runs/quickstart
     """
-    with told():
-        from rich.console import Console
-        from rich.table import Table
+    from bmojo.runs import open_run
+    from bmojo.training.checkpoints.reading import inventory
+    from bmojo.training.experiment import Curriculum
+    from bmojo.training.metrics import best_of
+    from bmojo.training.run_dir import RunDir
 
-        from bmojo.runs import open_run
-        from bmojo.training.checkpoints.best import best_of
-        from bmojo.training.checkpoints.inventory import inventory
-        from bmojo.training.curriculum import Curriculum
-        from bmojo.training.run_dir import RunDir
-
-        directory, experiment = RunDir(run), open_run(run).experiment
-        best = best_of(directory.metrics, experiment.trainer.best).step
-        plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
-        table = Table(title=str(run))
-        for name in ("step", "written", "MB", "tokens", "files", "loss", "evaluations"):
-            left = name in ("files", "evaluations")
-            table.add_column(name, justify="left" if left else "right", no_wrap=not left)
-        for entry in inventory(directory):
-            table.add_row(
-                f"{entry.step:,}" + (" best" if entry.step == best else ""),
-                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.when)),
-                f"{entry.bytes / 1e6:,.1f}",
-                f"{plan.tokens(entry.step):,}",
-                _state(entry),
-                "" if entry.loss is None else f"{entry.loss:.4f}",
-                _measured(entry),
-            )
-        Console().print(table)
+    directory, experiment = RunDir(run), open_run(run).experiment
+    best = best_of(directory.metrics, experiment.trainer.best).step
+    plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
+    rows = [
+        (
+            f"{entry.step:,}" + (" best" if entry.step == best else ""),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.when)),
+            f"{entry.bytes / 1e6:,.1f}",
+            f"{plan.tokens(entry.step):,}",
+            _state(entry),
+            "" if entry.loss is None else f"{entry.loss:.4f}",
+            _measured(entry),
+        )
+        for entry in inventory(directory)
+    ]
+    columns = ("step", "written", "MB", "tokens", "files", "loss", "evaluations")
+    left = ("files", "evaluations")
+    table = make_table(str(run), columns, rows, left)
+    for column in table.columns:
+        column.no_wrap = column.header not in left
+    make_console().print(table)
 
 
 @app.command(epilog=VERIFY_EXIT_CODES)
 def verify(
     run: Run,
-    step: Annotated[
-        int | None, typer.Option(metavar="N", help="Only this checkpoint. Default: all.")
-    ] = None,
+    step: Annotated[int | None, option("N", "Only this checkpoint. Default: all.")] = None,
 ) -> None:
     """Read all files of checkpoints and compare them with the hashes that were written.
 
@@ -90,33 +86,32 @@ def verify(
     Example:
       bmojo checkpoint verify runs/quickstart
     """
-    with told():
-        run_config(run)
-        from bmojo.training.checkpoints import hashes
-        from bmojo.training.checkpoints.inventory import steps_of
-        from bmojo.training.run_dir import RunDir
+    from bmojo.runs import open_run
+    from bmojo.training.checkpoints import hashes
+    from bmojo.training.checkpoints.reading import steps_of
+    from bmojo.training.run_dir import RunDir
 
-        directory = RunDir(run).checkpoints
-        steps = steps_of(directory)
-        if step is not None and step not in steps:
-            raise UserError(
-                f"--step: {run} has no checkpoint of step {step}; take one of "
-                f"{', '.join(map(str, steps))}"
-            )
-        damaged = False
-        for number in steps if step is None else [step]:
-            path = directory / str(number)
-            total = hashes.size(path)
-            with progress_bar(f"step {number}", total) as done:
-                problems = hashes.changes(path, done)
-            if problems is None:
-                typer.echo(f"step {number}: has no hashes, so that there is nothing to compare")
-            elif problems:
-                damaged = True
-                for problem in problems:
-                    typer.echo(f"step {number}: {path}/{problem}")
-            else:
-                typer.echo(f"step {number}: {total / 1e6:,.1f} MB, all as it was written")
+    directory = RunDir(open_run(run).path).checkpoints
+    steps = steps_of(directory)
+    if step is not None and step not in steps:
+        raise UserError(
+            f"--step: {run} has no checkpoint of step {step}; take one of "
+            f"{', '.join(map(str, steps))}"
+        )
+    damaged = False
+    for number in steps if step is None else [step]:
+        path = directory / str(number)
+        total = hashes.size(path)
+        with progress_bar(f"step {number}", total) as done:
+            problems = hashes.changes(path, done)
+        if problems is None:
+            typer.echo(f"step {number}: has no hashes, so that there is nothing to compare")
+        elif problems:
+            damaged = True
+            for problem in problems:
+                typer.echo(f"step {number}: {path}/{problem}")
+        else:
+            typer.echo(f"step {number}: {total / 1e6:,.1f} MB, all as it was written")
     if damaged:
         raise typer.Exit(DAMAGED)
 
@@ -124,11 +119,9 @@ def verify(
 @app.command(epilog=EXIT_CODES)
 def export(
     run: Run,
-    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make.")],
+    to: Annotated[Path, option("DIR", "The folder to make.")],
     step: Step = None,
-    format: Annotated[
-        Format, typer.Option("--format", help="Whose names and layout the weights get.")
-    ] = Format.SAFETENSORS,
+    format: Annotated[Format, option(None, "Names and layout.", "--format")] = Format.SAFETENSORS,
 ) -> None:
     """Write the model of a checkpoint in files that other programs read.
 
@@ -146,22 +139,21 @@ def export(
       bmojo checkpoint export runs/quickstart --to quickstart
       bmojo checkpoint export runs/prose --to prose --step best --format huggingface
     """
-    with told():
-        from bmojo.runs import open_run
+    from bmojo.runs import open_run
 
-        opened = open_run(run, step)
-        if to.exists() and (not to.is_dir() or any(to.iterdir())):
-            raise UserError(f"--to: {to} is there already; name a new folder")
-        to = to.absolute()
-        temporary = to.with_name(f".{to.name}.tmp")
+    opened = open_run(run, step)
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"--to: {to} is there already; name a new folder")
+    to = to.absolute()
+    temporary = to.with_name(f".{to.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        found = _write(opened, format, temporary)
+        os.replace(temporary, to)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            found = _write(opened, format, temporary)
-            os.replace(temporary, to)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        typer.echo(f"{to}: the model of step {found}")
+    typer.echo(f"{to}: the model of step {found}")
 
 
 def _write(run: "TrainedRun", format: Format, folder: Path) -> int:
@@ -195,7 +187,7 @@ def _write(run: "TrainedRun", format: Format, folder: Path) -> int:
 
 
 def _tokenizer(tokenizer: object, format: Format, folder: Path) -> dict[str, object]:
-    """Write the tokenizer's file, if it has one; what the config says of it."""
+    """Write the tokenizer's file, if it has one; its entry in the config."""
     kind = str(getattr(tokenizer, "spec", "")).partition(":")[0]
     content = getattr(tokenizer, "content", None)
     names = {"tokenizers": "tokenizer.json", "sentencepiece": "tokenizer.model"}
@@ -217,6 +209,6 @@ def _measured(entry: "Entry") -> str:
     words = []
     for row in entry.evaluations:
         bits = row.get("bits_per_byte")
-        what = f"accuracy {row['accuracy']:.3f}" if bits is None else f"{bits:.3f} bits/byte"
-        words.append(f"{row['evaluation']} {what}")
+        number = f"accuracy {row['accuracy']:.3f}" if bits is None else f"{bits:.3f} bits/byte"
+        words.append(f"{row['evaluation']} {number}")
     return ", ".join(words)

@@ -1,72 +1,105 @@
-"""What commands share: arguments, exit codes, and how a user's error is told."""
+"""Arguments, options, exit codes and errors that commands share."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from bmojo.console import progress_bar
 from bmojo.errors import UserError
+
+__all__ = ["EXIT_CODES", "INTERRUPTED", "Program", "make_app", "progress_bar", "split", "told"]
 
 EXIT_CODES = """\b
 Exit codes:
   0         done, or done before
-  1         the program crashed; a traceback says where
-  2         something in the command or the config has to be mended; the error says what
+  1         the program crashed; a traceback names the place
+  2         the command or the config is wrong; the error names the remedy
   3         the loss became infinite or not a number
   4         the run directory cannot be written, such as when the disk is full
   5         an example of the data cannot be read
   6         another process of the run died or stopped; the same command goes on
   130, 143  interrupted (Ctrl-C, SIGTERM); all is saved, the same command goes on"""
 
-Config = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A gin file, or its name under configs/.")
-]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A directory that bmojo train made.")]
+INTERRUPTED = 130
+
+
+def option(metavar: str | None, help: str, *names: str, **settings: Any) -> Any:
+    """An option of a command; ``names`` only where they differ from the parameter's."""
+    return typer.Option(*names, metavar=metavar, help=help, **settings)
+
+
+def argument(metavar: str, help: str) -> Any:
+    """An argument of a command."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
+Words = list[str] | None
+Numbers = list[int] | None
+
+Config = Annotated[str, argument("CONFIG", "A gin file, or its name under configs/.")]
+Run = Annotated[Path, argument("RUN", "A directory that bmojo train made.")]
 Step = Annotated[
     str | None,
-    typer.Option(
-        metavar="N|best",
-        help="The checkpoint of this step, or of the best evaluation. Default: the newest.",
-        show_default=False,
+    option(
+        "N|best", "The checkpoint of this step, or of the best evaluation. Default: the newest."
     ),
 ]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE | OVERLAY.gin]...",
-        help="Bindings that override the config, such as Model.d_model=128 or "
-        "'short/MQAR.length=64', and further gin files.",
+    Words,
+    argument(
+        "[KEY=VALUE | OVERLAY.gin]...",
+        "Bindings that override the config, such as Model.d_model=128 or 'short/MQAR.length=64', "
+        "and further gin files.",
+    ),
+]
+Coordinator = Annotated[
+    str | None,
+    option(
+        "HOST:PORT",
+        "Address of the first of several processes. Not needed under Slurm (srun), Open MPI "
+        "(mpirun) and on TPU slices.",
+    ),
+]
+NumProcesses = Annotated[int | None, option("N", "Number of processes.")]
+ProcessId = Annotated[int | None, option("I", "Index of this process, from 0.")]
+Distributed = Annotated[
+    bool | None,
+    option(
+        None,
+        "Find the other processes through the scheduler, or ignore it. Default: found if it "
+        "started several.",
+        "--distributed/--alone",
     ),
 ]
 
 
-def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Bindings and overlay files."""
-    bindings: list[str] = []
-    overlays: list[str] = []
-    for word in overrides or ():
-        is_file = word.endswith(".gin") and "=" not in word
-        (overlays if is_file else bindings).append(word)
-    return bindings, overlays
+class Program(TyperGroup):
+    """A group of commands that reports a user's error in one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exits with the code of a user's error."""
+        with told():
+            return super().invoke(ctx)
 
 
-def run_config(run: Path) -> Path:
-    """The config of a run.
-
-    Raises:
-      UserError: there is no run.
-    """
-    path = run / "config.gin"
-    if not path.is_file():
-        raise UserError(f"{run}: no run is here (no config.gin); train one with bmojo train")
-    return path
+def make_app(help: str | None = None, **options: Any) -> typer.Typer:
+    """A group of commands with a help of plain text."""
+    settings: dict[str, Any] = {
+        "cls": Program,
+        "no_args_is_help": True,
+        "add_completion": False,
+        "rich_markup_mode": None,
+    }
+    return typer.Typer(**{**settings, **({"help": help} if help else {}), **options})
 
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Tell a user's error in one line and exit with its code."""
+    """Report a user's error in one line and exit with its code."""
     try:
         yield
     except UserError as error:
@@ -74,32 +107,8 @@ def told() -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
 
 
-@contextlib.contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar while something takes its time, if standard error is a terminal.
-
-    Yields:
-      A function to be told how much more of ``total`` is done.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    console = Console(stderr=True)
-    with Progress(
-        *columns,
-        console=console,
-        transient=True,
-        redirect_stdout=False,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def tell(console: Any, path: Path) -> None:
-    """Say where results are."""
-    for place in (path, path.with_suffix(".png")):
-        if place.exists():
-            console.print(str(place), highlight=False, soft_wrap=True)
+def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Bindings and overlay files."""
+    words = list(overrides or ())
+    overlays = [word for word in words if word.endswith(".gin") and "=" not in word]
+    return [word for word in words if word not in overlays], overlays

@@ -1,73 +1,62 @@
-"""`bmojo data`: prepare text once, and see what was prepared."""
+"""`bmojo data`: preparation of text for training."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, told
+from bmojo.cli.common import EXIT_CODES, INTERRUPTED, Words, argument, make_app, option
+from bmojo.console import line, make_console, make_table
 from bmojo.errors import UserError
 
-app = typer.Typer(
-    help="Prepare text for training.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = make_app(
+    "Prepare text for training.",
     epilog="\b\nExample:\n  bmojo data prepare books --out data/books",
 )
-
-INTERRUPTED = 130
 
 SOURCE = (
     "A folder or file of text (.txt, .jsonl, .parquet), 'stdlib' for the source code of Python's "
     "standard library, or hf:NAME[:CONFIG][:SPLIT]."
 )
-Directory = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A directory that bmojo data prepare made.")
-]
+Directory = Annotated[Path, argument("DIR", "A directory that bmojo data prepare made.")]
 Field = Annotated[
-    str, typer.Option(help="Field of a JSON object, column of a table, that holds the text.")
+    str, option("TEXT", "Field of a JSON object, column of a table, that holds the text.")
 ]
 Suffix = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="END",
-        help="Read files with this ending in folders, such as .md; repeat for more. Default: "
-        ".txt, .jsonl, .parquet.",
-        show_default=False,
+    Words,
+    option(
+        "END",
+        "Read files with this ending in folders, such as .md; repeat for more. Default: .txt, "
+        ".jsonl, .parquet.",
     ),
 ]
 SkipCorrupt = Annotated[
-    bool, typer.Option("--skip-corrupt", help="Leave out what cannot be read instead of stopping.")
+    bool, option(None, "Leave out unreadable documents instead of stopping.", "--skip-corrupt")
+]
+Fraction = Annotated[
+    float | None, option("X", "Fraction of the documents. Default: 0.01, or by folder.")
 ]
 
 
 @app.command(epilog=EXIT_CODES)
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help=SOURCE)],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The directory to make.")],
+    source: Annotated[str, argument("SOURCE", SOURCE)],
+    out: Annotated[Path, option("DIR", "The directory to make.")],
     tokenizer: Annotated[
-        str,
-        typer.Option(metavar="SPEC", help="bytes, sentencepiece:FILE.model or tokenizers:FILE."),
+        str, option("SPEC", "bytes, sentencepiece:FILE.model or tokenizers:FILE.")
     ] = "bytes",
-    validation: Annotated[
-        float | None,
-        typer.Option(help="Fraction of documents for validation. Default: 0.01, or by folder."),
-    ] = None,
-    test: Annotated[
-        float | None,
-        typer.Option(help="Fraction of documents for the test. Default: 0.01, or by folder."),
-    ] = None,
+    validation: Fraction = None,
+    test: Fraction = None,
     split_by: Annotated[
         str | None,
-        typer.Option(
-            metavar="folder",
-            help="Take the subfolders train, validation and test as the splits. Without this and "
-            "without fractions that is done if they are there.",
+        option(
+            "folder",
+            "Take the subfolders train, validation and test as the splits. Default: so, if they "
+            "are there and no fractions are given.",
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Processes. Default: one for each core.", show_default=False),
+        int | None, option("N", "Processes. Default: one for each core.", min=1)
     ] = None,
     field: Field = "text",
     suffix: Suffix = None,
@@ -84,40 +73,36 @@ def prepare(
       bmojo data prepare corpus.jsonl --out data/corpus --tokenizer tokenizers:bpe.json
       bmojo data prepare notes --suffix .md --suffix .rst --out data/notes --validation 0.1
     """
-    with told():
-        fractions = validation is not None or test is not None
-        if split_by not in (None, "folder"):
-            raise UserError(f"--split-by: {split_by!r} is unknown; the only choice is 'folder'")
-        if split_by and fractions:
-            raise UserError("--split-by: goes without --validation and --test; give one of both")
-        from rich.console import Console
+    fractions = validation is not None or test is not None
+    if split_by not in (None, "folder"):
+        raise UserError(f"--split-by: {split_by!r} is unknown; the only choice is 'folder'")
+    if split_by and fractions:
+        raise UserError("--split-by: goes without --validation and --test; give one of both")
+    from bmojo.data.text import prepare as work
 
-        from bmojo.data.text import prepare as work
-
-        request = work.Request(
-            source,
-            tokenizer,
-            0.01 if validation is None else validation,
-            0.01 if test is None else test,
-            True if split_by else False if fractions else None,
-            field,
-            tuple(suffix) if suffix else None,
-            skip_corrupt,
-        )
-        console = Console()
-        try:
-            work.prepare(request, out, workers or work.cores(), console)
-        except KeyboardInterrupt:
-            typer.echo(f"stopped; what is done is kept in {out}, the same command goes on")
-            raise typer.Exit(INTERRUPTED) from None
-        _show(out)
+    request = work.Request(
+        source,
+        tokenizer,
+        0.01 if validation is None else validation,
+        0.01 if test is None else test,
+        True if split_by else False if fractions else None,
+        field,
+        tuple(suffix) if suffix else None,
+        skip_corrupt,
+    )
+    try:
+        work.prepare(request, out, workers or work.cores(), make_console())
+    except KeyboardInterrupt:
+        typer.echo(f"stopped; finished work is kept in {out}, the same command goes on")
+        raise typer.Exit(INTERRUPTED) from None
+    _show(out)
 
 
 @app.command(epilog=EXIT_CODES)
 def train_tokenizer(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help=SOURCE)],
-    vocab_size: Annotated[int, typer.Option(metavar="N", help="Ids of the tokenizer.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The JSON file to write.")],
+    sources: Annotated[list[str], argument("SOURCE...", SOURCE)],
+    vocab_size: Annotated[int, option("N", "Number of ids.")],
+    out: Annotated[Path, option("FILE", "The JSON file to write.")],
     field: Field = "text",
     suffix: Suffix = None,
     skip_corrupt: SkipCorrupt = False,
@@ -132,42 +117,40 @@ def train_tokenizer(
       bmojo data train-tokenizer books --vocab-size 4096 --out bpe.json
       bmojo data prepare books --out data/books --tokenizer tokenizers:bpe.json
     """
-    with told():
-        from bmojo.data.text.corpus import open_corpus, texts
-        from bmojo.data.text.tokenizers import tokenizer
-        from bmojo.data.text.tokenizers import train_tokenizer as train
-        from bmojo.files import write_atomically
+    from bmojo.data.text.corpus import open_corpus, texts
+    from bmojo.data.text.tokenizers import tokenizer
+    from bmojo.data.text.tokenizers import train_tokenizer as train
+    from bmojo.files import write_atomically
 
-        if not out.absolute().parent.is_dir():
-            raise UserError(f"--out: the folder {out.parent} does not exist; make it")
-        if out.is_dir():
-            raise UserError(f"--out: {out} is a folder; name a file in it, as {out / 'bpe.json'}")
-        skipped: list[str] = []
-        parts = [
-            part
-            for source in sources
-            for split, found in open_corpus(source, suffix).parts.items()
-            if split in ("", "train")
-            for part in found
-        ]
-        content = train(texts(parts, field, skipped if skip_corrupt else None), vocab_size)
-        write_atomically(out, content)
-        size = tokenizer(f"tokenizers:{out}").vocab_size
-        for line in skipped:
-            typer.echo(f"skipped {line}", err=True)
-        typer.echo(f"{out}: {size:,} ids; use it with --tokenizer tokenizers:{out}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out: the folder {out.parent} does not exist; make it")
+    if out.is_dir():
+        raise UserError(f"--out: {out} is a folder; name a file in it, as {out / 'bpe.json'}")
+    skipped: list[str] = []
+    parts = [
+        part
+        for source in sources
+        for split, found in open_corpus(source, suffix).parts.items()
+        if split in ("", "train")
+        for part in found
+    ]
+    content = train(texts(parts, field, skipped if skip_corrupt else None), vocab_size)
+    write_atomically(out, content)
+    size = tokenizer(f"tokenizers:{out}").vocab_size
+    for problem in skipped:
+        typer.echo(f"skipped {problem}", err=True)
+    typer.echo(f"{out}: {size:,} ids; use it with --tokenizer tokenizers:{out}")
 
 
 @app.command(epilog=EXIT_CODES)
 def show(directory: Directory) -> None:
-    """Show what a prepared directory holds.
+    """Show the contents of a prepared directory.
 
     \b
     Example:
       bmojo data show data/books
     """
-    with told():
-        _show(directory)
+    _show(directory)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -178,34 +161,30 @@ def check(directory: Directory) -> None:
     Example:
       bmojo data check data/books
     """
-    with told():
-        from bmojo.data.text.store import open_prepared
+    from bmojo.data.text.store import open_prepared
 
-        open_prepared(directory).check(whole=True)
-        typer.echo(f"{directory}: every file is as it was written")
+    open_prepared(directory).check(whole=True)
+    typer.echo(f"{directory}: every file is as it was written")
 
 
 def _show(directory: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from bmojo.data.text.store import open_prepared
 
     manifest = open_prepared(directory).manifest
     coder = manifest["tokenizer"]
-    table = Table(title=f"{manifest['source']}, {coder['spec']}, {coder['vocab_size']:,} ids")
-    for name in ("split", "documents", "tokens", "bytes", "bytes/token", "shards"):
-        table.add_column(name, justify="left" if name == "split" else "right")
-    for split, facts in manifest["splits"].items():
-        ratio = f"{facts['bytes'] / facts['tokens']:.3f}" if facts["tokens"] else ""
-        counts = [f"{facts[name]:,}" for name in ("documents", "tokens", "bytes")]
-        table.add_row(split, *counts, ratio, str(len(facts["shards"])))
-    console = Console()
-    console.print(table)
-    if manifest["skipped"]:
-        console.print(
-            f"{manifest['skipped']:,} documents were skipped; {directory / 'skipped.txt'} "
-            "names them",
-            highlight=False,
-            soft_wrap=True,
+    rows = [
+        (
+            split,
+            *(f"{facts[name]:,}" for name in ("documents", "tokens", "bytes")),
+            f"{facts['bytes'] / facts['tokens']:.3f}" if facts["tokens"] else "",
+            len(facts["shards"]),
         )
+        for split, facts in manifest["splits"].items()
+    ]
+    title = f"{manifest['source']}, {coder['spec']}, {coder['vocab_size']:,} ids"
+    columns = ("split", "documents", "tokens", "bytes", "bytes/token", "shards")
+    console = make_console()
+    console.print(make_table(title, columns, rows, left=["split"]))
+    if manifest["skipped"]:
+        path = directory / "skipped.txt"
+        line(console, f"{manifest['skipped']:,} documents were skipped; {path} names them")

@@ -1,374 +1,349 @@
-"""`bmojo eval`."""
+"""`bmojo eval`: the evaluations of a run's config, or kinds of evaluation by name."""
 
 import dataclasses
-import enum
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from bmojo.cli import evaluate_stored
 from bmojo.cli.common import (
+    EXIT_CODES,
+    Numbers,
     Overrides,
     Run,
     Step,
+    make_app,
+    option,
     progress_bar,
     split,
-    tell,
-    told,
 )
-from bmojo.cli.evaluate_regret import by_regret, known_source
-from bmojo.cli.evaluate_stored import (
-    by_drift,
-    by_memory,
-    by_needles,
-    by_rereading,
-    haystack_task,
+from bmojo.cli.kinds import (
+    BatchSize,
+    Documents,
+    Kind,
+    KindGroup,
+    Subject,
+    length_option,
 )
 from bmojo.cli.stored import Agree, Every, MemoryDir, Nearest, ReadOnly, Threshold
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
-    from bmojo.evaluation.perplexity import Measured
-    from bmojo.experiment import Experiment
-    from bmojo.runs import TrainedRun
+    from bmojo.data.universal.sequences import SequenceSource
 
 BATCH_SIZE = 8
 SPAN = 6
 SEQUENCES = 128
 
+app = make_app(
+    cls=KindGroup,
+    no_args_is_help=False,
+    invoke_without_command=True,
+    subcommand_metavar="[KIND... [OPTIONS]]...",
+    epilog=EXIT_CODES,
+)
 
-class Kind(enum.StrEnum):
-    """What can be measured of a run."""
-
-    PERPLEXITY = "perplexity"
-    LENGTH = "length"
-    RECALL = "recall"
-    RETURNS = "returns"
-    HARNESS = "harness"
-    NEEDLES = "needles"
-    DRIFT = "drift"
-    REREADING = "rereading"
-    REGRET = "regret"
+Contexts = Annotated[
+    Numbers,
+    length_option(
+        "Length of context; repeat for more. Default: the powers of two from 512 to 65536."
+    ),
+]
 
 
+@app.callback()
 def evaluate_run(
-    run: Run,
-    overrides: Overrides = None,
-    kinds: Annotated[
-        list[Kind] | None,
-        typer.Option("--eval", help="What to measure; repeat for more.", show_default=False),
-    ] = None,
-    contexts: Annotated[
-        list[int] | None,
-        typer.Option(
-            "--context",
-            "--length",
-            min=1,
-            metavar="N",
-            help="Length of context, for perplexity, length, regret and returns, which takes the "
-            "longest; repeat for more. Default: the powers of two from 512 to 65536; for regret, "
-            "1, 4 and 16 times the training length.",
-        ),
-    ] = None,
-    documents: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of .txt, .jsonl (field text) or .npy (token ids) files, for perplexity, "
-            "length and returns. Default: the test split of the run's data.",
-        ),
-    ] = None,
-    tasks: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of lm-evaluation-harness YAML files."),
-    ] = None,
-    batch_size: Annotated[
-        int, typer.Option(min=1, metavar="B", help="Documents read at the same time.")
-    ] = BATCH_SIZE,
-    span: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="For returns: tokens that must come back before the one that is measured. 6 suits "
-            "bytes, 1 or 2 a large vocabulary.",
-        ),
-    ] = SPAN,
+    context: typer.Context, run: Run, overrides: Overrides = None, step: Step = None
+) -> None:
+    """Measure the newest checkpoint of a run, or that of --step.
+
+    Without a kind: accuracy in the evaluations of its config. With kinds, results and figures are
+    also kept in RUN/evaluation. Options follow the kinds that they are for; bmojo eval RUN KIND
+    --help shows them.
+
+    Documents are read through the model's state in segments, so that memory does not grow
+    with their length (but for full attention) and nothing is cut off.
+
+    \b
+    Examples:
+      bmojo eval runs/quickstart
+      bmojo eval runs/quickstart recall/MQAR.length=512 Evaluation.batches=8
+      bmojo eval runs/quickstart recall
+      bmojo eval runs/prose perplexity length --documents books --context 4096
+      bmojo eval runs/prose ngrams --context 8192 harness --tasks my_tasks
+      bmojo eval runs/prose perplexity --documents books --memory read
+      bmojo eval runs/needles/bmojo needles --length 1000 --length 100000
+      bmojo eval runs/solomonoff/markov/bmojo-seed0 regret --length 256 --length 1024
+    """
+    from bmojo.runs import open_run
+
+    bindings, overlays = split(overrides)
+    for word in bindings:
+        if "=" not in word:
+            raise context.command.unknown(word)  # type: ignore[attr-defined]
+    context.obj = Subject(open_run(run, step, bindings, overlays))
+
+
+@app.command()
+def perplexity(
+    context: typer.Context,
+    contexts: Contexts = None,
+    documents: Documents = None,
+    batch_size: BatchSize = BATCH_SIZE,
     memory_dir: MemoryDir = None,
     read_only: ReadOnly = False,
     every: Every = None,
     nearest: Nearest = 2,
     agree: Agree = 0,
     threshold: Threshold = 1.0,
-    streams: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="For needles and drift: streams of each length."),
-    ] = 4,
-    sequences: Annotated[
-        int, typer.Option(min=1, metavar="N", help="For regret: sequences that are measured.")
-    ] = SEQUENCES,
-    step: Step = None,
-) -> None:
-    """Measure the newest checkpoint of a run, or that of --step.
+) -> Kind:
+    """Loss, perplexity, bits per byte by context; loss by position.
 
-    Without --eval: accuracy in the evaluations of its config. With it, results and figures are
-    also kept in RUN/evaluation:
-
-    \b
-      perplexity  loss, perplexity and bits per byte by length of context, loss by position
-      length      loss by position, and its change beyond the training length
-      recall      accuracy by number of pairs, and by distance from the pair to its query
-      returns     loss on what the training text has not and the text before has, by distance
-      harness     the tasks of --tasks, by lm-evaluation-harness (pip install 'bmojo[eval]')
-      needles     32 facts, then filler of each --length, then questions: with a store and without
-      drift       facts whose values change, asked for their last one: by half-life of the store
-      rereading   loss of a chapter of --length tokens read twice with a store, and of another one
-      regret      bits above the best known predictor, on the tasks that have one
-
-    Documents are read through the model's state in segments, so that memory does not grow
-    with their length (but for full attention) and nothing is cut off. With --memory, perplexity
-    reads documents one after the other, and each may remember those before it; needles, drift
-    and rereading make stores of their own and throw them away.
-
-    \b
-    Examples:
-      bmojo eval runs/quickstart
-      bmojo eval runs/quickstart recall/MQAR.length=512 Evaluation.batches=8
-      bmojo eval runs/quickstart --eval recall
-      bmojo eval runs/prose --eval perplexity --eval length --documents books --context 4096
-      bmojo eval runs/prose --eval returns --context 8192
-      bmojo eval runs/prose --eval harness --tasks my_tasks
-      bmojo eval runs/prose --eval perplexity --documents books --memory read
-      bmojo eval runs/needles/bmojo --eval needles --length 1000 --length 100000
-      bmojo eval runs/solomonoff/markov/bmojo-seed0 --eval regret --length 256 --length 1024
+    With --memory, documents are read whole, one after the other, and each may remember those
+    before it.
     """
-    with told():
-        from bmojo.runs import open_run
-
-        bindings, overlays = split(overrides)
-        loaded = open_run(run, step, bindings, overlays)
-        experiment = loaded.experiment
-        wanted = list(dict.fromkeys(kinds or ()))
-        if not experiment.evaluations and (not wanted or Kind.RECALL in wanted):
-            raise UserError(
-                f"{run}: its config has no evaluations; add one, such as "
-                "'Experiment.evaluations=(@Evaluation(),)'"
-            )
-        if Kind.RECALL in wanted:
-            _refuse_text(experiment)
-        if Kind.REGRET in wanted:
-            known_source(run, experiment)
-        if Kind.HARNESS in wanted:
-            _check_tasks(run, experiment, tasks)
-        if memory_dir is not None and Kind.PERPLEXITY not in wanted:
-            raise UserError("--memory: goes with --eval perplexity; name that, or leave it out")
-        if read_only and memory_dir is None:
-            raise UserError("--memory-read-only: there is no store; name one with --memory DIR")
-        if {Kind.NEEDLES, Kind.DRIFT} & set(wanted):
-            haystack_task(run, experiment)
-        texts = None
-        if Kind.RETURNS in wanted:
-            training_documents(run, experiment)
-        if {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS, Kind.REREADING} & set(wanted):
-            texts = _documents(experiment, documents)
-        from bmojo.evaluation.recall import evaluate
-        from bmojo.experiment import prepare_data
+    subject: Subject = context.obj
+    texts = subject.texts(documents)
+    if memory_dir is not None:
         from bmojo.session import Use
-        from bmojo.training.cache import use_compilation_cache
-        from bmojo.training.report import result_tables
 
-        prepare_data(experiment, training=False)
-        if experiment.trainer.compilation_cache:
-            use_compilation_cache()
-        console = Console()
-        console.print(f"{run}, step {loaded.step}", highlight=False, soft_wrap=True)
-        if not wanted:
-            batches = sum(evaluation.batches for evaluation in experiment.evaluations)
-            with progress_bar("measuring", batches) as done:
-                rows = evaluate(loaded.model, experiment.evaluations, done)
-            for table in result_tables(rows, experiment.evaluations):
-                console.print(table)
-        use = Use(every, nearest, threshold=threshold, agree=agree)
-        if memory_dir is not None and texts is not None:
-            mine = dataclasses.replace(use, write=not read_only)
-            by_memory(console, run, experiment, loaded, texts, memory_dir, mine)
-            wanted.remove(Kind.PERPLEXITY)
-        if Kind.REREADING in wanted and texts is not None:
-            by_rereading(console, run, loaded, texts, contexts, use)
-        if Kind.NEEDLES in wanted:
-            by_needles(console, run, experiment, loaded, contexts, streams, use)
-        if Kind.DRIFT in wanted:
-            by_drift(console, run, experiment, loaded, contexts, streams, use)
-        if texts is not None and {Kind.PERPLEXITY, Kind.LENGTH, Kind.RETURNS} & set(wanted):
-            found = by_documents(
-                console, run, experiment, loaded, texts, wanted, contexts, batch_size
-            )
-            if Kind.RETURNS in wanted:
-                by_returns(console, run, experiment, loaded, found, span)
-        if Kind.RECALL in wanted:
-            by_recall(console, run, experiment, loaded)
-        if Kind.REGRET in wanted:
-            by_regret(console, run, experiment, loaded, contexts, sequences, batch_size)
-        if Kind.HARNESS in wanted and tasks is not None:
-            by_harness(console, run, experiment, loaded, tasks, batch_size)
+        use = Use(every, nearest, threshold=threshold, agree=agree, write=not read_only)
+        yield
+        evaluate_stored.measure_with_store(subject, texts, memory_dir, use)
+        return
+    if read_only:
+        raise UserError("--memory-read-only: there is no store; name one with --memory DIR")
+
+    yield
+    from bmojo.evaluation.outputs import context_table, plot_positions
+    from bmojo.evaluation.perplexity import CONTEXTS, by_context, by_position
+
+    chosen = sorted(set(contexts or CONTEXTS))
+    found = subject.losses(documents, chosen[-1], batch_size)
+    rows, positions = by_context(found, chosen), by_position(found)
+    facts = _facts(subject, texts, chosen[-1])
+    results = {**facts, "contexts": rows, "positions": positions}
+    figure = plot_positions(positions)
+    subject.report("perplexity", results, context_table(rows), figure=figure)
 
 
-def by_documents(
-    console: Console,
-    run: Path,
-    experiment: "Experiment",
-    loaded: "TrainedRun",
-    texts: Sequence[Any],
-    wanted: Sequence[Kind],
-    contexts: Sequence[int] | None,
-    batch_size: int,
-) -> "Measured":
-    """Loss by context and by position, from one pass; and all the losses."""
-    from bmojo.evaluation.documents import run_tokenizer
-    from bmojo.evaluation.outputs import context_table, plot_positions, position_table, save
-    from bmojo.evaluation.perplexity import CONTEXTS, by_context, by_position, measure
+@app.command()
+def length(
+    context: typer.Context,
+    contexts: Contexts = None,
+    documents: Documents = None,
+    batch_size: BatchSize = BATCH_SIZE,
+) -> Kind:
+    """Loss by position, and its change beyond the training length.
 
-    contexts = sorted(set(contexts or CONTEXTS))
-    trained = max(stage.data.length for stage in experiment.curriculum)
-    decode = getattr(run_tokenizer(experiment), "decode_bytes", None)
-    with progress_bar("reading", sum(max(len(text) - 1, 0) for text in texts)) as done:
-        found = measure(
-            loaded.model,
-            texts,
-            contexts[-1],
-            batch_size=batch_size,
-            decode_bytes=decode,
-            progress=done,
-        )
-    facts = {
-        "step": loaded.step,
+    The longest --context counts.
+    """
+    subject: Subject = context.obj
+    texts = subject.texts(documents)
+
+    yield
+    from bmojo.evaluation.outputs import plot_positions, position_table
+    from bmojo.evaluation.perplexity import CONTEXTS, by_position
+
+    longest, trained = max(contexts or CONTEXTS), subject.training_length
+    rows = by_position(subject.losses(documents, longest, batch_size), trained)
+    results = {**_facts(subject, texts, longest), "positions": rows}
+    figure = plot_positions(rows, trained)
+    subject.report("length", results, position_table(rows), figure=figure)
+
+
+def _facts(subject: Subject, texts: Sequence[Any], longest: int) -> dict[str, Any]:
+    return {
         "documents": len(texts),
-        "longest_context": contexts[-1],
-        "training_length": trained,
+        "longest_context": longest,
+        "training_length": subject.training_length,
     }
-    if Kind.PERPLEXITY in wanted:
-        rows, positions = by_context(found, contexts), by_position(found)
-        console.print(context_table(rows))
-        results = {**facts, "contexts": rows, "positions": positions}
-        tell(console, save(run, "perplexity", results, plot_positions(positions)))
-    if Kind.LENGTH in wanted:
-        positions = by_position(found, trained)
-        console.print(position_table(positions))
-        figure = plot_positions(positions, trained)
-        tell(console, save(run, "length", {**facts, "positions": positions}, figure))
-    return found
 
 
-def by_returns(
-    console: Console,
-    run: Path,
-    experiment: "Experiment",
-    loaded: "TrainedRun",
-    found: "Measured",
-    span: int,
-) -> None:
-    """Loss on what comes back."""
-    from bmojo.evaluation.outputs import plot_returns, returns_table, save
-    from bmojo.evaluation.repeated_ngrams import by_return, known_spans
+@app.command()
+def ngrams(
+    context: typer.Context,
+    contexts: Contexts = None,
+    documents: Documents = None,
+    batch_size: BatchSize = BATCH_SIZE,
+    span: Annotated[
+        int,
+        option(
+            "N",
+            "Tokens that must be repeated before the measured one. 6 suits bytes, 1 or 2 a large "
+            "vocabulary.",
+            min=1,
+        ),
+    ] = SPAN,
+) -> Kind:
+    """Loss on n-grams that the text repeats, by distance.
 
-    training = training_documents(run, experiment)
+    The n-grams are those that the training text lacks: names, rare words, numbers. The longest
+    --context counts.
+    """
+    subject: Subject = context.obj
+    training = training_documents(subject)
+    subject.texts(documents)
+
+    yield
+    from bmojo.evaluation.outputs import ngram_table, plot_ngrams
+    from bmojo.evaluation.perplexity import CONTEXTS
+    from bmojo.evaluation.repeated_ngrams import known_ngrams, losses_by_distance
+
+    found = subject.losses(documents, max(contexts or CONTEXTS), batch_size)
     with progress_bar("reading the training text", sum(map(len, training))) as done:
-        known = known_spans(training, span, done)
-    rows = by_return(found.windows, found.losses, known, span)
-    console.print(returns_table(rows, span))
+        known = known_ngrams(training, span, done)
+    rows = losses_by_distance(found.windows, found.losses, known, span)
     longest = max(map(len, found.losses))
-    facts = {"step": loaded.step, "windows": len(found.windows), "longest": longest, "span": span}
-    tell(console, save(run, "returns", {**facts, "rows": rows}, plot_returns(rows)))
+    results = {"windows": len(found.windows), "longest": longest, "span": span, "rows": rows}
+    subject.report("ngrams", results, ngram_table(rows, span), figure=plot_ngrams(rows))
 
 
-def training_documents(run: Path, experiment: "Experiment") -> Sequence[Any]:
-    """The documents that the run's last stage was trained on."""
-    find = getattr(experiment.curriculum[-1].data, "documents", None)
+def training_documents(subject: Subject) -> Sequence[Any]:
+    """The documents of the run's last stage of training."""
+    find = getattr(subject.experiment.curriculum[-1].data, "documents", None)
     if not callable(find):
         raise UserError(
-            f"--eval returns: {run} was not trained on text, so that there is no training text "
-            "to compare with; take --eval recall"
+            f"ngrams: {subject.run.path} was not trained on text, so that there is no training "
+            "text to compare with; take recall"
         )
     return find("train")
 
 
-def by_recall(console: Console, run: Path, experiment: "Experiment", loaded: "TrainedRun") -> None:
-    """Accuracy by group and by distance."""
-    from bmojo.evaluation.outputs import plot_recall, recall_table, save
+@app.command()
+def recall(context: typer.Context) -> Kind:
+    """Accuracy by group, and by distance from pair to query.
+
+    Of the evaluations of the run's config.
+    """
+    subject: Subject = context.obj
+    subject.need_evaluations()
+    evaluations = subject.experiment.evaluations
+    for evaluation in evaluations:
+        if getattr(evaluation.data, "documents", None) is not None:
+            raise UserError(
+                f"recall: the evaluation {evaluation.name!r} reads text, in which there are no "
+                "pairs to recall; take perplexity, or evaluate a synthetic task"
+            )
+
+    yield
+    from bmojo.evaluation.outputs import plot_recall, recall_table
     from bmojo.evaluation.recall import evaluate_recall
     from bmojo.training.report import accuracy_table, chance, slice_name
 
-    evaluations = experiment.evaluations
     with progress_bar("recalling", sum(e.batches for e in evaluations)) as done:
-        groups, distances = evaluate_recall(loaded.model, evaluations, done)
-    console.print(accuracy_table(groups, evaluations))
+        groups, distances = evaluate_recall(subject.run.model, evaluations, done)
     title = "accuracy by tokens from the pair to its query, at least"
-    console.print(recall_table(distances, "distance", title))
+    tables = (
+        accuracy_table(groups, evaluations),
+        recall_table(distances, "distance", title),
+    )
     levels = [level for level in map(chance, evaluations) if level is not None]
     names = " / ".join(dict.fromkeys(slice_name(e) or "group" for e in evaluations))
-    results = {"step": loaded.step, "groups": groups, "distances": distances}
-    tell(console, save(run, "recall", results, plot_recall(groups, distances, names, levels)))
+    figure = plot_recall(groups, distances, names, levels)
+    results = {"groups": groups, "distances": distances}
+    subject.report("recall", results, *tables, figure=figure)
 
 
-def by_harness(
-    console: Console,
-    run: Path,
-    experiment: "Experiment",
-    loaded: "TrainedRun",
-    tasks: Path,
-    batch_size: int,
-) -> None:
-    """The tasks of a folder."""
-    from rich.table import Table
+@app.command()
+def harness(
+    context: typer.Context,
+    tasks: Annotated[
+        Path | None, option("DIR", "Folder of lm-evaluation-harness YAML files.")
+    ] = None,
+    batch_size: BatchSize = BATCH_SIZE,
+) -> Kind:
+    """Tasks of a folder, by lm-evaluation-harness.
 
-    from bmojo.evaluation.documents import run_tokenizer
-    from bmojo.evaluation.outputs import save
+    Needs pip install 'bmojo[eval]'.
+    """
+    subject: Subject = context.obj
+    if tasks is None:
+        raise UserError("--tasks: the harness needs tasks; name a folder of its YAML files")
+    if subject.run.tokenizer is None:
+        raise UserError(
+            f"{subject.run.path}: it was trained on a task without text; the harness needs a text"
+        )
+    if not any(tasks.rglob("*.yaml")):
+        raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
 
-    tokenizer = run_tokenizer(experiment)
+    yield
+    from bmojo.console import make_table
+
     try:
         from bmojo.evaluation.harness import HarnessModel, run_tasks
     except ImportError as error:
         raise UserError(
-            f"--eval harness: lm-eval is not installed ({error}); pip install 'bmojo[eval]'"
+            f"harness: lm-eval is not installed ({error}); pip install 'bmojo[eval]'"
         ) from None
+    run = subject.run
     with progress_bar("harness", None) as done:
-        lm = HarnessModel(loaded.model, tokenizer, batch_size=batch_size, progress=done)
+        lm = HarnessModel(run.model, run.tokenizer, batch_size=batch_size, progress=done)
         results = run_tasks(lm, tasks)
-    table = Table(title="lm-evaluation-harness")
-    for name in ("task", "metric", "value"):
-        table.add_column(name, justify="right" if name == "value" else "left")
-    for task, metrics in results.items():
-        for metric, value in metrics.items():
-            table.add_row(task, metric, f"{value:,.4f}")
-    console.print(table)
-    tell(console, save(run, "harness", {"step": loaded.step, "tasks": results}))
+    rows = [
+        (task, metric, f"{value:,.4f}")
+        for task, metrics in results.items()
+        for metric, value in metrics.items()
+    ]
+    columns = ("task", "metric", "value")
+    table = make_table("lm-evaluation-harness", columns, rows, left=columns[:2])
+    subject.report("harness", {"tasks": results}, table)
 
 
-def _documents(experiment: "Experiment", folder: Path | None) -> Sequence[Any]:
-    from bmojo.evaluation.documents import read_documents, run_documents, run_tokenizer
+@app.command()
+def regret(
+    context: typer.Context,
+    lengths: Annotated[
+        Numbers,
+        length_option(
+            "Length of the sequences; repeat for more. Default: 1, 4 and 16 times the training "
+            "length."
+        ),
+    ] = None,
+    sequences: Annotated[int, option("N", "Number of sequences.", min=1)] = SEQUENCES,
+    batch_size: BatchSize = BATCH_SIZE,
+) -> Kind:
+    """Bits above the best known predictor.
 
-    if folder is None:
-        return list(run_documents(experiment))
-    return read_documents(folder, run_tokenizer(experiment), experiment.model.vocab_size)
+    By length, complexity and position, on the tasks that have such a predictor.
+    """
+    subject: Subject = context.obj
+    trained = subject.training_length
+    chosen = sorted(set(lengths or (trained, 4 * trained, 16 * trained)))
+    source = known_source(subject, chosen[-1])
+
+    yield
+    from bmojo.evaluation.outputs import plot_regret, regret_table
+    from bmojo.evaluation.regret import by_length, by_position, costs
+
+    with progress_bar("reading", sequences * chosen[-1]) as done:
+        found = costs(subject.run.model, source, sequences, batch_size=batch_size, progress=done)
+    rows, positions = by_length(found, chosen), by_position(found, trained)
+    counted = source.config.slices
+    facts = {"sequences": sequences, "training_length": trained, "counted": counted}
+    figure = plot_regret(rows, positions, counted, trained)
+    results = {**facts, "rows": rows, "positions": positions}
+    subject.report("regret", results, regret_table(rows, counted), figure=figure)
 
 
-def _refuse_text(experiment: "Experiment") -> None:
-    for evaluation in experiment.evaluations:
-        if getattr(evaluation.data, "documents", None) is not None:
-            raise UserError(
-                f"--eval recall: the evaluation {evaluation.name!r} reads text, in which there are "
-                "no pairs to recall; take --eval perplexity, or evaluate a synthetic task"
-            )
+def known_source(subject: Subject, length: int) -> "SequenceSource":
+    """Test sequences of the run's last stage, of another length.
+
+    Raises:
+      UserError: the run was trained on a task without a known predictor.
+    """
+    from bmojo.data.universal.sequences import SequenceSource
+
+    data = subject.experiment.curriculum[-1].data
+    source = dataclasses.replace(data, length=length).source(0, "test")
+    if not isinstance(source, SequenceSource):
+        raise UserError(
+            f"regret: {subject.run.path} was not trained on a task whose best predictor is known; "
+            "take recall, or train on one of configs/experiments/solomonoff"
+        )
+    return source
 
 
-def _check_tasks(run: Path, experiment: "Experiment", tasks: Path | None) -> None:
-    from bmojo.evaluation.documents import run_tokenizer
-
-    if tasks is None:
-        raise UserError("--tasks: the harness needs tasks; name a folder of its YAML files")
-    if run_tokenizer(experiment) is None:
-        raise UserError(f"{run}: it was trained on a task without text; the harness needs a text")
-    if not any(tasks.rglob("*.yaml")):
-        raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
+evaluate_stored.add_to(app)

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-from rich.console import Console
-from rich.table import Table
-
-from bmojo.cli.common import Overrides, progress_bar, split, told
+from bmojo.cli.common import Numbers, Overrides, argument, option, progress_bar, split
+from bmojo.console import line, make_console, make_table
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bmojo.model import Description
     from bmojo.runs import TrainedRun
 
@@ -19,36 +18,31 @@ LENGTHS = [2**power for power in range(9, 17)]
 
 
 def inspect(
-    config: Annotated[
-        str,
-        typer.Argument(metavar="CONFIG|RUN", help="A gin file, or the directory of a run."),
-    ],
+    config: Annotated[str, argument("CONFIG|RUN", "A gin file, or the directory of a run.")],
     overrides: Overrides = None,
     length: Annotated[
-        list[int] | None,
-        typer.Option(
+        Numbers,
+        option(
+            "L",
+            "Sequence length of the costs; repeat for more. With --memory: tokens of FILE to read "
+            "at most.",
             min=1,
-            metavar="L",
-            help="Sequence length to count for; repeat for more. With --memory: tokens of FILE "
-            "to read at most.",
         ),
     ] = None,
-    text: Annotated[
-        bool, typer.Option("--config", help="Also print every binding in force.")
-    ] = False,
+    text: Annotated[bool, option(None, "Also print every binding in force.", "--config")] = False,
     memory: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Show what the trained RUN remembers while it reads this text (for a task "
-            "without text: token ids separated by blanks), as a page in RUN/memory.",
+        option(
+            "FILE",
+            "Show the memory of the trained RUN while it reads this text (for a task without text: "
+            "token ids separated by blanks), as a page in RUN/memory.",
         ),
     ] = None,
 ) -> None:
-    """Show what a model costs, without making it: parameters, memory, operations.
+    """Show the costs of a model, without making it: parameters, memory, operations.
 
-    With --memory, what a run's newest checkpoint remembers of a text: innovation, eidetic slots,
-    and where attention goes, as a page and figures in RUN/memory/FILE.
+    With --memory, the memory of a run's newest checkpoint of a text: innovation, eidetic slots,
+    and attention by tier, as a page and figures in RUN/memory/FILE.
 
     \b
     Examples:
@@ -56,41 +50,40 @@ def inspect(
       bmojo inspect experiments/mqar/bmojo.gin sizes/130m.gin --length 4096 --length 65536
       bmojo inspect runs/text/bmojo --memory chapter.txt --length 8192
     """
-    with told():
-        bindings, overlays = split(overrides)
-        from bmojo.experiment import load
-        from bmojo.model import describe
+    bindings, overlays = split(overrides)
+    from bmojo.experiment import load
+    from bmojo.model import describe
 
-        if memory is not None and not Path(config).is_dir():
-            raise UserError(f"{config}: --memory needs the directory of a trained run")
-        if memory is not None and len(length or ()) > 1:
-            raise UserError("--length: --memory reads one text; give one length")
-        console = Console()
-        if Path(config).is_dir():
-            from bmojo.runs import open_run
+    if memory is not None and not Path(config).is_dir():
+        raise UserError(f"{config}: --memory needs the directory of a trained run")
+    if memory is not None and len(length or ()) > 1:
+        raise UserError("--length: --memory reads one text; give one length")
+    console = make_console()
+    if Path(config).is_dir():
+        from bmojo.runs import open_run
 
-            dtype = None if memory is None else "float32"
-            run = open_run(config, None, bindings, overlays, dtype)
-            experiment, bound = run.experiment, run.config_text
-        else:
-            experiment, bound = load(config, bindings, overlays)
-        if memory is not None:
-            report = remember(run, memory, length[0] if length else None)
-            console.print(str(report), highlight=False, soft_wrap=True)
-            return
-        description = describe(experiment.model)
-        console.print(parameter_table(description))
-        console.print(length_table(description, length or LENGTHS))
-        if text:
-            console.print(bound, highlight=False, markup=False, soft_wrap=True)
+        dtype = None if memory is None else "float32"
+        run = open_run(config, None, bindings, overlays, dtype)
+        experiment, bound = run.experiment, run.config_text
+    else:
+        experiment, bound = load(config, bindings, overlays)
+    if memory is not None:
+        report = remember(run, memory, length[0] if length else None)
+        line(console, report)
+        return
+    description = describe(experiment.model)
+    console.print(parameter_table(description))
+    console.print(length_table(description, length or LENGTHS))
+    if text:
+        line(console, bound)
 
 
 def remember(run: "TrainedRun", text: Path, limit: int | None) -> Path:
     """Read a text with a run's newest checkpoint, and write the memory report."""
+    from bmojo.cache import use_compilation_cache
     from bmojo.evaluation.memory.report import write
     from bmojo.evaluation.memory.text import pieces, read_tokens
     from bmojo.evaluation.memory.trace import read
-    from bmojo.training.cache import use_compilation_cache
 
     tokens = read_tokens(text, run.tokenizer, run.experiment.model.vocab_size, limit)
     if run.experiment.trainer.compilation_cache:
@@ -101,30 +94,29 @@ def remember(run: "TrainedRun", text: Path, limit: int | None) -> Path:
     return write(run.path, text.name, run.step, memory, pieces(run.tokenizer, tokens))
 
 
-def parameter_table(description: "Description") -> Table:
+def parameter_table(description: "Description") -> "Table":
     """Parameters and inner widths by part of a model."""
-    table = Table(title="parameters")
-    table.add_column("part")
-    table.add_column("inner widths")
-    table.add_column("parameters", justify="right")
-    for name, count in description.parts:
-        widths = description.widths.get(name, {})
-        shown = ", ".join(f"{field} {width}" for field, width in widths.items())
-        table.add_row(name, shown, f"{count:,}")
-    table.add_section()
+
+    def widths(name: str) -> str:
+        return ", ".join(f"{k} {width}" for k, width in description.widths.get(name, {}).items())
+
     inner = description.parameters - description.embedding_parameters
-    table.add_row("without embedding and head", "", f"{inner:,}")
-    table.add_row("all", "", f"{description.parameters:,}")
-    return table
+    rows = [
+        *((name, widths(name), f"{count:,}") for name, count in description.parts),
+        None,
+        ("without embedding and head", "", f"{inner:,}"),
+        ("all", "", f"{description.parameters:,}"),
+    ]
+    columns = ("part", "inner widths", "parameters")
+    return make_table("parameters", columns, rows, left=columns[:2])
 
 
-def length_table(description: "Description", lengths: Sequence[int]) -> Table:
+def length_table(description: "Description", lengths: Sequence[int]) -> "Table":
     """Memory of one sequence, and forward operations per token, by its length."""
-    table = Table(title="one sequence")
-    for name in ("length", "state bytes", "key-value bytes", "forward FLOPs per token"):
-        table.add_column(name, justify="right")
-    for length in lengths:
-        state, key_values = description.memory(length)
-        flops = description.flops_per_token(length)
-        table.add_row(f"{length:,}", f"{state:,}", f"{key_values:,}", f"{flops:,.0f}")
-    return table
+    rows = [
+        [f"{x:,}" for x in (length, *description.memory(length))]
+        + [f"{description.flops_per_token(length):,.0f}"]
+        for length in lengths
+    ]
+    columns = ("length", "state bytes", "key-value bytes", "forward FLOPs per token")
+    return make_table("one sequence", columns, rows)

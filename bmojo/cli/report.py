@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmojo.cli.common import told
+from bmojo.cli.common import argument, option
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,17 +15,12 @@ if TYPE_CHECKING:
 REPORT_EXIT_CODES = """\b
 Exit codes:
   0         the report is written
-  2         there are no finished runs, or a file cannot be read; the error says which"""
+  2         there are no finished runs, or a file cannot be read; the error names it"""
 
 
 def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Run directories, or folders of them."),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder of the report.")] = Path(
-        "report"
-    ),
+    runs: Annotated[list[Path], argument("RUN...", "Run directories, or folders of them.")],
+    out: Annotated[Path, option("DIR", "The folder of the report.")] = Path("report"),
 ) -> None:
     """Compare finished runs in tables and figures, pooled over seeds.
 
@@ -38,21 +33,20 @@ def report(
       bmojo report runs/mqar --out docs/results/mqar
       bmojo report runs/bmojo-seed0 runs/swa-seed0
     """
-    with told():
-        from bmojo.evaluation.collect import collect
-        from bmojo.evaluation.report import write
+    from bmojo.evaluation.collect import collect
+    from bmojo.evaluation.report import write
 
-        found = collect(runs)
-        text = write(found, out, tasks(found))
-        typer.echo(text.partition("\n## Figures")[0])
-        for path in sorted(out.glob("*")):
-            typer.echo(path)
+    found = collect(runs)
+    text = write(found, out, tasks(found))
+    typer.echo(text.partition("\n## Figures")[0])
+    for path in sorted(out.glob("*")):
+        typer.echo(path)
 
 
 def tasks(runs: Iterable["Run"]) -> dict[str, tuple[str, float | None]]:
-    """What the groups of each evaluation count, and its level of chance.
+    """Of each evaluation: the quantity that its groups count, and its level of chance.
 
-    A config that no longer loads tells nothing; neither does a level that differs between runs.
+    Configs that no longer load are left out, and so are levels that differ between runs.
     """
     from bmojo.experiment import load
 

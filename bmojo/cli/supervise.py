@@ -1,6 +1,6 @@
-"""`bmojo train --max-restarts N`: training in a child that is started again when it dies.
+"""`bmojo train --max-restarts N`: training in a child process that is restarted when it dies.
 
-This process imports neither JAX nor the data, so that what kills the training leaves it alone.
+This process imports neither JAX nor the data, so that it survives the causes of such deaths.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bmojo.cluster import PEER_LOST
+from bmojo.multihost import PEER_LOST
 from bmojo.processes import STOPS, SUPERVISED, exit_code, signal_of, start, was_asked_to_stop
 from bmojo.training.run_dir import RunDir
 
@@ -19,9 +19,9 @@ __all__ = ["Supervisor", "without_restarts"]
 
 OPTION = "--max-restarts"
 FINAL = (0, 2, 3)
-"""Exit codes after which another try would end the same: done, an error to mend, not finite."""
+"""Exit codes without a restart: done, wrong command or config, not finite."""
 SAME_STEP = 3
-"""Deaths in a row at one step that end it."""
+"""Deaths in a row at one step after which there is no restart."""
 LONGEST_PAUSE = 60.0
 POLL_SECONDS = 0.05
 COORDINATOR = "the first process, which coordinates the others, is gone or could not be reached"
@@ -29,22 +29,22 @@ GOES_ON = "and the same command goes on from the last checkpoint"
 
 
 class Supervisor:
-    """Keeps a training alive.
+    """Restarts of a training.
 
     A training that dies, of a signal that nobody sent through this process or of an error, is
-    started again after a pause of 1, 2, 4 ... 60 seconds. It is left dead if it ended with a code
-    in ``FINAL``, was asked to stop, died ``SAME_STEP`` times in a row at the same checkpoint, or
-    has been started again as often as allowed.
+    started again after a pause of 1, 2, 4 ... 60 seconds. There is no restart after a code in
+    ``FINAL``, a request to stop, ``SAME_STEP`` deaths in a row at the same checkpoint, or
+    ``max_restarts`` restarts.
 
     Args:
-      program: the command that is ``bmojo``.
+      program: the command of ``bmojo``.
       words: its arguments; ``--fresh`` counts until the new run has begun.
-      run_dir: where it trains.
-      max_restarts: how often it may be started again.
-      say: told one line for each restart, and one if there is none.
+      run_dir: of the training.
+      max_restarts: largest number of restarts.
+      say: called with one line for each restart, and one if there is none.
       pause: seconds of the first pause.
       others: whether the training is one of several processes. If the first of them dies, JAX
-        aborts the others; that is told then.
+        aborts the others; the line then says so.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Supervisor:
                 return 128 + self._asked
 
     def step(self) -> int:
-        """Of the newest checkpoint that is whole; 0 without one."""
+        """Step of the newest whole checkpoint; 0 without one."""
         try:
             names = os.listdir(self._run.checkpoints)
         except OSError:
@@ -131,7 +131,7 @@ class Supervisor:
             self._child = None
 
     def _identity(self) -> tuple[int, int] | None:
-        """Tells one run's config from another's; None without one."""
+        """Identity of the run's config file; None without one."""
         try:
             facts = self._run.config.stat()
         except OSError:
@@ -161,7 +161,7 @@ class Supervisor:
 
 
 def reason(code: int) -> str:
-    """Why a training is dead, in a few words."""
+    """The cause of a death, in a few words."""
     number = signal_of(code)
     if number is None:
         return f"the training died with exit code {code}"

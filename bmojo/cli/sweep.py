@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from bmojo.cli.common import told
+from bmojo.cli.common import INTERRUPTED, Words, argument, option
+from bmojo.console import line, make_console
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bmojo.sweep.check import Job
     from bmojo.sweep.plan import Plan
-    from bmojo.sweep.pool import Result
 
 CELL_FAILED = 1
 
@@ -23,47 +24,37 @@ SWEEP_EXIT_CODES = """\b
 Exit codes:
   0         all cells are finished (with --slurm: queued)
   1         a cell failed; the end of its output is shown
-  2         something in the command or the configs has to be mended; nothing was started
+  2         the command or a config is wrong; nothing was started
   130, 143  interrupted (Ctrl-C, SIGTERM); all cells are saved, the same command goes on"""
 
 
 def sweep(
-    config: Annotated[
-        str, typer.Argument(metavar="SWEEP", help="A sweep's gin file, or its name under configs/.")
-    ],
+    config: Annotated[str, argument("SWEEP", "A sweep's gin file, or its name under configs/.")],
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE | OVERLAY.gin]...",
-            help="Overrides for every cell, as of bmojo train, or of the sweep itself, such as "
+        Words,
+        argument(
+            "[KEY=VALUE | OVERLAY.gin]...",
+            "Overrides for every cell, as of bmojo train, or of the sweep itself, such as "
             "'Sweep.seeds=(3, 4)'.",
         ),
     ] = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Cells at a time. Default: as many as cores."),
+        int | None, option("N", "Cells at a time. Default: as many as cores.", min=1)
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The folder of the runs. Default: what the sweep says, or runs/NAME.",
-        ),
+        Path | None, option("DIR", "The folder of the runs. Default: Sweep.out, or runs/NAME.")
     ] = None,
     only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN", help="Only cells of such a name, as 'bmojo-*'; repeat for more."
-        ),
+        Words, option("PATTERN", "Only cells of such a name, as 'bmojo-*'; repeat for more.")
     ] = None,
     show: Annotated[
-        bool, typer.Option("--list", help="Show the commands and what is done; run nothing.")
+        bool, option(None, "Show the commands and the state of the cells; run nothing.", "--list")
     ] = False,
     slurm: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Queue each cell on Slurm with this option of sbatch, such as partition=gpu or "
+        Words,
+        option(
+            "KEY=VALUE",
+            "Queue each cell on Slurm with this option of sbatch, such as partition=gpu or "
             "timeout_min=600; repeat for more.",
         ),
     ] = None,
@@ -81,29 +72,27 @@ def sweep(
       bmojo sweep sweeps/mqar_main.gin runs/smoke.gin --out runs/trial
       bmojo sweep sweeps/mqar_main.gin --slurm partition=gpu --slurm timeout_min=600
     """
-    with told():
-        from bmojo.sweep.check import check, check_data
-        from bmojo.sweep.plan import read
+    from bmojo.sweep.check import check, check_data
+    from bmojo.sweep.plan import read
 
-        plan = chosen(read(config, overrides or (), out), only or ())
-        jobs = check(plan)
-        if show:
-            for job in jobs:
-                typer.echo(f"{state(job):<22} {job.cell.command(plan.out)}")
-            return
-        todo = [job for job in jobs if job.state != "finished"]
-        console = Console()
-        counted = f"{len(jobs)} cells, {len(jobs) - len(todo)} of them finished, in {plan.out}"
-        console.print(counted, highlight=False, soft_wrap=True)
-        if slurm:
-            from bmojo.cli.child import be_bmojo
-            from bmojo.sweep.slurm import submit
+    plan = chosen(read(config, overrides or (), out), only or ())
+    jobs = check(plan)
+    if show:
+        for job in jobs:
+            typer.echo(f"{state(job):<22} {job.cell.command(plan.out)}")
+        return
+    todo = [job for job in jobs if job.state != "finished"]
+    console = make_console()
+    line(console, f"{len(jobs)} cells, {len(jobs) - len(todo)} of them finished, in {plan.out}")
+    if slurm:
+        from bmojo.processes import run_bmojo
+        from bmojo.sweep.slurm import submit
 
-            for job, number in submit(todo, plan.out, slurm, be_bmojo):
-                console.print(f"{job.cell.name}: job {number}", highlight=False, soft_wrap=True)
-            return
-        check_data(todo)
-        code = run_here(jobs, todo, plan.out, workers, console)
+        for job, number in submit(todo, plan.out, slurm, run_bmojo):
+            line(console, f"{job.cell.name}: job {number}")
+        return
+    check_data(todo)
+    code = run_here(jobs, todo, plan.out, workers, console)
     raise typer.Exit(code)
 
 
@@ -132,10 +121,10 @@ def chosen(plan: "Plan", patterns: Sequence[str]) -> "Plan":
 
 
 def state(job: "Job") -> str:
-    """What is there of a cell."""
+    """State of a cell's run."""
     if job.state != "unfinished":
         return job.state
-    from bmojo.sweep.watch import progress
+    from bmojo.sweep.view import progress
 
     return f"step {progress(job.run).step} of {job.steps}"
 
@@ -145,12 +134,12 @@ def run_here(
     todo: Sequence["Job"],
     out: Path,
     workers: int | None,
-    console: Console,
+    console: "Console",
 ) -> int:
-    """Run cells on this machine and tell how it went; the exit code."""
+    """Run cells on this machine and report on them; the exit code."""
     if not todo:
         return 0
-    from bmojo.cli.child import PROGRAM
+    from bmojo.processes import PROGRAM
     from bmojo.sweep.pool import run, schedulable_cores
     from bmojo.sweep.view import View
 
@@ -160,25 +149,18 @@ def run_here(
             results, signal = run(todo, out, number, view, PROGRAM)
     except KeyboardInterrupt:
         console.print("killed; the same command goes on from the last checkpoints")
-        return 130
+        return INTERRUPTED
     failed = [result for result in results if result.code != 0 and not result.stopped]
     for result in failed:
-        tell_failure(result, console)
+        head = f"\n{result.job.cell.name} failed with exit code {result.code}; {result.log} ends:"
+        line(console, head, style="red")
+        line(console, result.tail)
     left = len([result for result in results if result.stopped])
     done = len(jobs) - len(failed) - left
-    line = f"{done} of {len(jobs)} cells finished"
-    if failed:
-        line += f", {len(failed)} failed"
-    if left:
-        line += f", {left} not done; the same command goes on"
-    console.print(line, highlight=False)
+    text = f"{done} of {len(jobs)} cells finished"
+    text += f", {len(failed)} failed" if failed else ""
+    text += f", {left} not done; the same command goes on" if left else ""
+    line(console, text)
     if signal is not None:
         return 128 + signal
     return CELL_FAILED if failed or left else 0
-
-
-def tell_failure(result: "Result", console: Console) -> None:
-    """The end of a failed cell's output."""
-    head = f"\n{result.job.cell.name} failed with exit code {result.code}; {result.log} ends:"
-    console.print(head, style="red", highlight=False, soft_wrap=True)
-    console.print(result.tail, highlight=False, markup=False, soft_wrap=True)

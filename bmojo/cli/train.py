@@ -1,5 +1,6 @@
 """`bmojo train`."""
 
+import functools
 import hashlib
 import os
 import sys
@@ -9,10 +10,19 @@ from typing import Annotated
 
 import typer
 
-from bmojo.cli.common import Config, Overrides, split, told
-from bmojo.cluster import cluster
+from bmojo.cli.common import (
+    Config,
+    Coordinator,
+    Distributed,
+    NumProcesses,
+    Overrides,
+    ProcessId,
+    option,
+    split,
+)
 from bmojo.errors import UserError
-from bmojo.processes import SUPERVISED
+from bmojo.multihost import cluster
+from bmojo.processes import PROGRAM, SUPERVISED
 
 
 def train(
@@ -20,46 +30,27 @@ def train(
     overrides: Overrides = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(
-            help="Where to keep the run. Default: runs/NAME, the config's name under "
-            "experiments/, and a short hash if anything is overridden.",
-            show_default=False,
+        option(
+            "DIR",
+            "Where to keep the run. Default: runs/NAME, the config's name under experiments/, and "
+            "a short hash if anything is overridden.",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Short for Trainer.seed=N.", metavar="N")] = None,
-    coordinator: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the first of several processes listens. Not needed under Slurm (srun), "
-            "Open MPI (mpirun) and on TPU slices.",
-            metavar="HOST:PORT",
-        ),
-    ] = None,
-    num_processes: Annotated[
-        int | None, typer.Option(help="How many processes train together.", metavar="N")
-    ] = None,
-    process_id: Annotated[
-        int | None, typer.Option(help="Which of them this is, from 0.", metavar="I")
-    ] = None,
-    distributed: Annotated[
-        bool | None,
-        typer.Option(
-            "--distributed/--alone",
-            help="Find the other processes through the scheduler, or ignore it. Default: found "
-            "if it started several.",
-            show_default=False,
-        ),
-    ] = None,
+    seed: Annotated[int | None, option("N", "Short for Trainer.seed=N.")] = None,
+    coordinator: Coordinator = None,
+    num_processes: NumProcesses = None,
+    process_id: ProcessId = None,
+    distributed: Distributed = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Move a run that is there aside and start over.")
+        bool, option(None, "Move a run that is there aside and start over.", "--fresh")
     ] = False,
     max_restarts: Annotated[
         int,
-        typer.Option(
+        option(
+            "N",
+            "Train in a process that is started again, at most N times, when it dies of an error "
+            "or of a signal that nobody sent through this one.",
             min=0,
-            metavar="N",
-            help="Train in a process that is started again, at most N times, when it dies of an "
-            "error or of a signal that nobody sent through this one.",
         ),
     ] = 0,
 ) -> None:
@@ -76,50 +67,35 @@ def train(
       bmojo train experiments/quickstart.gin runs/smoke.gin    (a tiny trial of any config)
       bmojo train runs/quickstart/config.gin                   (resume that run)
     """
-    with told():
-        bindings, overlays = split(overrides)
-        if seed is not None:
-            bindings.append(f"Trainer.seed={seed}")
-        directory = run_dir or default_run_dir(config, [*overlays, *bindings])
-        others = cluster(coordinator, num_processes, process_id, distributed)
-        if (max_restarts or others) and not os.environ.get(SUPERVISED):
-            from bmojo.cli.child import PROGRAM
-            from bmojo.cli.supervise import Supervisor, without_restarts
+    bindings, overlays = split(overrides)
+    if seed is not None:
+        bindings.append(f"Trainer.seed={seed}")
+    directory = run_dir or default_run_dir(config, [*overlays, *bindings])
+    others = cluster(coordinator, num_processes, process_id, distributed)
+    if (max_restarts or others) and not os.environ.get(SUPERVISED):
+        from bmojo.cli.supervise import Supervisor, without_restarts
 
-            def say(line: str) -> None:
-                typer.echo(line, err=True)
-
-            words = without_restarts(sys.argv[1:])
-            supervisor = Supervisor(
-                PROGRAM, words, directory, max_restarts, say, others=others is not None
-            )
-            raise typer.Exit(supervisor.run())
-        from bmojo.experiment import load, prepare_data
-        from bmojo.training.pages import keep_pages
-        from bmojo.training.processes import start
-        from bmojo.training.train import train as run
-
-        keep_pages()
-        processes = start(others)
-        experiment, text = load(config, bindings, overlays, training=True)
-        prepare_data(experiment)
-        outcome = run(
-            experiment.model,
-            experiment.optimizer,
-            experiment.trainer,
-            experiment.curriculum,
-            experiment.evaluations,
-            str(directory),
-            text,
-            fresh=fresh,
-            mesh=experiment.mesh,
-            processes=processes,
+        say = functools.partial(typer.echo, err=True)
+        words = without_restarts(sys.argv[1:])
+        supervisor = Supervisor(
+            PROGRAM, words, directory, max_restarts, say, others=others is not None
         )
+        raise typer.Exit(supervisor.run())
+    from bmojo.experiment import load, prepare_data
+    from bmojo.malloc import keep_freed_memory
+    from bmojo.multihost import start
+    from bmojo.training.train import train as run
+
+    keep_freed_memory()
+    processes = start(others)
+    experiment, text = load(config, bindings, overlays, training=True)
+    prepare_data(experiment)
+    outcome = run(experiment, directory, config_text=text, fresh=fresh, processes=processes)
     raise typer.Exit(outcome.exit_code)
 
 
 def default_run_dir(config: str, overrides: Sequence[str]) -> Path:
-    """runs/NAME for a config of that name, with a short hash of what is overridden.
+    """runs/NAME for a config of that name, with a short hash of the overrides.
 
     Folders between ``experiments/`` and the config are part of the name. A run's own config.gin
     stands for the run: without overrides its directory, with some a new one named after it.

@@ -1,4 +1,4 @@
-"""The bindings of runs, and what tells runs apart."""
+"""Bindings of runs, and their differences."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +22,10 @@ def difference(one: Bindings, other: Bindings) -> Iterator[tuple[str, str | None
 
 
 def distinguishing(configs: Sequence[Bindings]) -> list[str]:
-    """A short list of keys whose values tell all configs apart.
+    """A short list of keys by which all different configs differ.
 
-    The key that tells most pairs apart comes first, then the one that tells most of the
-    rest, and so on; of equal ones that which most configs bind, then the shortest. Configs
-    that are equal cannot be told apart and are left so.
+    The key that separates most pairs comes first, then the one that separates most of the
+    rest, and so on; among equals the key that most configs bind, then the shortest.
     """
     keys = {key for config in configs for key in config}
     pairs = list(itertools.combinations(range(len(configs)), 2))

@@ -1,8 +1,7 @@
-"""Finished runs as a report needs them: found, read, and pooled over seeds."""
+"""Runs of a report: search, files, and pooling over seeds."""
 
 import dataclasses
 import json
-import os
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,16 +10,16 @@ from typing import Any
 
 from bmojo.errors import UserError
 from bmojo.evaluation.bindings import bindings, distinguishing, shown
-from bmojo.training.records import Record, read
+from bmojo.training.metrics import Record, read_metrics
 
-__all__ = ["Cell", "Run", "Spread", "collect", "pool", "row_of", "spread"]
+__all__ = ["Cell", "Run", "Spread", "collect", "evaluations_of", "pool", "spread", "without_seed"]
 
 Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What one run directory says.
+    """Files of one run directory.
 
     Attributes:
       path: the directory.
@@ -29,7 +28,7 @@ class Run:
       metrics: lines of ``metrics.jsonl`` during training.
       evaluations: its other lines.
       speed: lines of ``speed.jsonl``.
-      perplexity: what ``evaluation/perplexity.json`` holds; empty if there is none.
+      perplexity: content of ``evaluation/perplexity.json``; empty if there is none.
     """
 
     path: Path
@@ -56,6 +55,21 @@ class Run:
         value = (self.summary or {}).get(name)
         return value if isinstance(value, int | float) else None
 
+    def rows(self) -> list[Row]:
+        """Rows of the last evaluations."""
+        return (self.summary or {}).get("evaluations", [])
+
+    def measured(self, evaluation: str, group: int | None, name: str) -> float | None:
+        """A number of an evaluation for a group (None: over all); None if it has none."""
+        for row in self.rows():
+            if row["evaluation"] == evaluation and row["group"] == group:
+                return row.get(name)
+        return None
+
+    def training_loss(self) -> float | None:
+        """Loss at the end of training."""
+        return (self.summary or {}).get("final", {}).get("loss")
+
     def tokens_per_second(self) -> float | None:
         """The median over the lines of ``speed.jsonl``."""
         values = [line["tokens_per_second"] for line in self.speed if line.get("tokens_per_second")]
@@ -74,16 +88,10 @@ class Cell:
     label: str
     runs: tuple[Run, ...]
 
-    def evaluations(self) -> list[str]:
-        """Names of the evaluations."""
-        rows = [row for run in self.runs for row in (run.summary or {}).get("evaluations", [])]
-        return list(dict.fromkeys(row["evaluation"] for row in rows))
-
     def groups(self, evaluation: str) -> list[int]:
         """Groups of an evaluation, in rising order."""
-        rows = [row for run in self.runs for row in (run.summary or {}).get("evaluations", [])]
-        found = {row["group"] for row in rows if row["evaluation"] == evaluation}
-        return sorted(found - {None})
+        rows = [row for run in self.runs for row in run.rows() if row["evaluation"] == evaluation]
+        return sorted({row["group"] for row in rows} - {None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,22 +121,19 @@ def spread(runs: Iterable[Run], number: Callable[[Run], float | None]) -> Spread
     return Spread(mean, min(values), max(values), len(values))
 
 
-def row_of(run: Run, evaluation: str, group: int | None) -> Row:
-    """The last row of an evaluation for a group (None: over all); empty if there is none."""
-    for row in (run.summary or {}).get("evaluations", []):
-        if row["evaluation"] == evaluation and row["group"] == group:
-            return row
-    return {}
+def evaluations_of(cells: Iterable[Cell]) -> list[str]:
+    """Names of the evaluations of cells."""
+    rows = (row for cell in cells for run in cell.runs for row in run.rows())
+    return list(dict.fromkeys(row["evaluation"] for row in rows))
 
 
 def collect(paths: Sequence[str | Path]) -> list[Run]:
     """Read runs.
 
     Args:
-      paths: run directories, or folders in which to look for them at any depth. What
-        ``--fresh`` has moved aside (``NAME.oldN``) is read only if it is named itself. Files
-        ``NAME.log``, which lie beside the runs of a sweep, may be among them, as a shell
-        gives them for ``runs/bmojo-*``; they are passed over.
+      paths: run directories, or folders that hold some at any depth. A run that ``--fresh`` has
+        moved aside (``NAME.oldN``) is read only if it is named itself. Files ``NAME.log`` of a
+        sweep may be among them, as a shell gives them for ``runs/bmojo-*``; they are left out.
 
     Returns:
       Each run once, in the order of the paths, and in the order of names in a folder, in
@@ -158,17 +163,15 @@ def pool(runs: Sequence[Run]) -> list[Cell]:
     """Finished runs pooled over seeds, in the order of their first run.
 
     A cell is labelled with the name that its directories share, without ``-seedN``; if one of
-    the cells has no such name for itself, all are labelled with the bindings that tell them
-    apart. Of runs with equal configs, seeds too, the first counts.
+    the cells has no such name for itself, all are labelled with the bindings by which
+    they differ. Of runs with equal configs, seeds too, the first counts.
     """
-    cells: dict[tuple, dict[int | None, Run]] = {}
+    cells: dict[tuple, dict[int, Run]] = {}
     for run in runs:
         if run.summary is not None:
-            config = tuple(item for item in run.bindings.items() if not _is_seed(item[0]))
-            cells.setdefault(config, {}).setdefault(run.seed, run)
-    pooled = [
-        tuple(by_seed[seed] for seed in sorted(by_seed, key=_order)) for by_seed in cells.values()
-    ]
+            seed = -1 if run.seed is None else run.seed
+            cells.setdefault(tuple(without_seed(run.bindings).items()), {}).setdefault(seed, run)
+    pooled = [tuple(run for _, run in sorted(by_seed.items())) for by_seed in cells.values()]
     return [Cell(label, runs) for label, runs in zip(_labels(pooled), pooled, strict=True)]
 
 
@@ -178,17 +181,18 @@ def _labels(cells: Sequence[tuple[Run, ...]]) -> list[str]:
     hashed = any(re.search(r"-[0-9a-f]{6}$", name) for name in taken)
     if len(taken) == len(cells) == len(set(taken)) and not hashed:
         return taken
-    configs = [{k: v for k, v in runs[0].bindings.items() if not _is_seed(k)} for runs in cells]
+    configs = [without_seed(runs[0].bindings) for runs in cells]
     labels = [shown(config, distinguishing(configs)) for config in configs]
     return [label or runs[0].name for label, runs in zip(labels, cells, strict=True)]
 
 
+def without_seed(bindings: Mapping[str, str]) -> dict[str, str]:
+    """Bindings but for ``Trainer.seed``."""
+    return {key: value for key, value in bindings.items() if not _is_seed(key)}
+
+
 def _is_seed(key: str) -> bool:
     return key.rpartition("/")[2] == "Trainer.seed"
-
-
-def _order(seed: int | None) -> int:
-    return -1 if seed is None else seed
 
 
 def _is_run(path: Path) -> bool:
@@ -197,15 +201,9 @@ def _is_run(path: Path) -> bool:
 
 def _search(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir(), key=_natural):
-        if entry.is_dir() and not entry.name.startswith(".") and not _is_aside(entry):
-            if _is_run(entry):
-                yield entry
-            else:
-                yield from _search(entry)
-
-
-def _is_aside(path: Path) -> bool:
-    return re.search(r"\.old\d+$", path.name) is not None
+        aside = re.search(r"\.old\d+$", entry.name) is not None
+        if entry.is_dir() and not entry.name.startswith(".") and not aside:
+            yield from [entry] if _is_run(entry) else _search(entry)
 
 
 def _natural(path: Path) -> list[tuple[int, float | str]]:
@@ -214,7 +212,7 @@ def _natural(path: Path) -> list[tuple[int, float | str]]:
 
 
 def _read_run(path: Path) -> Run:
-    lines = _lines(path / "metrics.jsonl")
+    lines = _read(read_metrics, path / "metrics.jsonl")
     summary = _json(path / "summary.json")
     for name, kind in (("status", str), ("step", int), ("evaluations", list), ("final", dict)):
         if summary is not None and not isinstance(summary.get(name), kind):
@@ -224,27 +222,20 @@ def _read_run(path: Path) -> Run:
             )
     return Run(
         path,
-        bindings(_text(path / "config.gin")),
+        bindings(_read(_text, path / "config.gin")),
         summary if summary is not None and summary["status"] == "finished" else None,
         [line for line in lines if "evaluation" not in line],
         [line for line in lines if "evaluation" in line],
-        _lines(path / "speed.jsonl"),
+        _read(read_metrics, path / "speed.jsonl"),
         _json(path / "evaluation" / "perplexity.json") or {},
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)}); leave this run out") from None
 
 
 def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        value = json.loads(_text(path))
+        value = json.loads(_read(_text, path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); leave this run out") from None
     if not isinstance(value, dict):
@@ -252,12 +243,13 @@ def _json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _lines(path: Path) -> list[Record]:
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf8")
+
+
+def _read(reader: Callable[[Path], Any], path: Path) -> Any:
     try:
-        return read(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({_reason(error)}); leave this run out") from None
-
-
-def _reason(error: Exception) -> str:
-    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        return reader(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read ({reason}); leave this run out") from None

@@ -11,13 +11,9 @@ import numpy as np
 
 from bmojo.data.text.corpus import Part, open_corpus, texts
 from bmojo.errors import UserError
+from bmojo.runs import run_tokenizer, text_of
 
 __all__ = ["encode_document", "read_documents", "run_tokenizer", "run_documents"]
-
-
-def run_tokenizer(experiment: Any) -> Any | None:
-    """The tokenizer of an experiment's data; None for tasks of bare tokens."""
-    return getattr(_text(experiment), "tokenizer", None)
 
 
 def run_documents(experiment: Any) -> Sequence[np.ndarray]:
@@ -26,19 +22,13 @@ def run_documents(experiment: Any) -> Sequence[np.ndarray]:
     Raises:
       UserError: its data have no documents.
     """
-    find = getattr(_text(experiment), "documents", None)
+    find = getattr(text_of(experiment), "documents", None)
     if not callable(find):
         raise UserError(
             "documents: the run's data are no documents; name a folder of "
             ".txt, .jsonl, .parquet or .npy files with --documents"
         )
     return find("test")
-
-
-def _text(experiment: Any) -> Any:
-    """The data of the last stage of text; of the first stage if there is no text."""
-    stages = [stage.data for stage in experiment.curriculum]
-    return next((data for data in reversed(stages) if hasattr(data, "documents")), stages[0])
 
 
 def encode_document(tokenizer: Any, text: str) -> np.ndarray:

@@ -35,7 +35,7 @@ KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", 
 
 
 class HarnessModel(TemplateLM):
-    """What the harness asks of a language model.
+    """The harness's interface of a language model.
 
     Args:
       model: a :class:`bmojo.model.Model`.
@@ -122,7 +122,7 @@ class HarnessModel(TemplateLM):
         return texts
 
     def _preceded(self, tokens: list[int]) -> list[int]:
-        """A text behind the end of a document, unless that is there."""
+        """A text after the end of a document."""
         return tokens if tokens[:1] == [self.eot_token_id] else [self.eot_token_id, *tokens]
 
     def _score(self, texts: Sequence[list[int]]) -> Any:

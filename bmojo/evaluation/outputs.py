@@ -1,24 +1,29 @@
-"""What evaluations leave behind in RUN/evaluation: JSON, figures; and tables on the terminal."""
+"""Results of evaluations: JSON and figures in RUN/evaluation, and tables for the terminal."""
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from bmojo.console import format_table, make_table
+from bmojo.evaluation.regret import NEAR
 from bmojo.files import write_atomically
 
 __all__ = [
     "context_table",
+    "ngram_table",
+    "plot_ngrams",
     "plot_positions",
     "plot_recall",
-    "plot_returns",
+    "plot_regret",
     "position_table",
     "recall_table",
-    "returns_table",
+    "regret_table",
     "save",
 ]
 
@@ -42,58 +47,117 @@ def save(run: Path, name: str, results: Mapping[str, Any], figure: Figure | None
     return path
 
 
+# Tables
+
+
 def context_table(rows: Sequence[Row]) -> Table:
     """Loss by length of the context.
 
     ``same windows`` is the loss over the windows that reach the longest context, ``texts`` the
     documents used, ``too short`` those shorter than the context.
     """
-    table = Table(title="loss by context")
-    columns = ("context", "loss", "±", "ppl", "bits/byte", "same\nwindows")
-    for name in (*columns, "windows", "texts", "too\nshort"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            f"{row['context']:,}",
-            _number(row["loss"]),
-            _number(row["stderr"]),
-            _number(row["perplexity"], 2),
-            _number(row["bits_per_byte"]),
-            _number(row["loss_same_windows"]),
-            f"{row['windows']:,}",
-            f"{row['documents']:,}",
-            f"{row['documents_too_short']:,}",
-        )
-    return table
+    columns = {
+        "context": "{context:,}",
+        "loss": "{loss:,.4f}",
+        "±": "{stderr:,.4f}",
+        "ppl": "{perplexity:,.2f}",
+        "bits/byte": "{bits_per_byte:,.4f}",
+        "same\nwindows": "{loss_same_windows:,.4f}",
+        "windows": "{windows:,}",
+        "texts": "{documents:,}",
+        "too\nshort": "{documents_too_short:,}",
+    }
+    return format_table("loss by context", columns, rows)
 
 
 def position_table(rows: Sequence[Row]) -> Table:
     """Loss by position, and the change beyond the training length."""
-    table = Table(title="loss by position")
-    for name in ("positions", "loss", "±", "change beyond training", "tokens", "windows"):
-        table.add_column(name, justify="right")
+    columns = {
+        "positions": "{start:,} - {last:,}",
+        "loss": "{loss:,.4f}",
+        "±": "{stderr:,.4f}",
+        "change beyond training": "{change:+.1%}",
+        "tokens": "{count:,}",
+        "windows": "{windows:,}",
+    }
+    rows = [{**row, "last": row["stop"] - 1} for row in rows]
+    return format_table("loss by position", columns, rows)
+
+
+def recall_table(rows: Sequence[Row], field: str, title: str) -> Table:
+    """Accuracy by evaluation and a field, such as the distance."""
+    keys = list(dict.fromkeys(row[field] for row in sorted(rows, key=lambda row: row[field])))
+    found = {(row["evaluation"], row[field]): f"{row['accuracy']:.3f}" for row in rows}
+    lines = [
+        [name, *(found.get((name, key), "") for key in keys)]
+        for name in dict.fromkeys(row["evaluation"] for row in rows)
+    ]
+    columns = ["evaluation", *(f"{key:,}" for key in keys)]
+    return make_table(title, columns, lines, left=["evaluation"])
+
+
+def ngram_table(rows: Sequence[Row], span: int) -> Table:
+    """Loss on known, new and repeated tokens."""
+    names = {"known": "in the training text", "new": "not in it, and new"}
+    lines = []
     for row in rows:
-        change = row["change"]
-        table.add_row(
-            f"{row['start']:,} - {row['stop'] - 1:,}",
-            _number(row["loss"]),
-            _number(row["stderr"]),
-            "" if change is None else f"{change:+.1%}",
-            f"{row['count']:,}",
-            f"{row['windows']:,}",
-        )
+        name = names.get(row["kind"])
+        if name is None:
+            name = f"not in it, {row['start']:,} - {row['stop'] - 1:,} tokens ago"
+        lines.append({**row, "name": name})
+    columns = {
+        "token": "{name}",
+        "loss": "{loss:,.3f}",
+        "±": "{stderr:,.3f}",
+        "tokens": "{count:,}",
+    }
+    title = f"loss on repeated tokens, with the {span} tokens before them"
+    return format_table(title, columns, lines, left=["token"])
+
+
+def regret_table(rows: Sequence[Row], counted: str) -> Table:
+    """Bits of a sequence by length and group.
+
+    Args:
+      rows: of :func:`bmojo.evaluation.regret.by_length`.
+      counted: quantity that groups count.
+    """
+    columns = {
+        "length": "{length:,}",
+        counted.replace("_", " "): "{name}",
+        "sequences": "{sequences}",
+        "source": "{source:,.1f}",
+        "oracle": "{oracle:,.1f}",
+        "model": "{model:,.1f}",
+        "regret": "{regret:,.1f}",
+        "±": "{stderr:,.1f}",
+        "excess": "{excess:.1%}",
+        f"within {NEAR:.0%}": "{within}",
+    }
+    words = {True: "yes", False: "no"}
+    lines = [
+        {
+            **row,
+            "name": "all" if row["group"] is None else row["group"],
+            "within": words[row["near"]],
+        }
+        for row in rows
+    ]
+    table = format_table("bits of a sequence", columns, lines)
+    for made, row in zip(table.rows, rows, strict=True):
+        made.end_section = row["group"] is None
     return table
+
+
+# Figures
 
 
 def plot_positions(rows: Sequence[Row], training_length: int | None = None) -> Figure:
     """Loss by position on a logarithmic axis, with a band of two standard errors."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    # A bucket stands at the geometric middle of its positions, counted from 1.
-    middle = [((row["start"] + 1) * row["stop"]) ** 0.5 for row in rows]
-    losses = [row["loss"] for row in rows]
+    figure, (axis,) = _panels(1, 7)
+    middle, losses = [_middle(row) for row in rows], [row["loss"] for row in rows]
     axis.plot(middle, losses, "o-", markersize=4)
-    band = [2 * (row["stderr"] or 0.0) for row in rows]
+    band = _errors(rows)
     low = [loss - width for loss, width in zip(losses, band, strict=True)]
     high = [loss + width for loss, width in zip(losses, band, strict=True)]
     axis.fill_between(middle, low, high, alpha=0.25)
@@ -103,90 +167,107 @@ def plot_positions(rows: Sequence[Row], training_length: int | None = None) -> F
         )
         axis.legend(fontsize="small")
     axis.set_xscale("log", base=2)
-    axis.set_xlabel("position")
-    axis.set_ylabel("loss (nats per token)")
-    axis.grid(alpha=0.3)
+    axis.set(xlabel="position", ylabel="loss (nats per token)")
     return figure
-
-
-def recall_table(rows: Sequence[Row], field: str, title: str) -> Table:
-    """Accuracy by evaluation and a field, such as the distance."""
-    keys = list(dict.fromkeys(row[field] for row in sorted(rows, key=lambda row: row[field])))
-    table = Table(title=title)
-    table.add_column("evaluation")
-    for key in keys:
-        table.add_column(f"{key:,}", justify="right")
-    for name in dict.fromkeys(row["evaluation"] for row in rows):
-        found = {row[field]: row for row in rows if row["evaluation"] == name}
-        table.add_row(name, *(f"{found[k]['accuracy']:.3f}" if k in found else "" for k in keys))
-    return table
 
 
 def plot_recall(
     groups: Sequence[Row], distances: Sequence[Row], slices: str, levels: Sequence[float]
 ) -> Figure:
     """Accuracy by group and by distance, side by side, with the levels of chance dotted."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    figure, axes = _panels(2, 10, sharey=True)
     for axis, rows, field, label in (
         (axes[0], groups, "group", slices.replace("_", " ")),
         (axes[1], distances, "distance", "tokens from the pair to its query, at least"),
     ):
+        rows = [row for row in rows if row[field] is not None]
         for name in dict.fromkeys(row["evaluation"] for row in rows):
-            found = [row for row in rows if row["evaluation"] == name and row[field] is not None]
+            found = [row for row in rows if row["evaluation"] == name]
             axis.plot([r[field] for r in found], [r["accuracy"] for r in found], "o-", label=name)
         for level in sorted(set(levels)):
             axis.axhline(level, color="grey", linestyle=":")
-        keys = {row[field] for row in rows if row[field] is not None}
-        if keys and min(keys) > 0:
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(sorted(keys), labels=[str(key) for key in sorted(keys)])
+        keys = sorted({row[field] for row in rows})
+        if keys and keys[0] > 0:
+            _log_axis(axis, keys)
         axis.set_xlabel(label)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("accuracy")
-    axes[0].set_ylim(-0.02, 1.02)
+    axes[0].set(ylabel="accuracy", ylim=(-0.02, 1.02))
     axes[0].legend(fontsize="small")
     return figure
 
 
-def returns_table(rows: Sequence[Row], span: int) -> Table:
-    """Loss on known, new and returning tokens."""
-    table = Table(title=f"loss on what comes back, with the {span} tokens before it")
-    for name in ("token", "loss", "±", "tokens"):
-        table.add_column(name, justify="left" if name == "token" else "right")
-    names = {"known": "in the training text", "new": "not in it, and new"}
-    for row in rows:
-        name = names.get(row["kind"], "")
-        if row["kind"] == "returns":
-            name = f"not in it, {row['start']:,} - {row['stop'] - 1:,} tokens ago"
-        table.add_row(name, _number(row["loss"], 3), _number(row["stderr"], 3), f"{row['count']:,}")
-    return table
-
-
-def plot_returns(rows: Sequence[Row]) -> Figure:
+def plot_ngrams(rows: Sequence[Row]) -> Figure:
     """Loss by distance to the last occurrence, with that of new and of known tokens as lines."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axis = figure.subplots()
-    back = [row for row in rows if row["kind"] == "returns" and row["loss"] is not None]
-    axis.errorbar(
-        [(row["start"] * (row["stop"] - 1)) ** 0.5 for row in back],
-        [row["loss"] for row in back],
-        [2 * (row["stderr"] or 0.0) for row in back],
-        fmt="o-",
-        markersize=4,
-        label="returning",
-    )
+    figure, (axis,) = _panels(1, 7)
+    back = [row for row in rows if row["kind"] == "repeated" and row["loss"] is not None]
+    middle = [(row["start"] * (row["stop"] - 1)) ** 0.5 for row in back]
+    losses = [row["loss"] for row in back]
+    axis.errorbar(middle, losses, _errors(back), fmt="o-", markersize=4, label="repeated")
     for kind, style in (("new", "--"), ("known", ":")):
         loss = next(row["loss"] for row in rows if row["kind"] == kind)
         if loss is not None:
             axis.axhline(loss, color="grey", linestyle=style, label=kind)
     axis.set_xscale("log", base=2)
-    axis.set_xlabel("tokens since it was there last")
-    axis.set_ylabel("loss (nats per token)")
-    axis.grid(alpha=0.3)
+    axis.set(xlabel="tokens since the last occurrence", ylabel="loss (nats per token)")
     axis.legend(fontsize="small")
     return figure
 
 
-def _number(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else f"{value:,.{digits}f}"
+def plot_regret(
+    rows: Sequence[Row], positions: Sequence[Row], counted: str, training_length: int
+) -> Figure:
+    """Three panels: bits a symbol and total regret by position, and regret by group.
+
+    Args:
+      rows: of :func:`bmojo.evaluation.regret.by_length`.
+      positions: of :func:`bmojo.evaluation.regret.by_position`.
+      counted: quantity that groups count.
+      training_length: position of the dotted lines.
+    """
+    figure, axes = _panels(3, 13)
+    middle = [_middle(row) for row in positions]
+    for name, style in (("model", "o-"), ("oracle", "k--")):
+        axes[0].plot(middle, [row[name] for row in positions], style, markersize=4, label=name)
+    axes[0].set(xlabel="position", ylabel="bits a symbol")
+    ends, totals = zip(*((row["stop"], row["total"]) for row in positions), strict=True)
+    axes[1].plot(ends, totals, "o-", markersize=4)
+    axes[1].axhline(0, color="black", linestyle="--", label="oracle")
+    axes[1].set(xlabel="symbols", ylabel="regret so far (bits)")
+    for axis in axes[:2]:
+        axis.axvline(
+            training_length, color="grey", linestyle=":", label=f"trained on {training_length:,}"
+        )
+    grouped = [row for row in rows if row["group"] is not None]
+    for length in dict.fromkeys(row["length"] for row in grouped):
+        found = [row for row in grouped if row["length"] == length]
+        groups, regrets = zip(*((row["group"], row["regret"]) for row in found), strict=True)
+        label = f"{length:,} symbols"
+        axes[2].errorbar(groups, regrets, _errors(found), fmt="o-", markersize=4, label=label)
+    axes[2].axhline(0, color="black", linestyle="--")
+    axes[2].set(xlabel=counted.replace("_", " "), ylabel="regret (bits a sequence)")
+    for axis in axes:
+        axis.set_xscale("log", base=2)
+        axis.legend(fontsize="small")
+    _log_axis(axes[2], sorted({row["group"] for row in grouped}))
+    return figure
+
+
+def _panels(count: int, width: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(width, 4), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False, **options)[0]
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    return figure, list(axes)
+
+
+def _middle(row: Row) -> float:
+    """Geometric middle of a bucket of positions, counted from 1."""
+    return ((row["start"] + 1) * row["stop"]) ** 0.5
+
+
+def _errors(rows: Iterable[Row]) -> list[float]:
+    return [2 * (row["stderr"] or 0.0) for row in rows]
+
+
+def _log_axis(axis: Axes, keys: Sequence[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(keys, labels=[str(key) for key in keys])

@@ -1,10 +1,10 @@
 """Loss by length of the context, and by position in it, from one pass over the documents.
 
-The loss at a position does not depend on what follows, so one pass measures every length of
-context: documents are cut into windows of the longest context C, each read from a state that
-has seen nothing, and the first c positions of a window are a window of c tokens for every
-c <= C. The last window of a document may be shorter than C; it counts for the contexts and
-positions that it reaches. A context of c tokens is c predictions, the first from one token.
+The loss at a position does not depend on later tokens, so one pass measures every length of
+context: documents are cut into windows of the longest context C, each read from an empty state,
+and the first c positions of a window are a window of c tokens for every c <= C. The last window
+of a document may be shorter than C; it counts for the contexts and positions that it reaches. A
+context of c tokens is c predictions, the first from one token.
 
 Means over different contexts are means over different texts where documents differ in
 length. ``loss_same_windows`` is over the windows of the longest context that any reaches, and
@@ -21,7 +21,15 @@ import numpy as np
 from bmojo.errors import UserError
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, stream_losses
 
-__all__ = ["CONTEXTS", "Measured", "by_context", "by_position", "edges", "measure", "perplexity"]
+__all__ = [
+    "CONTEXTS",
+    "Measured",
+    "by_context",
+    "by_position",
+    "edges",
+    "measure",
+    "standard_error",
+]
 
 CONTEXTS = tuple(2**power for power in range(9, 17))
 
@@ -45,26 +53,6 @@ class Measured:
     sizes: list[np.ndarray] | None
     documents: list[int]
     lengths: list[int]
-
-
-def perplexity(
-    model: Any,
-    documents: Sequence[Any],
-    contexts: Sequence[int] = CONTEXTS,
-    segment_length: int = SEGMENT_LENGTH,
-    batch_size: int = BATCH_SIZE,
-    decode_bytes: Callable[[Iterable[int]], bytes] | None = None,
-    progress: Callable[[int], None] = lambda tokens: None,
-) -> tuple[list[Row], list[Row]]:
-    """:func:`measure`, :func:`by_context` and :func:`by_position` in one.
-
-    Returns:
-      Rows by context and rows by position.
-    """
-    found = measure(
-        model, documents, max(contexts), segment_length, batch_size, decode_bytes, progress
-    )
-    return by_context(found, contexts), by_position(found)
 
 
 def measure(
@@ -119,9 +107,8 @@ def by_context(found: Measured, contexts: Sequence[int]) -> list[Row]:
 
     A row has ``context``, ``loss`` (nats a token), ``stderr`` (of the loss, over windows),
     ``perplexity``, ``bits_per_byte`` (None where bytes are unknown), ``loss_same_windows``,
-    and what it was taken from: ``windows``, ``tokens``, ``documents``, and
-    ``documents_too_short``, those which have no such window. Numbers are None where there
-    is no window.
+    and the numbers of ``windows``, ``tokens``, ``documents``, and ``documents_too_short``, those
+    without such a window. Values are None where there is no window.
     """
     wanted = sorted(set(contexts))
     reached = [c for c in wanted if any(len(loss) >= c for loss in found.losses)]
@@ -130,24 +117,19 @@ def by_context(found: Measured, contexts: Sequence[int]) -> list[Row]:
         chosen = [i for i, loss in enumerate(found.losses) if len(loss) >= context]
         means = np.asarray([found.losses[i][:context].mean(dtype=np.float64) for i in chosen])
         loss = float(means.mean()) if chosen else None
-        bits = None
-        if chosen and found.sizes is not None:
-            size = sum(int(found.sizes[i][:context].sum()) for i in chosen)
-            bits = float(means.sum()) * context / math.log(2) / size if size else None
-        same = [i for i in chosen if len(found.losses[i]) >= reached[-1]]
+        size = sum(int(found.sizes[i][:context].sum()) for i in chosen) if found.sizes else 0
+        longest = [len(found.losses[i]) >= reached[-1] for i in chosen]
         used = {found.documents[i] for i in chosen}
         rows.append(
             {
                 "context": context,
                 "loss": loss,
-                "stderr": _stderr(means, np.ones(len(means))),
+                "stderr": standard_error(means),
                 "perplexity": None if loss is None else _exp(loss),
-                "bits_per_byte": bits,
-                "loss_same_windows": float(
-                    np.mean([found.losses[i][:context].mean(dtype=np.float64) for i in same])
-                )
-                if same
+                "bits_per_byte": float(means.sum()) * context / math.log(2) / size
+                if size
                 else None,
+                "loss_same_windows": float(means[longest].mean()) if any(longest) else None,
                 "windows": len(chosen),
                 "tokens": context * len(chosen),
                 "documents": len(used),
@@ -158,7 +140,7 @@ def by_context(found: Measured, contexts: Sequence[int]) -> list[Row]:
 
 
 def edges(longest: int, also: int | None = None) -> list[int]:
-    """Where buckets of positions begin and end: two an octave, and at ``also``."""
+    """Bounds of buckets of positions: two an octave, and one at ``also``."""
     steps = {round(2 ** (half / 2)) for half in range(2 * max(longest, 1).bit_length() + 2)}
     inside = {edge for edge in steps if edge < longest}
     if also is not None and 0 < also < longest:
@@ -170,7 +152,7 @@ def by_position(found: Measured, training_length: int | None = None) -> list[Row
     """A row for each bucket of positions.
 
     A row has ``start`` and ``stop`` (positions start .. stop - 1), ``loss`` (nats a token),
-    ``stderr`` (windows being what varies, since tokens of one are not independent),
+    ``stderr`` (over windows, since tokens of one are not independent),
     ``count`` (tokens) and ``windows``. With a training length T, and for positions from T
     on, there is also ``change``: the loss relative to that at positions T/2 .. T - 1 of the
     same windows, 0 if the model does as well beyond T as before; else None.
@@ -194,7 +176,7 @@ def by_position(found: Measured, training_length: int | None = None) -> list[Row
                 "start": first,
                 "stop": last,
                 "loss": loss,
-                "stderr": _stderr(means, counts),
+                "stderr": standard_error(means, counts),
                 "count": int(counts.sum()),
                 "windows": len(parts),
                 "change": change,
@@ -203,11 +185,17 @@ def by_position(found: Measured, training_length: int | None = None) -> list[Row
     return rows
 
 
-def _stderr(means: np.ndarray, counts: np.ndarray) -> float | None:
-    """Standard error of the mean of tokens that come in clusters."""
+def standard_error(means: np.ndarray, counts: np.ndarray | float = 1.0) -> float | None:
+    """Standard error of the mean of tokens in clusters; None for a single cluster.
+
+    Args:
+      means: of each cluster, (n,).
+      counts: tokens of each cluster, (n,), or one number for all.
+    """
     number = len(means)
     if number < 2:
         return None
+    counts = np.broadcast_to(counts, means.shape)
     deviations = counts * (means - (means * counts).sum() / counts.sum())
     return float(np.sqrt((deviations**2).sum() * number / (number - 1)) / counts.sum())
 

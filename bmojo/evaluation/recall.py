@@ -15,11 +15,7 @@ from bmojo.training.parameters import Parameters, Structure, split
 from bmojo.training.train_step import device_fields
 from bmojo.types import Array
 
-__all__ = [
-    "evaluate",
-    "evaluate_recall",
-    "query_distances",
-]
+__all__ = ["evaluate", "evaluate_recall", "query_distances"]
 
 
 def evaluate(
@@ -27,10 +23,9 @@ def evaluate(
     evaluations: Sequence[Evaluation],
     progress: Callable[[int], None] = lambda batches: None,
 ) -> list[Row]:
-    """Take evaluations of a model: for each, a row by group in rising order and one over all.
+    """The rows of :meth:`bmojo.training.evaluate.Meter.measure` for a model.
 
-    The rows are those of :meth:`bmojo.training.evaluate.Meter.measure`; ``progress`` is called
-    with 1 after every batch.
+    ``progress`` is called with 1 after every batch.
     """
     structure, parameters = split(model)
     rows = Meter(structure).measure(parameters, evaluations, progress=progress)
@@ -39,7 +34,7 @@ def evaluate(
 
 
 def query_distances(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """How far back a query's answer was last shown.
+    """Distance from each query to the last pair that answers it.
 
     At a counted target, the key is the token there, and its pair is the last earlier place
     where the same token is followed by the target. (A filler may hold the key too, but not
@@ -72,7 +67,7 @@ def evaluate_recall(
 
     Args:
       model: a :class:`bmojo.model.Model`.
-      evaluations: what to measure.
+      evaluations: of a config.
       progress: called with 1 after every batch.
 
     Returns:
@@ -85,24 +80,15 @@ def evaluate_recall(
       UserError: a loss is not finite.
     """
     structure, parameters = split(model)
-    groups_of: list[Row] = []
-    distances_of: list[Row] = []
+    by_group: list[Row] = []
+    by_distance: list[Row] = []
     for evaluation in evaluations:
         batches = Batches(evaluation.data.source(evaluation.seed, "test"), evaluation.batch_size)
-        found: list[np.ndarray] = []
+        found = []
         for _ in range(evaluation.batches):
             batch = next(batches)
             losses, right = _answers(structure, parameters, device_fields(batch))
-            asked = batch["targets"] >= 0
-            distance = np.stack(
-                [
-                    query_distances(*row)
-                    for row in zip(batch["inputs"], batch["targets"], strict=True)
-                ]
-            )
-            group = np.broadcast_to(np.asarray(batch["group"])[:, None], asked.shape)
-            columns = (group, distance, np.asarray(right), np.asarray(losses))
-            found.append(np.stack([np.asarray(c, np.float64)[asked] for c in columns]))
+            found.append(_queries(batch, np.asarray(right), np.asarray(losses)))
             progress(1)
         group, distance, right, loss = np.concatenate(found, axis=1)
         if not np.isfinite(loss).all():
@@ -111,17 +97,24 @@ def evaluate_recall(
                 "use another checkpoint"
             )
         # frexp gives d = m 2^e with m in [1/2, 1): the bucket of d begins at 2^(e - 1).
-        bucket = np.ldexp(1.0, np.frexp(distance)[1] - 1)
-        for value in [*np.unique(group).tolist(), None]:
-            chosen = np.ones(len(group), bool) if value is None else group == value
-            key = None if value is None else int(value)
-            groups_of.append(_row(evaluation.name, "group", key, right[chosen], loss[chosen]))
-        for value in np.unique(bucket[distance > 0]).tolist():
-            chosen = (bucket == value) & (distance > 0)
-            distances_of.append(
-                _row(evaluation.name, "distance", int(value), right[chosen], loss[chosen])
-            )
-    return groups_of, distances_of
+        bucket = np.where(distance > 0, np.ldexp(1.0, np.frexp(distance)[1] - 1), 0)
+        for field, column, rows in (("group", group, by_group), ("distance", bucket, by_distance)):
+            for value in np.unique(column).tolist():
+                if field == "group" or value:  # distance 0: no pair was shown
+                    at = column == value
+                    rows.append(_row(evaluation.name, field, int(value), right[at], loss[at]))
+        by_group.append(_row(evaluation.name, "group", None, right, loss))
+    return by_group, by_distance
+
+
+def _queries(batch: dict[str, np.ndarray], right: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Group, distance, right answer and loss of every query of a batch, (4, n)."""
+    asked = batch["targets"] >= 0
+    rows = zip(batch["inputs"], batch["targets"], strict=True)
+    distance = np.stack([query_distances(*row) for row in rows])
+    group = np.broadcast_to(np.asarray(batch["group"])[:, None], asked.shape)
+    columns = (group, distance, right, losses)
+    return np.stack([np.asarray(column, np.float64)[asked] for column in columns])
 
 
 def _row(name: str, field: str, key: int | None, right: np.ndarray, loss: np.ndarray) -> Row:

@@ -1,8 +1,8 @@
 """Regret: the bits that a model needs beyond the best predictor of sources with a known prior.
 
-Sequences of test sources are read through the model's state in segments. What a symbol costs does
-not depend on what follows, so one pass over long sequences measures every shorter length, of the
-same sources. Costs are bits, -log2 of the probability that the symbol had.
+Sequences of test sources are read through the model's state in segments. The cost of a symbol does
+not depend on later ones, so one pass over long sequences measures every shorter length, of the
+same sources. Costs are bits, -log2 of the probability of the symbol.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bmojo.data.universal.sequences import SequenceSource
-from bmojo.evaluation.perplexity import edges
+from bmojo.evaluation.perplexity import edges, standard_error
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, stream_losses
 
 __all__ = ["NEAR", "Costs", "by_length", "by_position", "costs"]
@@ -49,7 +49,7 @@ def costs(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Costs:
-    """What the first ``count`` examples of a source cost.
+    """Costs of the first ``count`` examples of a source.
 
     Args:
       model: a :class:`bmojo.model.Model`.
@@ -107,7 +107,7 @@ def by_length(found: Costs, lengths: Sequence[int]) -> list[Row]:
                     "oracle": needed,
                     "source": float(source[chosen].mean()),
                     "regret": float(regret.mean()),
-                    "stderr": _stderr(regret),
+                    "stderr": standard_error(regret),
                     "excess": excess,
                     "near": excess is not None and excess <= NEAR,
                 }
@@ -134,13 +134,8 @@ def by_position(found: Costs, training_length: int | None = None) -> list[Row]:
                 "model": float(found.model[:, first:last].mean(dtype=np.float64)),
                 "oracle": float(found.oracle[:, first:last].mean(dtype=np.float64)),
                 "regret": float(regret[:, first:last].mean(dtype=np.float64)),
-                "stderr": _stderr(regret[:, first:last].mean(1, dtype=np.float64)),
+                "stderr": standard_error(regret[:, first:last].mean(1, dtype=np.float64)),
                 "total": float(total[last - 1]),
             }
         )
     return rows
-
-
-def _stderr(values: np.ndarray) -> float | None:
-    """Standard error of a mean; None for a single value."""
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

@@ -1,12 +1,11 @@
-"""Loss on what comes back: tokens that only the text before them could have taught.
+"""Loss on repeated n-grams: tokens that only the text before them could have taught.
 
-A token is *local* if the training text never has it behind the ``span`` tokens before it: names,
-rare words, numbers. A local token *returns* if the same ``span + 1`` tokens have occurred before
-in the same window of text; who remembers them can foretell it, whoever does not cannot. The loss
-on returning tokens by the distance to where they were last is what a memory is worth, and the loss
-on those that are local and new is what it is worth nothing for. A relative of the hits of
-associative recall of Zoology (Arora et al., arXiv 2312.04927), which asks for two tokens, not for
-unseen ones.
+A token is *local* if the training text never has it after the ``span`` tokens before it: names,
+rare words, numbers. A local token is *repeated* if the same n-gram of ``span + 1`` tokens has
+occurred before in the same window of text; only a model that remembers it can predict it. The
+loss on repeated tokens by the distance to the last occurrence measures a memory, and the loss on
+local tokens that are new is its baseline. A relative of the hits of associative recall of Zoology
+(Arora et al., arXiv 2312.04927), which asks for two tokens, not for unseen ones.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SPAN", "by_return", "distances", "known_spans", "spans"]
+__all__ = ["SPAN", "known_ngrams", "losses_by_distance", "ngram_hashes", "repeat_distances"]
 
 SPAN = 6
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
 
-def spans(tokens: Any, span: int = SPAN) -> np.ndarray:
-    """A number for every ``span + 1`` consecutive tokens, equal where they are (modulo 2^64).
+def ngram_hashes(tokens: Any, span: int = SPAN) -> np.ndarray:
+    """A number for every ``span + 1`` consecutive tokens, equal for equal tokens (modulo 2^64).
 
     Args:
       tokens: (n,) ids.
@@ -40,25 +39,25 @@ def spans(tokens: Any, span: int = SPAN) -> np.ndarray:
     return found
 
 
-def known_spans(
+def known_ngrams(
     documents: Iterable[Any],
     span: int = SPAN,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> np.ndarray:
-    """All different :func:`spans` of a training text, in rising order, uint64."""
+    """All different :func:`ngram_hashes` of a training text, in rising order, uint64."""
     parts = [np.zeros(0, np.uint64)]
     for document in documents:
-        parts.append(np.unique(spans(document, span)))
+        parts.append(np.unique(ngram_hashes(document, span)))
         progress(len(document))
     return np.unique(np.concatenate(parts))
 
 
-def distances(tokens: Any, known: np.ndarray, span: int = SPAN) -> np.ndarray:
-    """How far back each token's span was last, if it is local.
+def repeat_distances(tokens: Any, known: np.ndarray, span: int = SPAN) -> np.ndarray:
+    """Distance from each local token to the last occurrence of its n-gram.
 
     Args:
       tokens: (n,) ids of one window of text.
-      known: from :func:`known_spans`, with the same ``span``.
+      known: from :func:`known_ngrams`, with the same ``span``.
       span: tokens before.
 
     Returns:
@@ -66,7 +65,7 @@ def distances(tokens: Any, known: np.ndarray, span: int = SPAN) -> np.ndarray:
       ``span`` tokens before it; 0 for the first one; -1 if the training text has it, or if fewer
       than ``span`` tokens stand before it.
     """
-    found = spans(tokens, span)
+    found = ngram_hashes(tokens, span)
     far = np.full(max(len(tokens) - 1, 0), -1)
     if not len(found):
         return far
@@ -74,15 +73,13 @@ def distances(tokens: Any, known: np.ndarray, span: int = SPAN) -> np.ndarray:
     same = found[order][1:] == found[order][:-1]
     back = np.zeros(len(found), np.int64)
     back[order[1:][same]] = (order[1:] - order[:-1])[same]
-    place = np.searchsorted(known, found)
-    seen = np.zeros(len(found), bool)
-    inside = place < len(known)
-    seen[inside] = known[place[inside]] == found[inside]
+    place = np.minimum(np.searchsorted(known, found), max(len(known) - 1, 0))
+    seen = known[place] == found if len(known) else False
     far[span - 1 :] = np.where(seen, -1, back)
     return far
 
 
-def by_return(
+def losses_by_distance(
     windows: Sequence[Any], losses: Sequence[Any], known: np.ndarray, span: int = SPAN
 ) -> list[dict[str, Any]]:
     """Mean loss by distance to the last occurrence.
@@ -90,40 +87,32 @@ def by_return(
     Args:
       windows: token ids of each, (n,).
       losses: nats of the tokens 1 .. n - 1 of each, (n - 1,).
-      known: from :func:`known_spans`.
+      known: from :func:`known_ngrams`.
       span: tokens before.
 
     Returns:
-      Rows of ``kind`` ('known', 'new' or 'returns'), ``start`` and ``stop`` (distances
-      start .. stop - 1, powers of two; None if not 'returns'), ``loss`` (nats a token, None without
-      tokens), ``stderr`` (over windows, since tokens of one are not independent) and ``count``.
+      Rows of ``kind`` ('known', 'new' or 'repeated'), ``start`` and ``stop`` (distances
+      start .. stop - 1, powers of two; None if not 'repeated'), ``loss`` (nats a token, None
+      without tokens), ``stderr`` (over windows, since tokens of one are not independent) and
+      ``count``.
     """
-    far = [distances(window, known, span) for window in windows]
-    most = max((int(x.max()) for x in far if len(x)), default=0)
+    far = [repeat_distances(window, known, span) for window in windows]
+    most = max((int(x.max(initial=0)) for x in far), default=0)
     powers = [1 << p for p in range(most.bit_length())]
-    buckets: list[tuple[str, int | None, int | None]] = [("known", None, None), ("new", None, None)]
-    buckets += [("returns", power, 2 * power) for power in powers]
+    buckets = [("known", -1, 0), ("new", 0, 1), *(("repeated", low, 2 * low) for low in powers)]
     rows = []
-    for kind, start, stop in buckets:
-        low, high = {"known": (-1, 0), "new": (0, 1)}.get(kind, (start, stop))
+    for kind, low, high in buckets:
         chosen = [(x >= low) & (x < high) for x in far]
         counts = np.asarray([part.sum() for part in chosen], np.float64)
         parts = zip(losses, chosen, strict=True)
         sums = np.asarray([np.asarray(loss)[part].sum(dtype=np.float64) for loss, part in parts])
         total = counts.sum()
-        loss = sums.sum() / total if total else None
+        loss = float(sums.sum() / total) if total else None
         error, used = None, int((counts > 0).sum())
         if loss is not None and used > 1:
             deviations = sums - loss * counts
             error = float(np.sqrt((deviations**2).sum() * used / (used - 1)) / total)
-        rows.append(
-            {
-                "kind": kind,
-                "start": start,
-                "stop": stop,
-                "loss": None if loss is None else float(loss),
-                "stderr": error,
-                "count": int(total),
-            }
-        )
+        start, stop = (low, high) if kind == "repeated" else (None, None)
+        rows.append({"kind": kind, "start": start, "stop": stop, "loss": loss, "stderr": error})
+        rows[-1]["count"] = int(total)
     return rows

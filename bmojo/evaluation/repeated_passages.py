@@ -1,7 +1,7 @@
 """Loss on a passage that is read a second time, far behind the first, within one text.
 
-A passage A, a gap of the text that follows it, and A again: who remembers A foretells it. The same
-passage behind another one, B, gap, A, says what it costs without: as far on, with as much read.
+The text is a passage A, a gap of the text that follows it, and A again, which a model with memory
+predicts better. Another passage B, the gap and A give the loss without memory at the same place.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ import numpy as np
 from bmojo.errors import UserError
 from bmojo.evaluation.streaming import stream_losses
 
-__all__ = ["Again", "Texts", "read_again", "texts"]
+__all__ = ["PassagePairs", "RepeatedPassages", "measure_passages", "passage_pairs"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
+class PassagePairs:
     """Token ids, each (passage + gap + passage,): with the passage twice, and with another one."""
 
     again: list[np.ndarray]
@@ -25,7 +25,7 @@ class Texts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Again:
+class RepeatedPassages:
     """Mean losses of the second reading's tokens in nats, and their standard errors over texts.
 
     Attributes:
@@ -34,8 +34,8 @@ class Again:
       other: loss of the same passage with another one in its place before.
       saved: ``other - again``.
       stderr: of ``saved``.
-      texts: how many were read.
-      by_place: what is saved at each place of the passage, (passage,).
+      texts: number of texts.
+      by_place: saved loss at each place of the passage, (passage,).
     """
 
     gap: int
@@ -47,13 +47,13 @@ class Again:
     by_place: tuple[float, ...]
 
 
-def texts(documents: Sequence[Any], passage: int, gap: int, count: int) -> Texts:
-    """``count`` passages from all over the documents, in proportion to their lengths.
+def passage_pairs(documents: Sequence[Any], passage: int, gap: int, count: int) -> PassagePairs:
+    """``count`` passages from all documents, in proportion to their lengths.
 
     The other passage is that of the text half of all texts away.
 
     Raises:
-      UserError: the documents are too short for it.
+      UserError: the documents are too short.
     """
     size = passage + gap
     starts = [
@@ -63,30 +63,33 @@ def texts(documents: Sequence[Any], passage: int, gap: int, count: int) -> Texts
     ]
     if len(starts) < max(count, 2):
         raise UserError(
-            f"documents: they hold {len(starts)} passages of {passage} tokens and {gap} behind, "
-            f"fewer than {max(count, 2)}; take fewer or shorter ones"
+            f"documents: they hold {len(starts)} passages of {passage} tokens with {gap} after "
+            f"them, fewer than {max(count, 2)}; take fewer or shorter ones"
         )
     chosen = [starts[i * len(starts) // count] for i in range(count)]
     pieces = [np.asarray(documents[n][first : first + size]) for n, first in chosen]
-    others = [pieces[(i + count // 2) % count] for i in range(count)]
-    return Texts(
-        [np.concatenate([piece, piece[:passage]]) for piece in pieces],
-        [
-            np.concatenate([other[:passage], piece[passage:], piece[:passage]])
-            for piece, other in zip(pieces, others, strict=True)
-        ],
+    heads = [piece[:passage] for piece in pieces]
+    others = [heads[(i + count // 2) % count] for i in range(count)]
+    return PassagePairs(
+        *(
+            [
+                np.concatenate([first, piece[passage:], head])
+                for first, piece, head in zip(firsts, pieces, heads, strict=True)
+            ]
+            for firsts in (heads, others)
+        )
     )
 
 
-def read_again(
+def measure_passages(
     model: Any,
     documents: Sequence[Any],
     passage: int,
     gaps: Sequence[int],
     count: int = 64,
     progress: Callable[[int], None] = lambda tokens: None,
-) -> list[Again]:
-    """What a model saves on passages that it has read before.
+) -> list[RepeatedPassages]:
+    """Loss that a model saves on passages that it has read before.
 
     Args:
       model: a :class:`bmojo.model.Model`.
@@ -98,15 +101,15 @@ def read_again(
     """
     found = []
     for gap in gaps:
-        pair = texts(documents, passage, gap, count)
+        pairs = passage_pairs(documents, passage, gap, count)
         again, other = (
             np.stack([loss[-passage:] for loss in stream_losses(model, part, progress=progress)])
-            for part in (pair.again, pair.other)
+            for part in (pairs.again, pairs.other)
         )
         saved = (other - again).astype(np.float64)
         means = saved.mean(1)
         found.append(
-            Again(
+            RepeatedPassages(
                 gap=gap,
                 again=float(again.mean(dtype=np.float64)),
                 other=float(other.mean(dtype=np.float64)),

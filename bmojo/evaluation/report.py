@@ -6,7 +6,7 @@ from pathlib import Path
 from bmojo.errors import UserError
 from bmojo.evaluation import tables
 from bmojo.evaluation.bindings import distinguishing
-from bmojo.evaluation.collect import Cell, Run, pool
+from bmojo.evaluation.collect import Cell, Run, evaluations_of, pool, without_seed
 from bmojo.evaluation.figures import draw
 from bmojo.files import write_atomically
 
@@ -19,10 +19,9 @@ def write(
     """Write ``report.md``, ``cells.csv``, ``accuracy.csv``, ``runs.csv`` and the figures.
 
     Args:
-      runs: as :func:`bmojo.evaluation.collect.collect` reads them; those that are not finished
-        are listed, and count nowhere.
+      runs: of :func:`bmojo.evaluation.collect.collect`; unfinished ones are listed only.
       out: the folder; made if absent. Files of a former report are replaced.
-      tasks: by evaluation, what its groups count and the level of chance.
+      tasks: by evaluation, the quantity that its groups count and the level of chance.
 
     Returns:
       The text of ``report.md``.
@@ -69,7 +68,7 @@ def _markdown(
         "and the highest. Memory is that of one sequence of the longest training length.",
         tables.cells_table(cells),
     ]
-    for evaluation in dict.fromkeys(name for cell in cells for name in cell.evaluations()):
+    for evaluation in evaluations_of(cells):
         counted, chance = tasks.get(evaluation, ("group", None))
         head = f"## Accuracy: {evaluation}, by {counted.replace('_', ' ')}"
         if chance is not None:
@@ -77,7 +76,7 @@ def _markdown(
         parts += [head, tables.accuracy_table(cells, evaluation)]
     parts += ["## Figures", *(f"![{path.stem}]({path.name})" for path in figures)]
     if len(cells) > 1:
-        parts += ["## What tells the cells apart", _apart(cells)]
+        parts += ["## Differences between the cells", _differences(cells)]
     if finished > pooled:
         parts.append(f"{finished - pooled} finished runs repeat another's config and seed.")
     if left:
@@ -85,11 +84,9 @@ def _markdown(
     return "\n\n".join([*parts, "## Made with", _provenance(cells)]) + "\n"
 
 
-def _apart(cells: Sequence[Cell]) -> str:
-    configs = [cell.runs[0].bindings for cell in cells]
-    keys = distinguishing(
-        [{k: v for k, v in c.items() if "Trainer.seed" not in k} for c in configs]
-    )
+def _differences(cells: Sequence[Cell]) -> str:
+    configs = [without_seed(cell.runs[0].bindings) for cell in cells]
+    keys = distinguishing(configs)
     lines = []
     for cell, config in zip(cells, configs, strict=True):
         values = ", ".join(f"`{key} = {config[key]}`" for key in keys if key in config)

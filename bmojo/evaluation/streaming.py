@@ -1,15 +1,14 @@
-"""The loss of long documents, computed through the state in segments of fixed length.
+"""Loss of long documents, through the state in segments of fixed length.
 
-A row reads one document, segment by segment, and takes the next one when it is through. The
-next document begins from the state before the first token, not from a change of segment id:
-so its memory is refreshed where it is in the parallel form, and the numbers are the same.
-Memory does not depend on the documents' lengths, except for full attention, whose state is
-made to hold the longest of them.
+A row reads one document, segment by segment, then the next one. A document begins from the empty
+state, not from a change of segment id, so that its memory is refreshed at the same positions as in
+the parallel form, and the losses are the same. The state's memory does not depend on the
+documents' lengths, except for full attention, whose state holds the longest of them.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +29,7 @@ BATCH_SIZE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a model makes of a document of n tokens.
+    """Predictions of a document of n tokens.
 
     Attributes:
       losses: nats of tokens 1 .. n - 1 given all those before each, float32 (n - 1,).
@@ -39,14 +38,6 @@ class Scores:
 
     losses: np.ndarray
     right: np.ndarray
-
-
-@dataclasses.dataclass
-class _Reader:
-    """Where a row is: ``done`` of the predictions of document ``index`` are made."""
-
-    index: int
-    done: int = 0
 
 
 def stream_losses(
@@ -97,34 +88,37 @@ def score(
     graph, parameters = nnx.split(model)
     segment = _segment(graph, rows, capacity)
     state = start(model, rows, capacity)
-    readers: list[_Reader | None] = [None] * rows
-    while waiting or any(readers):
+    readers: list[Iterator[tuple[int, range]]] = [iter(())] * rows
+
+    def next_part(row: int) -> tuple[int, range] | None:
+        """Document and places of the next predictions of a row."""
+        part = next(readers[row], None)
+        if part is None and waiting:
+            index = waiting.pop()
+            places = range(counts[index])
+            firsts = range(0, counts[index], segment_length)
+            readers[row] = ((index, places[first : first + segment_length]) for first in firsts)
+            part = next(readers[row])
+        return part
+
+    while any(parts := [next_part(row) for row in range(rows)]):
         tokens = np.zeros((rows, segment_length + 1), np.int32)
         lengths, fresh = np.zeros(rows, np.int32), np.zeros(rows, bool)
-        for row in range(rows):
-            if readers[row] is None and waiting:
-                readers[row], fresh[row] = _Reader(waiting.pop()), True
-            if (reader := readers[row]) is not None:
-                part = documents[reader.index][reader.done : reader.done + segment_length + 1]
-                tokens[row, : len(part)] = part
-                lengths[row] = len(part) - 1
+        given = [(row, *part) for row, part in enumerate(parts) if part is not None]
+        for row, index, places in given:
+            lengths[row], fresh[row] = len(places), places.start == 0
+            tokens[row, : len(places) + 1] = documents[index][places.start : places.stop + 1]
         losses, right, state = segment(parameters, state, tokens, lengths, fresh)
         losses, right = np.asarray(losses), np.asarray(right)
-        for row, reader in enumerate(readers):
-            if reader is None:
-                continue
-            count = int(lengths[row])
-            if not np.isfinite(losses[row, :count]).all():
+        for row, index, places in given:
+            found = losses[row, : len(places)]
+            if not np.isfinite(found).all():
                 raise UserError(
-                    f"document {reader.index}: its loss is not a number; the model's parameters "
-                    "are broken, use another checkpoint"
+                    f"document {index}: its loss is not a number; the model's parameters are "
+                    "broken, use another checkpoint"
                 )
-            place = slice(reader.done, reader.done + count)
-            results[reader.index].losses[place] = losses[row, :count]
-            results[reader.index].right[place] = right[row, :count]
-            reader.done += count
-            if reader.done == counts[reader.index]:
-                readers[row] = None
+            results[index].losses[places.start : places.stop] = found
+            results[index].right[places.start : places.stop] = right[row, : len(places)]
         progress(int(lengths.sum()))
     return results
 

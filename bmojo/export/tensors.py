@@ -1,6 +1,5 @@
 """Named arrays in safetensors files, written whole or not at all."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bmojo.errors import UserError
+from bmojo.files import write_atomically
 
 __all__ = ["read", "write"]
 
@@ -42,13 +42,7 @@ def write(path: str | Path, arrays: Mapping[str, Any], key: str, value: str) -> 
 
     tensors = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     data = safetensors.numpy.save(tensors, {key: value})
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(Path(path), data)
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

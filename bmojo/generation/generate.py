@@ -1,8 +1,8 @@
-"""Continuing sequences: prompts are read in chunks, then tokens are drawn in a compiled loop.
+"""Prefill in chunks, and decoding in a compiled loop.
 
-Everything that a model remembers is in its state, so decoding costs the same time and memory
-at every position. Only full attention keeps all keys and values; its state is made with a
-capacity for prompt and continuation, and what would not fit is refused before any work.
+The state holds all memory of a model, so decoding costs the same time and memory at every
+position. Only full attention keeps all keys and values: its state has a capacity for prompt and
+continuation, and sequences beyond it are refused before any work.
 """
 
 import functools
@@ -27,8 +27,8 @@ __all__ = [
     "ENDED",
     "check_tokens",
     "decode",
-    "generate",
     "generate_all",
+    "generate_steps",
     "memory_grows",
     "pad",
     "prefill",
@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 CHUNK = 128
-"""Tokens of a prompt that are read at once."""
+"""Tokens of a prompt in one call of the model."""
 
 ENDED = -1
-"""What stands in place of a token in rows that have ended."""
+"""Takes the place of a token in rows that have ended."""
 
 
 def pad(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -56,13 +56,13 @@ def pad(prompts: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return tokens, lengths
 
 
-def check_tokens(tokens: Any, vocab_size: int, what: str = "tokens") -> None:
+def check_tokens(tokens: Any, vocab_size: int, name: str = "tokens") -> None:
     """Raise UserError unless all ids are in 0 .. vocab_size - 1."""
     ids = np.asarray(tokens)
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
         raise UserError(
-            f"{what}: {int(wrong[0])} is not a token of this model; ids are 0 .. {vocab_size - 1}"
+            f"{name}: {int(wrong[0])} is not a token of this model; ids are 0 .. {vocab_size - 1}"
         )
 
 
@@ -73,26 +73,23 @@ def start(model: Any, batch_size: int, capacity: int | None = None) -> State:
 
 
 def memory_grows(model: Any) -> bool:
-    """Whether the model keeps every token, as full attention does, and so needs a capacity."""
+    """Whether the model keeps every token, as full attention does, so that it needs a capacity."""
     return growing_leaf(model) is not None
 
 
 def room(model: Any, state: State) -> int | None:
     """Tokens that a state can hold in all; None: any number."""
     found = growing_leaf(model)
-    if found is None:
-        return None
-    leaf, axis = found
-    return jax.tree.leaves(state)[leaf].shape[axis]
+    return None if found is None else jax.tree.leaves(state)[found[0]].shape[found[1]]
 
 
 def rows_seen(state: State) -> np.ndarray:
-    """How many tokens each row of a state has seen."""
+    """Tokens that each row of a state has seen (B,)."""
     leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Positions))
-    clocks = [part for part in leaves if isinstance(part, Positions)]
-    if not clocks:
+    found = next((part for part in leaves if isinstance(part, Positions)), None)
+    if found is None:
         raise ValueError("state: no positions in it; make it with init_state")
-    return np.asarray(clocks[0].position)[0]
+    return np.asarray(found.position)[0]
 
 
 def state_bytes(state: State) -> int:
@@ -111,22 +108,21 @@ def prefill(
 ) -> tuple[Float[Array, "B V"], State]:
     """Read prompts, ``chunk_size`` tokens of every row at once.
 
-    Every chunk has the same shape, whatever the prompts' lengths, so that one program serves
-    all of them.
+    Chunks have one shape for prompts of all lengths, so that one program serves all of them.
 
     Args:
       model: a :class:`bmojo.model.Model`.
       tokens: prompts, padded on the right.
       lengths: tokens of each row; None: all L.
-      state: what the rows have seen before, from :func:`start` or an earlier call; it is used
-        up (its arrays are gone afterwards). None: nothing.
+      state: of the rows, from :func:`start` or an earlier call; its arrays are used up. None:
+        nothing was read before.
       chunk_size: tokens of a row in one call of the model.
       capacity: tokens that full attention must hold, where ``state`` is None. None: the
         longest prompt.
 
     Returns:
       Logits of the token after each row's last one (zeros for a row without tokens), and the
-      state behind the prompts.
+      state after the prompts.
 
     Raises:
       UserError: a prompt is longer than the memory, or holds a wrong token.
@@ -168,26 +164,25 @@ def decode(
     block: int = BLOCK,
     advance: Callable[[State, Array], tuple[Array, State]] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Draw token after token behind what the rows have seen.
+    """Draw tokens that continue the rows, in a compiled loop.
 
-    Tokens are read and drawn in a compiled loop. The first token is drawn alone; calls of the
-    loop then draw 1, 2, 4, ... tokens of each row, as long as a call is short. What is drawn
-    does not depend on it. What a loop drew behind a stop string is thrown away.
+    Calls of the loop draw 1, 2, 4, ... tokens of each row, as long as a call is short; the tokens
+    do not depend on it. Those after a stop string are thrown away.
 
     Args:
       model: a :class:`bmojo.model.Model`.
       logits: of the next token, from :func:`prefill`.
       state: from :func:`prefill`; it is used up.
       max_new_tokens: after so many tokens every row ends.
-      sampling: how tokens are drawn; None: the most likely one.
-      stop: what else ends a row.
+      sampling: distribution of the tokens; None: always the most likely one.
+      stop: further ends of a row.
       seed: of the draws, below 2^32.
-      rows: number of each row. What a row gets depends on the seed and its number and not on
+      rows: number of each row. The tokens of a row depend on the seed and its number, never on
         the rows beside it. None: 0, 1, ...
-      block: most tokens of a row that are drawn at once.
-      advance: reads one token (B,) of each row behind a state, and gives the next logits (B, V)
-        and state; it is called for each token when the one behind it is asked for. None: the
-        model reads, in the loop.
+      block: largest number of tokens of a row in one call of the loop.
+      advance: reads one token (B,) of each row, from (state, tokens) to the next logits (B, V) and
+        state; called for a token when the next one is asked for. None: the model reads, in the
+        loop.
 
     Yields:
       The next token of each row (B,), ENDED for rows that have ended. There is no step without
@@ -240,31 +235,27 @@ def single_steps(model: Any) -> Callable[[State, Array], tuple[Array, State]]:
     return functools.partial(programs.step, parameters)
 
 
-def generate(
+def generate_steps(
     model: Any,
     prompts: Sequence[Any],
     *,
     max_new_tokens: int,
-    sampling: Sampling | None = None,
-    stop: Stop | None = None,
-    seed: int = 0,
-    rows: Sequence[int] | None = None,
     chunk_size: int = CHUNK,
     capacity: int | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> Iterator[np.ndarray]:
-    """:func:`prefill` prompts of any lengths, then :func:`decode`.
+    """:func:`prefill` of prompts of any lengths, then :func:`decode`.
 
     Args:
       model: a :class:`bmojo.model.Model`.
       prompts: token sequences, none empty.
-      max_new_tokens: see :func:`decode`, as for the arguments below.
-      sampling: how tokens are drawn.
-      stop: what ends a row early.
-      seed: of the draws.
-      rows: number of each row.
+      max_new_tokens: see :func:`decode`.
       chunk_size: see :func:`prefill`.
-      capacity: tokens that full attention must hold; None: what the longest prompt and the
-        new tokens need, rounded up to whole chunks.
+      capacity: tokens that full attention must hold; None: enough for the longest prompt
+        and the new tokens, rounded up to whole chunks.
+      seed: of the draws.
+      **options: sampling, stop and rows of :func:`decode`.
 
     Yields:
       As :func:`decode`.
@@ -285,23 +276,14 @@ def generate(
 
     def run() -> Iterator[np.ndarray]:
         logits, state = prefill(model, tokens, lengths, chunk_size=chunk_size, capacity=capacity)
-        yield from decode(
-            model,
-            logits,
-            state,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            stop=stop,
-            seed=seed,
-            rows=rows,
-        )
+        yield from decode(model, logits, state, max_new_tokens=max_new_tokens, seed=seed, **options)
 
     return run()
 
 
 def generate_all(model: Any, prompts: Sequence[Any], **options: Any) -> list[np.ndarray]:
-    """The whole continuation of every prompt; the options are those of :func:`generate`."""
-    steps = list(generate(model, prompts, **options))
+    """The whole continuation of every prompt; the options are those of :func:`generate_steps`."""
+    steps = list(generate_steps(model, prompts, **options))
     table = np.asarray(steps, np.int32).reshape(-1, len(prompts))
     return [column[column != ENDED] for column in table.T]
 

@@ -1,7 +1,6 @@
-"""Where the tokens of a continuation come from: a loop of calls, or calls of a compiled loop.
+"""Decoding loops: a call for each token, or compiled calls of many tokens.
 
-Both give for each step what is drawn for every row (B,), ended or not, and go on until nobody
-asks any more.
+Both give the drawn tokens of every row (B,), step by step, also of rows that have ended.
 """
 
 import dataclasses
@@ -22,15 +21,15 @@ BLOCK = 32
 """Most tokens of a row that one call of a program draws."""
 
 PATIENCE = 0.1
-"""Seconds that a call may take before fewer tokens are drawn at once, so that they flow."""
+"""Seconds of a call; longer calls draw fewer tokens, so that they appear steadily."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """What the draws of B rows depend on beside logits.
+    """Sampling of B rows.
 
     Attributes:
-      sampling: how tokens are drawn.
+      sampling: the distribution.
       seed: of all draws.
       numbers: number of each row (B,).
       position: of the first token to draw in each row (B,).
@@ -42,7 +41,7 @@ class Draws:
     position: np.ndarray
 
     def draw(self, logits: Array, step: int) -> Array:
-        """Tokens (B,) from logits (B, V), ``step`` tokens behind the first."""
+        """Tokens (B,) from logits (B, V), ``step`` tokens after the first."""
         return sample(logits, self.seed, self.numbers, self.position + step, sampling=self.sampling)
 
 
@@ -53,15 +52,7 @@ def one_by_one(
     draws: Draws,
     count: int,
 ) -> Iterator[np.ndarray]:
-    """Draw ``count`` tokens of each row; one is read when the next is asked for.
-
-    Args:
-      advance: reads a token (B,) of each row behind a state; next logits (B, V) and state.
-      logits: of the first token.
-      state: before it.
-      draws: how.
-      count: steps.
-    """
+    """Draw ``count`` tokens of each row; ``advance`` reads one when the next is asked for."""
     for step in range(count):
         tokens = draws.draw(logits, step)
         yield np.array(tokens)
@@ -82,17 +73,17 @@ def in_blocks(
     """Draw up to ``count`` tokens of each row; the model reads within a compiled loop.
 
     The first token is drawn from the logits alone. Calls of the loop then draw 1, 2, 4, ...
-    tokens, fewer where they take long: how many changes nothing in what is drawn.
+    tokens, fewer where they take long. The tokens do not depend on it.
 
     Args:
       model: a :class:`bmojo.model.Model`.
       logits: of the first token (B, V).
       state: before it; it is used up.
-      draws: how.
-      ends: tokens that end a row; a loop ends early where all have.
-      active: rows that have not ended (B,), which the caller changes between steps, in place.
-      count: steps, at most.
-      block: steps in one call of the loop, at most.
+      draws: the sampling.
+      ends: tokens that end a row; a loop ends early where all have ended.
+      active: rows that have not ended (B,); the caller changes it in place between steps.
+      count: largest number of steps.
+      block: largest number of steps in one call.
     """
     if count < 1:
         return
@@ -102,7 +93,7 @@ def in_blocks(
     yield np.array(tokens)
     done, size = 1, 1
     if count > 1:
-        state = programs.apart(parameters, state)
+        state = programs.unstack(parameters, state)
     while done < count:
         began = time.perf_counter()
         drawn, tokens, steps, state = programs.block(

@@ -1,4 +1,4 @@
-"""Compiled functions of a model that reads and draws tokens, made once for each kind of model."""
+"""Compiled programs of prefill and decoding, made once for each kind of model."""
 
 import dataclasses
 import functools
@@ -18,24 +18,23 @@ __all__ = ["Programs", "growing_leaf", "programs_of"]
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """Functions of the parameters of one kind of model; states that they are given are used up.
+    """Functions of the parameters of one kind of model; a state that they are given is used up.
 
     Attributes:
       start: (parameters, batch size, capacity) -> the state before the first token.
-      chunk: (parameters, state, logits (B, V), tokens (B, C), counts (B,)) -> the logits behind
-        the first ``counts`` tokens of each row, the given ones where there are none, and the
-        state.
+      chunk: (parameters, state, logits (B, V), tokens (B, C), counts (B,)) -> the logits after the
+        first ``counts`` tokens of each row, the given ones where there are none, and the state.
       step: (parameters, state, tokens (B,)) -> logits (B, V) of the next token, and the state.
-      apart: (parameters, state) -> the state as ``block`` takes and gives it: that of each period
-        by itself, where the model has full attention.
-      block: (parameters, then arguments of ``_block`` from the state on, sampling and size by
-        name) -> what that gives: tokens that are read and drawn in a loop.
+      unstack: (parameters, state) -> the state in the form of ``block``: a tuple over the blocks
+        of the model where attention keeps every token, else as it is.
+      block: (parameters, state, tokens, active, ends, seed, numbers, positions, count, sampling,
+        size) -> tokens that are read and drawn in a loop, see :func:`read_and_draw`.
     """
 
     start: Callable[..., State]
     chunk: Callable[..., tuple[Array, State]]
     step: Callable[..., tuple[Array, State]]
-    apart: Callable[[Any, State], Any]
+    unstack: Callable[[Any, State], Any]
     block: Callable[..., tuple[Array, Array, Array, Any]]
 
 
@@ -63,29 +62,29 @@ def _programs(graph: Any) -> Programs:
         logits, state = nnx.merge(graph, parameters)(tokens[:, None], state)
         return logits[:, 0], state
 
-    unstacked = jax.jit(lambda state, count: state.unstacked(count), static_argnums=1)
+    apart = jax.jit(lambda state, count: state.unstacked(count), static_argnums=1)
 
     @functools.partial(jax.jit, donate_argnums=1, static_argnames=("sampling", "size"))
     def block(
         parameters: Any, state: State, *arrays: Any, sampling: Sampling, size: int
     ) -> tuple[Array, Array, Array, State]:
         read = functools.partial(step, parameters)
-        return _block(read, sampling, size, state, *arrays)
+        return read_and_draw(read, sampling, size, state, *arrays)
 
-    def apart(parameters: Any, state: State) -> Any:
+    def unstack(parameters: Any, state: State) -> Any:
         # The scan over blocks would copy all keys and values of full attention for each token.
         model = nnx.merge(graph, parameters)
         if growing_leaf(model) is None:
             return state
-        states = unstacked(state, model.config.num_blocks)
+        states = apart(state, model.config.num_blocks)
         for leaf in jax.tree.leaves(state):
             leaf.delete()
         return states
 
-    return Programs(start, chunk, jax.jit(step, donate_argnums=1), apart, block)
+    return Programs(start, chunk, jax.jit(step, donate_argnums=1), unstack, block)
 
 
-def _block(
+def read_and_draw(
     read: Callable[[State, Array], tuple[Array, State]],
     sampling: Sampling,
     size: int,
@@ -98,14 +97,14 @@ def _block(
     positions: Int[Array, "B"],
     count: Array,
 ) -> tuple[Int[Array, "K B"], Int[Array, "B"], Array, State]:
-    """Read a token and draw the next one, again and again, until all rows have ended.
+    """Read a token and draw the next one, up to ``count`` times, until all rows have ended.
 
     Args:
-      read: gives logits (B, V) and state behind one token (B,) of each row.
-      sampling: how tokens are drawn.
-      size: K, tokens that there is place for.
-      state: of the rows before ``tokens``.
-      tokens: the last ones that were drawn.
+      read: gives logits (B, V) and state after one token (B,) of each row.
+      sampling: of the draws.
+      size: K, rows of the result.
+      state: before ``tokens``.
+      tokens: drawn last.
       active: rows that have not ended.
       ends: tokens that end a row.
       seed: of the draws.
@@ -114,11 +113,10 @@ def _block(
       count: tokens of a row to draw, at most ``size``.
 
     Returns:
-      What was drawn, token after token, as :func:`bmojo.generation.sampling.sample` gives it, in
-      all rows; the last of it; how many tokens of a row that is; the state before the last one.
+      The drawn tokens, of all rows; the last of them; their number; the state before the last.
     """
 
-    def more(carry: Any) -> Array:
+    def unfinished(carry: Any) -> Array:
         step, _, active, _, _ = carry
         return (step < count) & active.any()
 
@@ -130,34 +128,23 @@ def _block(
 
     drawn = jnp.zeros((size, tokens.shape[0]), tokens.dtype)
     carry = (jnp.zeros((), jnp.int32), tokens, active, drawn, state)
-    step, tokens, _, drawn, state = jax.lax.while_loop(more, one, carry)
+    step, tokens, _, drawn, state = jax.lax.while_loop(unfinished, one, carry)
     return drawn, tokens, step, state
 
 
 def growing_leaf(model: Any) -> tuple[int, int] | None:
-    """Leaf and axis of a state that grow with the capacity."""
-    return _growth(nnx.split(model)[0], _outline(model))
-
-
-def _outline(model: Any) -> Any:
-    """Shapes of the parameters, as something that can be looked up."""
-    leaves, tree = jax.tree.flatten(nnx.split(model)[1])
-    return tree, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    """Leaf and axis of a state that grow with the capacity; None: none does."""
+    return _growing_leaf(model.config)
 
 
 @functools.lru_cache(maxsize=16)
-def _growth(graph: Any, outline: Any) -> tuple[int, int] | None:
-    tree, leaves = outline
-    parameters = jax.tree.unflatten(tree, leaves)
-
+def _growing_leaf(config: Any) -> tuple[int, int] | None:
     def shapes(capacity: int) -> list[tuple[int, ...]]:
-        def leaves(parameters: Any) -> list[Array]:
-            return jax.tree.leaves(nnx.merge(graph, parameters).init_state(1, capacity))
+        state = nnx.eval_shape(lambda: config.make(nnx.Rngs(0)).init_state(1, capacity))
+        return [leaf.shape for leaf in jax.tree.leaves(state)]
 
-        return [leaf.shape for leaf in jax.eval_shape(leaves, parameters)]
-
-    for leaf, (small, large) in enumerate(zip(shapes(1), shapes(2), strict=True)):
-        for axis, sizes in enumerate(zip(small, large, strict=True)):
-            if sizes[0] != sizes[1]:
+    for leaf, sizes in enumerate(zip(shapes(1), shapes(2), strict=True)):
+        for axis, (small, large) in enumerate(zip(*sizes, strict=True)):
+            if small != large:
                 return leaf, axis
     return None

@@ -1,18 +1,18 @@
-"""Drawing the next token from logits.
+"""Sampling of the next token from logits.
 
-The distribution is made in this order, each step on what the one before left:
+The steps, each on the tokens that the one before kept:
 
 1. temperature T: p_i = softmax(z / T)_i. At T = 0 the token of the largest logit is taken,
-   the lower id where several are equally large, and nothing below plays a part.
+   the lower id where several are equally large, and the other steps are left out.
 2. top-k: of the tokens in falling order of p (equal ones in rising order of id) the first k
    are kept.
-3. top-p (arXiv 1904.09751): the shortest beginning of that order whose total, over what was
-   kept so far, reaches P: a token stays if those before it sum to less than P.
+3. top-p (arXiv 1904.09751): the shortest beginning of that order whose share of all tokens kept
+   so far reaches P: a token stays if those before it sum to less than P.
 4. min-p (arXiv 2407.01082): tokens with p_i >= m max_j p_j are kept.
 
-The token is argmax_i (log p_i + g_i) over what is kept, with standard Gumbel noise g, which is
-a draw from p. The noise of a row comes from a seed, the row's own number and the position of
-the token, never from the batch: a row gets the same tokens in whatever company it is.
+The token is argmax_i (log p_i + g_i) over the kept tokens, with standard Gumbel noise g: a draw
+from p. The noise comes from a seed, the row's number and the position of the token, never from
+the batch, so that the tokens of a row do not depend on the other rows.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ from bmojo.types import Array, Bool, Float, Int
 __all__ = ["NOT_A_NUMBER", "Sampling", "kept", "sample"]
 
 NOT_A_NUMBER = -1
-"""The token of a row whose logits hold a NaN: none."""
+"""Takes the place of a token in a row whose logits hold a NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; the module says what the numbers mean.
+    """The distribution of tokens, in the terms of this module.
 
     Attributes:
       temperature: T, 0 for the most likely token.
@@ -96,9 +96,9 @@ def sample(
     Args:
       logits: of the next token.
       seed: of the noise.
-      rows: number of each row, its own for as long as it is decoded.
+      rows: number of each row, the same for all its tokens.
       positions: of the token to draw in its row.
-      sampling: how.
+      sampling: the distribution.
 
     Returns:
       Token ids, NOT_A_NUMBER for rows with a NaN among their logits.

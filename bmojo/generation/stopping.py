@@ -1,4 +1,4 @@
-"""What ends a continuation, and how much of an unfinished one may be shown."""
+"""Stop conditions, and the text of an unfinished continuation."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ import numpy as np
 __all__ = ["Stop", "cut", "readable"]
 
 REPLACEMENT = "\ufffd"
-"""What decoding makes of bytes that are no character, or not yet."""
+"""The sign for bytes that are no character, or not yet."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """What ends a row before its number of new tokens is reached.
+    """Ends of a row before its number of new tokens is reached.
 
     Attributes:
       ids: tokens that end it; they are not given out.

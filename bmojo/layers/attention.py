@@ -140,7 +140,7 @@ class Attention(nnx.Module):
         def empty(rows: int) -> AttentionState:
             return self.init_state(rows, max(reach, config.max_length))
 
-        context, state, tokens, positions = open_context(empty, state, u, segment_ids, lengths)
+        context, before, tokens, positions = open_context(empty, state, u, segment_ids, lengths)
         q, new = self.heads.queries(u), self.heads.key_values(u)
         if config.rope:
             q = rotate(q, tokens.segment_pos, config.rope_theta)
@@ -148,14 +148,14 @@ class Attention(nnx.Module):
 
         implementation = config.attention_implementation
         if config.window is not None:
-            tail = context.tail(state.past, new)
+            tail = context.tail(before.past, new)
             after = context.last(AttentionState(positions, next_tail(tail, new, lengths)))
             operands = (new.k, new.v, tail.k, tail.v, tokens.segment_pos)
             mixed = memory_attention(
                 q, *operands, window=config.window, implementation=implementation
             )
         else:
-            past = self._written(state.past, new, tokens, context)
+            past = self._written(before.past, new, tokens, context)
             after = AttentionState(context.last(positions), past)
             if first:
                 k, v, position = new.k, new.v, None

@@ -173,14 +173,14 @@ class CanonicalSSM(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
-        context, state, tokens, positions = open_context(
+        context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
         wide = at_least_float32(self.dtype)
         rank, order = self.dt_rank, self.config.order
 
         x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        x, tail = self.conv(x, state.tail, tokens, lengths, context)
+        x, tail = self.conv(x, before.tail, tokens, lengths, context)
 
         dt, b, c = jnp.split(self.x_proj(x), [rank, rank + 1], axis=-1)
         dt = constrain(self.dt_proj(dt), "batch", None, "inner")
@@ -190,7 +190,7 @@ class CanonicalSSM(nnx.Module):
         theta = self.theta[...].astype(wide)
 
         forcing = peak_gain(theta, order, exponent) * b.astype(wide) * x.astype(wide)
-        radii = context.tail(state.radius, radius)
+        radii = context.tail(before.radius, radius)
         a = varying_coefficients(unit_coefficients(theta, order), radius, radii)
 
         def scan(cell: Array, forcing: Array = forcing) -> tuple[Array, Array]:
@@ -198,15 +198,15 @@ class CanonicalSSM(nnx.Module):
                 forcing, a, cell, tokens.start, tokens.valid, self.config.implementation
             )
 
-        one = jnp.broadcast_to(jnp.eye(order, dtype=wide), (*state.cell.shape, order))
+        one = jnp.broadcast_to(jnp.eye(order, dtype=wide), (*before.cell.shape, order))
 
         def whole() -> tuple[Array, Array]:
             none = jnp.zeros_like(forcing)
             # Column j of the transition is where the j-th unit vector ends up.
             matrix = jax.vmap(lambda cell: scan(cell, none)[1], -1, -1)(one)
-            return matrix, scan(jnp.zeros_like(state.cell))[1]
+            return matrix, scan(jnp.zeros_like(before.cell))[1]
 
-        _, cell = context.scan(compose_matrices, (one, state.cell), whole)
+        _, cell = context.scan(compose_matrices, (one, before.cell), whole)
         z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)

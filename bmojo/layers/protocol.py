@@ -7,7 +7,7 @@ outputs and the next state. Its config is a frozen dataclass that makes it. :dat
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from flax import nnx
@@ -17,8 +17,10 @@ from bmojo.ops.time_sharding import SequenceShard
 from bmojo.types import Array, DType, Float, Int
 
 __all__ = [
+    "GROUPS",
     "Aux",
     "AuxRequest",
+    "Group",
     "Mixer",
     "MixerConfig",
     "OPTIONAL",
@@ -140,12 +142,29 @@ class MixerConfig(Protocol):
         """
 
 
+GROUPS = ("ssm", "attention", "other")
+"""Learning-rate groups."""
+
+
+class Group(NamedTuple):
+    """The optimizer's group of a parameter.
+
+    Attributes:
+      rate: of :data:`GROUPS`, the learning rate.
+      decay: 'always', 'never', or 'embedding' for tables that decay only if that is asked for.
+    """
+
+    rate: str
+    decay: str
+
+
 OPTIONAL = {
     "axes": "dict: path of a parameter, such as 'q_proj.kernel' -> names of its axes "
     "(bmojo.ops.axes), so that a mesh can cut it; others are whole on every device",
     "groups": "dict: path of a parameter, or '' for all of the module -> learning-rate group, "
     "'ssm' or 'attention'; others are in the group 'other'",
     "undecayed": "tuple: paths of parameters that weight decay leaves alone",
+    "tables": "tuple: paths of embedding tables, which decay only if the optimizer is asked to",
     "widths": "dict: name of an inner width -> its value, for descriptions of a model",
 }
 """Optional members of a mixer and of the modules in it, with their meaning."""
@@ -184,6 +203,7 @@ def check_mixer_members(mixer: Any) -> None:
         "axes": Mapping,
         "groups": Mapping,
         "undecayed": tuple,
+        "tables": tuple,
         "widths": Mapping,
     }
     for member, kind in kinds.items():
@@ -203,26 +223,27 @@ def parameter_axes(model: nnx.Module) -> dict[str, Names]:
     return found
 
 
-def parameter_groups(model: nnx.Module) -> dict[str, tuple[str, bool]]:
-    """Learning-rate group and weight decay of every parameter, by its name.
+def parameter_groups(model: nnx.Module) -> dict[str, Group]:
+    """The optimizer's group of every parameter, by the parameter's name.
 
-    Modules declare them in ``groups`` and ``undecayed``. A declaration for a whole module ('')
-    holds for all parameters below it, and an outer module's wins over an inner one's.
+    Modules declare learning rates in ``groups`` and decay in ``undecayed`` and ``tables``. A
+    declaration for a whole module ('') holds for all parameters below it, and an outer module's
+    wins over an inner one's. No name means anything by itself.
     """
-    groups: dict[str, str] = {}
-    kept: set[str] = set()
     names = [_name(path) for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
-    modules = sorted(nnx.iter_modules(model), key=lambda item: len(item[0]))
-    for path, module in modules:
-        prefix = ".".join(map(str, path))
-        for place, group in getattr(module, "groups", {}).items():
-            start = ".".join(part for part in (prefix, place) if part)
+    rates: dict[str, str] = {}
+    decay: dict[str, str] = {}
+    for path, module in sorted(nnx.iter_modules(model), key=lambda item: len(item[0])):
+        prefix = _name(path)
+        for place, rate in getattr(module, "groups", {}).items():
+            start = ".".join(filter(None, (prefix, place)))
             for name in names:
-                if name == start or name.startswith(start + ".") or not start:
-                    groups.setdefault(name, group)
-        places = getattr(module, "undecayed", ())
-        kept |= {".".join(filter(None, (prefix, place))) for place in places}
-    return {name: (groups.get(name, "other"), name not in kept) for name in names}
+                if not start or name == start or name.startswith(start + "."):
+                    rates.setdefault(name, rate)
+        for member, kind in (("undecayed", "never"), ("tables", "embedding")):
+            for place in getattr(module, member, ()):
+                decay[".".join(filter(None, (prefix, place)))] = kind
+    return {name: Group(rates.get(name, "other"), decay.get(name, "always")) for name in names}
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -154,13 +154,13 @@ class SelectiveSSM(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
-        context, state, tokens, positions = open_context(
+        context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
         wide = at_least_float32(self.dtype)
 
         x, z = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        x, tail = self.conv(x, state.tail, tokens, lengths, context)
+        x, tail = self.conv(x, before.tail, tokens, lengths, context)
 
         dt, B, C = jnp.split(
             self.x_proj(x), [self.dt_rank, self.dt_rank + self.config.d_state], axis=-1
@@ -176,9 +176,9 @@ class SelectiveSSM(nnx.Module):
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1)[..., None] * A)
-            return surviving(decay, tokens.start), scan(jnp.zeros_like(state.hidden))[1]
+            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
 
-        _, hidden = context.scan(compose, (jnp.ones_like(state.hidden), state.hidden), whole)
+        _, hidden = context.scan(compose, (jnp.ones_like(before.hidden), before.hidden), whole)
         y, hidden = scan(hidden)
         y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(z)
         out = self.out_proj(y).astype(u.dtype)

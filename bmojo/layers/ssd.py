@@ -161,7 +161,7 @@ class SSD(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
-        context, state, tokens, positions = open_context(
+        context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
         wide = at_least_float32(self.dtype)
@@ -169,7 +169,7 @@ class SSD(nnx.Module):
 
         sizes, names = (width, width + 2 * d_state), ("inner", None, "heads")
         z, convolved, dt = project(self.in_proj, u, sizes, names)
-        convolved, tail = self.conv(convolved, state.tail, tokens, lengths, context)
+        convolved, tail = self.conv(convolved, before.tail, tokens, lengths, context)
         x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
         x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
 
@@ -186,10 +186,10 @@ class SSD(nnx.Module):
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1) * A)[..., None, None]
-            return surviving(decay, tokens.start), scan(jnp.zeros_like(state.hidden))[1]
+            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
 
-        one = jnp.ones((*state.hidden.shape[:2], 1, 1), wide)
-        _, hidden = context.scan(compose, (one, state.hidden), whole)
+        one = jnp.ones((*before.hidden.shape[:2], 1, 1), wide)
+        _, hidden = context.scan(compose, (one, before.hidden), whole)
         y, hidden = scan(hidden)
         skip = jnp.repeat(self.D[...].astype(x.dtype), width // heads)
         y = y.reshape(z.shape) + scale(x.reshape(z.shape), skip)

@@ -149,10 +149,9 @@ def open_context(
     """
     rows, length = u.shape[:2]
     if not isinstance(state, SequenceShard):
-        first = state is None
-        state = init_state(rows) if first else state
-        tokens, after = advance(state.positions, length, segment_ids, lengths)
-        return TimeContext(first), state, tokens, after
+        before = init_state(rows) if state is None else state
+        tokens, after = advance(before.positions, length, segment_ids, lengths)
+        return TimeContext(state is None), before, tokens, after
     if lengths is not None:
         raise ValueError(
             "lengths: a sequence over several devices has no padded rows; fill them up and "

@@ -1,4 +1,4 @@
-"""Whether every cell of a sweep can run, and what is there of it, before the first one starts."""
+"""Checks of a sweep before its first run: configs, data, and the runs that are there."""
 
 import dataclasses
 import re
@@ -20,7 +20,7 @@ class Job:
     """A cell that can run.
 
     Attributes:
-      cell: what to run.
+      cell: of the sweep.
       run: its run directory.
       steps: of the whole run.
       state: 'finished', 'unfinished' or 'new'.
@@ -44,10 +44,9 @@ def check(plan: Plan) -> list[Job]:
     known: dict[tuple, tuple[str, int]] = {}
     jobs = []
     for cell in plan.cells:
-        key = (cell.config, cell.overlays, cell.bindings)
-        if key not in known:
-            known[key] = _load(cell, plan)
-        text, steps = known[key]
+        if cell.variant not in known:
+            known[cell.variant] = _load(cell, plan)
+        text, steps = known[cell.variant]
         text = re.sub(r"(?m)^((?:\S+/)?Trainer\.seed = )\d+$", rf"\g<1>{cell.seed}", text)
         run = plan.out / cell.name
         jobs.append(Job(cell, run, steps, _state(run, text)))
@@ -60,12 +59,8 @@ def check_data(jobs: Sequence[Job]) -> None:
     Raises:
       UserError: data are missing or too short.
     """
-    for cell in {
-        (job.cell.config, job.cell.overlays, job.cell.bindings): job.cell for job in jobs
-    }.values():
-        experiment, _ = load(
-            cell.config, [*cell.bindings, f"Trainer.seed={cell.seed}"], cell.overlays
-        )
+    for cell in {job.cell.variant: job.cell for job in jobs}.values():
+        experiment, _ = load(cell.config, cell.seeded, cell.overlays)
         try:
             prepare_data(experiment)
         except UserError as error:
@@ -73,9 +68,8 @@ def check_data(jobs: Sequence[Job]) -> None:
 
 
 def _load(cell: Cell, plan: Plan) -> tuple[str, int]:
-    bindings = [*cell.bindings, f"Trainer.seed={cell.seed}"]
     try:
-        experiment, text = load(cell.config, bindings, cell.overlays, training=True)
+        experiment, text = load(cell.config, cell.seeded, cell.overlays, training=True)
     except ConfigError as error:
         reason = str(error).removeprefix("command line: ")
         raise ConfigError(f"{display(plan.path)}: {cell.name}: {reason}") from None

@@ -1,4 +1,4 @@
-"""What a sweep is, and the cells it stands for. Nothing here trains or touches a run."""
+"""Sweeps and their cells, from a gin file. Nothing here trains or touches a run."""
 
 import dataclasses
 import itertools
@@ -95,8 +95,18 @@ class Cell:
     bindings: tuple[str, ...]
     seed: int
 
+    @property
+    def variant(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """Everything but name and seed."""
+        return self.config, self.overlays, self.bindings
+
+    @property
+    def seeded(self) -> tuple[str, ...]:
+        """The bindings with the seed."""
+        return *self.bindings, f"Trainer.seed={self.seed}"
+
     def arguments(self, out: Path) -> list[str]:
-        """What follows ``bmojo`` on the command line that trains this cell."""
+        """The arguments of ``bmojo`` that train this cell."""
         options = ["--seed", str(self.seed), "--run-dir", str(out / self.name)]
         return ["train", self.config, *self.overlays, *self.bindings, *options]
 
@@ -154,8 +164,8 @@ def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
     """The runs of a sweep: for each seed, each config, each cell, each point of the grid.
 
     Args:
-      sweep: what to run.
-      file: where it was read; gin files are looked for from there.
+      sweep: of the file.
+      file: from whose folder gin files are looked for.
       last: overrides of every cell that go after its own.
 
     Raises:
@@ -213,7 +223,7 @@ def _text(value: Any) -> str:
 
 
 def _part(sweep: Sweep, key: str, value: Any) -> str:
-    """What a value of the grid adds to the name of a run."""
+    """The part of a run's name for a value of the grid."""
     if _is_file(value):
         return sweep.labels.get(key, "") + Path(value).stem
     last = [other.rpartition(".")[2] for other in sweep.grid]

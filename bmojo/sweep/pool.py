@@ -1,4 +1,4 @@
-"""Cells of a sweep as processes on this machine, so many at a time."""
+"""Cells of a sweep as processes on this machine, a number of them at a time."""
 
 import collections
 import dataclasses
@@ -8,14 +8,13 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any
 
 from bmojo.errors import UserError
-from bmojo.processes import start, was_asked_to_stop
+from bmojo.processes import StopSignals, start, was_asked_to_stop
 from bmojo.sweep.check import Job
-from bmojo.training.signals import StopSignals
 
-__all__ = ["Result", "Watcher", "cores_of", "run", "schedulable_cores"]
+__all__ = ["Result", "cores_of", "run", "schedulable_cores"]
 
 TAIL_LINES = 12
 POLL_SECONDS = 0.2
@@ -23,12 +22,12 @@ POLL_SECONDS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """How a cell ended.
+    """The end of a cell.
 
     Attributes:
       job: the cell.
       code: exit code of its process, or minus the signal that ended it; None: not started.
-      log: where its output is.
+      log: the file of its output.
       tail: the last lines of it.
     """
 
@@ -41,19 +40,6 @@ class Result:
     def stopped(self) -> bool:
         """Whether it was asked to stop, and did."""
         return self.code is None or was_asked_to_stop(self.code)
-
-
-class Watcher(Protocol):
-    """Is told what happens."""
-
-    def started(self, job: Job) -> None:
-        """A cell has begun."""
-
-    def ended(self, result: Result) -> None:
-        """A cell has ended."""
-
-    def tick(self) -> None:
-        """Some time has passed."""
 
 
 def schedulable_cores() -> list[int]:
@@ -80,18 +66,19 @@ class _Running:
 
 
 def run(
-    jobs: Sequence[Job], out: Path, workers: int, watcher: Watcher, program: Sequence[str]
+    jobs: Sequence[Job], out: Path, workers: int, view: Any, program: Sequence[str]
 ) -> tuple[list[Result], int | None]:
-    """Run cells, ``workers`` at a time; one that fails leaves the others running.
+    """Run cells, ``workers`` at a time; the others go on if one fails.
 
     SIGINT and SIGTERM stop all of them softly: each saves and can go on. A second SIGINT kills
     them.
 
     Args:
-      jobs: what to run, in this order.
+      jobs: the cells, in this order.
       out: the folder of the runs; a cell's output is added to NAME.log there.
       workers: processes at a time.
-      watcher: is told what happens.
+      view: with the methods ``started(job)``, ``ended(result)`` and ``tick()``, such as
+        :class:`bmojo.sweep.view.View`.
       program: the command that trains a cell; before the arguments of ``bmojo`` it takes
         ``--cores 0,1`` with the cores to keep to.
 
@@ -121,7 +108,7 @@ def run(
                     if worker not in running and waiting and not stop.requested():
                         share = cores_of(worker, workers, cores) if workers > 1 else []
                         running[worker] = _start(waiting.popleft(), out, share, program)
-                        watcher.started(running[worker].job)
+                        view.started(running[worker].job)
                 if stop.requested() and not asked:
                     asked = True
                     for cell in running.values():
@@ -129,8 +116,8 @@ def run(
                 for worker, cell in list(running.items()):
                     if cell.process.poll() is not None:
                         results.append(_result(running.pop(worker)))
-                        watcher.ended(results[-1])
-                watcher.tick()
+                        view.ended(results[-1])
+                view.tick()
                 if running:
                     time.sleep(POLL_SECONDS)
         finally:

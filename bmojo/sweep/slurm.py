@@ -1,4 +1,4 @@
-"""Cells of a sweep as jobs of Slurm, handed over by submitit."""
+"""Cells of a sweep as jobs of Slurm, submitted with submitit."""
 
 import hashlib
 import re
@@ -76,7 +76,7 @@ def submit(
     queueing a cell twice does no harm: the second finds it finished, or goes on with it.
 
     Args:
-      jobs: what to run.
+      jobs: the cells.
       out: the folder of the runs; scripts and logs of the jobs are in its folder ``slurm``.
       words: KEY=VALUE for sbatch, such as partition=gpu.
       program: of :class:`SlurmRun`.
@@ -98,15 +98,11 @@ def submit(
         raise UserError(f"--slurm: {_line(error)}; run this on a node that has sbatch") from None
     for job in jobs:
         name = f"{job.cell.name}-{hashlib.sha256(str(job.run.resolve()).encode()).hexdigest()[:8]}"
+        alone = {"dependency": "singleton"}
         try:
-            executor.update_parameters(
-                name=name, slurm_additional_parameters={"dependency": "singleton"}, **given
-            )
-        except (NameError, TypeError, ValueError) as error:
-            raise UserError(f"--slurm: {_line(error)}") from None
-        try:
+            executor.update_parameters(name=name, slurm_additional_parameters=alone, **given)
             queued = executor.submit(SlurmRun(program, job.cell.arguments(out)))
-        except RuntimeError as error:
+        except (NameError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"--slurm: {_line(error)}") from None
         yield job, str(queued.job_id)
 

@@ -1,8 +1,11 @@
-"""What a sweep shows: a table that lives on a terminal, lines elsewhere."""
+"""Progress of a sweep, read from the files of its runs, as a live table or as lines."""
 
+import dataclasses
+import json
 import time
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,20 +14,20 @@ from rich.text import Text
 
 from bmojo.sweep.check import Job
 from bmojo.sweep.pool import Result
-from bmojo.sweep.watch import Progress, eta, progress
-from bmojo.training.progress import clock
+from bmojo.training.report import clock
 
-__all__ = ["View"]
+__all__ = ["Progress", "View", "eta", "progress"]
 
+TAIL = 16384
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class View:
-    """Progress of a sweep.
+    """Progress of a sweep: a table that lives on a terminal, lines elsewhere.
 
     Args:
-      console: where to show it.
+      console: shows it.
       jobs: all cells, finished ones too.
       workers: runs at a time.
     """
@@ -47,24 +50,19 @@ class View:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._live is not None:
             self._live.stop()
 
     def started(self, job: Job) -> None:
-        """Say that a cell has begun."""
+        """Print that a cell has begun."""
         self._active[job.cell.name] = job
         known = self._seen.get(job.cell.name)
         how = f"goes on after step {known.step}" if known else "started"
         self._say(f"{job.cell.name}: {how}")
 
     def ended(self, result: Result) -> None:
-        """Say how a cell ended."""
+        """Print the end of a cell."""
         name = result.job.cell.name
         self._active.pop(name, None)
         self._seen[name] = seen = progress(result.job.run)
@@ -79,7 +77,7 @@ class View:
             self._say(f"{name}: failed with exit code {result.code}, see {result.log}", "red")
 
     def tick(self) -> None:
-        """Look at the runs now and then."""
+        """Read the files of the runs now and then."""
         now = time.monotonic()
         if now - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = now
@@ -99,13 +97,9 @@ class View:
             table.add_column(name, justify="right")
         for name, job in self._active.items():
             seen = self._seen.get(name, Progress())
-            table.add_row(
-                name,
-                f"{seen.step}/{job.steps}",
-                f"{seen.step / job.steps:.0%}",
-                "" if seen.loss is None else f"{seen.loss:.3f}",
-                "" if seen.accuracy is None else f"{seen.accuracy:.3f}",
-            )
+            numbers = ["" if x is None else f"{x:.3f}" for x in (seen.loss, seen.accuracy)]
+            share = f"{seen.step / job.steps:.0%}"
+            table.add_row(name, f"{seen.step}/{job.steps}", share, *numbers)
         return Group(table, Text(self._whole(), style="bold"))
 
     def _whole(self) -> str:
@@ -128,3 +122,94 @@ def _numbers(seen: Progress) -> str:
     loss = "" if seen.loss is None else f"loss {seen.loss:.3f}"
     accuracy = "" if seen.accuracy is None else f"accuracy {seen.accuracy:.3f}"
     return "  ".join(filter(None, (loss, accuracy)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Progress of a run.
+
+    Attributes:
+      step: steps done and logged.
+      loss: of the newest line, or None.
+      accuracy: of the newest line, or None.
+      pace: seconds a step since the first line, without compilation; None: not known.
+      seconds: of the run so far.
+    """
+
+    step: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    pace: float | None = None
+    seconds: float = 0.0
+
+
+def progress(run: Path) -> Progress:
+    """The newest lines of ``metrics.jsonl`` and ``speed.jsonl``; zeros if there are none."""
+    lines = _ends(run / "metrics.jsonl")
+    if not lines:
+        return Progress()
+    line = lines[-1]
+    speed = [record for record in _ends(run / "speed.jsonl") if record.get("seconds")]
+    seconds = speed[-1]["seconds"] if speed else 0.0
+    return Progress(line["step"], line.get("loss"), line.get("accuracy"), _pace(speed), seconds)
+
+
+def _pace(speed: Sequence[dict[str, Any]]) -> float | None:
+    """Seconds a step between the first and the last line, or up to the only one."""
+    if not speed:
+        return None
+    step, seconds = speed[-1]["step"], speed[-1]["seconds"]
+    first = speed[0]
+    if first["step"] < step and first["seconds"] < seconds:
+        step, seconds = step - first["step"], seconds - first["seconds"]
+    return seconds / step
+
+
+def eta(jobs: Sequence[Job], seen: Mapping[str, Progress], workers: int) -> float | None:
+    """Seconds until all jobs are done; None as long as no run has logged a step.
+
+    A run goes on at its own pace so far; one that has not begun at that of the same cell with
+    another seed, or else at the mean of all.
+
+    Args:
+      jobs: all cells, finished ones too.
+      seen: progress by name; a job without is taken not to have begun.
+      workers: runs at a time.
+    """
+    paces = {name: known.pace for name, known in seen.items() if known.pace is not None}
+    if not paces:
+        return None
+    by_cell = {_stem(job): paces[job.cell.name] for job in jobs if job.cell.name in paces}
+    mean = sum(paces.values()) / len(paces)
+    left = []
+    for job in jobs:
+        steps = job.steps - seen.get(job.cell.name, Progress()).step
+        if job.state != "finished" and steps > 0:
+            left.append(steps * paces.get(job.cell.name, by_cell.get(_stem(job), mean)))
+    return max([sum(left) / workers, *left]) if left else 0.0
+
+
+def _stem(job: Job) -> str:
+    return job.cell.name.removesuffix(f"-seed{job.cell.seed}")
+
+
+def _ends(path: Path) -> list[dict[str, Any]]:
+    """The first line and whole lines of the end of a file; evaluations are left out."""
+    try:
+        with open(path, "rb") as file:
+            lines = [file.readline()]
+            file.seek(0, 2)
+            file.seek(max(file.tell() - TAIL, len(lines[0])))
+            lines += file.read().splitlines(keepends=True)
+    except OSError:
+        return []
+    records = []
+    for line in lines:
+        if line.endswith(b"\n"):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # where the tail begins
+                continue
+            if isinstance(record, dict) and "step" in record and "evaluation" not in record:
+                records.append(record)
+    return records

@@ -1,14 +1,18 @@
-"""What a training run can be told: stages, optimizer, trainer, evaluations.
+"""Configs of a training run: stages, optimizer, trainer, evaluations.
 
-Every class is frozen and checks itself, so that a wrong value is named where it was
-written and not where it first hurts.
+Every class is frozen and checks its own fields, so that a wrong value is named where it was
+written.
 """
 
 import dataclasses
 import math
+import operator
+import typing
 from typing import Any, Protocol, SupportsIndex
 
 import numpy as np
+
+from bmojo.errors import type_problem
 
 __all__ = ["Evaluation", "OptimizerConfig", "Source", "Stage", "Task", "TrainerConfig"]
 
@@ -30,7 +34,7 @@ class Source(Protocol):
 
 
 class Task(Protocol):
-    """What training needs of a data config."""
+    """The members of a data config that training uses."""
 
     @property
     def length(self) -> int:
@@ -46,7 +50,7 @@ class Task(Protocol):
 
     @property
     def slices(self) -> str | None:
-        """What the field ``group`` of an example counts; None: there are no groups."""
+        """Name of the quantity in the field ``group`` of an example; None: there are no groups."""
 
     def source(self, seed: int, split: str) -> Source:
         """The examples of a split, 'train' or 'test'."""
@@ -68,8 +72,8 @@ class Stage:
 
     def __post_init__(self):
         _task("Stage", self.data)
-        _integer("Stage", "steps", self.steps, 1)
-        _integer("Stage", "batch_size", self.batch_size, 1)
+        check_types(self)
+        _at_least(1, self, "steps", "batch_size")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +107,9 @@ class Evaluation:
                 "give a short string, such as 'recall'"
             )
         _task("Evaluation", self.data)
-        _integer("Evaluation", "batches", self.batches, 1)
-        _integer("Evaluation", "batch_size", self.batch_size, 1)
-        _integer("Evaluation", "seed", self.seed, 0)
+        check_types(self)
+        _at_least(1, self, "batches", "batch_size", "segments_per_document")
+        _at_least(0, self, "seed")
         check_segments("Evaluation", self.segments_per_document, self.data)
 
 
@@ -141,20 +145,11 @@ class OptimizerConfig:
     schedule: str = "cosine"
 
     def __post_init__(self):
-        name = "Optimizer"
-        _number(name, "learning_rate", self.learning_rate, above=0)
-        if self.ssm_learning_rate is not None:
-            _number(name, "ssm_learning_rate", self.ssm_learning_rate, above=0)
-        if self.attention_learning_rate is not None:
-            _number(name, "attention_learning_rate", self.attention_learning_rate, above=0)
-        _number(name, "weight_decay", self.weight_decay, least=0)
-        _boolean(name, "decay_embeddings", self.decay_embeddings)
-        _number(name, "b1", self.b1, least=0, below=1)
-        _number(name, "b2", self.b2, least=0, below=1)
-        if self.clip is not None:
-            _number(name, "clip", self.clip, above=0)
-        _number(name, "warmup", self.warmup, least=0, below=1)
-        _number(name, "final_learning_rate", self.final_learning_rate, least=0)
+        check_types(self)
+        rates = ("learning_rate", "ssm_learning_rate", "attention_learning_rate")
+        _within(self, *rates, "clip", above=0)
+        _within(self, "b1", "b2", "warmup", least=0, below=1)
+        _within(self, "weight_decay", "final_learning_rate", least=0)
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"Optimizer.schedule: {self.schedule!r} is unknown; "
@@ -205,24 +200,18 @@ class TrainerConfig:
 
     def __post_init__(self):
         name = "Trainer"
-        _integer(name, "seed", self.seed, 0)
+        if self.best is not None:
+            best_parts(self.best)
+        check_types(self)
+        _at_least(0, self, "seed", "eval_every")
+        _at_least(1, self, "accumulate", "segments_per_document")
+        _at_least(1, self, "log_every", "checkpoint_every", "keep")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"{name}.seed: {self.seed} is too large; give at most {LARGEST_SEED}")
-        _integer(name, "accumulate", self.accumulate, 1)
-        _integer(name, "segments_per_document", self.segments_per_document, 1)
         if self.on_nonfinite not in ("stop", "skip"):
             raise ValueError(
                 f"{name}.on_nonfinite: {self.on_nonfinite!r} is unknown; give 'stop' or 'skip'"
             )
-        _integer(name, "log_every", self.log_every, 1)
-        _integer(name, "eval_every", self.eval_every, 0)
-        _integer(name, "checkpoint_every", self.checkpoint_every, 1)
-        _integer(name, "keep", self.keep, 1)
-        if self.best is not None:
-            best_parts(self.best)
-        _boolean(name, "tensorboard", self.tensorboard)
-        _boolean(name, "compilation_cache", self.compilation_cache)
-        _boolean(name, "plots", self.plots)
 
 
 def best_parts(best: str) -> tuple[str, str]:
@@ -248,7 +237,6 @@ def best_parts(best: str) -> tuple[str, str]:
 
 def check_segments(name: str, segments: Any, data: Any) -> None:
     """Refuse a number of segments that does not divide the data's length."""
-    _integer(name, "segments_per_document", segments, 1)
     if data.length % segments:
         raise ValueError(
             f"{name}.segments_per_document: {segments} does not divide the {data.length} tokens "
@@ -265,36 +253,44 @@ def _task(name: str, value: Any) -> None:
         )
 
 
-def _integer(name: str, field: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}.{field}: {value!r} is not an integer; give one, such as {least}")
-    if value < least:
-        raise ValueError(f"{name}.{field}: {value} is too small; give at least {least}")
+def check_types(config: Any) -> None:
+    """Check every field of a config class by its annotation.
+
+    Raises:
+      TypeError: with the name of the field as configs write it.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        problem = type_problem(getattr(config, field.name), hints[field.name])
+        if problem is not None:
+            remedy = "" if ";" in problem else "; give one"
+            raise TypeError(f"{_name(config)}.{field.name}: {problem}{remedy}")
 
 
-def _boolean(name: str, field: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}.{field}: {value!r} is not a boolean; give True or False")
+def _name(config: Any) -> str:
+    return type(config).__name__.removesuffix("Config")
 
 
-def _number(
-    name: str,
-    field: str,
-    value: Any,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}.{field}: {value!r} is not a number; give one, such as 1e-3")
-    bounds = []
-    if above is not None:
-        bounds.append((value > above, f"above {above}"))
-    if least is not None:
-        bounds.append((value >= least, f"at least {least}"))
-    if below is not None:
-        bounds.append((value < below, f"below {below}"))
-    if not math.isfinite(value) or not all(holds for holds, _ in bounds):
-        wanted = " and ".join(text for _, text in bounds)
-        raise ValueError(f"{name}.{field}: {value} is out of range; give a number {wanted}")
+def _at_least(least: int, config: Any, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        if value < least:
+            raise ValueError(
+                f"{_name(config)}.{field}: {value} is too small; give at least {least}"
+            )
+
+
+def _within(config: Any, *fields: str, **bounds: float) -> None:
+    """Refuse numbers that are not finite or outside ``above``, ``least`` and ``below``."""
+    texts = {"above": "above {}", "least": "at least {}", "below": "below {}"}
+    tests = {"above": operator.gt, "least": operator.ge, "below": operator.lt}
+    for field in fields:
+        value = getattr(config, field)
+        if value is None:
+            continue
+        within = all(tests[kind](value, bound) for kind, bound in bounds.items())
+        if not (math.isfinite(value) and within):
+            wanted = " and ".join(texts[kind].format(bound) for kind, bound in bounds.items())
+            raise ValueError(
+                f"{_name(config)}.{field}: {value} is out of range; give a number {wanted}"
+            )

@@ -8,8 +8,8 @@ import numpy as np
 
 from bmojo.data.pipeline import Batches, Segments
 from bmojo.training.config import Evaluation
-from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
+from bmojo.training.sharding import ONE_DEVICE, Layout
 from bmojo.training.train_step import device_fields, make_eval_step, make_fresh_state
 
 Row = dict[str, Any]
@@ -20,10 +20,10 @@ class Meter:
 
     Args:
       structure: of the models.
-      layout: where arrays lie; None: on one device.
+      layout: the places of arrays.
     """
 
-    def __init__(self, structure: Structure, layout: Layout | None = None):
+    def __init__(self, structure: Structure, layout: Layout = ONE_DEVICE):
         self._layout = layout
         self._step = make_eval_step(structure, layout)
         self._fresh = make_fresh_state(structure, layout)
@@ -39,7 +39,7 @@ class Meter:
 
         Args:
           parameters: of the model.
-          evaluations: what to measure.
+          evaluations: to take.
           stopped: asked before each batch; once true, the measurement is given up.
           progress: called with 1 after every batch.
 
@@ -72,8 +72,7 @@ class Meter:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Groups (B,) of a batch, and (3, B): right answers, loss and targets of each row."""
         count, rows = evaluation.segments_per_document, evaluation.batch_size
-        parts_of_rows = 1 if self._layout is None else self._layout.rows
-        padded = -(-rows // parts_of_rows) * parts_of_rows
+        padded = -(-rows // self._layout.rows) * self._layout.rows
         carried = self._fresh(parameters, padded, evaluation.data.length) if count > 1 else None
         table = np.zeros((3, rows))
         for _ in range(count):
@@ -84,9 +83,7 @@ class Meter:
         return batch.get("group", np.zeros(rows, np.int32)), table
 
     def _placed(self, fields: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
-        """Fields on the mesh, with rows that count nothing where devices would have none."""
-        if self._layout is None:
-            return fields
+        """Fields on the mesh, padded to ``rows`` with rows that count nothing."""
         fill = {"targets": -1}
         first, end = self._layout.local_rows(rows)
 

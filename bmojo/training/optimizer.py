@@ -1,42 +1,11 @@
-"""AdamW whose learning rate and weight decay go by the names of parameters."""
+"""AdamW with a learning rate and weight decay for each group of parameters."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import optax
 
+from bmojo.layers.protocol import GROUPS, Group
 from bmojo.training.config import OptimizerConfig
-
-GROUPS = ("ssm", "attention", "other")
-
-_ATTENTION = re.compile(r"(.*_)?[qkvo]_proj")
-_SSM = re.compile(r"in_proj|x_proj|dt_proj|out_proj|A_log|D|dt_bias|conv.*|theta|fading")
-_UNDECAYED = frozenset({"scale", "bias", "A_log", "D", "dt_bias", "theta"})
-
-
-def group(name: str) -> str:
-    """The learning-rate group of a parameter: 'ssm', 'attention' or 'other'.
-
-    The four projections of attention are its group. Projections, transition, skip, step bias
-    and short convolution of an SSM, and whatever lies in a module called ``fading``, are the
-    SSM's; embedding, head, norms and MLPs are the rest.
-    """
-    parts = name.split(".")
-    if any(_ATTENTION.fullmatch(part) for part in parts):
-        return "attention"
-    return "ssm" if any(_SSM.fullmatch(part) for part in parts) else "other"
-
-
-def decays(name: str, embeddings: bool = False) -> bool:
-    """Whether weight decay acts on a parameter.
-
-    It does on matrices and convolution kernels; never on norm scales, biases, ``A_log``,
-    ``D``, ``dt_bias`` and ``theta``; on embedding tables if ``embeddings``.
-    """
-    last = name.rsplit(".", 1)[-1]
-    if last == "embedding":
-        return embeddings
-    return last not in _UNDECAYED and not last.endswith("_bias")
 
 
 def schedule(config: OptimizerConfig, steps: int, group: str = "other") -> optax.Schedule:
@@ -66,24 +35,25 @@ def schedule(config: OptimizerConfig, steps: int, group: str = "other") -> optax
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, names: Iterable[str]
+    config: OptimizerConfig, steps: int, groups: Mapping[str, Group]
 ) -> optax.GradientTransformation:
     """Clipping by global norm, then AdamW with the groups' learning rates.
 
     Args:
       config: rates, moments, decay and schedule.
       steps: updates of the whole curriculum, over which the schedule runs.
-      names: of the parameters, which are a flat dict.
+      groups: of the parameters, by name; the parameters are a flat dict.
     """
-    names = tuple(names)
-    labels = {name: group(name) for name in names}
-    decayed = {name: decays(name, config.decay_embeddings) for name in names}
+    decaying = ("always", "embedding") if config.decay_embeddings else ("always",)
     rates = {
         label: optax.scale_by_learning_rate(schedule(config, steps, label)) for label in GROUPS
     }
     return optax.chain(
         optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
         optax.scale_by_adam(b1=config.b1, b2=config.b2),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-        optax.partition(rates, labels),
+        optax.add_decayed_weights(
+            config.weight_decay,
+            mask={name: group.decay in decaying for name, group in groups.items()},
+        ),
+        optax.partition(rates, {name: group.rate for name, group in groups.items()}),
     )

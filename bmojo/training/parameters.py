@@ -1,7 +1,6 @@
 """A model as a function of a flat dict of named parameters.
 
-Names are paths, such as ``blocks.sublayers.0.mixer.in_proj.kernel``. Optimizer groups, weight
-decay and checkpoints go by them.
+Names are paths, such as ``blocks.sublayers.0.mixer.in_proj.kernel``; checkpoints go by them.
 """
 
 import dataclasses
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.protocol import Group, parameter_groups
 from bmojo.types import Array
 
 Parameters = dict[str, Array]
@@ -26,11 +26,18 @@ class Structure:
       graph: the model's graph definition.
       tree: how parameters hang on the graph.
       names: of the parameters, in the order of the tree's leaves.
+      labels: the optimizer group of each, in the same order.
     """
 
     graph: Any
     tree: Any
     names: tuple[str, ...]
+    labels: tuple[Group, ...]
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The optimizer group of each parameter, by name."""
+        return dict(zip(self.names, self.labels, strict=True))
 
     def merge(self, parameters: Parameters) -> Any:
         """The model with these parameters."""
@@ -47,9 +54,10 @@ def split(model: Any) -> tuple[Structure, Parameters]:
     graph, state = nnx.split(model, nnx.Param)
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
     names = tuple(_name(path) for path, _ in leaves)
-    return Structure(graph, tree, names), {
-        name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)
-    }
+    groups = parameter_groups(model)
+    labels = tuple(groups[name] for name in names)
+    parameters = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
+    return Structure(graph, tree, names, labels), parameters
 
 
 def outline(make: Callable[[], Any]) -> tuple[Structure, Parameters]:

@@ -1,12 +1,8 @@
-"""The run directory: who may write there, what it holds, and how its files change.
-
-Files appear whole or not at all: each is written beside its place and moved there.
-"""
+"""The run directory: its files, its lock, and the errors of writing in it."""
 
 import contextlib
 import difflib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -16,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bmojo.errors import UserError
-from bmojo.files import write_atomically
+from bmojo.files import file_lock, write_atomically
 
 LOCK = ".lock"
 
@@ -26,11 +22,11 @@ UNWRITABLE = {
         "EACCES EDQUOT EEXIST EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
     ).split()
 }
-"""What the system says of a place that cannot be written."""
+"""Errors of the system about a place that cannot be written."""
 
 
 class RunError(UserError):
-    """A run directory is not fit for what was asked; the message says what to do."""
+    """A run or its directory cannot be used as asked; the message has the remedy."""
 
 
 class WriteError(RunError):
@@ -64,23 +60,21 @@ class RunDir:
         Raises:
           RunError: another process trains in it, or it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = open(self.path / LOCK, "a+")  # noqa: SIM115
-        except OSError as error:
-            raise RunError(
-                f"{self.path}: the run directory cannot be written ({error.strerror}); "
-                "choose another with --run-dir"
-            ) from error
-        with handle:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.path.mkdir(parents=True, exist_ok=True)
+                handle = held.enter_context(file_lock(self.path / LOCK))
             except BlockingIOError:
-                handle.seek(0)
+                holder = (self.path / LOCK).read_text(encoding="utf8").strip() or "?"
                 raise RunError(
-                    f"{self.path}: process {handle.read().strip() or '?'} is training here; "
+                    f"{self.path}: process {holder} is training here; "
                     "wait for it, stop it, or choose another directory with --run-dir"
                 ) from None
+            except OSError as error:
+                raise RunError(
+                    f"{self.path}: the run directory cannot be written ({error.strerror}); "
+                    "choose another with --run-dir"
+                ) from error
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")
             handle.flush()
@@ -88,7 +82,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Tell what keeps files of the run from being written.
+        """Turn the system's refusal to write files of the run into one line.
 
         Raises:
           WriteError: the system refused it: no space, no rights, no such place any more.
@@ -120,7 +114,7 @@ class RunDir:
         return aside
 
     def claim(self, config_text: str) -> None:
-        """Write the config, or see that the one there is the same, but perhaps for its mesh.
+        """Write the config, or check that the one there is the same, its mesh apart.
 
         Raises:
           RunError: the directory belongs to another config.
@@ -150,7 +144,7 @@ class RunDir:
             write_atomically(self.config, config_text)
 
     def see(self, config_text: str) -> None:
-        """See the config that another process has written.
+        """Wait for the config that another process has written.
 
         Raises:
           RunError: it is not there.
@@ -165,40 +159,42 @@ class RunDir:
         )
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of the run, if it has come to its end."""
+        """The summary of the run, if it has come to its end.
+
+        Raises:
+          RunError: it cannot be read.
+        """
         if not self.summary.exists():
             return None
+        problem = "has no 'status'"
         try:
             summary = json.loads(self.summary.read_text(encoding="utf8"))
-            known = "status" in dict(summary)
+            if "status" in dict(summary):
+                return summary
         except (OSError, ValueError, TypeError) as error:
             problem = f"not readable as JSON ({_reason(error)})"
-        else:
-            if known:
-                return summary
-            problem = "has no 'status'"
         raise RunError(
             f"{self.summary}: {problem}; delete it, and the run goes on from its last checkpoint"
         )
 
 
 def _without_mesh(config: str) -> list[str]:
-    """The lines of a config that say what is computed, not where."""
+    """The lines of a config but for the mesh, which changes no result."""
     lines = config.splitlines()
     return [line for line in lines if line and not line.startswith(("Mesh.", "Experiment.mesh"))]
 
 
 def _refusal(error: BaseException | None, place: Path) -> str | None:
-    """Why the system would not write below ``place``; None if the error is another one.
+    """The system's reason not to write below ``place``; None if the error is another one.
 
-    TensorStore tells the system's errors by their number in a text.
+    TensorStore has the number of the system's error in its text.
     """
     if error is None:
         return None
     number = None
-    told = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
-    if told is not None:
-        number = int(told[1]) if str(place) in str(error) else None
+    quoted = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
+    if quoted is not None:
+        number = int(quoted[1]) if str(place) in str(error) else None
     elif isinstance(error, OSError):
         elsewhere = error.filename is not None and not _below(error.filename, place)
         number = None if elsewhere else error.errno
@@ -218,24 +214,11 @@ def _reason(error: Exception) -> str:
 
 
 def _first_difference(there: str, given: str) -> tuple[int, str, str]:
-    """Number of the first line that differs, and what stands there in both."""
+    """Number of the first line that differs, and the lines of both; one may be absent."""
     old, new = there.splitlines(), given.splitlines()
-    for number, (was, now) in enumerate(zip(old, new, strict=False), start=1):
-        if was != now:
-            return number, *_only_in(old, new, was, now)
-    number = min(len(old), len(new))
-    rest = [repr(lines[number]) if len(lines) > number else "no such line" for lines in (old, new)]
-    return number + 1, rest[0], rest[1]
-
-
-def _only_in(old: list[str], new: list[str], was: str, now: str) -> tuple[str, str]:
-    """A line that was added or taken away is told as such, not as its neighbour's change."""
-    closest = difflib.SequenceMatcher(a=old, b=new, autojunk=False).get_opcodes()
-    for kind, first_old, _, first_new, _ in closest:
-        if kind == "insert":
-            return "no such line", repr(new[first_new])
-        if kind == "delete":
-            return repr(old[first_old]), "no such line"
-        if kind == "replace":
-            return repr(old[first_old]), repr(new[first_new])
-    return repr(was), repr(now)
+    for kind, i, _, j, _ in difflib.SequenceMatcher(None, old, new, False).get_opcodes():
+        if kind != "equal":
+            was = "no such line" if kind == "insert" else repr(old[i])
+            now = "no such line" if kind == "delete" else repr(new[j])
+            return i + 1, was, now
+    return 1, "other line ends", "these"

@@ -1,4 +1,4 @@
-"""How a run ended, and what it then shows."""
+"""The result of a run: finished, interrupted, or not finite."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bmojo.data.pipeline import Batch
 from bmojo.training.config import Evaluation
-from bmojo.training.report import result_tables
+from bmojo.training.report import print_results
 from bmojo.training.run_dir import RunDir
 
 NOT_FINITE = 3
@@ -46,7 +46,7 @@ class RunResult:
 def already_finished(
     run: RunDir, summary: dict[str, Any], evaluations: Sequence[Evaluation], console: Console
 ) -> RunResult:
-    """Say that there is nothing left to do, and show what came of it."""
+    """Print that there is nothing left to do, and the results."""
     message = (
         f"{run.path}: this run is finished ({summary['step']} steps); start over with --fresh, "
         "or choose another directory with --run-dir"
@@ -57,13 +57,13 @@ def already_finished(
 
 
 def not_finite(run: RunDir, error: NotFiniteError, saved: int | None, process: int = 0) -> str:
-    """Keep the batch, and say what happened and what to do.
+    """Keep the batch in the run directory; the message with the remedy.
 
     Args:
-      run: where the batch is kept.
-      error: what was found.
+      run: the directory.
+      error: with the batch.
       saved: step of the newest checkpoint, if there is one.
-      process: whose rows of the batch these are.
+      process: index of the process that holds these rows of the batch.
     """
     part = f"_process{process}" if process else ""
     path = run.path / f"bad_batch_step{error.step}{part}.npz"
@@ -74,18 +74,3 @@ def not_finite(run: RunDir, error: NotFiniteError, saved: int | None, process: i
         f"{error.metrics['grad_norm']}; the batch is in {path}, {kept}; lower "
         "Optimizer.learning_rate or Optimizer.clip and start over with --fresh"
     )
-
-
-def print_results(
-    run: RunDir, summary: dict[str, Any], evaluations: Sequence[Evaluation], console: Console
-) -> None:
-    """Show the final metrics, accuracy beside chance, and where the figures are."""
-    final = summary["final"]
-    console.print(
-        f"training loss {final['loss']:.4f}, accuracy {final['accuracy']:.4f}", highlight=False
-    )
-    for table in result_tables(summary["evaluations"], evaluations):
-        console.print(table)
-    for path in (run.curve, run.accuracy):
-        if path.exists():
-            console.print(str(path), highlight=False, soft_wrap=True)

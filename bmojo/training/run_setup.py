@@ -1,35 +1,39 @@
-"""What a run is made of, checked and worked out before it has a directory."""
+"""The setup of a run: its experiment, and all that follows from it without training."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
-from bmojo.layers.protocol import State
-from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.curriculum import Curriculum, check
-from bmojo.training.mesh import MeshConfig, make_layout
+from bmojo.layers.protocol import State, parameter_axes
+from bmojo.model import ModelConfig, describe
+from bmojo.multihost import Processes
+from bmojo.training.config import Stage
+from bmojo.training.experiment import Curriculum, Experiment, check
 from bmojo.training.optimizer import make_optimizer, schedule
-from bmojo.training.parameters import Parameters, outline
-from bmojo.training.placed import Placed
-from bmojo.training.processes import Processes
-from bmojo.training.report import costs, implementations
-from bmojo.training.train_step import make_fresh_state
+from bmojo.training.parameters import Parameters, count, initialize, outline
+from bmojo.training.sharding import Layout, make_layout, shardings_of
+from bmojo.training.train_step import make_fresh_state, make_train_step
 
 
 class RunSetup:
-    """Configs of a run, and all that follows from them without training.
+    """An experiment on the devices that are here, checked, before anything is computed.
+
+    Args:
+      experiment: to train.
+      processes: this process and the others of the run.
+      config_text: of the experiment, kept in checkpoints.
+      layout: the places of arrays; None: the experiment's mesh on all devices.
 
     Attributes:
-      layout: where arrays lie; None: on one device.
-      plan: the arithmetic of the curriculum.
+      layout: the places of arrays.
+      curriculum: steps, examples and tokens.
       structure: of the model.
-      shapes: of its parameters.
-      placed: where they are to lie.
+      shapes: of its parameters, with their shardings.
       optimizer: of its parameters.
       learning_rate: by update.
-      facts: parameters, bytes of state and operations.
 
     Raises:
       RunError: the configs do not fit each other, or the devices.
@@ -37,64 +41,118 @@ class RunSetup:
 
     def __init__(
         self,
-        model_config: Any,
-        optimizer_config: OptimizerConfig,
-        trainer: TrainerConfig,
-        curriculum: Sequence[Stage],
-        evaluations: Sequence[Evaluation],
-        config_text: str,
-        mesh: MeshConfig | None,
+        experiment: Experiment,
         processes: Processes,
+        config_text: str = "",
+        layout: Layout | None = None,
     ):
-        self.model_config, self.trainer, self.config_text = model_config, trainer, config_text
-        self.curriculum, self.evaluations = tuple(curriculum), tuple(evaluations)
-        self.processes = processes
-        self.layout = make_layout(mesh, processes.count)
-        check(model_config, trainer, curriculum, evaluations, self.layout)
-        self.plan = Curriculum(curriculum, trainer.segments_per_document)
-        self.structure, self.shapes = outline(self.make)
-        self.placed = Placed(self.layout, self.make, self.shapes)
-        self.optimizer = make_optimizer(optimizer_config, self.plan.total, self.structure.names)
-        self.learning_rate = schedule(optimizer_config, self.plan.total)
-        self.facts = costs(model_config, self.shapes, self.curriculum)
+        self.experiment, self.trainer = experiment, experiment.trainer
+        self.processes, self.config_text = processes, config_text
+        self.layout = layout or make_layout(experiment.mesh, processes.count)
+        check(experiment, self.layout)
+        self.curriculum = Curriculum(experiment.curriculum, self.trainer.segments_per_document)
+        self.structure, shapes = outline(self.make)
+        axes = parameter_axes(nnx.eval_shape(self.make))
+        self.shapes = self.layout.parameters(axes, shapes)
+        config, steps = experiment.optimizer, self.curriculum.total
+        self.optimizer = make_optimizer(config, steps, self.structure.groups)
+        self.learning_rate = schedule(config, steps)
         self._fresh = make_fresh_state(self.structure, self.layout)
 
     def make(self) -> Any:
         """A new model."""
-        return self.model_config.make(nnx.Rngs(self.trainer.seed))
+        return self.experiment.model.make(nnx.Rngs(self.trainer.seed))
+
+    def train_step(self) -> jax.stages.Wrapped:
+        """The optimizer step of this run; see :func:`bmojo.training.train_step.make_train_step`."""
+        return make_train_step(
+            self.structure,
+            self.optimizer,
+            self.layout,
+            shardings_of(self.shapes),
+            self.trainer.accumulate,
+            self.trainer.on_nonfinite == "skip",
+        )
 
     def optimizer_shapes(self) -> Any:
-        """Shapes of the optimizer's state, placed."""
-        return self.placed.optimizer(jax.eval_shape(self.optimizer.init, self.shapes))
+        """Shapes of the optimizer's state with their shardings."""
+        return self.layout.optimizer(self.shapes, jax.eval_shape(self.optimizer.init, self.shapes))
+
+    def initialize(self) -> tuple[Parameters, Any]:
+        """New parameters and optimizer state, each device with its part."""
+        parameters = self.layout.settle(initialize(self.make, shardings_of(self.shapes)))
+        places = shardings_of(self.optimizer_shapes())
+        state = jax.jit(self.optimizer.init, out_shardings=places)(parameters)
+        return parameters, self.layout.settle(state)
 
     def fresh_state(self, parameters: Parameters, stage: Stage) -> State:
         """State of the model before the first segment of a stage's sequences."""
         rows, length = stage.batch_size, stage.data.length
-        return self.placed.settle(self._fresh(parameters, rows, length))
+        return self.layout.settle(self._fresh(parameters, rows, length))
 
     def state_shapes(self, stage: Stage) -> State:
-        """Shapes of :meth:`fresh_state`, placed."""
+        """Shapes of :meth:`fresh_state` with their shardings."""
         rows, length = stage.batch_size, stage.data.length
         state = jax.eval_shape(lambda p: self._fresh(p, rows, length), self.shapes)
-        return self.placed.state(state)
+        return self.layout.state(state)
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """Parameters, bytes of state and floating-point operations."""
+        return costs(self.experiment.model, self.shapes, self.experiment.curriculum)
 
     def head(self) -> list[str]:
-        """What to say of the run before it begins: sizes, devices, who computes what."""
+        """Lines before the first step: sizes, devices, implementations."""
         facts = self.facts
         line = f"{facts['parameters']:,} parameters"
         if "state_bytes" in facts:
-            longest = max(stage.data.length for stage in self.curriculum)
+            longest = max(stage.data.length for stage in self.experiment.curriculum)
             line += (
                 f", {facts['state_bytes'] + facts['key_value_bytes']:,} bytes of state a row "
                 f"after {longest} tokens, {facts['training_flops']:.2e} FLOPs in all"
             )
         lines = [line]
-        if self.layout is not None:
+        if self.layout.mesh is not None:
             count = self.processes.count
             where = "one process" if count == 1 else f"{count} processes"
-            lines.append(f"mesh {self.layout}: {self.layout.mesh.size} devices in {where}")
+            lines.append(f"mesh {self.layout}: {self.layout.devices} devices in {where}")
         elif jax.default_backend() != "cpu" and jax.device_count() > 1:
             count = jax.device_count()
             lines.append(f"1 of {count} devices is used; all with 'Experiment.mesh=@Mesh()'")
-        chosen = implementations(self.model_config).items()
+        chosen = implementations(self.experiment.model).items()
         return lines + [f"{what}: {implementation}" for what, implementation in chosen]
+
+
+def costs(model_config: Any, parameters: Parameters, curriculum: Sequence[Stage]) -> dict[str, Any]:
+    """Parameters and, of a :class:`ModelConfig`, bytes of state and floating-point operations.
+
+    ``state_bytes`` is one row's recurrent state after the longest training sequence,
+    ``key_value_bytes`` the keys and values of attention. ``flops_per_token`` is forward, by length;
+    ``training_flops`` takes a backward pass for two forward ones.
+    """
+    facts: dict[str, Any] = {"parameters": count(parameters)}
+    if not isinstance(model_config, ModelConfig):
+        return facts
+    description = describe(model_config)
+    lengths = sorted({stage.data.length for stage in curriculum})
+    per_token = {length: description.flops_per_token(length) for length in lengths}
+    facts["embedding_parameters"] = description.embedding_parameters
+    facts["state_bytes"], facts["key_value_bytes"] = description.memory(lengths[-1])
+    facts["flops_per_token"] = {str(length): flops for length, flops in per_token.items()}
+    facts["training_flops"] = 3.0 * sum(
+        stage.steps * stage.batch_size * stage.data.length * per_token[stage.data.length]
+        for stage in curriculum
+    )
+    return facts
+
+
+def implementations(model_config: Any) -> dict[str, str]:
+    """The implementations of scans and attention on this machine, by what they compute.
+
+    Raises:
+      ValueError: an implementation was asked for by name that is not for this machine.
+    """
+    found: dict[str, str] = {}
+    for mixer in getattr(model_config, "pattern", ()):
+        found |= getattr(mixer, "implementations", {})
+    return found

@@ -1,8 +1,8 @@
-"""The training loop: from configs to a run directory that is safe to interrupt.
+"""The training loop: from an experiment to a run directory that is safe to interrupt.
 
-A run is a function of its config. What it writes to ``metrics.jsonl`` is the same to the byte
-whether it ran through or was killed and started again any number of times, on the same
-machine with the same versions.
+A run is a function of its config. Its ``metrics.jsonl`` is the same to the byte whether it ran
+through or was killed and started again any number of times, on the same machine with the same
+versions.
 
 The order at a step that has everything due is: line of metrics, checkpoint, evaluation. So a
 run that is resumed at step s keeps the lines up to s, drops evaluations of s, and takes them
@@ -15,25 +15,22 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
 
+from bmojo.cache import use_compilation_cache
 from bmojo.data.pipeline import Batch, Batches, DataError, Segments
 from bmojo.files import write_atomically
-from bmojo.training import records
-from bmojo.training.cache import use_compilation_cache
+from bmojo.multihost import Processes
+from bmojo.processes import StopSignals
 from bmojo.training.checkpoints import Checkpoints
-from bmojo.training.checkpoints.best import Best
-from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.evaluate import Meter, Row
-from bmojo.training.mesh import MeshConfig
-from bmojo.training.metrics import AVERAGED, MetricsWriter
-from bmojo.training.processes import Processes
-from bmojo.training.progress import Status, clock
-from bmojo.training.report import one_line, provenance
+from bmojo.training.experiment import Experiment
+from bmojo.training.metrics import AVERAGED, Best, MetricsWriter, read_metrics
+from bmojo.training.report import Status, clock, one_line, plot_run, print_results, provenance
 from bmojo.training.run_dir import RunDir, RunError
 from bmojo.training.run_result import (
     NOT_FINITE,
@@ -41,71 +38,51 @@ from bmojo.training.run_result import (
     RunResult,
     already_finished,
     not_finite,
-    print_results,
 )
 from bmojo.training.run_setup import RunSetup
-from bmojo.training.signals import StopSignals
 from bmojo.training.train_state import restore_or_begin
-from bmojo.training.train_step import STOP, device_fields, make_train_step
+from bmojo.training.train_step import STOP, device_fields
 
 SKIPS_IN_A_ROW = 10
 """Updates that may be skipped one after the other before a run gives up."""
 
 
 def train(
-    model_config: Any,
-    optimizer_config: OptimizerConfig,
-    trainer_config: TrainerConfig,
-    curriculum: Sequence[Stage],
-    evaluations: Sequence[Evaluation],
-    run_dir: str,
+    experiment: Experiment,
+    run_dir: str | Path,
+    *,
     config_text: str,
     console: Console | None = None,
     fresh: bool = False,
-    mesh: MeshConfig | None = None,
     processes: Processes | None = None,
 ) -> RunResult:
-    """Train, or go on training, or find that all is done.
+    """Train, or resume, or find that the run is finished.
 
     Args:
-      model_config: ``model_config.make(rngs)`` gives the model.
-      optimizer_config: learning rates and their schedule over all steps of the curriculum.
-      trainer_config: seed, and how often to log, measure and save.
-      curriculum: stages, run one after the other; no example is used twice.
-      evaluations: measurements during training and at its end.
+      experiment: model, optimizer, data and evaluations; its mesh says how the devices of all
+        processes share the work, None: one device does it.
       run_dir: where everything is written; an unfinished run there is resumed.
       config_text: kept as ``config.gin``; it must be that of the run to resume.
-      console: where to show progress; None: standard output.
-      fresh: move what ``run_dir`` holds aside and start over.
-      mesh: how the devices of all processes share the work; None: one device does it.
+      console: shows progress; None: standard output.
+      fresh: move the run that is in ``run_dir`` aside and start over.
       processes: this process and the others that call this function with it; None: it is
         alone.
 
     Returns:
-      How it ended.
+      How the run ended.
 
     Raises:
       RunError: the directory is in use, holds another config, or cannot be read or written;
-        or the configs do not fit each other.
+        or the experiment does not fit the devices.
     """
     processes = processes or Processes()
     console = console or Console(quiet=not processes.main)
     with processes.together():
-        setup = RunSetup(
-            model_config,
-            optimizer_config,
-            trainer_config,
-            curriculum,
-            evaluations,
-            config_text,
-            mesh,
-            processes,
-        )
+        setup = RunSetup(experiment, processes, config_text)
         return _run(setup, RunDir(run_dir), console, fresh)
 
 
 def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResult:
-    """What :func:`train` does, in the run directory."""
     with run.writing(), contextlib.ExitStack() as held:
 
         def begin() -> dict[str, Any] | None:
@@ -118,14 +95,19 @@ def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResu
         summary = setup.processes.from_main(begin)
         run.see(setup.config_text)
         if summary is not None:
-            return already_finished(run, summary, setup.evaluations, console)
-        if setup.layout is not None:
-            held.enter_context(setup.layout.active())
+            return already_finished(run, summary, setup.experiment.evaluations, console)
+        held.enter_context(setup.layout.active())
         if setup.trainer.compilation_cache:
             use_compilation_cache()
-        stop = held.enter_context(StopSignals(_notice(console)))
-        kept = held.enter_context(Checkpoints(run.checkpoints, setup.trainer.keep, console.print))
-        return _Loop(setup, run, console, stop, kept).run()
+
+        def notice(name: str) -> None:
+            console.print(f"{name}: saving after this step", highlight=False)
+
+        stop = held.enter_context(StopSignals(notice))
+        checkpoints = held.enter_context(
+            Checkpoints(run.checkpoints, setup.trainer.keep, console.print, setup.processes)
+        )
+        return _Loop(setup, run, console, stop, checkpoints).run()
 
 
 class _Loop:
@@ -139,7 +121,8 @@ class _Loop:
         stop: StopSignals,
         checkpoints: Checkpoints,
     ):
-        self.setup, self.trainer, self.plan = setup, setup.trainer, setup.plan
+        self.setup, self.trainer, self.curriculum = setup, setup.trainer, setup.curriculum
+        self.evaluations, self.processes = setup.experiment.evaluations, setup.processes
         self.dir, self.console = run, console
         self.stop, self.checkpoints = stop, checkpoints
         self.meter = Meter(setup.structure, setup.layout)
@@ -148,25 +131,27 @@ class _Loop:
         self.in_flight = collections.deque()
         self.rows: list[Row] = []
         self.best = Best(setup.trainer.best)
+        self.programs: dict[Any, Any] = {}
 
     def run(self) -> RunResult:
         """Restore or begin, train to the end, report."""
         self.now, warnings = restore_or_begin(self.setup, self.checkpoints)
         for warning in warnings:
             self._say(warning, style="yellow")
-        written = records.read(self.dir.metrics) if self.now.step else []
+        written = read_metrics(self.dir.metrics) if self.now.step else []
         self.best.take(record for record in written if record["step"] < self.now.step)
         self.checkpoints.best = self.best.step
         for line in (f"run directory {self.dir.path}", *self.setup.head()):
             self._say(line)
         if self.now.step:
-            self._say(f"going on from step {self.now.step} of {self.plan.total}")
-        writes = self.setup.processes.main
-        journal = (self.dir, self.now.step, self.now.window, self.trainer.tensorboard, writes)
+            self._say(f"going on from step {self.now.step} of {self.curriculum.total}")
+        tensorboard, writes = self.trainer.tensorboard, self.processes.main
         try:
             with (
-                MetricsWriter(*journal) as self.metrics,
-                Status(self.console, self.plan.total, self.now.step) as self.status,
+                MetricsWriter(
+                    self.dir, self.now.step, self.now.window, tensorboard, writes
+                ) as self.metrics,
+                Status(self.console, self.curriculum.total, self.now.step) as self.status,
             ):
                 finished = self._evaluate_if_due() and self._train()
         except NotFiniteError as error:
@@ -177,18 +162,20 @@ class _Loop:
 
     def _train(self) -> bool:
         """Run the stages that are left; false if asked to stop."""
-        programs: dict[Any, Any] = {}
-        for index, end in enumerate(self.plan.ends):
+        for index, (stage, end) in enumerate(
+            zip(self.curriculum.stages, self.curriculum.ends, strict=True)
+        ):
             if self.now.step < end:
-                stage = self.setup.curriculum[index]
                 source = stage.data.source(self.trainer.seed, "train")
-                rows = self.setup.layout.local_rows(stage.batch_size) if self.setup.layout else None
-                batches = Batches(source, stage.batch_size, self.plan.examples(index), rows)
-                parts = Segments(batches, self.plan.segments)
-                if self.now.step > self.plan.begin(index):
+                rows = self.setup.layout.local_rows(stage.batch_size)
+                first = self.curriculum.examples(index)
+                parts = Segments(
+                    Batches(source, stage.batch_size, first, rows), self.curriculum.segments
+                )
+                if self.now.step > self.curriculum.begin(index):
                     self._resume_data(parts, index)
                 self.now.stage = index
-                if not self._train_stage(index, end, parts, programs):
+                if not self._train_stage(index, end, parts):
                     return False
         return True
 
@@ -201,96 +188,81 @@ class _Loop:
             )
         batches.set_state(self.now.data)
 
-    def _train_stage(
-        self, index: int, end: int, batches: Segments, programs: dict[Any, Any]
-    ) -> bool:
-        stage = self.setup.curriculum[index]
-        try:
-            within, batch, after = batches.within, next(batches), batches.get_state()
-        except DataError as error:
-            raise self._saved(error) from error
-        name = f"stage {index + 1}/{len(self.setup.curriculum)}"
+    def _train_stage(self, index: int, end: int, batches: Segments) -> bool:
+        stage, now = self.curriculum.stages[index], self.now
+        self.stage_name = f"stage {index + 1}/{len(self.curriculum.stages)}"
+        within, batch, after = self._read(batches)
         self.metrics.pause()
-        now = self.now
         while now.step < end:
             if not within:
-                segments = self.plan.segments
-                now.carried = (
-                    self.setup.fresh_state(now.parameters, stage) if segments > 1 else None
-                )
+                segmented = self.curriculum.segments > 1
+                now.carried = self.setup.fresh_state(now.parameters, stage) if segmented else None
             fields = self._fields(batch, stage.batch_size)
-            program = self._program(fields, programs)
-            now.parameters, now.optimizer_state, now.carried, metrics = program(
+            now.parameters, now.optimizer_state, now.carried, metrics = self._program(fields)(
                 now.parameters, now.optimizer_state, now.carried, fields
             )
-            self.setup.placed.settle(metrics)
-            self.now.step += 1
-            self.now.data = after
-            self.in_flight.append((self.now.step, batch, metrics))
-            if self.now.step < end:  # while the device computes
-                try:
-                    within, batch, after = batches.within, next(batches), batches.get_state()
-                except DataError as error:
-                    self._settle(0, name)
-                    if self._due(self.trainer.log_every):
-                        self._log(index)
-                    raise self._saved(error) from error
-            self._settle(1, name)
+            self.setup.layout.settle(metrics)
+            now.step += 1
+            now.data = after
+            self.in_flight.append((now.step, batch, metrics))
+            if now.step < end:  # while the device computes
+                within, batch, after = self._read(batches)
+            self._settle(1)
 
             log = self._due(self.trainer.log_every)
             save = self._due(self.trainer.checkpoint_every)
             if log or save or self._due(self.trainer.eval_every) or self._stopping():
-                self._settle(0, name)
+                self._settle(0)
             if log:
-                self._log(index)
+                self._log()
             if save or self._stopping():
                 self._save()
             if self._stopping() or not self._evaluate_if_due():
                 return False
         return True
 
+    def _read(self, batches: Segments) -> tuple[bool, Batch, dict[str, Any]]:
+        """Whether a sequence goes on, the next batch, and the position after it."""
+        try:
+            return batches.within, next(batches), batches.get_state()
+        except DataError as error:
+            self._settle(0)
+            if self.metrics.window and self._due(self.trainer.log_every):
+                self._log()
+            raise self._saved(error) from error
+
     def _fields(self, batch: Batch, rows: int) -> dict[str, Any]:
-        """What a step gets of a batch, where it is to lie."""
-        fields = device_fields(batch)
-        if self.setup.layout is None:
-            return fields
-        placed = self.setup.layout.put(fields, rows)
-        if self.setup.processes.count > 1:
+        """The fields of a batch that a step needs, on their devices."""
+        placed = self.setup.layout.put(device_fields(batch), rows)
+        if self.processes.count > 1:
             placed[STOP] = self.setup.layout.flag(self.stop.number or 0)
         return placed
 
     def _stopping(self) -> bool:
-        """Whether to stop after this step: of several processes all say the same."""
-        if self.setup.processes.count == 1:
+        """Whether to stop after this step; several processes all give the same answer."""
+        if self.processes.count == 1:
             self.signal = self.stop.number or 0
         return self.signal > 0
 
-    def _program(self, fields: dict[str, Any], programs: dict[Any, Any]) -> Any:
+    def _program(self, fields: dict[str, Any]) -> Any:
         """The compiled step for batches of this shape."""
         key = tuple((name, value.shape) for name, value in fields.items())
-        if key not in programs:
-            step = make_train_step(
-                self.setup.structure,
-                self.setup.optimizer,
-                self.setup.layout,
-                self.setup.placed.shardings,
-                self.trainer.accumulate,
-                self.trainer.on_nonfinite == "skip",
-            )
-            began = time.monotonic()
-            arguments = (self.now.parameters, self.now.optimizer_state, self.now.carried, fields)
-            programs[key] = step.lower(*arguments).compile()
+        if key not in self.programs:
+            now, began = self.now, time.monotonic()
+            arguments = (now.parameters, now.optimizer_state, now.carried, fields)
+            self.programs[key] = self.setup.train_step().lower(*arguments).compile()
             seconds = time.monotonic() - began
-            self.now.compile_seconds += seconds
+            now.compile_seconds += seconds
             rows, length = fields["inputs"].shape
             self._say(f"compiled the step for {rows} x {length} tokens in {seconds:.1f} s")
-        return programs[key]
+        return self.programs[key]
 
     def _due(self, every: int) -> bool:
-        return self.now.step == self.plan.total or (every > 0 and self.now.step % every == 0)
+        last = self.now.step == self.curriculum.total
+        return last or (every > 0 and self.now.step % every == 0)
 
-    def _settle(self, in_flight: int, stage: str) -> None:
-        """Look at the metrics of all steps but the newest few, waiting for them if need be."""
+    def _settle(self, in_flight: int) -> None:
+        """Take in the metrics of all steps but the newest few, waiting for them if need be."""
         while len(self.in_flight) > in_flight:
             step, batch, device_metrics = self.in_flight.popleft()
             metrics = {name: float(value) for name, value in device_metrics.items()}
@@ -301,15 +273,15 @@ class _Loop:
                 if self.trainer.on_nonfinite == "stop" or self.now.skipped == SKIPS_IN_A_ROW:
                     raise NotFiniteError(step, batch, metrics)
                 self._say(f"step {step}: loss {metrics['loss']}; the update is skipped")
-            tokens = self.plan.tokens(step) - self.plan.tokens(step - 1)
+            tokens = self.curriculum.tokens(step) - self.curriculum.tokens(step - 1)
             self.metrics.step(step, metrics if finite else None, tokens)
             speed = self.metrics.tokens_per_second
-            self.status.update(step, stage, metrics["loss"], metrics["accuracy"], speed)
+            self.status.update(step, self.stage_name, metrics["loss"], metrics["accuracy"], speed)
 
-    def _log(self, stage: int) -> None:
+    def _log(self) -> None:
         """Write the means since the last line."""
         rate = float(self.setup.learning_rate(self.now.step - 1))
-        before = {"stage": stage + 1, "tokens": self.plan.tokens(self.now.step)}
+        before = {"stage": self.now.stage + 1, "tokens": self.curriculum.tokens(self.now.step)}
         after: dict[str, Any] = {"learning_rate": rate}
         if self.trainer.on_nonfinite == "skip":
             after["skipped"] = sum(values is None for values in self.metrics.window)
@@ -323,16 +295,12 @@ class _Loop:
 
     def _evaluate_if_due(self) -> bool:
         """Take and write the evaluations if it is time; false if asked to stop."""
-        if (
-            self.now.step == 0
-            or not self.setup.evaluations
-            or not self._due(self.trainer.eval_every)
-        ):
+        if self.now.step == 0 or not self.evaluations or not self._due(self.trainer.eval_every):
             return not self._stopping()
         # Of several processes none gives up in the middle, as the others would wait for it.
-        stopped = self.stop.requested if self.setup.processes.count == 1 else lambda: False
+        stopped = self.stop.requested if self.processes.count == 1 else lambda: False
         try:
-            rows = self.meter.measure(self.now.parameters, self.setup.evaluations, stopped)
+            rows = self.meter.measure(self.now.parameters, self.evaluations, stopped)
         except DataError as error:
             raise self._saved(error) from error
         self.metrics.pause()
@@ -354,12 +322,12 @@ class _Loop:
 
     def _finish(self) -> RunResult:
         self.checkpoints.wait()
-        history = records.read(self.dir.metrics)
+        history = read_metrics(self.dir.metrics)
         last = [record for record in history if "evaluation" not in record][-1]
         summary = {
             "status": "finished",
             "step": self.now.step,
-            "tokens": self.plan.tokens(self.now.step),
+            "tokens": self.curriculum.tokens(self.now.step),
             "final": {name: last[name] for name in AVERAGED},
             "evaluations": self.rows,
             **self.setup.facts,
@@ -367,15 +335,13 @@ class _Loop:
             "compile_seconds": self.now.compile_seconds,
             **provenance(self.trainer.seed),
         }
-        if self.trainer.plots and self.setup.processes.main:
-            from bmojo.training.plots import plot_run  # Matplotlib is slow
-
-            plot_run(self.dir, history, self.rows, self.setup.curriculum, self.setup.evaluations)
-        if self.setup.processes.main:
+        if self.processes.main:
+            if self.trainer.plots:
+                plot_run(self.dir, history, self.rows, self.curriculum.stages, self.evaluations)
             write_atomically(self.dir.summary, json.dumps(summary, indent=2) + "\n")
-        message = f"finished {self.plan.total} steps in {clock(self.now.seconds)}"
+        message = f"finished {self.curriculum.total} steps in {clock(self.now.seconds)}"
         self._say(message)
-        print_results(self.dir, summary, self.setup.evaluations, self.console)
+        print_results(self.dir, summary, self.evaluations, self.console)
         return RunResult("finished", self.now.step, 0, message, summary)
 
     def _interrupted(self) -> RunResult:
@@ -383,7 +349,8 @@ class _Loop:
         number = self.signal or signal.SIGINT
         message = (
             f"stopped by {signal.Signals(number).name} at step {self.now.step} of "
-            f"{self.plan.total}, all saved in {self.dir.path}; the same command goes on from here"
+            f"{self.curriculum.total}, all saved in {self.dir.path}; the same command goes on "
+            "from here"
         )
         self._say(message)
         return RunResult("interrupted", self.now.step, 128 + number, message)
@@ -397,15 +364,9 @@ class _Loop:
 
     def _give_up(self, error: NotFiniteError) -> RunResult:
         self.checkpoints.wait()
-        message = not_finite(self.dir, error, self.checkpoints.latest, self.setup.processes.index)
+        message = not_finite(self.dir, error, self.checkpoints.latest, self.processes.index)
         self._say(message, style="red")
         return RunResult("not finite", error.step, NOT_FINITE, message)
 
-    # Small things
-
     def _say(self, text: str, style: str | None = None) -> None:
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
-
-
-def _notice(console: Console) -> Callable[[str], None]:
-    return lambda name: console.print(f"{name}: saving after this step", highlight=False)

@@ -1,21 +1,21 @@
-"""Where a run stands: all that changes while it trains, and that a checkpoint keeps."""
+"""The state of training: all that changes in a run, and that a checkpoint keeps."""
 
 import dataclasses
 import time
 from typing import Any
 
-import jax
-
 from bmojo.layers.protocol import State
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
-from bmojo.training.parameters import Parameters, flatten, initialize, unflatten
-from bmojo.training.placed import shardings_of
+from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.run_setup import RunSetup
+
+META = ("stage", "data", "window", "skipped", "compile_seconds")
+"""Fields that lie in a checkpoint's ``meta``."""
 
 
 @dataclasses.dataclass
 class TrainState:
-    """Where a run stands between two steps.
+    """The state of a run between two steps.
 
     Attributes:
       parameters: of the model.
@@ -26,8 +26,8 @@ class TrainState:
       carried: state of the model between two segments of a sequence; None between sequences.
       window: metrics of the steps since the last line; None for a skipped one.
       skipped: updates skipped one after the other.
-      compile_seconds: spent on compiling.
-      seconds_before: that the run took before this process.
+      compile_seconds: spent on compilation.
+      seconds_before: of the run before this process.
     """
 
     parameters: Parameters
@@ -44,57 +44,43 @@ class TrainState:
 
     @property
     def seconds(self) -> float:
-        """That the run has taken."""
+        """Wall time of the run."""
         return self.seconds_before + time.monotonic() - self.began
 
     def checkpoint(self, setup: RunSetup) -> Checkpoint:
-        """All of it, to be saved."""
-        meta = {
-            "stage": self.stage,
-            "data": self.data,
-            "window": self.window,
-            "skipped": self.skipped,
-            "seed": setup.trainer.seed,
-            "seconds": self.seconds,
-            "compile_seconds": self.compile_seconds,
-            "config": setup.config_text,
-        }
+        """The checkpoint of this state."""
+        meta = {name: getattr(self, name) for name in META}
+        meta |= {"seed": setup.trainer.seed, "seconds": self.seconds, "config": setup.config_text}
         within = self.data is not None and self.data["part"]
         carried = flatten(self.carried) if within else None
         return Checkpoint(self.step, self.parameters, self.optimizer_state, meta, carried)
 
 
 def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:
-    """Where the newest good checkpoint stands, or the beginning; and what to warn of."""
+    """The state of the newest good checkpoint, or a new one; and lines to warn with."""
     began = time.monotonic()
+    stages = setup.experiment.curriculum
 
     def carried_shapes(meta: dict[str, Any]) -> dict[str, Any] | None:
-        if not meta["data"]["part"]:
-            return None
-        return flatten(setup.state_shapes(setup.curriculum[meta["stage"]]))
+        within = meta["data"]["part"]
+        return flatten(setup.state_shapes(stages[meta["stage"]])) if within else None
 
-    shapes = setup.optimizer_shapes()
-    placed = setup.placed.parameters(setup.shapes)
-    checkpoint, warnings = checkpoints.restore(placed, shapes, carried_shapes)
+    checkpoint, warnings = checkpoints.restore(
+        setup.shapes, setup.optimizer_shapes(), carried_shapes
+    )
     if checkpoint is None:
-        parameters = setup.placed.settle(initialize(setup.make, setup.placed.shardings))
-        places = shardings_of(shapes) if setup.layout is not None else None
-        state = jax.jit(setup.optimizer.init, out_shardings=places)(parameters)
-        return TrainState(parameters, setup.placed.settle(state), began=began), warnings
+        return TrainState(*setup.initialize(), began=began), warnings
     meta, carried = checkpoint.meta, None
     if checkpoint.carried is not None:
-        fresh = setup.fresh_state(checkpoint.parameters, setup.curriculum[meta["stage"]])
+        fresh = setup.fresh_state(checkpoint.parameters, stages[meta["stage"]])
         carried = unflatten(fresh, checkpoint.carried)
-    return TrainState(
+    state = TrainState(
         checkpoint.parameters,
         checkpoint.optimizer_state,
         checkpoint.step,
-        meta["stage"],
-        meta["data"],
-        carried,
-        meta["window"],
-        meta.get("skipped", 0),
-        meta["compile_seconds"],
-        meta["seconds"],
-        began,
-    ), warnings
+        carried=carried,
+        seconds_before=meta["seconds"],
+        began=began,
+        **{name: meta[name] for name in META},
+    )
+    return state, warnings

@@ -11,26 +11,26 @@ import optax
 from jax.sharding import PartitionSpec
 
 from bmojo.layers.protocol import SequenceShard, State
-from bmojo.training.mesh import Layout
 from bmojo.training.parameters import Parameters, Structure
+from bmojo.training.sharding import ONE_DEVICE, Layout, shardings_of
 from bmojo.types import Array
 
 MODEL_FIELDS = ("inputs", "targets", "segment_ids")
 """Fields of a batch that go to the device."""
 
 STOP = "stop"
-"""Field of a batch, on a mesh of several processes: which devices' processes want to stop."""
+"""Field of a batch, on a mesh of several processes: the signal that each device's process got."""
 
 
 def device_fields(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a step needs of a batch."""
+    """The fields of a batch that a step needs."""
     return {name: batch[name] for name in MODEL_FIELDS if name in batch}
 
 
 def make_train_step(
     structure: Structure,
     optimizer: optax.GradientTransformation,
-    layout: Layout | None = None,
+    layout: Layout = ONE_DEVICE,
     shardings: Any = None,
     accumulate: int = 1,
     skip: bool = False,
@@ -46,8 +46,8 @@ def make_train_step(
     Args:
       structure: of the model.
       optimizer: its transformation of gradients.
-      layout: where arrays lie; None: on one device.
-      shardings: of the parameters, by name; None without a layout.
+      layout: the places of arrays.
+      shardings: of the parameters, by name; None on one device.
       accumulate: parts of a batch that are run one after the other, their gradients summed; a
         divisor of the rows.
       skip: leave everything but the metrics as it is where loss or gradient is not finite.
@@ -83,8 +83,7 @@ def make_train_step(
     ) -> tuple[Parameters, Any, State | None, dict[str, Array]]:
         stop = batch.pop(STOP, None)
         (loss, (accuracy, after)), gradient = gradient_of(parameters, carried, batch)
-        if shardings is not None:
-            gradient = jax.lax.with_sharding_constraint(gradient, shardings)
+        gradient = layout.constrain(gradient, shardings)
         updates, moved = optimizer.update(gradient, state, parameters)
         norm = optax.tree.norm(gradient)
         metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": norm}
@@ -100,7 +99,7 @@ def make_train_step(
     return jax.jit(step, donate_argnums=(0, 1, 2))
 
 
-def make_eval_step(structure: Structure, layout: Layout | None = None) -> jax.stages.Wrapped:
+def make_eval_step(structure: Structure, layout: Layout = ONE_DEVICE) -> jax.stages.Wrapped:
     """The function (parameters, carried, batch) -> sums by row, and the state to carry on.
 
     The sums are ``loss``, ``right`` and ``count``; ``carried`` is that of
@@ -114,24 +113,20 @@ def make_eval_step(structure: Structure, layout: Layout | None = None) -> jax.st
         batch.pop(STOP, None)
         (losses, right, counted), after = look(parameters, carried, batch)
         sums = {"loss": losses.sum(1), "right": right.sum(1), "count": counted.sum(1)}
-        if layout is not None:
-            sums = jax.lax.with_sharding_constraint(sums, layout.sharding())
-        return sums, after
+        return layout.constrain(sums, layout.sharding()), after
 
     return jax.jit(step)
 
 
 def make_fresh_state(
-    structure: Structure, layout: Layout | None = None
+    structure: Structure, layout: Layout = ONE_DEVICE
 ) -> Callable[[Parameters, int, int], State]:
     """The function (parameters, rows, capacity) -> the model's state before the first token."""
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def fresh(parameters: Parameters, rows: int, capacity: int) -> State:
         state = structure.merge(parameters).init_state(rows, capacity)
-        if layout is not None:
-            state = jax.lax.with_sharding_constraint(state, layout.state(state))
-        return state
+        return layout.constrain(state, shardings_of(layout.state(state)))
 
     return fresh
 
@@ -140,7 +135,7 @@ Sums = tuple[Array, Array, Array]
 Look = Callable[[Parameters, State | None, dict[str, Array]], tuple[Sums, State | None]]
 
 
-def _make_look(structure: Structure, layout: Layout | None) -> Look:
+def _make_look(structure: Structure, layout: Layout) -> Look:
     """The function to the token losses of a batch, and the state after it if one was carried."""
 
     def look(
@@ -158,7 +153,7 @@ def _make_look(structure: Structure, layout: Layout | None) -> Look:
         sums = (losses, right, (targets >= 0).astype(losses.dtype))
         return sums, after if keep else None
 
-    if layout is None or layout.sequence == 1:
+    if layout.sequence == 1:
         return look
 
     def along_time(

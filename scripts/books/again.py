@@ -18,14 +18,14 @@ import numpy as np
 
 from bmojo.evaluation.documents import run_documents
 from bmojo.evaluation.memory.trace import read
-from bmojo.evaluation.repeated_passages import read_again, texts
+from bmojo.evaluation.repeated_passages import measure_passages, passage_pairs
 from bmojo.runs import open_run
 
 
 def held(model, documents, passage: int, gap: int, count: int = 8) -> float | None:
     """The share of passages that sits in the last layer's slots when they come again."""
     shares = []
-    for text in texts(documents, passage, gap, count).again:
+    for text in passage_pairs(documents, passage, gap, count).again:
         layers = read(model, text[:-passage]).layers
         if not layers or not layers[-1].chunk:
             return None
@@ -39,7 +39,7 @@ def measure(run: Path, slots: int | None, args: argparse.Namespace) -> list[dict
     opened = open_run(run, overrides=changes)
     model, documents = opened.model, run_documents(opened.experiment)
     rows = []
-    for found in read_again(model, documents, args.passage, args.gaps, args.texts):
+    for found in measure_passages(model, documents, args.passage, args.gaps, args.texts):
         row = dataclasses.asdict(found) | {"slots": slots, "passage": args.passage}
         for name in ("again", "other", "saved", "stderr"):
             row[name] /= np.log(2)

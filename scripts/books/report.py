@@ -5,7 +5,7 @@
 Records the summaries of finished runs in books.json, beside those recorded before; prints
 Markdown tables (mean over seeds, lowest and highest in brackets) of bits per byte and of their
 slopes by size; and draws books_scaling.png (bits per byte by parameters) and books_length.png
-(loss by position, for runs that `bmojo eval --eval length` has measured). Runs of
+(loss by position, for runs that `bmojo eval RUN length` has measured). Runs of
 configs/sweeps/text_documents.gin are shown beside them once recorded, by --runs
 runs/text_documents.
 """

@@ -3,8 +3,8 @@
     bmojo sweep configs/sweeps/rereading.gin "TEXT='DIR'"
     python -m scripts.books.again RUN --slots 0 16 64 256 --gaps 256 896 --passage 64 --texts 64
     for n in 0 64 256; do
-      bmojo eval RUN BMojo.num_eidetic=$n --eval returns --eval perplexity --context 1024
-      for k in returns perplexity; do cp RUN/evaluation/$k.json RUN/evaluation/$k-$n.json; done
+      bmojo eval RUN BMojo.num_eidetic=$n ngrams perplexity --context 1024
+      for k in ngrams perplexity; do cp RUN/evaluation/$k.json RUN/evaluation/$k-$n.json; done
     done
     python -m scripts.books.returning [--runs runs/rereading] [--out docs/results]
 
@@ -81,15 +81,15 @@ def main() -> None:
     for name, run in known.items():
         for n in SLOTS if (args.runs / name).exists() else ():
             files = (
-                args.runs / name / "evaluation" / f"{k}-{n}.json" for k in ("returns", "perplexity")
+                args.runs / name / "evaluation" / f"{k}-{n}.json" for k in ("ngrams", "perplexity")
             )
-            returns, perplexity = (json.loads(file.read_text()) for file in files)
+            ngrams, perplexity = (json.loads(file.read_text()) for file in files)
             facts = {
-                "returns": returns["rows"],
+                "returns": ngrams["rows"],
                 "bits": perplexity["contexts"][-1]["bits_per_byte"],
             }
             run.setdefault("by_slots", {})[str(n)] = facts
-        for extra in ("returns", "perplexity"):
+        for extra in ("ngrams", "perplexity"):
             run.pop(extra, None)
     path.write_text(json.dumps(known, indent=1) + "\n")
     (runs,) = by_cell(known).values()

@@ -172,7 +172,7 @@ def _optimizer(chosen: Chosen) -> Case:
     structure = outline(make)[0]
     parameters = jax.jit(lambda: split(make())[1])()
     config = OptimizerConfig(learning_rate=1e-4, schedule="constant", warmup=0.0)
-    optimizer = make_optimizer(config, 1, structure.names)
+    optimizer = make_optimizer(config, 1, structure.groups)
     gradient = jax.tree.map(jnp.ones_like, parameters)
 
     def update(parameters: Any, state: Any, gradient: Any) -> Any:

@@ -11,19 +11,16 @@ A line for each run, and the verdict, go to standard output and to OUT/kills.log
 
 import argparse
 import collections
-import dataclasses
-import json
-import multiprocessing
-import os
 import random
 import re
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from scripts.reliability.moments import kill, state
+from scripts.reliability.runs import Runs, result
 
 SETTINGS = (
     "experiments/mqar/swa.gin",
@@ -39,131 +36,6 @@ SETTINGS = (
     "Trainer.plots=False",
 )
 """12 steps, a line and a checkpoint at each of them, an evaluation at every fifth."""
-STEPS = 12
-VOLATILE = ("wall_seconds", "compile_seconds", "command", "git_revision")
-"""What of a summary is not a function of the config."""
-PATIENCE = 300.0
-POLL_SECONDS = 0.001
-STARTING = (0.2, 4.0)
-"""Seconds, from and to, of a kill while the program starts."""
-
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["bmojo.experiment", "bmojo.training.train"])
-
-
-@dataclasses.dataclass(frozen=True)
-class Runs:
-    """Runs of one command, each in a directory of its own and its output beside it.
-
-    Attributes:
-      settings: of the experiment.
-      cache: of compiled programs, for all of them.
-    """
-
-    settings: Sequence[str]
-    cache: Path
-
-    def start(self, run_dir: Path) -> BaseProcess:
-        """Start ``bmojo train`` in a process that has imported its libraries already."""
-        process = SERVER.Process(target=train, args=(self.settings, run_dir, self.cache))
-        process.start()
-        return process
-
-    def finish(self, run_dir: Path) -> str:
-        """Run to the end; what it said."""
-        process = self.start(run_dir)
-        process.join(PATIENCE)
-        if process.exitcode != 0:
-            raise RuntimeError(f"{run_dir}: exit code {process.exitcode}: {said(run_dir)}")
-        return said(run_dir)
-
-
-def train(settings: Sequence[str], run_dir: Path, cache: Path) -> None:
-    """Be ``bmojo train``, with the output in a file."""
-    with open(output(run_dir), "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ["BMOJO_CACHE_DIR"] = str(cache)
-    from bmojo.cli.child import be_bmojo
-
-    be_bmojo(["train", *settings, "--run-dir", str(run_dir)])
-
-
-def output(run_dir: Path) -> Path:
-    """Where a run's output is."""
-    return run_dir.with_name(f"{run_dir.name}.log")
-
-
-def said(run_dir: Path) -> str:
-    """What the newest process of a run has said."""
-    return output(run_dir).read_text()
-
-
-def result(run_dir: Path) -> tuple[bytes, dict]:
-    """What is a function of the config: ``metrics.jsonl``, and the summary without times."""
-    summary = json.loads((run_dir / "summary.json").read_text())
-    for name in VOLATILE:
-        summary.pop(name)
-    return (run_dir / "metrics.jsonl").read_bytes(), summary
-
-
-def lines(run_dir: Path) -> int:
-    """Of metrics, so far."""
-    path = run_dir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def signal_at(process: BaseProcess, run_dir: Path, count: int, number: int) -> None:
-    """Send a signal as soon as the metrics have so many lines, and wait for the end."""
-    wait_for(process, lambda: lines(run_dir) >= count)
-    os.kill(process.pid, number)
-    process.join(PATIENCE)
-
-
-def wait_for(process: BaseProcess, there: Callable[[], bool]) -> None:
-    """Look until something is there; an error if the process ends or takes forever."""
-    deadline = time.monotonic() + PATIENCE
-    while not there():
-        if not process.is_alive():
-            raise RuntimeError(f"it ended with {process.exitcode} before it was killed")
-        if time.monotonic() > deadline:
-            raise TimeoutError("it does not come to the moment at which to kill it")
-        time.sleep(POLL_SECONDS)
-
-
-def unfinished(run_dir: Path) -> list[int]:
-    """Steps of the checkpoints that were being written."""
-    return sorted(int(p.name.split(".")[0]) for p in (run_dir / "checkpoints").glob("*-tmp*"))
-
-
-def kill(process: BaseProcess, run_dir: Path, kind: str, rng: random.Random) -> None:
-    """Kill a run that has just been started: 'start', 'step' or 'write'."""
-    if kind == "start":
-        time.sleep(rng.uniform(*STARTING))
-    elif kind == "step":
-        count = rng.randint(1, STEPS)
-        wait_for(process, lambda: lines(run_dir) >= count)
-        time.sleep(rng.uniform(0, 0.05))
-    else:
-        step = rng.randint(1, STEPS - 2)
-        wait_for(process, lambda: any(there >= step for there in unfinished(run_dir)))
-        time.sleep(rng.uniform(0, 0.005))
-    process.kill()
-    process.join(PATIENCE)
-
-
-def state(run_dir: Path) -> tuple[int, str]:
-    """The step of the last whole line that a dead run has written, and what it was at."""
-    path = run_dir / "metrics.jsonl"
-    whole = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    steps = [json.loads(line)["step"] for line in whole if line.endswith(b"\n")]
-    writing = unfinished(run_dir)
-    if writing:
-        return max(steps, default=0), f"writing checkpoint {writing[-1]}"
-    if not steps:
-        return 0, "starting"
-    return steps[-1], "between two checkpoints"
 
 
 def main() -> int:

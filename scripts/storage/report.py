@@ -1,7 +1,7 @@
 """Tables of the runs of configs/sweeps/needles.gin, and of text that was read twice.
 
 bmojo sweep configs/sweeps/needles.gin
-for seed in 0 1 2; do bmojo eval runs/needles/bmojo-seed$seed --eval needles --eval drift; done
+for seed in 0 1 2; do bmojo eval runs/needles/bmojo-seed$seed needles drift; done
 python -m scripts.storage.report runs/needles/bmojo-seed?
 python -m scripts.storage.report runs/books/bmojo-seed? --rereading
 """

@@ -3,7 +3,7 @@
     python -m scripts.universal.report [--runs runs/solomonoff] [--out docs/results]
 
 For each source, a folder of RUNS: records the summaries of finished runs that
-`bmojo eval --eval regret` has measured in universal_SOURCE.json, beside those recorded before;
+`bmojo eval RUN regret` has measured in universal_SOURCE.json, beside those recorded before;
 prints Markdown tables (mean over seeds, lowest and highest in brackets), which also take the
 place of those in OUT/universal.md if that page has marks for them; and draws universal.png, regret
 by bytes of state.
@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
         runs = record(args.runs / source, args.out / f"universal_{source}.json")
         cells = by_cell({name: run for name, run in runs.items() if "regret" in run})
         if not cells:
-            print(f"{title}: no run that bmojo eval --eval regret has measured")
+            print(f"{title}: no run that bmojo eval RUN regret has measured")
             continue
         found[source] = cells, args.length
         every = (row["length"] for runs in cells.values() for run in runs for row in run["regret"])

@@ -37,7 +37,8 @@ def here(tmp_path, monkeypatch, untrained):
 @pytest.fixture
 def prose(here, monkeypatch):
     """The same with a tokenizer."""
-    monkeypatch.setattr("bmojo.evaluation.documents.run_tokenizer", lambda experiment: Bytes())
+    for module in ("bmojo.runs", "bmojo.evaluation.documents"):
+        monkeypatch.setattr(f"{module}.run_tokenizer", lambda experiment: Bytes())
     return here
 
 

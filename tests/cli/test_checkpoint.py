@@ -13,6 +13,7 @@ from bmojo.export import tensors
 from bmojo.runs import open_run
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.parameters import split
+from bmojo.training.run_dir import RunError
 from tests.export import llama_in_numpy
 
 OVERRIDES = ["Trainer.best='recall/accuracy'", "Trainer.compilation_cache=False"]
@@ -39,6 +40,22 @@ def made(tmp_path_factory):
             changed = {name: x + step for name, x in parameters.items()}
             kept.save(Checkpoint(step, changed, {"count": np.ones(())}, {"data": {}}))
     return run, model, parameters
+
+
+def test_a_run_is_opened_at_a_step(made):
+    path, _, parameters = made
+    for wanted, step in ((None, 4), ("best", 2), ("4", 4), (2, 2)):
+        run = open_run(path, wanted)
+        assert run.step == step and run.tokenizer is None and run.path == path
+        assert run.parameters.keys() == parameters.keys()
+        for name, value in parameters.items():
+            np.testing.assert_array_equal(run.parameters[name], np.asarray(value + step))
+    half = open_run(path, overrides=["Model.tie_embeddings=True"], dtype="bfloat16")
+    assert half.experiment.model.dtype == half.model.config.dtype == "bfloat16"
+    with pytest.raises(RunError, match="no checkpoint of step 3; take one of 2, 4"):
+        open_run(path, 3).model  # noqa: B018
+    with pytest.raises(RunError, match="no run is here"):
+        open_run(path / "checkpoints")
 
 
 def test_ls(bmojo, made, monkeypatch):

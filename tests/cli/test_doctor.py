@@ -19,7 +19,7 @@ MEMORY = {
 def quick(tmp_path, monkeypatch):
     """Nothing is compiled, and the cache is empty."""
     monkeypatch.setenv("BMOJO_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("bmojo.training.cache.jax.config.update", lambda *_: None)
+    monkeypatch.setattr("jax.config.update", lambda *_: None)
 
     def compile(step):
         facts = {"trace_seconds": 1.0, "compile_seconds": 2.0, "flops": 5.0, "memory": MEMORY}

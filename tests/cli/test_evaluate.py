@@ -1,4 +1,4 @@
-"""What `bmojo eval --eval KIND` shows and leaves behind."""
+"""Output and files of `bmojo eval RUN KIND`."""
 
 import json
 from pathlib import Path
@@ -18,9 +18,8 @@ def test_perplexity_and_length(bmojo, here):
     for number, size in enumerate((700, 40)):
         ids = np.random.default_rng(number).integers(0, 256, size)
         np.save(f"docs/{number}.npy", ids)
-    kinds = ("--eval", "perplexity", "--eval", "length")
     lengths = ("--context", "32", "--length", "512")
-    result = bmojo("eval", here, *kinds, *lengths, "--documents", "docs")
+    result = bmojo("eval", here, "perplexity", "length", *lengths, "--documents", "docs")
     assert result.exit_code == 0, result.output
     assert "run, step 7" in result.stdout
     found = json.loads(Path("run/evaluation/perplexity.json").read_text())
@@ -42,7 +41,7 @@ def test_bits_per_byte_of_text(bmojo, prose):
     Path("docs").mkdir()
     Path("docs/a.txt").write_text("some prose")
     Path("docs/b.jsonl").write_text('{"text": "more of it"}\n\n{"text": "and"}\n')
-    options = ("--eval", "perplexity", "--context", "4", "--documents", "docs")
+    options = ("perplexity", "--context", "4", "--documents", "docs")
     result = bmojo("eval", prose, *options)
     assert result.exit_code == 0, result.output
     found = json.loads(Path("run/evaluation/perplexity.json").read_text())
@@ -51,24 +50,24 @@ def test_bits_per_byte_of_text(bmojo, prose):
     assert row["bits_per_byte"] == pytest.approx(row["loss"] / np.log(2), rel=0.2)
 
 
-def test_returns(bmojo, prose, monkeypatch):
+def test_ngrams(bmojo, prose, monkeypatch):
     """A line that the training text has not, three times: new at first, then 16 bytes ago."""
     training = [np.frombuffer(b"ordinary prose, and nothing else", np.uint8)]
     monkeypatch.setattr("bmojo.cli.evaluate.training_documents", lambda *_: training)
     Path("docs").mkdir()
     Path("docs/a.txt").write_text("Xq7 Zw9 Kj3 Vb8 " * 3)
-    options = ("--eval", "returns", "--context", "64", "--documents", "docs", "--span", "4")
+    options = ("ngrams", "--context", "64", "--documents", "docs", "--span", "4")
     result = bmojo("eval", prose, *options)
     assert result.exit_code == 0, result.output
-    found = json.loads(Path("run/evaluation/returns.json").read_text())
+    found = json.loads(Path("run/evaluation/ngrams.json").read_text())
     counts = {(row["kind"], row["start"]): row["count"] for row in found["rows"]}
     assert counts["new", None] == 18  # a period, and each end of the document
-    assert counts["returns", 16] == 28
-    assert Path("run/evaluation/returns.png").exists()
+    assert counts["repeated", 16] == 28
+    assert Path("run/evaluation/ngrams.png").exists()
 
 
 def test_recall(bmojo, here):
-    result = bmojo("eval", here, "--eval", "recall", *RECALL)
+    result = bmojo("eval", here, *RECALL, "recall")
     assert result.exit_code == 0, result.output
     found = json.loads(Path("run/evaluation/recall.json").read_text())
     assert [row["group"] for row in found["groups"]] == [2, 4, None]
@@ -80,14 +79,14 @@ def test_recall(bmojo, here):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--eval", "perplexity"], "documents: the run's data are no documents"),
-        (["--eval", "returns"], "--eval returns: run was not trained on text"),
-        (["--eval", "length", "--documents", "empty"], "empty: no documents are here"),
-        (["--eval", "length", "--documents", "text"], "text: a.txt: the run has no tokenizer"),
-        (["--eval", "length", "--documents", "bad.npy"], "bad.npy: holds float64 of shape (2,)"),
-        (["--eval", "harness"], "--tasks: the harness needs tasks"),
-        (["--eval", "harness", "--tasks", "empty"], "run: it was trained on a task without text"),
-        (["--eval", "recall", "Experiment.evaluations=()"], "run: its config has no evaluations"),
+        (["perplexity"], "documents: the run's data are no documents"),
+        (["ngrams"], "ngrams: run was not trained on text"),
+        (["length", "--documents", "empty"], "empty: no documents are here"),
+        (["length", "--documents", "text"], "text: a.txt: the run has no tokenizer"),
+        (["length", "--documents", "bad.npy"], "bad.npy: holds float64 of shape (2,)"),
+        (["harness"], "--tasks: the harness needs tasks"),
+        (["harness", "--tasks", "empty"], "run: it was trained on a task without text"),
+        (["Experiment.evaluations=()", "recall"], "run: its config has no evaluations"),
     ],
 )
 def test_errors_are_one_line(bmojo, here, options, error):
@@ -101,10 +100,73 @@ def test_errors_are_one_line(bmojo, here, options, error):
     assert result.stderr.count("\n") == 1
 
 
-def test_unknown_kind(bmojo, here):
-    result = bmojo("eval", here, "--eval", "perplexty")
-    assert result.exit_code == 2
-    assert (
-        "'perplexity', 'length', 'recall', 'returns', 'harness', 'needles', 'drift', 'rereading', "
-        "'regret'" in result.stderr.replace("│", "")
+def test_an_option_belongs_to_the_kinds_before_it(bmojo, here, monkeypatch):
+    """Kinds with equal options share one pass over the documents, others have their own."""
+    from bmojo.evaluation import perplexity
+
+    passes = []
+    measure = perplexity.measure
+    monkeypatch.setattr(
+        perplexity,
+        "measure",
+        lambda model, texts, longest, **more: (
+            passes.append(longest) or measure(model, texts, longest, **more)
+        ),
     )
+    Path("docs").mkdir()
+    np.save("docs/a.npy", np.arange(40))
+    documents = ("--documents", "docs")
+    kinds = ("perplexity", "length", *documents, "--context", "16")
+    assert bmojo("eval", here, *kinds, *RECALL).exit_code == 2
+    result = bmojo("eval", here, *RECALL, *kinds, "recall")
+    assert result.exit_code == 0, result.output
+    assert passes == [16]
+    for name in ("perplexity", "length"):
+        found = json.loads(Path(f"run/evaluation/{name}.json").read_text())
+        assert found["longest_context"] == 16
+    assert Path("run/evaluation/recall.json").exists()
+    apart = ("perplexity", *documents, "--context", "8", "length", *documents, "--context", "32")
+    assert bmojo("eval", here, *apart).exit_code == 0
+    assert passes == [16, 8, 32]
+
+
+def test_every_kind_has_its_own_help(bmojo):
+    listing = bmojo("eval", "--help").stdout
+    options = {
+        "perplexity": "--memory-nearest", "length": "--documents", "ngrams": "--span",
+        "recall": "--help", "harness": "--tasks", "needles": "--streams", "drift": "--streams",
+        "rereading": "--documents", "regret": "--sequences",
+    }  # fmt: skip
+    for kind, option in options.items():
+        assert f"\n  {kind} " in listing
+        result = bmojo("eval", "nowhere", kind, "--help")
+        assert result.exit_code == 0 and option in result.stdout
+        assert ("--span" in result.stdout) == (kind == "ngrams")
+
+
+def test_nothing_is_measured_before_all_options_are_right(bmojo, here):
+    result = bmojo("eval", here, *RECALL, "recall", "needles")
+    assert result.exit_code == 2 and not Path("run/evaluation").exists()
+    assert result.stdout == "" and "was not trained on NoisyMQAR" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["perplexty"], "'perplexty' is no kind of evaluation; did you mean 'perplexity'?"),
+        (["recall", "lenth"], "'lenth' is no kind of evaluation; did you mean 'length'?"),
+        (["recall", "Evaluation.batches=2"], "Evaluation.batches=2: overrides of the config go"),
+        (["--eval", "recall"], "--eval: bmojo eval RUN has no such option; name kinds after the"),
+        (["--span", "2", "ngrams"], "--span: bmojo eval RUN has no such option; it belongs to ng"),
+        (["recall", "--span", "2"], "--span: recall has no such option; it belongs to ngrams"),
+        (["needles", "length", "--documents", "d"], "--documents: needles has no such option"),
+        (["recall", "--sapn", "2"], "--sapn: recall has no such option; see --help"),
+        (["recall", "recall"], "recall: named twice"),
+    ],
+)
+def test_words_out_of_place(bmojo, here, arguments, error):
+    Path("d").mkdir()
+    result = bmojo("eval", here, *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"error: {error}"), result.stderr
+    assert result.stderr.count("\n") == 1

@@ -93,7 +93,7 @@ def test_a_model_without_slots(bmojo, here):
 
 
 def test_needles_and_drift(bmojo, needles):
-    options = ("--length", "64", "--streams", "1", "--eval", "needles", "--eval", "drift")
+    options = ("needles", "drift", "--length", "64", "--streams", "1")
     result = bmojo("eval", needles, *options)
     assert result.exit_code == 0, result.output
     rows = json.loads(Path("run/evaluation/needles.json").read_text())["rows"]
@@ -107,15 +107,15 @@ def test_needles_and_drift(bmojo, needles):
 
 
 def test_needles_need_their_task(bmojo, here):
-    result = bmojo("eval", here, "--eval", "needles")
+    result = bmojo("eval", here, "needles")
     assert result.exit_code == 2
     assert "run: it was not trained on NoisyMQAR" in result.stderr
 
 
 def test_memory_goes_with_perplexity(bmojo, needles):
-    result = bmojo("eval", needles, "--memory", "s")
+    result = bmojo("eval", needles, "length", "--memory", "s")
     assert result.exit_code == 2
-    assert "--memory: goes with --eval perplexity" in result.stderr
+    assert "--memory: length has no such option; it belongs to perplexity" in result.stderr
 
 
 def test_reading_with_a_store_that_stays(bmojo, needles):
@@ -125,7 +125,7 @@ def test_reading_with_a_store_that_stays(bmojo, needles):
     for name, seed in (("a", 0), ("b", 1)):
         ids = np.random.default_rng(seed).integers(0, 200, 80)
         np.save(f"books/{name}.npy", ids.astype(np.int32))
-    options = ("--eval", "perplexity", "--documents", "books", "--memory", "s")
+    options = ("perplexity", "--documents", "books", "--memory", "s")
     result = bmojo("eval", needles, *options)
     assert result.exit_code == 0, result.output
     first = json.loads(Path("run/evaluation/perplexity_memory.json").read_text())["documents"]
@@ -142,10 +142,10 @@ def test_rereading(bmojo, needles):
     Path("books").mkdir()
     for name in "ab":
         np.save(f"books/{name}.npy", np.arange(70, dtype=np.int32))
-    result = bmojo("eval", needles, "--eval", "rereading", "--documents", "books", "--length", "64")
+    result = bmojo("eval", needles, "rereading", "--documents", "books", "--length", "64")
     assert result.exit_code == 0, result.output
     rows = json.loads(Path("run/evaluation/rereading.json").read_text())["rows"]
     assert len(rows) == 2 and rows[0]["tokens"] == 64
     assert rows[0]["alone"] == pytest.approx(rows[1]["other_alone"])
-    few = bmojo("eval", needles, "--eval", "rereading", "--documents", "books", "--length", "71")
-    assert few.exit_code == 2 and "--eval rereading: 0 documents have 71 tokens" in few.stderr
+    few = bmojo("eval", needles, "rereading", "--documents", "books", "--length", "71")
+    assert few.exit_code == 2 and "rereading: 0 documents have 71 tokens" in few.stderr

@@ -3,7 +3,7 @@
 import pytest
 
 from bmojo.errors import UserError
-from bmojo.evaluation.collect import collect, pool, row_of, spread
+from bmojo.evaluation.collect import collect, evaluations_of, pool, spread
 from tests.evaluation.runs import fabricate
 
 
@@ -58,8 +58,8 @@ def test_seeds_are_pooled_and_spread_is_exact(tmp_path):
     a, b = pool(collect([tmp_path]))
     assert (a.label, [run.seed for run in a.runs]) == ("a", [0, 1, 2])
     assert (b.label, [run.seed for run in b.runs]) == ("b", [0])
-    assert (a.evaluations(), a.groups("recall")) == (["recall"], [8, 16])
-    pooled = spread(a.runs, lambda run: row_of(run, "recall", 8).get("accuracy"))
+    assert (evaluations_of([a]), a.groups("recall")) == (["recall"], [8, 16])
+    pooled = spread(a.runs, lambda run: run.measured("recall", 8, "accuracy"))
     assert (pooled.mean, pooled.low, pooled.high, pooled.count) == (0.625, 0.25, 0.875, 3)
     speed = spread(a.runs, lambda run: run.tokens_per_second())
     assert (speed.mean, speed.low, speed.high) == (201.0, 200.0, 202.0)
@@ -70,7 +70,7 @@ def test_a_seed_that_was_run_twice_counts_once(tmp_path):
     fabricate(tmp_path, "a-seed0", 0.25)
     fabricate(tmp_path, "z/a-seed0", 0.75)
     (cell,) = pool(collect([tmp_path]))
-    assert [row_of(run, "recall", 8)["accuracy"] for run in cell.runs] == [0.25]
+    assert [run.measured("recall", 8, "accuracy") for run in cell.runs] == [0.25]
 
 
 def test_names_that_tell_nothing_are_replaced_by_bindings(tmp_path):

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from bmojo.cli import app
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig
+from bmojo.evaluation.outputs import plot_regret, regret_table
 from bmojo.evaluation.regret import NEAR, Costs, by_length, by_position, costs
-from bmojo.evaluation.regret_outputs import plot_regret, regret_table
 from bmojo.experiment import load
 from bmojo.training.parameters import split
 
@@ -135,7 +135,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_command(here):
-    options = ("--eval", "regret", "--length", "24", "--length", "48", "--sequences", "6")
+    options = ("regret", "--length", "24", "--length", "48", "--sequences", "6")
     result = CliRunner().invoke(app, ["eval", here, *options])
     assert result.exit_code == 0, result.output
     found = json.loads(Path("run/evaluation/regret.json").read_text())
@@ -155,7 +155,7 @@ def test_command(here):
 def test_a_task_without_a_known_predictor_is_refused(here):
     _, text = load("experiments/mqar/mamba.gin", overlays=OVERLAYS)
     Path("run/config.gin").write_text(text)
-    result = CliRunner().invoke(app, ["eval", here, "--eval", "regret"])
+    result = CliRunner().invoke(app, ["eval", here, "regret"])
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: --eval regret: run was not trained on a task whose")
+    assert result.stderr.startswith("error: regret: run was not trained on a task whose")
     assert result.stderr.count("\n") == 1

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bmojo.errors import UserError
-from bmojo.evaluation import again
-from bmojo.evaluation.repeated_passages import read_again, texts
+from bmojo.evaluation import repeated_passages
+from bmojo.evaluation.repeated_passages import measure_passages, passage_pairs
 
 PASSAGE, GAP = 4, 3
 
@@ -14,8 +14,8 @@ def documents():
     return [np.arange(30), np.arange(100, 103), np.arange(200, 244)]
 
 
-def test_texts():
-    found = texts(documents(), PASSAGE, GAP, 6)
+def test_pairs():
+    found = passage_pairs(documents(), PASSAGE, GAP, 6)
     starts = []
     for one, other in zip(found.again, found.other, strict=True):
         assert len(one) == len(other) == 2 * PASSAGE + GAP
@@ -37,8 +37,8 @@ def test_what_is_saved(monkeypatch):
             for text in given
         ]  # fmt: skip
 
-    monkeypatch.setattr(again, "stream_losses", losses)
-    first, second = read_again(None, documents(), PASSAGE, (0, GAP), 4)
+    monkeypatch.setattr(repeated_passages, "stream_losses", losses)
+    first, second = measure_passages(None, documents(), PASSAGE, (0, GAP), 4)
     places = np.mean(np.arange(PASSAGE + GAP, 2 * PASSAGE + GAP))
     assert (second.again, second.other, second.saved) == (1 + places, 3 + places, 2)
     assert (first.gap, second.gap, first.again) == (0, GAP, 1 + places - GAP)
@@ -47,4 +47,4 @@ def test_what_is_saved(monkeypatch):
 
 def test_too_short():
     with pytest.raises(UserError, match="fewer than 40"):
-        texts(documents(), PASSAGE, GAP, 40)
+        passage_pairs(documents(), PASSAGE, GAP, 40)

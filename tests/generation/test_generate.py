@@ -11,8 +11,8 @@ from bmojo.errors import UserError
 from bmojo.generation.generate import (
     ENDED,
     decode,
-    generate,
     generate_all,
+    generate_steps,
     memory_grows,
     pad,
     prefill,
@@ -153,7 +153,7 @@ def test_only_one_state_is_held(name):
 
 
 def test_tokens_come_as_they_are_drawn():
-    steps = generate(model("bmojo"), prompts(), **OPTIONS)
+    steps = generate_steps(model("bmojo"), prompts(), **OPTIONS)
     first = next(steps)
     assert first.shape == (3,)
     rest = list(steps)
@@ -165,15 +165,15 @@ def test_refused_before_any_work(monkeypatch):
     made = model("transformer")
     monkeypatch.setattr("bmojo.generation.generate.start", lambda *_: pytest.fail("work was done"))
     with pytest.raises(UserError, match="prompt longer than memory: 17 tokens.* the 16 that"):
-        generate(made, prompts(), max_new_tokens=NEW, capacity=16)
+        generate_steps(made, prompts(), max_new_tokens=NEW, capacity=16)
     with pytest.raises(UserError, match="prompt longer than memory: 11 tokens"):
         prefill(made, *pad(prompts()), capacity=10)
     with pytest.raises(UserError, match=r"prompt: 24 is not a token .* 0 \.\. 23"):
-        generate(made, [[3, VOCAB_SIZE]], max_new_tokens=1)
+        generate_steps(made, [[3, VOCAB_SIZE]], max_new_tokens=1)
     with pytest.raises(UserError, match="prompt: it is empty"):
-        generate(made, [[3], []], max_new_tokens=1)
+        generate_steps(made, [[3], []], max_new_tokens=1)
     with pytest.raises(UserError, match="seed: -1 is out of range"):
-        generate(made, [[3]], max_new_tokens=1, seed=-1)
+        generate_steps(made, [[3]], max_new_tokens=1, seed=-1)
 
 
 def test_full_memory_is_seen_in_a_given_state():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from bmojo.generation import loop as drawing
+from bmojo.generation import loop as loops
 from bmojo.generation.generate import prefill
 from bmojo.generation.loop import Draws, in_blocks
 from bmojo.generation.programs import programs_of
@@ -18,12 +18,12 @@ DRAWS = Draws(Sampling(0.0), np.uint32(0), np.arange(ROWS, dtype=np.int32), np.a
 
 
 class Loop:
-    """A loop that draws the numbers of the tokens, and takes its time on a positions of its own."""
+    """A loop that draws the numbers of the tokens, and takes its time on a clock of its own."""
 
     def __init__(self, seconds_a_token):
         self.seconds, self.now, self.asked = seconds_a_token, 0.0, []
 
-    def apart(self, parameters, state):
+    def unstack(self, parameters, state):
         return state
 
     def block(self, parameters, state, tokens, active, ends, seed, numbers, at, count, **options):
@@ -44,8 +44,8 @@ class Loop:
 )
 def test_calls_grow_as_long_as_they_are_short(monkeypatch, seconds, asked):
     loop = Loop(seconds)
-    monkeypatch.setattr(drawing, "programs_of", lambda model: (loop, None))
-    monkeypatch.setattr(drawing, "time", types.SimpleNamespace(perf_counter=lambda: loop.now))
+    monkeypatch.setattr(loops, "programs_of", lambda model: (loop, None))
+    monkeypatch.setattr(loops, "time", types.SimpleNamespace(perf_counter=lambda: loop.now))
     logits, active = np.zeros((ROWS, 4), np.float32), np.ones(ROWS, bool)
     steps = in_blocks(None, logits, None, DRAWS, (), active, 100, 32)
     assert not next(steps).any() and not loop.asked, "the first token waits for nothing"
@@ -55,8 +55,8 @@ def test_calls_grow_as_long_as_they_are_short(monkeypatch, seconds, asked):
 
 def test_calls_shrink_where_they_become_long(monkeypatch):
     loop = Loop(0.001)
-    monkeypatch.setattr(drawing, "programs_of", lambda model: (loop, None))
-    monkeypatch.setattr(drawing, "time", types.SimpleNamespace(perf_counter=lambda: loop.now))
+    monkeypatch.setattr(loops, "programs_of", lambda model: (loop, None))
+    monkeypatch.setattr(loops, "time", types.SimpleNamespace(perf_counter=lambda: loop.now))
     logits, active = np.zeros((ROWS, 4), np.float32), np.ones(ROWS, bool)
     steps = in_blocks(None, logits, None, DRAWS, (), active, 100, 32)
     for _ in range(32):

@@ -66,7 +66,7 @@ def begin_run(config, folder):
     experiment, text = load(config)
     stage, trainer = experiment.curriculum[0], experiment.trainer
     _, shapes = outline(make := lambda: experiment.model.make(nnx.Rngs(0)))
-    optimizer = make_optimizer(experiment.optimizer, stage.steps, outline(make)[0].names)
+    optimizer = make_optimizer(experiment.optimizer, stage.steps, outline(make)[0].groups)
     batches = Segments(Batches(stage.data.source(trainer.seed, "train"), stage.batch_size))
     next(batches)
     meta = {

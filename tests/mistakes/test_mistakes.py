@@ -52,9 +52,8 @@ def test_one_line_says_what_is_wrong_and_nothing_is_begun(here, name):
 USAGE = {
     "data prepare books --out out --workers 0": "'--workers'",
     "inspect tiny.gin --length 0": "'--length'",
-    "eval run --context 0 --eval perplexity": "'--context' / '--length'",
-    "eval run --eval perplexit": "'--eval'",
-    "eval run --batch-size 0": "'--batch-size'",
+    "eval run perplexity --context 0": "'--context' / '--length'",
+    "eval run length --batch-size 0": "'--batch-size'",
     "generate prose --max-new-tokens 0": "'--max-new-tokens'",
     "generate prose --seed -1": "'--seed'",
     "train tiny.gin --max-restarts -1": "'--max-restarts'",

@@ -15,7 +15,7 @@ EVALUATE = {
         write("run/config.gin", "Model.d_model ="), "eval run",
         "run/config.gin:1: syntax error: ..."),
     "no such documents": (
-        nothing, "eval prose --eval perplexity --documents nowhere",
+        nothing, "eval prose perplexity --documents nowhere",
         "nowhere: ..."),
     "evaluation longer than its text": (
         nothing, "eval prose Evaluation.batches=1000",
@@ -38,26 +38,29 @@ EVALUATE = {
         nothing, "eval run Experiment.evaluations=()",
         "run: its config has no evaluations; add one, such as ..."),
     "perplexity without text": (
-        nothing, "eval run --eval perplexity",
+        nothing, "eval run perplexity",
         "documents: the run's data are no documents; name a folder of ... with --documents"),
     "recall of text": (
-        nothing, "eval prose --eval recall",
-        "--eval recall: the evaluation 'loss' reads text, in which there are no pairs to recall; "
-        "take --eval perplexity, or evaluate a synthetic task"),
+        nothing, "eval prose recall",
+        "recall: the evaluation 'loss' reads text, in which there are no pairs to recall; "
+        "take perplexity, or evaluate a synthetic task"),
     "no documents": (
-        lambda: Path("empty").mkdir(), "eval prose --eval perplexity --documents empty",
+        lambda: Path("empty").mkdir(), "eval prose perplexity --documents empty",
         "empty: no documents are here; give a folder of .txt, .jsonl, .parquet or .npy files"),
     "empty documents": (
-        write("empty/a.txt"), "eval prose --eval perplexity --documents empty",
+        write("empty/a.txt"), "eval prose perplexity --documents empty",
         "empty: its documents are empty; give some with text"),
     "ids beyond the vocabulary": (
-        array("a.npy", 1, 999), "eval prose --eval perplexity --documents a.npy",
+        array("a.npy", 1, 999), "eval prose perplexity --documents a.npy",
         "a.npy: 999 is not a token of this model; give ids of 0 .. 299"),
     "pickled objects": (
-        write("a.npy", b"\x80\x04N."), "eval prose --eval perplexity --documents a.npy",
+        write("a.npy", b"\x80\x04N."), "eval prose perplexity --documents a.npy",
         "a.npy: cannot be read as an array of numbers; write it with numpy.save"),
+    "unknown kind": (
+        nothing, "eval run perplexit",
+        "'perplexit' is no kind of evaluation; did you mean 'perplexity'?"),
     "no harness tasks": (
-        nothing, "eval prose --eval harness --tasks books",
+        nothing, "eval prose harness --tasks books",
         "books: no tasks are here; give a folder of the harness's YAML files"),
 }  # fmt: skip
 

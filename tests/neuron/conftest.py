@@ -57,8 +57,7 @@ def trained(tmp_path_factory):
 
     experiment, text = load("experiments/mqar/bmojo.gin", BINDINGS, ["runs/smoke.gin"])
     directory = tmp_path_factory.mktemp("neuron") / "run"
-    parts = experiment.model, experiment.optimizer, experiment.trainer, experiment.curriculum
-    train(*parts, experiment.evaluations, str(directory), text, Console(file=io.StringIO()))
+    train(experiment, directory, config_text=text, console=Console(file=io.StringIO()))
     return directory
 
 

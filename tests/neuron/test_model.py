@@ -8,7 +8,7 @@ import pytest
 import torch
 from flax import nnx
 
-from bmojo.generation import generate as generation
+from bmojo.generation.generate import generate_all
 from bmojo.model import Model as OriginalModel
 from bmojo.runs import open_run
 from neuron.configs import FadingConfig, LayerConfig, StackConfig
@@ -67,7 +67,7 @@ def test_logits(imported, tokens, wanted, implementation, cuts):
 
 @pytest.fixture(scope="module")
 def continuation(original):
-    return generation.generate_all(original, PROMPTS, max_new_tokens=64, chunk_size=32)
+    return generate_all(original, PROMPTS, max_new_tokens=64, chunk_size=32)
 
 
 def test_greedy_decoding_draws_the_same_tokens(imported, continuation):

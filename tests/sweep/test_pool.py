@@ -125,7 +125,7 @@ def test_a_child_is_the_program_on_its_cores():
     core = schedulable_cores()[0]
     done = child(
         "import atexit, os, sys\n"
-        "from bmojo.cli.child import main\n"
+        "from bmojo.cli.__main__ import main\n"
         "atexit.register(lambda: print(os.sched_getaffinity(0), sys.argv))\n"
         f"main(['--cores', '{core}', '--version'])\n"
     )
@@ -138,8 +138,8 @@ def test_a_child_is_the_program_on_its_cores():
 def test_a_child_does_not_outlive_the_sweep():
     done = child(
         "import os, subprocess, sys\n"
-        "code = 'import time, bmojo.cli.child as c; c.be_bmojo = lambda words: (print(1, "
-        "flush=True), time.sleep(60)); c.main([])'\n"
+        "code = 'import time, bmojo.cli.__main__ as c; c.run = lambda: (print(1, "
+        'flush=True), time.sleep(60)); c.main(["--child"])\'\n'
         "process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, "
         "stderr=subprocess.DEVNULL)\n"
         "process.stdout.readline()\n"

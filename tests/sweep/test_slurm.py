@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bmojo.cli.child import be_bmojo
 from bmojo.errors import UserError
+from bmojo.processes import run_bmojo
 from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.slurm import SlurmRun, parameters, submit
@@ -61,7 +61,7 @@ def test_words_become_parameters_of_submitit():
 
 
 def test_a_job_for_each_cell_one_at_a_time_in_a_directory(submitit):
-    queued = list(submit(jobs("a-seed2", "b-seed2"), Path("out"), ["partition=gpu"], be_bmojo))
+    queued = list(submit(jobs("a-seed2", "b-seed2"), Path("out"), ["partition=gpu"], run_bmojo))
     assert [(job.cell.name, number) for job, number in queued] == [
         ("a-seed2", "101"),
         ("b-seed2", "102"),
@@ -78,18 +78,18 @@ def test_a_job_for_each_cell_one_at_a_time_in_a_directory(submitit):
 
 def test_an_unknown_option_is_a_users_error(submitit):
     with pytest.raises(UserError, match="^--slurm: Unknown arguments: slurm_partitoin$"):
-        list(submit(jobs("a-seed2"), Path("out"), ["partitoin=gpu"], be_bmojo))
+        list(submit(jobs("a-seed2"), Path("out"), ["partitoin=gpu"], run_bmojo))
 
 
 def test_submitit_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"submitit is not installed; pip install 'bmojo\[slurm\]'"):
-        list(submit(jobs("a-seed2"), Path("out"), ["partition=gpu"], be_bmojo))
+        list(submit(jobs("a-seed2"), Path("out"), ["partition=gpu"], run_bmojo))
 
 
 def test_a_job_trains_in_its_own_process_and_fails_with_it(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["here"])
-    SlurmRun(be_bmojo, ["--version"])()
+    SlurmRun(run_bmojo, ["--version"])()
     assert capsys.readouterr().out.startswith("bmojo ")
     with pytest.raises(RuntimeError, match="bmojo ended with exit code 2"):
-        SlurmRun(be_bmojo, ["no-such-command"])()
+        SlurmRun(run_bmojo, ["no-such-command"])()

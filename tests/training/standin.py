@@ -16,7 +16,9 @@ from flax import nnx
 from rich.console import Console
 
 from bmojo.data.mqar import MQARConfig, MQARSource
+from bmojo.model import Model
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.experiment import Experiment
 from bmojo.training.train import RunResult, train
 
 VOCAB_SIZE = 32
@@ -48,8 +50,10 @@ class StandIn(nnx.Module):
         x = self.norm(x + self.in_proj(mean) * jnp.tanh(self.q_proj(x)))
         return x, after
 
-    def words(self, features):
+    def logit_factors(self, features):
         return features, self.embedding.embedding[...]
+
+    score = Model.score
 
     def logits(self, features):
         return features @ self.embedding.embedding[...].T
@@ -97,10 +101,10 @@ def task(length, pairs, at=-1, number=signal.SIGKILL):
 
 def run(run_dir, at=-1, number=signal.SIGKILL, **changes) -> RunResult:
     """13 steps in two stages: 8 of 4 examples, then 5 of 2. Example 30 is in the 8th batch."""
-    arguments = {
-        "model_config": StandInConfig(),
-        "optimizer_config": OptimizerConfig(learning_rate=1e-2),
-        "trainer_config": TrainerConfig(
+    parts = {
+        "model": StandInConfig(),
+        "optimizer": OptimizerConfig(learning_rate=1e-2),
+        "trainer": TrainerConfig(
             log_every=2,
             eval_every=3,
             checkpoint_every=4,
@@ -112,10 +116,13 @@ def run(run_dir, at=-1, number=signal.SIGKILL, **changes) -> RunResult:
             Stage(task(24, (3,), at, number), 5, 2),
         ),
         "evaluations": (Evaluation("recall", task(16, (1, 2)), 2, 8),),
+    }
+    experiment = Experiment(**{name: changes.pop(name, part) for name, part in parts.items()})
+    options = {
         "config_text": CONFIG_TEXT,
         "console": Console(file=open(os.devnull, "w"), width=200),  # noqa: SIM115
     }
-    return train(run_dir=run_dir, **(arguments | changes))
+    return train(experiment, run_dir, **(options | changes))
 
 
 if __name__ == "__main__":

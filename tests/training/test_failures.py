@@ -16,7 +16,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from bmojo.data.mqar import MQARConfig, MQARSource
 from bmojo.data.pipeline import DataError
-from bmojo.training import records
+from bmojo.training import metrics
 from bmojo.training.config import Evaluation, Stage, TrainerConfig
 from bmojo.training.run_dir import RunDir, WriteError
 from tests.training.standin import CONFIG_TEXT, VOCAB_SIZE, run
@@ -68,7 +68,7 @@ def train(path, trainer=OFTEN, happens=None, at=18, where="train", monkeypatch=N
     first, second = (Task(length, (2,), VOCAB_SIZE, where=where, at=at) for length in (16, 24))
     return run(
         path,
-        trainer_config=trainer,
+        trainer=trainer,
         curriculum=(Stage(first, 8, 4), Stage(second, 3, 2)),
         evaluations=(Evaluation("recall", first, 2, 8),),
     )
@@ -218,7 +218,7 @@ def test_a_clock_that_jumps_decides_nothing(straight, tmp_path, monkeypatch):
 
 
 def test_only_the_stamp_of_events_asks_the_time_of_day():
-    root = Path(records.__file__).parents[1]
+    root = Path(metrics.__file__).parents[1]
     asking = [
         path.name
         for path in root.rglob("*.py")
@@ -226,7 +226,7 @@ def test_only_the_stamp_of_events_asks_the_time_of_day():
         if not {"benchmark", "storage"} & set(path.parts)
         and ("time.time(" in (text := path.read_text()) or "datetime" in text)
     ]
-    assert asking == ["records.py"]
+    assert asking == ["metrics.py"]
 
 
 def test_a_line_that_a_power_cut_tore_is_written_again(straight, tmp_path, monkeypatch):

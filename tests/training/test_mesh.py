@@ -10,12 +10,10 @@ from flax import nnx
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig
-from bmojo.layers.protocol import parameter_axes
-from bmojo.training.mesh import Layout, MeshConfig, make_layout
 from bmojo.training.parameters import outline
-from bmojo.training.placed import Placed
 from bmojo.training.run_dir import RunError
-from scripts.clusters import meshes
+from bmojo.training.sharding import Layout, MeshConfig, make_layout
+from scripts.clusters import mesh_steps
 
 SMALL = ModelConfig(
     vocab_size=64,
@@ -27,33 +25,33 @@ SMALL = ModelConfig(
 
 @pytest.fixture(scope="module")
 def alone():
-    return meshes.train(SMALL, None, 4)
+    return mesh_steps.train(SMALL, None, 4)
 
 
 @pytest.mark.parametrize("mesh", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (1, 2, 1, 4)])
 def test_losses_are_those_of_one_device(alone, mesh):
-    result = meshes.train(SMALL, MeshConfig(*mesh), 4)
+    result = mesh_steps.train(SMALL, MeshConfig(*mesh), 4)
     np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)
     assert result.parameters < alone.parameters and result.optimizer < alone.optimizer
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", meshes.MESHES)
+@pytest.mark.parametrize("mesh", mesh_steps.MESHES)
 @pytest.mark.parametrize("name", ["bmojo", "mamba2"])
 def test_losses_of_models_are_those_of_one_device(name, mesh):
-    config = meshes.model_of(name)
-    result, alone = (meshes.train(config, m, 4) for m in (MeshConfig(*mesh), None))
+    config = mesh_steps.model_of(name)
+    result, alone = (mesh_steps.train(config, m, 4) for m in (MeshConfig(*mesh), None))
     np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)
 
 
 def test_parts_of_a_batch_are_the_batch(alone):
-    result = meshes.train(SMALL, None, 4, accumulate=4)
+    result = mesh_steps.train(SMALL, None, 4, accumulate=4)
     np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", meshes.MODELS)
+@pytest.mark.parametrize("name", mesh_steps.MODELS)
 def test_every_large_parameter_is_cut_both_ways(name):
-    config = meshes.model_of(name)
+    config = mesh_steps.model_of(name)
 
     def make():
         return config.make(nnx.Rngs(0))
@@ -62,9 +60,9 @@ def test_every_large_parameter_is_cut_both_ways(name):
     axes = parameter_axes(nnx.eval_shape(make))
     assert set(axes) == set(shapes)
     layout = Layout(MeshConfig(data=1, fsdp=4, tensor=2), jax.devices()[:8])
-    shardings = layout.parameters(axes, shapes)
+    placed = layout.parameters(axes, shapes)
     for parameter, shape in shapes.items():
-        held = np.prod(shardings[parameter].shard_shape(shape.shape))
+        held = np.prod(placed[parameter].sharding.shard_shape(shape.shape))
         small = parameter.rpartition(".")[2] != "kernel" and "embedding" not in parameter
         narrow = any(part in parameter for part in ("conv", "x_proj", "dt_proj"))
         assert held * (1 if small else 2 if narrow else 8) <= np.prod(shape.shape), parameter
@@ -108,12 +106,12 @@ def test_devices_and_arrays_must_fit():
         return narrow.make(nnx.Rngs(0))
 
     with pytest.raises(RunError, match=r"Mesh.fsdp: 8 does not divide the 12 of parameter"):
-        Placed(layout, make, outline(make)[1])
+        layout.parameters(parameter_axes(nnx.eval_shape(make)), outline(make)[1])
     with pytest.raises(RunError, match="12 rows cannot be shared evenly by 8 devices"):
-        layout.check("Stage", 12, 64)
+        layout.check("Stage", 64, 12)
 
 
 def test_an_update_that_is_not_finite_is_skipped():
     for skip in (True, False):
-        parameters = meshes.poisoned_step(SMALL, skip)
+        parameters = mesh_steps.poisoned_step(SMALL, skip)
         assert np.isfinite(parameters["norm.scale"]).all() == skip

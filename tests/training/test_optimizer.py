@@ -1,54 +1,97 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from bmojo.layers.attention import AttentionConfig
+from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
+from bmojo.layers.canonical import CanonicalSSMConfig
+from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.norm import RMSNorm
+from bmojo.layers.protocol import Group, parameter_groups
+from bmojo.layers.selective_ssm import SelectiveSSMConfig
+from bmojo.layers.ssd import SSDConfig
+from bmojo.model import ModelConfig
 from bmojo.training.config import OptimizerConfig, TrainerConfig
-from bmojo.training.optimizer import (
-    decays,
-    group,
-    make_optimizer,
-    schedule,
-)
+from bmojo.training.optimizer import make_optimizer, schedule
 from bmojo.training.parameters import flatten, unflatten
 
-MIXER = "blocks.sublayers.0.mixer"
+ATTENTION = re.compile(r"(.*_)?[qkvo]_proj")
+SSM = re.compile(r"in_proj|x_proj|dt_proj|out_proj|A_log|D|dt_bias|conv.*|theta|fading")
+UNDECAYED = ("scale", "bias", "A_log", "D", "dt_bias", "theta")
+
+
+def by_name(name):
+    """The group that a parameter of our own modules has, told by its name."""
+    parts = name.split(".")
+    rate = "ssm" if any(SSM.fullmatch(part) for part in parts) else "other"
+    if any(ATTENTION.fullmatch(part) for part in parts):
+        rate = "attention"
+    decay = "never" if parts[-1] in UNDECAYED else "always"
+    return Group(rate, "embedding" if parts[-1] == "embedding" else decay)
+
+
+def groups_of(names):
+    return {name: by_name(name) for name in names}
+
+
+CELLS = (SelectiveSSMConfig(), SSDConfig(), CanonicalSSMConfig(order=3))
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    "pattern",
     [
-        (f"{MIXER}.in_proj.kernel", "ssm"),
-        (f"{MIXER}.fading.x_proj.kernel", "ssm"),
-        (f"{MIXER}.fading.dt_proj.kernel", "ssm"),
-        (f"{MIXER}.fading.poles", "ssm"),
-        (f"{MIXER}.out_proj.kernel", "ssm"),
-        (f"{MIXER}.A_log", "ssm"),
-        (f"{MIXER}.D", "ssm"),
-        (f"{MIXER}.dt_bias", "ssm"),
-        (f"{MIXER}.conv.kernel", "ssm"),
-        (f"{MIXER}.conv.bias", "ssm"),
-        (f"{MIXER}.heads.q_proj.kernel", "attention"),
-        (f"{MIXER}.heads.o_proj.kernel", "attention"),
-        (f"{MIXER}.fading_k_proj.kernel", "attention"),
-        (f"{MIXER}.up_proj.kernel", "other"),
-        (f"{MIXER}.down_proj.kernel", "other"),
-        ("blocks.sublayers.0.norm.scale", "other"),
-        ("embedding.embedding", "other"),
-        ("head.kernel", "other"),
+        *((cell, cell) for cell in CELLS),
+        *((BMojoConfig(window=8, n_heads=2, fading=cell), MLPConfig()) for cell in CELLS),
+        (BMojoConfig(window=8, n_heads=2, tokens="conv", tie_projections=False), MLPConfig()),
+        (SlidingBMojoConfig(window=8, n_heads=2, tie_projections=False), MLPConfig()),
+        (AttentionConfig(n_heads=2), MLPConfig()),
     ],
 )
-def test_groups_go_by_names(name, expected):
-    assert group(name) == expected
+def test_modules_declare_the_groups_of_their_parameters(pattern):
+    config = ModelConfig(16, 16, 1, pattern, tie_embeddings=False)
+    model = nnx.eval_shape(lambda: config.make(nnx.Rngs(0)))
+    found = parameter_groups(model)
+    assert found == groups_of(found)
+    assert len(found) == len(jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-def test_decay_spares_norms_biases_and_what_drives_the_state():
-    for last in ("norm.scale", "conv.bias", "A_log", "D", "dt_bias", "theta", "skip_bias"):
-        assert not decays(f"{MIXER}.{last}"), last
-    for last in ("in_proj.kernel", "conv.kernel", "dt_proj.kernel", "heads.q_proj.kernel"):
-        assert decays(f"{MIXER}.{last}"), last
-    assert not decays("embedding.embedding")
-    assert decays("embedding.embedding", embeddings=True)
+class Stranger(nnx.Module):
+    """A module whose parameters have names that ours have too."""
+
+    undecayed = ("gain",)
+
+    def __init__(self):
+        self.out_proj = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+        self.gain = nnx.Param(jnp.ones(2))
+        self.norm = RMSNorm(2, rngs=nnx.Rngs(0))
+
+
+def test_the_name_of_a_strangers_parameter_means_nothing():
+    assert parameter_groups(Stranger()) == {
+        "gain": Group("other", "never"),
+        "norm.scale": Group("other", "never"),
+        "out_proj.bias": Group("other", "always"),
+        "out_proj.kernel": Group("other", "always"),
+    }
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_embeddings_decay_if_that_is_asked_for(asked):
+    config = OptimizerConfig(decay_embeddings=asked, warmup=0.0, schedule="constant")
+    names = ("embedding.embedding", "norm.scale", "in_proj.kernel")
+    parameters = {name: jnp.ones(3) for name in names}
+    optimizer = make_optimizer(config, 10, groups_of(names))
+    updates, _ = optimizer.update(
+        {name: jnp.zeros(3) for name in names}, optimizer.init(parameters), parameters
+    )
+    moved = {name: bool(jnp.any(update != 0)) for name, update in updates.items()}
+    expected = {"embedding.embedding": asked, "norm.scale": False, "in_proj.kernel": True}
+    assert moved == expected
 
 
 def test_the_schedule_warms_up_then_falls_to_its_end():
@@ -116,7 +159,7 @@ def test_updates_are_those_of_adamw_with_clipping_groups_and_decay():
     rng = np.random.default_rng(0)
     draw = lambda: {name: rng.normal(size=(3, 2)).astype(np.float32) for name in rates}  # noqa: E731
     start, gradients = draw(), [draw() for _ in range(4)]
-    optimizer = make_optimizer(config, 10, rates)
+    optimizer = make_optimizer(config, 10, groups_of(rates))
     parameters = jax.tree.map(jnp.asarray, start)
     state = optimizer.init(parameters)
     for gradient in gradients:
@@ -128,7 +171,7 @@ def test_updates_are_those_of_adamw_with_clipping_groups_and_decay():
 
 
 def test_optimizer_state_survives_flattening():
-    optimizer = make_optimizer(OptimizerConfig(), 10, ("a.kernel", "norm.scale"))
+    optimizer = make_optimizer(OptimizerConfig(), 10, groups_of(["a.kernel", "norm.scale"]))
     state = optimizer.init({"a.kernel": jnp.ones((2, 3)), "norm.scale": jnp.ones(3)})
     flat = flatten(state)
     assert len(flat) == len(jax.tree.leaves(state))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from bmojo.cluster import Cluster, cluster, detect
 from bmojo.errors import UserError
-from scripts.clusters import processes
+from bmojo.multihost import Cluster, cluster, detect
+from scripts.clusters import process_runs as processes
 
 
 def test_schedulers_are_known_by_what_they_set():
@@ -41,12 +41,12 @@ def test_half_of_it_is_refused(arguments, message):
 def test_a_killed_process_stops_the_others_and_the_run_goes_on(tmp_path):
     straight = processes.straight(tmp_path / "straight", count=2)
     for victim in (0, 1):
-        told = processes.killed(tmp_path / f"killed-{victim}", count=2, victim=victim, step=7)
-        assert told.seconds <= 30
-        assert all(code == 6 for code in told.codes)
+        ended = processes.killed(tmp_path / f"killed-{victim}", count=2, victim=victim, step=7)
+        assert ended.seconds <= 30
+        assert all(code == 6 for code in ended.codes)
         named = "the first process" if victim == 0 else "process 1 of 2"
-        assert all(named in line for line in told.lines)
-        assert processes.resumed(tmp_path / f"killed-{victim}", count=2) == straight
+        assert all(named in line for line in ended.lines)
+        assert processes.straight(tmp_path / f"killed-{victim}", count=2) == straight
 
 
 @pytest.mark.slow
@@ -54,4 +54,4 @@ def test_a_signal_to_one_process_stops_all_after_one_step(tmp_path):
     straight = processes.straight(tmp_path / "straight", count=2)
     codes = processes.asked_to_stop(tmp_path / "run", count=2, victim=1, step=7)
     assert codes == [143, 143]
-    assert processes.resumed(tmp_path / "run", count=2) == straight
+    assert processes.straight(tmp_path / "run", count=2) == straight

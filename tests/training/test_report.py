@@ -7,7 +7,7 @@ from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.ops.native import library
-from bmojo.training.report import implementations
+from bmojo.training.run_setup import implementations
 
 
 def test_cells_say_who_computes_them():

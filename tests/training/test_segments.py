@@ -17,11 +17,11 @@ from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.model import ModelConfig
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.config import Evaluation, OptimizerConfig, TrainerConfig
-from bmojo.training.curriculum import Curriculum
+from bmojo.training.experiment import Curriculum
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import flatten, outline, split, unflatten
 from bmojo.training.run_dir import RunError
-from bmojo.training.train_step import make_fresh_state, make_train_step, token_losses
+from bmojo.training.train_step import make_fresh_state, make_train_step
 from tests.training.standin import StandInConfig, run
 
 TASK = MQARConfig(length=24, num_pairs=(1, 2), vocab_size=32)
@@ -81,7 +81,7 @@ def test_a_step_on_a_segment_is_a_step_on_the_whole_with_the_gradient_cut():
     """The second step equals one whose loss is computed over both segments, the first stopped."""
     model = MODEL.make(nnx.Rngs(0))
     structure, parameters = split(model)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup=0), 9, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup=0), 9, structure.groups)
     batch = next(Batches(MQARConfig(16, (2,), 32).source(0, "train"), 2))
     halves = [
         {k: batch[k][:, part] for k in ("inputs", "targets")} for part in (slice(8), slice(8, 16))
@@ -93,9 +93,10 @@ def test_a_step_on_a_segment_is_a_step_on_the_whole_with_the_gradient_cut():
     def loss(parameters, cut):
         model = structure.merge(parameters)
         _, after = model(halves[0]["inputs"])
-        logits, _ = model(halves[1]["inputs"], jax.lax.stop_gradient(after) if cut else after)
-        losses, _, counted = token_losses(logits, halves[1]["targets"])
-        return losses.sum() / counted.sum()
+        targets = halves[1]["targets"]
+        state = jax.lax.stop_gradient(after) if cut else after
+        losses, _, _ = model.score(halves[1]["inputs"], targets, state)
+        return losses.sum() / (targets >= 0).sum()
 
     norms = []
     for cut in (True, False):
@@ -124,7 +125,7 @@ def test_evaluation_in_segments_measures_the_same(model):
 
 @pytest.mark.slow
 def test_interrupted_while_it_reads_the_metrics_are_the_same_to_the_byte(tmp_path):
-    options = {"trainer_config": KEPT}
+    options = {"trainer": KEPT}
     assert run(tmp_path / "straight", **options).exit_code == 0
     expected = (tmp_path / "straight" / "metrics.jsonl").read_bytes()
     # Example 8 begins the third sequence of the first stage, read while step 8 runs.
@@ -137,10 +138,10 @@ def test_interrupted_while_it_reads_the_metrics_are_the_same_to_the_byte(tmp_pat
 
 
 def test_interrupted_at_nearly_every_step_nothing_changes(tmp_path, monkeypatch):
-    options = {"trainer_config": KEPT}
+    options = {"trainer": KEPT}
     run(tmp_path / "straight", **options)
     expected = (tmp_path / "straight" / "metrics.jsonl").read_bytes()
-    from bmojo.training.progress import Status
+    from bmojo.training.report import Status
 
     honest = Status.update
 
@@ -162,7 +163,7 @@ def test_interrupted_at_nearly_every_step_nothing_changes(tmp_path, monkeypatch)
 
 def test_a_carried_state_is_saved_to_the_bit(tmp_path):
     structure, parameters = split(MODEL.make(nnx.Rngs(0)))
-    optimizer = make_optimizer(OptimizerConfig(), 9, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(), 9, structure.groups)
     state = optimizer.init(parameters)
     fresh = make_fresh_state(structure)
     tokens = np.arange(14).reshape(2, 7)
@@ -187,7 +188,7 @@ def test_a_carried_state_is_saved_to_the_bit(tmp_path):
 def test_the_memory_of_a_step_is_that_of_a_segment():
     """Temporary memory of a step is the same whether the document has 2 or 256 segments."""
     structure, parameters = split(MODEL.make(nnx.Rngs(0)))
-    optimizer = make_optimizer(OptimizerConfig(), 9, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(), 9, structure.groups)
     batch = {name: np.zeros((1, 16), np.int32) for name in ("inputs", "targets")}
     sizes = []
     for length in (32, 4096):
@@ -210,6 +211,6 @@ def test_a_plan_counts_steps_tokens_and_examples():
 
 def test_segments_must_divide_the_length(tmp_path):
     with pytest.raises(RunError, match=r"Trainer.segments_per_document: 5 does not divide the 16"):
-        run(tmp_path, trainer_config=TrainerConfig(segments_per_document=5))
+        run(tmp_path, trainer=TrainerConfig(segments_per_document=5))
     with pytest.raises(ValueError, match=r"Evaluation.segments_per_document: 5 does not divide"):
         Evaluation("recall", TASK, segments_per_document=5)

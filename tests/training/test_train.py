@@ -93,7 +93,7 @@ def test_summary_tells_results_and_provenance(straight):
 
 def test_a_line_holds_the_means_since_the_last_one(straight, tmp_path):
     trainer = TrainerConfig(log_every=1, eval_every=0, tensorboard=False, plots=False)
-    run(tmp_path, trainer_config=trainer)
+    run(tmp_path, trainer=trainer)
     every = {line["step"]: line for line in records(tmp_path)}
     for line in records(straight):
         if "evaluation" not in line and line["step"] % 2 == 0:
@@ -103,7 +103,7 @@ def test_a_line_holds_the_means_since_the_last_one(straight, tmp_path):
 
 
 def test_another_seed_is_another_run(straight, tmp_path):
-    run(tmp_path, trainer_config=TrainerConfig(seed=1, tensorboard=False, plots=False))
+    run(tmp_path, trainer=TrainerConfig(seed=1, tensorboard=False, plots=False))
     assert records(tmp_path)[0]["loss"] != records(straight)[4]["loss"]
 
 
@@ -172,14 +172,14 @@ def test_checkpoints_of_another_model_are_no_reason_to_start_over(tmp_path):
     assert run(tmp_path, 20, signal.SIGTERM).exit_code == 143
     there = checkpoints(tmp_path)
     with pytest.raises(RunError, match=r"in_proj.kernel|embedding .*\[32, 8\].*\[32, 4\].*--fresh"):
-        run(tmp_path, model_config=StandInConfig(width=4))
+        run(tmp_path, model=StandInConfig(width=4))
     assert checkpoints(tmp_path) == there
 
 
 def test_not_finite_keeps_the_batch_and_the_last_good_checkpoint(tmp_path):
     wild = OptimizerConfig(learning_rate=1e38, warmup=0.3, clip=None)
     often = TrainerConfig(log_every=1, checkpoint_every=1, tensorboard=False, plots=False)
-    outcome = run(tmp_path, optimizer_config=wild, trainer_config=often)
+    outcome = run(tmp_path, optimizer=wild, trainer=often)
     assert outcome.status == "not finite" and outcome.exit_code == 3
     path = tmp_path / f"bad_batch_step{outcome.step}.npz"
     assert str(path) in outcome.message and f"step {outcome.step}:" in outcome.message
@@ -191,16 +191,16 @@ def test_not_finite_keeps_the_batch_and_the_last_good_checkpoint(tmp_path):
     assert kept[-1] == outcome.step - 1 >= 1
     assert records(tmp_path)[-1]["step"] == outcome.step - 1
     assert not (tmp_path / "summary.json").exists()
-    again = run(tmp_path, optimizer_config=wild, trainer_config=often)
+    again = run(tmp_path, optimizer=wild, trainer=often)
     assert again.step == outcome.step and checkpoints(tmp_path) == kept
 
 
 def test_updates_that_are_not_finite_are_skipped_but_not_for_ever(tmp_path):
     wild = OptimizerConfig(learning_rate=1e38, warmup=0.3, clip=None)
     often = TrainerConfig(log_every=1, tensorboard=False, plots=False)
-    first = run(tmp_path / "stop", optimizer_config=wild, trainer_config=often).step
+    first = run(tmp_path / "stop", optimizer=wild, trainer=often).step
     skip = dataclasses.replace(often, on_nonfinite="skip")
-    outcome = run(tmp_path / "skip", optimizer_config=wild, trainer_config=skip)
+    outcome = run(tmp_path / "skip", optimizer=wild, trainer=skip)
     assert (outcome.status, outcome.step) == ("not finite", first + 9)
     lines = [line for line in records(tmp_path / "skip") if "stage" in line]
     assert [line["skipped"] for line in lines] == [0] * (first - 1) + [1] * 9
@@ -267,12 +267,12 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_configs_that_do_not_fit_each_other_are_refused(tmp_path):
     large = MQARConfig(16, (2,), 64)
-    with pytest.raises(RunError, match=r"vocab_size: 32 .* 64 of MQARConfig; raise it to 64"):
+    with pytest.raises(ValueError, match=r"curriculum: .* 64 tokens, the model only 32; raise"):
         run(tmp_path / "run", curriculum=(Stage(large, 1, 1),))
     one = Evaluation("recall", task(16, (2,)), 1, 1)
-    with pytest.raises(RunError, match="two are called 'recall'"):
+    with pytest.raises(ValueError, match="evaluations: names must differ, got recall, recall"):
         run(tmp_path / "run", evaluations=(one, one))
-    with pytest.raises(RunError, match="no stages"):
+    with pytest.raises(ValueError, match="curriculum: needs at least one stage"):
         run(tmp_path / "run", curriculum=())
     assert not (tmp_path / "run").exists()
 
@@ -288,7 +288,7 @@ def test_plots_and_tensorboard_events_are_written(tmp_path):
     pytest.importorskip("tensorboardX", reason="it is an extra")
     trainer = TrainerConfig(log_every=2, eval_every=4)
     console = Console(file=io.StringIO(), width=300, force_terminal=True)
-    run(tmp_path, trainer_config=trainer, console=console)
+    run(tmp_path, trainer=trainer, console=console)
     assert "tokens/s" in console.file.getvalue() and "stage 2/2" in console.file.getvalue()
     for name in ("curve.png", "accuracy.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

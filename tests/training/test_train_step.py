@@ -3,14 +3,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bmojo import model as model_module
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import Batches
 from bmojo.evaluation.recall import evaluate
-from bmojo.training import step as training_step
+from bmojo.ops.cross_entropy import blocked_cross_entropy
 from bmojo.training.config import Evaluation, OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import count, initialize, outline, split
-from bmojo.training.train_step import blocked_losses, device_fields, make_train_step
+from bmojo.training.train_step import device_fields, make_train_step
 from tests.numerics import assert_close
 from tests.training.standin import VOCAB_SIZE, StandInConfig
 
@@ -54,7 +55,7 @@ def test_a_model_is_its_structure_and_its_named_parameters():
 
 def test_step_metrics_are_means_over_counted_targets():
     structure, parameters = split(make())
-    optimizer = make_optimizer(OptimizerConfig(), 10, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(), 10, structure.groups)
     batch = next(Batches(TASK.source(0, "train"), 8))
     losses, right, counted = numpy_sums(make(), batch)
     step = make_train_step(structure, optimizer)
@@ -65,17 +66,17 @@ def test_step_metrics_are_means_over_counted_targets():
 
 def test_a_large_vocabulary_in_blocks_takes_the_same_step(monkeypatch):
     structure, parameters = split(make())
-    optimizer = make_optimizer(OptimizerConfig(clip=None), 10, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(clip=None), 10, structure.groups)
     batch = device_fields(next(Batches(TASK.source(0, "train"), 8)))
     calls, results = [], []
 
     def blocked(*args):
         calls.append(args)
-        return blocked_losses(*args)
+        return blocked_cross_entropy(*args)
 
-    monkeypatch.setattr(training_step, "blocked_losses", blocked)
+    monkeypatch.setattr(model_module, "blocked_cross_entropy", blocked)
     for whole, taken in ((VOCAB_SIZE, 0), (VOCAB_SIZE - 1, 1)):
-        monkeypatch.setattr(training_step, "WHOLE", whole)
+        monkeypatch.setattr(model_module, "LOGITS_AT_ONCE", whole)
         own = jax.tree.map(lambda x: x.copy(), parameters)
         step = make_train_step(structure, optimizer)
         results.append(step(own, optimizer.init(parameters), None, dict(batch)))
@@ -92,7 +93,7 @@ def test_gradient_norm_is_that_before_clipping():
     batch = next(Batches(TASK.source(0, "train"), 8))
     norms, sizes = [], []
     for clip in (None, 1e-3):
-        optimizer = make_optimizer(OptimizerConfig(clip=clip), 10, structure.names)
+        optimizer = make_optimizer(OptimizerConfig(clip=clip), 10, structure.groups)
         own = jax.tree.map(lambda x: x.copy(), parameters)
         step = make_train_step(structure, optimizer)
         _, state, _, metrics = step(own, optimizer.init(parameters), None, device_fields(batch))
@@ -105,7 +106,7 @@ def test_gradient_norm_is_that_before_clipping():
 def test_targets_without_loss_have_no_gradient():
     """Changing what only uncounted positions see leaves the step as it was."""
     structure, parameters = split(make())
-    optimizer = make_optimizer(OptimizerConfig(), 10, structure.names)
+    optimizer = make_optimizer(OptimizerConfig(), 10, structure.groups)
     batch = next(Batches(TASK.source(0, "train"), 2))
     last = np.flatnonzero((batch["targets"] >= 0).any(0)).max()
     assert last < 23

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from bmojo.console import make_console
 from bmojo.data.text.claim import (
     claim,
     lock,
@@ -106,7 +107,7 @@ def prepare(
       UserError: something cannot be read or written, or ``out`` holds something else.
     """
     out = Path(out).expanduser()
-    console = console or Console(quiet=True)
+    console = console or make_console(quiet=True)
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)

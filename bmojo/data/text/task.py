@@ -13,6 +13,7 @@ import grain
 import numpy as np
 from rich.console import Console
 
+from bmojo.console import line, make_console
 from bmojo.data.text.claim import PLAN
 from bmojo.data.text.corpus import SPLITS, open_corpus
 from bmojo.data.text.prepare import Request, prepare
@@ -379,8 +380,8 @@ def _prepare_in_cache(source: str, spec: str, console: Console | None) -> Prepar
     out = cache_directory() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (out / MANIFEST).is_file():
         return open_prepared(out)
-    console = console or Console(stderr=True)
-    console.print(f"text of {source} is prepared in {out}", highlight=False, soft_wrap=True)
+    console = console or make_console(stderr=True)
+    line(console, f"text of {source} is prepared in {out}")
     return prepare(request, out, console=console, wait=True)
 
 

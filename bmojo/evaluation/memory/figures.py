@@ -27,15 +27,13 @@ Figures = dict[str, tuple[Figure, str]]
 
 
 def draw(memory: Memory) -> Figures:
-    """Every figure that there is something to show in, with a sentence for who cannot see it."""
+    """Every figure that there are data for, with a description in words."""
     slots = [layer for layer in memory.layers if layer.chunk]
     figures: Figures = {}
     if slots:
         figures["innovation"] = _innovation(slots)
         figures["slots"] = _slots(slots, len(memory.tokens))
-    figures["tiers"] = _tiers(memory.layers)
-    figures["ages"] = _ages(memory.layers)
-    return figures
+    return {**figures, "tiers": _tiers(memory.layers), "ages": _ages(memory.layers)}
 
 
 def png(figure: Figure) -> bytes:
@@ -45,9 +43,11 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _rows(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(10, 0.8 + height * count), layout="constrained")
-    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+def _rows(heights: Sequence[float], margin: float = 0.8) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each layer, below one another."""
+    figure = Figure(figsize=(10, margin + sum(heights)), layout="constrained")
+    ratios = {"height_ratios": heights}
+    axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, gridspec_kw=ratios)[:, 0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, list(axes)
@@ -55,19 +55,19 @@ def _rows(count: int, height: float) -> tuple[Figure, list[Axes]]:
 
 def _innovation(layers: Sequence[Layer]) -> tuple[Figure, str]:
     """Innovation along the text; dots are the tokens that the slots hold at its end."""
-    figure, axes = _rows(len(layers), 1.7)
+    figure, axes = _rows([1.7] * len(layers))
     for axis, layer in zip(axes, layers, strict=True):
-        values, count = layer.innovation, len(layer.innovation)
-        stretch = -(-count // POINTS)
-        starts = np.arange(0, count, stretch)
+        values = layer.innovation
+        stretch = -(-len(values) // POINTS)
+        starts = np.arange(0, len(values), stretch)
         highest = np.maximum.reduceat(values, starts)
         middle = [float(np.median(values[s : s + stretch])) for s in starts.tolist()]
         label = "token" if stretch == 1 else f"highest of {stretch} tokens"
         axis.fill_between(starts, middle, highest, color="#c9cfdd", linewidth=0, step="post")
-        axis.plot(starts, highest, color="#5b6478", linewidth=0.7, drawstyle="steps-post",
-                  label=label)  # fmt: skip
+        axis.step(starts, highest, where="post", color="#5b6478", linewidth=0.7, label=label)
         if stretch > 1:
-            axis.plot(starts, middle, color="#9aa2b5", linewidth=0.7, label="their median")
+            axis.step(starts, middle, where="post", color="#9aa2b5", linewidth=0.7,
+                      label="their median")  # fmt: skip
         axis.plot(layer.kept, values[layer.kept], "o", markersize=3.5, color=COLOURS[EIDETIC],
                   label="kept to the end")  # fmt: skip
         if (values > 0).any():
@@ -89,29 +89,21 @@ def lanes(layer: Layer) -> list[tuple[int, int, int, int]]:
       Lane, position, first edge and end of each; the end of those that stay is the number
       of tokens.
     """
-    count = len(layer.innovation)
     laid: list[tuple[int, int, int, int]] = []
     ends: list[int] = []
-    stays = sorted(layer.tenancies(), key=lambda t: (t.entered, t.position))
-    for stay in stays:
-        end = count if stay.left is None else stay.left
-        free = [lane for lane, until in enumerate(ends) if until <= stay.entered]
-        lane = free[0] if free else len(ends)
-        if not free:
-            ends.append(end)
-        ends[lane] = end
+    for stay in sorted(layer.tenancies(), key=lambda t: (t.entered, t.position)):
+        end = len(layer.innovation) if stay.left is None else stay.left
+        lane = next((n for n, until in enumerate(ends) if until <= stay.entered), len(ends))
+        ends[lane : lane + 1] = [end]
         laid.append((lane, stay.position, stay.entered, end))
     return laid
 
 
 def _slots(layers: Sequence[Layer], count: int) -> tuple[Figure, str]:
-    """Who sits in which slot when; the colour is the token's innovation."""
+    """Occupancy of the slots along the text; the colour is the token's innovation."""
     sizes = [layer.held.shape[1] for layer in layers]
     heights = [min(4.0, max(1.4, 0.075 * size)) for size in sizes]
-    figure = Figure(figsize=(10, 0.9 + sum(heights) + 0.4 * len(sizes)), layout="constrained")
-    axes = figure.subplots(
-        len(layers), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
-    )[:, 0]
+    figure, axes = _rows(heights, 0.9 + 0.4 * len(sizes))
     for axis, layer, size in zip(axes, layers, sizes, strict=True):
         laid = lanes(layer)
         scores = np.asarray([layer.innovation[position] for _, position, _, _ in laid])
@@ -129,7 +121,6 @@ def _slots(layers: Sequence[Layer], count: int) -> tuple[Figure, str]:
         axis.set_ylim(size, 0)
         axis.set_ylabel("slot")
         axis.set_title(layer.name, loc="left", fontsize="medium")
-        axis.spines[["top", "right"]].set_visible(False)
         bar = figure.colorbar(ScalarMappable(norm, HEAT), ax=axis, pad=0.01, aspect=12)
         bar.set_label("innovation", fontsize="small")
         ends = np.geomspace(norm.vmin or low, norm.vmax or high, 3)
@@ -178,8 +169,8 @@ def _tiers(layers: Sequence[Layer]) -> tuple[Figure, str]:
 
 
 def _ages(layers: Sequence[Layer]) -> tuple[Figure, str]:
-    """How far back attention goes, by tier; heads are averaged."""
-    figure, axes = _rows(len(layers), 1.5)
+    """Distance of attention, by tier; heads are averaged."""
+    figure, axes = _rows([1.5] * len(layers))
     bins = layers[0].spread.shape[2]
     # Octave n > 0 spans 2^(n-1) .. 2^n - 1; the query's own token stands to the left of 1.
     edges = np.concatenate([[0.5], 2.0 ** np.arange(bins)])
@@ -195,12 +186,16 @@ def _ages(layers: Sequence[Layer]) -> tuple[Figure, str]:
         axis.set_title(layer.name, loc="left", fontsize="medium")
         axis.set_ylabel("share")
         axis.set_xlim(0.5, edges[-1])
-    ticks = [0.5, *(2.0**n for n in range(0, bins, 1 + (bins > 12)))]
-    labels = ["0", *(f"{2**n:,}" for n in range(0, bins, 1 + (bins > 12)))]
-    axes[-1].set_xticks(ticks, labels=labels, fontsize="small")
+    powers = [2**n for n in range(0, bins, 1 + (bins > 12))]
+    axes[-1].set_xticks([0.5, *powers], labels=["0", *map("{:,}".format, powers)], fontsize="small")
     axes[-1].minorticks_off()
     axes[-1].set_xlabel("tokens from the key to the query")
-    widest = max(layers, key=lambda layer: len(layer.tiers))
-    handles = axes[layers.index(widest)].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper right", ncols=3, fontsize="small", frameon=False)
+    widest = max(zip(layers, axes, strict=True), key=lambda pair: len(pair[0].tiers))[1]
+    figure.legend(
+        *widest.get_legend_handles_labels(),
+        loc="outside upper right",
+        ncols=3,
+        fontsize="small",
+        frameon=False,
+    )
     return figure, "Distance from key to query, weighted by attention, in octaves, by tier."

@@ -1,4 +1,4 @@
-"""The memory report as one page of HTML that needs nothing but itself.
+"""The memory report as one self-contained page of HTML.
 
 Without JavaScript it shows the text with the first layer's innovation, figures and tables;
 with it, the reader chooses layer and colour, and moves through the text chunk by chunk.
@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from string import Template
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,24 @@ HUES = ("66 105 208", "60 169 81", "225 87 89")
 CONTEXT = 20
 """Characters around a token in tables."""
 
+TITLES = {
+    "innovation": "Innovation along the text",
+    "slots": "Occupancy of the eidetic slots",
+    "tiers": "Attention by memory",
+    "ages": "Attention by distance",
+}
+KEPT = """\
+<h2>Kept to the end</h2>
+<p>The most surprising tokens of each layer after the last one, where they stand, and since which \
+chunk edge a query can see them.</p>"""
+KEPT_HEAD = '<th>position</th><th class="left">token</th><th>innovation</th><th>seen since</th>'
+ATTENTION = """\
+<h2>Attention by tier, layer and head</h2>
+<div class="wide"><table><caption>Share of attention, a mean over the text; and the octave of \
+tokens from key to query in which half of it is reached.</caption>
+<tr><th class="left">layer</th><th>head</th>{head}</tr>
+{rows}</table></div>"""
+
 
 def page(
     title: str,
@@ -39,83 +58,51 @@ def page(
     Args:
       title: its headline.
       facts: a line below it.
-      memory: what was read.
-      pieces: what each token looks like.
-      figures: PNGs and what they show, by name.
+      memory: the model's memory of the text.
+      pieces: the text, token by token.
+      figures: PNGs and their descriptions, by name.
     """
     measures = [_measures(layer) for layer in memory.layers]
     payload = [
-        {**_slots(layer), "name": layer.name, "measures": list(found)}
+        {**_slots(layer), "name": layer.name, "measures": found}
         for layer, found in zip(memory.layers, measures, strict=True)
     ]
-    data = json.dumps({"layers": payload}, separators=(",", ":")).replace("<", "\\u003c")
-    assets = files(__package__)
     first, colour = memory.layers[0], measures[0][0]
-    parts = [
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>",
-        f"<style>\n{assets.joinpath('page.css').read_text()}</style>",
-        f"</head>\n<body>\n<h1>{escape(title)}</h1>",
-        f'<p class="soft">{escape(facts)}</p>',
-        *(f"<p>{escape(line)}</p>" for line in without(memory)),
-        "<h2>The text</h2>",
-        CONTROLS,
-        f"<noscript><p>Coloured by {escape(colour['name'])} in {escape(first.name)}; tokens that "
-        "its slots hold at the end are underlined. The other layers are in the figures and "
-        "tables below; choosing them here needs JavaScript.</p></noscript>",
-        '<div class="reader" id="reader">\n<div id="text" tabindex="0" role="group" '
-        f'aria-label="The text, token by token; arrow keys move">{_text(first, colour, pieces)}'
-        '</div>\n<ol id="held" class="scripted" aria-label="Tokens in the slots"></ol>\n</div>',
-        '<div id="tip" role="status" hidden></div>',
-        *_kept(memory, pieces),
-        *_figures(figures),
-        *_attention(memory),
-        f'<script type="application/json" id="data">{data}</script>',
-        f"<script>\n{assets.joinpath('page.js').read_text()}</script>",
-        "</body>\n</html>\n",
-    ]
-    return "\n".join(parts)
-
-
-CONTROLS = """\
-<div class="scripted controls">
-<label>layer <select id="layer"></select></label>
-<label>colour <select id="measure"></select></label>
-<span class="scale"><span></span><output id="from"></output>
-<span class="c1"></span><span class="c3"></span><span class="c5"></span><span class="c7"></span>\
-<span class="c9"></span><output id="to"></output></span>
-</div>
-<div class="scripted controls" id="moving">
-<label for="chunk">chunk</label>
-<button id="back" aria-label="the chunk before">&#8592;</button>
-<input type="range" id="chunk" min="0" step="1">
-<button id="on" aria-label="the next chunk">&#8594;</button>
-</div>
-<p class="soft" id="where"></p>"""
+    assets = {
+        path.name: path.read_text() for path in files(__package__).iterdir() if path.is_file()
+    }
+    return Template(assets["page.html"]).substitute(
+        title=escape(title),
+        facts=escape(facts),
+        style=assets["page.css"],
+        script=assets["page.js"],
+        without="".join(f"<p>{escape(line)}</p>\n" for line in without(memory)),
+        colour=escape(colour["name"]),
+        layer=escape(first.name),
+        text=_text(first, colour, pieces),
+        tables="\n".join([*_kept(memory, pieces), *_figures(figures), _attention(memory)]),
+        data=json.dumps({"layers": payload}, separators=(",", ":")).replace("<", "\\u003c"),
+    )
 
 
 def without(memory: Memory) -> list[str]:
-    """One line for each kind of thing that the model does not have."""
+    """One line for each kind of mixer without tiers, and one for layers without slots."""
+
+    def layers(numbers: Sequence[int]) -> str:
+        return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
     lines = []
     for kind in dict.fromkeys(kind for _, kind in memory.without):
-        numbers = [str(number) for number, other in memory.without if other == kind]
-        lines.append(
-            f"No tiers in layer{'s' if len(numbers) > 1 else ''} {', '.join(numbers)} ({kind}): "
-            "nothing there attends to tokens."
-        )
-    plain = [layer for layer in memory.layers if not layer.chunk]
+        found = layers([number for number, other in memory.without if other == kind])
+        lines.append(f"No tiers in {found} ({kind}): nothing there attends to tokens.")
+    plain = [layer.number for layer in memory.layers if not layer.chunk]
     if plain:
-        numbers = [str(layer.number) for layer in plain]
-        lines.append(
-            f"No eidetic slots, and so no innovation, in layer{'s' if len(numbers) > 1 else ''} "
-            f"{', '.join(numbers)}."
-        )
+        lines.append(f"No eidetic slots, and so no innovation, in {layers(plain)}.")
     return lines
 
 
 def _measures(layer: Layer) -> list[dict[str, Any]]:
-    """What the text can be coloured by: values of each token as codes of 16 bits."""
+    """Quantities that colour the text: values of each token as codes of 16 bits."""
     found = []
     if layer.chunk:
         values = layer.innovation
@@ -124,34 +111,26 @@ def _measures(layer: Layer) -> list[dict[str, Any]]:
         low = max(float(positive.min()), high * 1e-6) if len(positive) else high / 2
         low = min(low, high / 2)
         places = np.log(np.maximum(values, low) / low) / np.log(high / low)
-        half = float(np.median(places))
-        found.append(_measure("innovation", places, low, high, half, HUES[EIDETIC], log=True))
+        measure = _measure("innovation", places, high, HUES[EIDETIC], float(np.median(places)))
+        found.append({**measure, "log": True, "low": low})
     for tier in reversed(layer.tiers[1:]):
         high = float(layer.mass[:, tier].max()) or 1.0
         name = f"share of attention on {TIERS[tier]} memory"
-        places = layer.mass[:, tier] / high
-        found.append(_measure(name, places, 0.0, high, 0.0, HUES[tier]))
+        found.append(_measure(name, layer.mass[:, tier] / high, high, HUES[tier]))
     high = float(layer.octave.max()) or 1.0
-    places = layer.octave / high
-    measure = _measure("tokens looked back", places, 0.0, high, 0.0, HUES[0])
+    measure = _measure("tokens looked back", layer.octave / high, high, HUES[0])
     return [*found, {**measure, "octaves": True}]
 
 
 def _measure(
-    name: str,
-    places: np.ndarray,
-    low: float,
-    high: float,
-    floor: float,
-    hue: str,
-    log: bool = False,
+    name: str, places: np.ndarray, high: float, hue: str, floor: float = 0.0
 ) -> dict[str, Any]:
-    """Codes of values that lie at ``places`` between low and high; no colour up to ``floor``."""
+    """Codes of values that lie at ``places`` between 0 and high; no colour up to ``floor``."""
     codes = np.round(np.clip(places, 0, 1) * CODES).astype("<u2")
     return {
         "name": name,
-        "log": log,
-        "low": low,
+        "log": False,
+        "low": 0.0,
         "high": high,
         "floor": min(round(floor * CODES), CODES - 1),
         "hue": hue,
@@ -160,7 +139,7 @@ def _measure(
 
 
 def _slots(layer: Layer) -> dict[str, Any]:
-    """Who was in the slots when; -1: to the end."""
+    """Tenancies of the slots; -1: to the end."""
     return {
         "chunk": layer.chunk,
         "chunks": len(layer.held),
@@ -174,7 +153,7 @@ def _slots(layer: Layer) -> dict[str, Any]:
 
 
 def _text(layer: Layer, measure: Mapping[str, Any], pieces: Sequence[Piece]) -> str:
-    """The tokens as elements, coloured as the script does it for its first choice."""
+    """The tokens as elements, coloured as the script colours its first choice."""
     codes = np.frombuffer(base64.b64decode(measure["codes"]), "<u2").astype(int)
     floor = measure["floor"]
     levels = np.where(codes > floor, 1 + 9 * (codes - floor - 1) // (CODES - floor), 0)
@@ -189,29 +168,22 @@ def _text(layer: Layer, measure: Mapping[str, Any], pieces: Sequence[Piece]) -> 
 
 
 def _kept(memory: Memory, pieces: Sequence[Piece]) -> Iterable[str]:
-    """What the slots hold at the end, a table for each layer."""
+    """Tokens in the slots at the end, a table for each layer."""
     layers = [layer for layer in memory.layers if layer.chunk]
     if layers:
-        yield "<h2>Kept to the end</h2>"
-        yield (
-            "<p>The most surprising tokens of each layer after the last one, where they stand, "
-            "and since which chunk edge a query can see them.</p>"
-        )
+        yield KEPT
     for layer in layers:
-        since = {stay.position: stay.entered for stay in layer.tenancies()}
-        rows = []
-        for position in layer.kept.tolist():
-            entered = since.get(position)
-            rows.append(
-                f'<tr><td>{position:,}</td><td class="left"><code>{_context(pieces, position)}'
-                f"</code></td><td>{layer.innovation[position]:.3g}</td>"
-                f"<td>{'next edge' if entered is None else f'{entered:,}'}</td></tr>"
-            )
-        head = '<th>position</th><th class="left">token</th><th>innovation</th><th>seen since</th>'
+        since = {stay.position: f"{stay.entered:,}" for stay in layer.tenancies()}
+        rows = [
+            f'<tr><td>{position:,}</td><td class="left"><code>{_context(pieces, position)}</code>'
+            f"</td><td>{layer.innovation[position]:.3g}</td>"
+            f"<td>{since.get(position, 'next edge')}</td></tr>"
+            for position in layer.kept.tolist()
+        ]
         yield (
             f"<details{' open' if layer is layers[0] else ''}><summary>{escape(layer.name)}: "
             f'{len(rows)} of {layer.held.shape[1]} slots</summary>\n<div class="wide"><table>'
-            f"<tr>{head}</tr>\n{''.join(rows)}</table></div></details>"
+            f"<tr>{KEPT_HEAD}</tr>\n{''.join(rows)}</table></div></details>"
         )
 
 
@@ -226,45 +198,31 @@ def _context(pieces: Sequence[Piece], position: int) -> str:
 
 
 def _figures(figures: Mapping[str, tuple[bytes, str]]) -> Iterable[str]:
-    titles = {
-        "innovation": "Innovation along the text",
-        "slots": "Who sits in the eidetic slots, and for how long",
-        "tiers": "Where attention goes",
-        "ages": "How old is what is attended to",
-    }
     for name, (image, words) in figures.items():
         source = base64.b64encode(image).decode()
         yield (
-            f'<h2>{titles[name]}</h2>\n<figure><img alt="{escape(words)}" '
+            f'<h2>{TITLES[name]}</h2>\n<figure><img alt="{escape(words)}" '
             f'src="data:image/png;base64,{source}">\n<figcaption>{escape(words)}</figcaption>'
             "</figure>"
         )
 
 
-def _attention(memory: Memory) -> Iterable[str]:
+def _attention(memory: Memory) -> str:
     """Shares of attention and median ages as a table."""
     used = sorted({tier for layer in memory.layers for tier in layer.tiers})
     head = "".join(f"<th>{TIERS[tier]}</th><th>median distance</th>" for tier in used)
     rows = []
     for layer in memory.layers:
         for number, shares in enumerate(layer.spread, start=1):
-            cells = []
-            for tier in used:
-                if tier in layer.tiers:
-                    cells.append(f"<td>{shares[tier].sum():.3f}</td><td>{_median(shares[tier])}")
-                else:
-                    cells.append("<td>none</td><td>")
-                cells.append("</td>")
-            rows.append(
-                f'<tr><th class="left" scope="row">{escape(layer.name)}</th><td>{number}</td>'
-                f"{''.join(cells)}</tr>"
+            cells = (
+                f"<td>{shares[tier].sum():.3f}</td><td>{_median(shares[tier])}</td>"
+                if tier in layer.tiers
+                else "<td>none</td><td></td>"
+                for tier in used
             )
-    yield (
-        '<h2>Attention by tier, layer and head</h2>\n<div class="wide"><table><caption>Share of '
-        "attention, a mean over the text; and the octave of tokens from key to query in which "
-        f'half of it is reached.</caption>\n<tr><th class="left">layer</th><th>head</th>{head}'
-        f"</tr>\n{''.join(rows)}</table></div>"
-    )
+            name = f'<th class="left" scope="row">{escape(layer.name)}</th><td>{number}</td>'
+            rows.append(f"<tr>{name}{''.join(cells)}</tr>")
+    return ATTENTION.format(head=head, rows="".join(rows))
 
 
 def _median(shares: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""What a memory report leaves behind: RUN/memory/NAME/{index.html, memory.json, *.png}."""
+"""Files of a memory report: RUN/memory/NAME/{index.html, memory.json, *.png}."""
 
 import json
 import re
@@ -22,14 +22,14 @@ FIGURES = ("innovation", "slots", "tiers", "ages")
 
 
 def write(run: Path, name: str, step: int, memory: Memory, pieces: Sequence[Piece]) -> Path:
-    """Write the report; what an earlier one left under the same name is replaced.
+    """Write the report; it replaces an earlier one of the same name.
 
     Args:
       run: directory of the run.
       name: of the text.
       step: training steps behind the model.
-      memory: what was read.
-      pieces: what each token looks like.
+      memory: the model's memory of the text.
+      pieces: the text, token by token.
 
     Returns:
       The page, index.html.
@@ -39,7 +39,7 @@ def write(run: Path, name: str, step: int, memory: Memory, pieces: Sequence[Piec
     """
     folder = run / "memory" / (re.sub(r"[^\w.-]+", "-", name).strip(".-") or "text")
     figures = {key: (png(figure), words) for key, (figure, words) in draw(memory).items()}
-    title = f"What {run.resolve().name} remembers of {name}"
+    title = f"Memory of {run.resolve().name} while reading {name}"
     layers = len(memory.layers) + len(memory.without)
     facts = f"step {step:,}, {len(memory.tokens):,} tokens, {layers} layers, read in float32"
     try:
@@ -63,7 +63,7 @@ def write(run: Path, name: str, step: int, memory: Memory, pieces: Sequence[Piec
 
 
 def numbers(memory: Memory) -> dict[str, Any]:
-    """All that the report shows, for other programs.
+    """All numbers of the report, for other programs.
 
     ``attention`` has for each tier a list over heads of shares by octave of distance (0, 1,
     2 .. 3, 4 .. 7, ...); ``slots`` a row [position, entered, left] for each token that was

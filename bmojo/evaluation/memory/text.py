@@ -1,4 +1,4 @@
-"""The text of a memory report: from a file to tokens, and back to something to look at."""
+"""The text of a memory report: tokens of a file, and their display."""
 
 import codecs
 import dataclasses
@@ -17,11 +17,11 @@ PARTIAL, END = "·", "⟨eos⟩"
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """What a token looks like.
+    """Display of a token.
 
     Attributes:
       text: to be shown in its place; a line feed in it breaks the line.
-      plain: whether it is the text itself and not a sign for what cannot be seen.
+      plain: whether it is the text itself, not a sign for invisible characters.
     """
 
     text: str
@@ -86,7 +86,7 @@ def _ids(path: str | Path, text: str) -> list[int]:
 
 
 def pieces(tokenizer: Any | None, tokens: Sequence[int] | np.ndarray) -> list[Piece]:
-    """What each token looks like; a character stands at the token of its last byte."""
+    """Display of each token; a character stands at the token of its last byte."""
     if tokenizer is None:
         return [Piece(f"{token} ") for token in tokens]
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -8,7 +8,6 @@ switches the kernels off.
 
 import concurrent.futures
 import ctypes
-import fcntl
 import functools
 import hashlib
 import logging
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 import jaxlib
 
 from bmojo.cache import cache_directory
+from bmojo.files import file_lock
 
 SOURCES = ("scan.cc", "ssd.cc", "attention.cc", "settle.cc")
 HERE = Path(__file__).parent
@@ -96,8 +96,7 @@ def _built(command: list[str]) -> Path:
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # others wait here for the first one
+    with file_lock(folder / "lock", wait=True):  # others wait here for the first one
         if not library.exists():
             started = time.monotonic()
             # As a warning, which is seen without further ado: for ten seconds nothing else is.

@@ -1,6 +1,6 @@
-"""Checkpoints: what a run needs to go on, kept on disk, checked before it is used."""
+"""Checkpoints: the whole state of a run on disk, verified before it is used."""
 
-from bmojo.training.checkpoints.load import restore_parameters
-from bmojo.training.checkpoints.saved import Checkpoint, Checkpoints
+from bmojo.training.checkpoints.manager import Checkpoint, Checkpoints
+from bmojo.training.checkpoints.reading import restore_parameters
 
 __all__ = ["Checkpoint", "Checkpoints", "restore_parameters"]

@@ -1,6 +1,6 @@
-"""Sizes and SHA-256 of all files of a checkpoint, beside them in ``hashes.json``.
+"""Checkpoint integrity: size and SHA-256 of every file, kept in ``hashes.json``.
 
-What the file system or a copy did to a file is found before anything is read into a model.
+Damage by the file system or by a copy is found before anything is read into a model.
 """
 
 import hashlib
@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bmojo.files import write_atomically
+from bmojo.files import sha256, write_atomically
 
-__all__ = ["NAME", "changes", "size", "told", "write"]
+__all__ = ["NAME", "changes", "shown", "size", "write"]
 
 NAME = "hashes.json"
 
-BLOCK = 2**22
 READERS = 4
 SHOWN = 3
 
@@ -25,7 +24,7 @@ Progress = Callable[[int], None]
 
 
 def write(directory: Path) -> None:
-    """Read all files of a checkpoint and write down what they are."""
+    """Read all files of a checkpoint and write their sizes and hashes."""
     files = sorted(_files(directory))
     hashed = _hashed(directory, files, lambda count: None)
     found = {
@@ -40,14 +39,13 @@ def changes(
     within: Iterable[str] | None = None,
     content: bool = True,
 ) -> list[str] | None:
-    """What is wrong with the files of a checkpoint.
+    """The differences between the files of a checkpoint and their hashes.
 
     Args:
       directory: of the checkpoint.
       progress: called with the bytes that were read since it was called last, one call at a
         time, from any thread.
-      within: names of folders of the checkpoint; only what lies in them is looked at. None:
-        everything.
+      within: names of the checkpoint's folders to look at; None: all files.
       content: whether to read the files, or only look at their names and sizes.
 
     Returns:
@@ -60,7 +58,7 @@ def changes(
     try:
         text = path.read_text(encoding="utf8")
         known = json.loads(text)["files"]
-        # Its own hash, and what JSON does not care about, must be as they were written too.
+        # Its own hash, and blanks that JSON ignores, must be as they were written too.
         whole = text == _text(known)
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
@@ -88,7 +86,7 @@ def changes(
     return [f"{name}: {found[name]}" for name in sorted(found)]
 
 
-def told(problems: list[str]) -> str:
+def shown(problems: list[str]) -> str:
     """The first few of :func:`changes` in one line."""
     more = len(problems) - SHOWN
     return "; ".join(problems[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
@@ -110,14 +108,12 @@ def _files(directory: Path) -> set[str]:
 def _hashed(directory: Path, names: Iterable[str], progress: Progress) -> dict[str, str]:
     lock = threading.Lock()
 
+    def counted(count: int) -> None:
+        with lock:
+            progress(count)
+
     def read(name: str) -> tuple[str, str]:
-        digest = hashlib.sha256()
-        with open(directory / name, "rb", buffering=0) as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-                with lock:
-                    progress(len(block))
-        return name, digest.hexdigest()
+        return name, sha256(directory / name, counted)
 
     with ThreadPoolExecutor(READERS) as pool:
         return dict(pool.map(read, names))

@@ -1,1 +1,1 @@
-"""What is looked at before a run: the machine, its network, and the compiled training step."""
+"""Preflight: checks of the machine and of the compiled training step before a run."""

@@ -1,85 +1,57 @@
-"""What a config asks of each device, before anything is trained."""
+"""The compiled training step before a run: parameters, memory and operations of a device."""
 
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from flax import nnx
+from rich.table import Table
 
 from bmojo.data.pipeline import Batches, Segments
 from bmojo.layers.protocol import parameter_axes
-from bmojo.model import ModelConfig, describe
 from bmojo.ops.axes import Names
-from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.curriculum import Curriculum
-from bmojo.training.mesh import Layout, spec_text
-from bmojo.training.optimizer import make_optimizer
-from bmojo.training.parameters import outline
-from bmojo.training.placed import Placed
-from bmojo.training.processes import Processes
-from bmojo.training.train_step import STOP, device_fields, make_fresh_state, make_train_step
+from bmojo.training.preflight.machine import size, table
+from bmojo.training.run_setup import RunSetup
+from bmojo.training.sharding import spec_text
+from bmojo.training.train_step import STOP, device_fields
 
 NOT_CUT = "-"
 """The sharding of an array that lies whole on every device."""
 
 
 class Step:
-    """The training step of a config with the most tokens, in shapes.
+    """The training step with the most tokens, in shapes.
 
     Nothing here takes memory on a device until :meth:`compile`.
 
     Args:
-      model_config: ``model_config.make(rngs)`` gives the model.
-      optimizer_config: of its parameters.
-      trainer: seed, parts of a batch, segments of a sequence.
-      curriculum: its stages.
-      layout: where arrays lie, in force; None: on one device.
-      processes: that train together.
-
-    Raises:
-      RunError: an array cannot be cut as the layout says.
+      setup: of the run; its layout is in force.
     """
 
-    def __init__(
-        self,
-        model_config: Any,
-        optimizer_config: OptimizerConfig,
-        trainer: TrainerConfig,
-        curriculum: tuple[Stage, ...],
-        layout: Layout | None,
-        processes: Processes,
-    ):
-        self._config, self._trainer = model_config, trainer
-        self._layout, self._processes = layout, processes
-        self._plan = Curriculum(curriculum, trainer.segments_per_document)
-        self.stage = max(curriculum, key=lambda stage: stage.batch_size * stage.data.length)
-        self.number = curriculum.index(self.stage) + 1
-
-        def make() -> Any:
-            return model_config.make(nnx.Rngs(trainer.seed))
-
-        self._structure, shapes = outline(make)
-        self._optimizer = make_optimizer(optimizer_config, self._plan.total, self._structure.names)
-        self._placed = Placed(layout, make, shapes)
-        self._axes = parameter_axes(nnx.eval_shape(make))
-        self._parameters = self._placed.parameters(shapes)
-        self._state = self._placed.optimizer(jax.eval_shape(self._optimizer.init, shapes))
+    def __init__(self, setup: RunSetup):
+        self._setup, self._layout = setup, setup.layout
+        stages = setup.curriculum.stages
+        self.stage = max(stages, key=lambda stage: stage.batch_size * stage.data.length)
+        self.number = stages.index(self.stage) + 1
+        self._axes = parameter_axes(nnx.eval_shape(setup.make))
+        self._parameters, self._state = setup.shapes, setup.optimizer_shapes()
 
     @property
     def tokens(self) -> int:
         """Read by the step, on all devices."""
-        return self.stage.batch_size * self.stage.data.length // self._plan.segments
+        return self.stage.batch_size * self.stage.data.length // self._setup.curriculum.segments
 
     @property
     def pieces_of_time(self) -> int:
         """Devices that share a sequence."""
-        return 1 if self._layout is None else self._layout.sequence
+        return self._layout.sequence
 
     def parameters(self) -> list[dict[str, Any]]:
-        """Of each parameter ``name``, ``shape``, ``axes`` (their names), ``sharding``, bytes.
+        """A row for each parameter: ``name``, ``shape``, ``axes`` (names), ``sharding``, bytes.
 
-        ``bytes`` are those of the whole, ``device_bytes`` what one device holds.
+        ``bytes`` are those of the whole array, ``device_bytes`` those on one device.
         """
         return [
             {
@@ -97,42 +69,32 @@ class Step:
     def totals(self) -> dict[str, dict[str, int]]:
         """Bytes of parameters, optimizer state, gradients, and of all three.
 
-        Each has ``bytes``, which one device alone would hold, ``device_bytes``, which one of the
-        mesh holds, and ``all_devices_bytes``, which all of them hold together.
+        Each has ``bytes``, for one device alone, ``device_bytes``, on one device of the mesh, and
+        ``all_devices_bytes``, on all of them together.
         """
-        devices = 1 if self._layout is None else self._layout.mesh.size
         # A gradient lies where its parameter does.
-        trees = {
-            "parameters": self._parameters,
-            "optimizer state": self._state,
-            "gradients": self._parameters,
-        }
+        trees = (self._parameters, self._state, self._parameters)
         rows = {}
-        for name, tree in trees.items():
+        for name, tree in zip(("parameters", "optimizer state", "gradients"), trees, strict=True):
             leaves = jax.tree.leaves(tree)
             held = sum(map(_device_bytes, leaves))
-            rows[name] = {
-                "bytes": sum(map(_bytes, leaves)),
-                "device_bytes": held,
-                "all_devices_bytes": devices * held,
-            }
-        rows["together"] = {
-            field: sum(row[field] for row in rows.values()) for field in rows["parameters"]
-        }
+            everywhere = self._layout.devices * held
+            rows[name] = {"bytes": sum(map(_bytes, leaves)), "device_bytes": held}
+            rows[name]["all_devices_bytes"] = everywhere
+        fields = rows["parameters"]
+        rows["together"] = {field: sum(row[field] for row in rows.values()) for field in fields}
         return rows
 
     def model_flops(self) -> float | None:
         """The step's operations on all devices by the model's own count, backward as 2 x forward.
 
-        None: the model does not tell. What remat computes again is not counted.
+        None: the model has no count. Operations that remat repeats are not counted.
         """
-        if not isinstance(self._config, ModelConfig):
-            return None
-        per_token = describe(self._config).flops_per_token(self.stage.data.length)
-        return 3.0 * per_token * self.tokens
+        per_token = self._setup.facts.get("flops_per_token", {}).get(str(self.stage.data.length))
+        return None if per_token is None else 3.0 * per_token * self.tokens
 
     def compile(self) -> dict[str, Any]:
-        """Compile the step, and ask XLA what it takes.
+        """Compile the step, and ask XLA for its memory and operations.
 
         Raises:
           ValueError: a layer cannot cut its time over as many devices.
@@ -140,55 +102,81 @@ class Step:
 
         Returns:
           ``trace_seconds``, ``compile_seconds``; ``flops``, of one device, a loop's body counted
-          once (None where the backend does not tell); ``memory``, of one device: bytes of
+          once (None if unknown); ``memory``, of one device: bytes of
           ``arguments``, ``outputs``, ``aliased`` (outputs in the place of arguments),
-          ``temporary``, ``program``, and ``together``; None where the backend does not tell.
+          ``temporary``, ``program``, and ``together``; None if unknown.
         """
-        step = make_train_step(
-            self._structure,
-            self._optimizer,
-            self._layout,
-            self._placed.shardings,
-            self._trainer.accumulate,
-            self._trainer.on_nonfinite == "skip",
-        )
-        arguments = (self._parameters, self._state, self._carried(), self._batch())
+        carried = None
+        if self._setup.curriculum.segments > 1:
+            carried = self._setup.state_shapes(self.stage)
+        step, arguments = self._setup.train_step(), (self._parameters, self._state, carried)
         began = time.monotonic()
-        lowered = step.lower(*arguments)
+        lowered = step.lower(*arguments, self._batch())
         traced = time.monotonic()
         compiled = lowered.compile()
         return {
             "trace_seconds": traced - began,
             "compile_seconds": time.monotonic() - traced,
-            "flops": _flops(compiled),
-            "memory": _memory(compiled),
+            "flops": (_analysis(compiled.cost_analysis) or {}).get("flops"),
+            "memory": _memory(_analysis(compiled.memory_analysis)),
         }
 
     def _batch(self) -> dict[str, Any]:
         """Shapes of the fields of a batch, read from the data themselves."""
         rows = self.stage.batch_size
-        mine = None if self._layout is None else self._layout.local_rows(rows)
-        source = self.stage.data.source(self._trainer.seed, "train")
-        segments = Segments(Batches(source, rows, 0, mine), self._plan.segments)
+        mine = self._layout.local_rows(rows)
+        source = self.stage.data.source(self._setup.trainer.seed, "train")
+        segments = Segments(Batches(source, rows, 0, mine), self._setup.curriculum.segments)
         fields: dict[str, Any] = {}
         for name, value in device_fields(next(segments)).items():
             shape = (rows, *value.shape[1:])
-            where = None if self._layout is None else self._layout.batch(shape)
             dtype = jax.dtypes.canonicalize_dtype(value.dtype)
-            fields[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-        if self._layout is not None and self._processes.count > 1:
+            fields[name] = jax.ShapeDtypeStruct(shape, dtype, sharding=self._layout.batch(shape))
+        if self._setup.processes.count > 1:
             flag = self._layout.flag(False)
             fields[STOP] = jax.ShapeDtypeStruct(flag.shape, flag.dtype, sharding=flag.sharding)
         return fields
 
-    def _carried(self) -> Any:
-        """Shapes of the state that goes from a segment to the next; None: there is one segment."""
-        if self._plan.segments == 1:
-            return None
-        fresh = make_fresh_state(self._structure, self._layout)
-        rows, length = self.stage.batch_size, self.stage.data.length
-        state = jax.eval_shape(lambda p: fresh(p, rows, length), self._parameters)
-        return self._placed.state(state)
+
+def parameter_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Shape, sharding and bytes of every parameter."""
+    shown = [
+        {
+            **row,
+            "shape": " x ".join(map(str, row["shape"])),
+            "cut": "whole" if row["sharding"] == NOT_CUT else row["sharding"],
+        }
+        for row in rows
+    ]
+    columns = {"name": "{name}", "shape": "{shape}", "axes": "{axes}", "cut along": "{cut}"}
+    columns |= {"bytes": "{bytes}", "bytes a device": "{device_bytes}"}
+    return table("parameters", 4, columns, shown)
+
+
+def totals_table(rows: Mapping[str, Mapping[str, int]]) -> Table:
+    """Bytes of a training on one device alone, and on the mesh."""
+    shown = [
+        {**row, "of": name, "share": row["device_bytes"] / max(row["bytes"], 1)}
+        for name, row in rows.items()
+    ]
+    columns = {
+        "of": "{of}",
+        "one device alone": "{bytes}",
+        "a device of the mesh": "{device_bytes}",
+    }
+    columns |= {"share": "{share:.3f}", "all devices together": "{all_devices_bytes}"}
+    return table("bytes of a training, without what a step needs for itself", 1, columns, shown)
+
+
+def uncut_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The share of the parameters that no rule cuts."""
+    whole = [row for row in rows if row["sharding"] == NOT_CUT]
+    held = sum(row["bytes"] for row in whole)
+    part = held / max(sum(row["bytes"] for row in rows), 1)
+    return (
+        f"{len(whole)} of {len(rows)} parameters are not cut and lie whole on every device: "
+        f"{size(held)}, {part:.1%} of all"
+    )
 
 
 def _bytes(leaf: Any) -> int:
@@ -213,19 +201,15 @@ def _axes_text(names: Names | None, ndim: int) -> str:
     return " ".join(name or NOT_CUT for name in names) if ndim else ""
 
 
-def _flops(compiled: Any) -> float | None:
+def _analysis(analyse: Callable[[], Any]) -> Any:
+    """What the compiler counts; None if the backend does not."""
     try:
-        costs = compiled.cost_analysis()
+        return analyse()
     except (NotImplementedError, RuntimeError):
         return None
-    return (costs or {}).get("flops")
 
 
-def _memory(compiled: Any) -> dict[str, int] | None:
-    try:
-        stats = compiled.memory_analysis()
-    except (NotImplementedError, RuntimeError):
-        return None
+def _memory(stats: Any) -> dict[str, int] | None:
     if stats is None:
         return None
     memory = {
@@ -235,5 +219,4 @@ def _memory(compiled: Any) -> dict[str, int] | None:
         "temporary": stats.temp_size_in_bytes,
         "program": stats.generated_code_size_in_bytes,
     }
-    together = sum(memory.values()) - 2 * memory["aliased"]
-    return {**memory, "together": together}
+    return {**memory, "together": sum(memory.values()) - 2 * memory["aliased"]}

@@ -15,16 +15,18 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes, processes
+from bmojo.multihost import Cluster, start
+from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes
 
 
 def main(directory, port, process):
-    jax.distributed.initialize(
-        f"127.0.0.1:{port}",
-        num_processes=2,
-        process_id=int(process),
-        heartbeat_timeout_seconds=20,
-    )
+    processes = start(Cluster(f"127.0.0.1:{port}", 2, int(process)))
+    with processes.together():
+        save_and_restore(directory, processes)
+    print("all equal")
+
+
+def save_and_restore(directory, processes):
     kept_in = Path(directory)
     values = np.arange(32, dtype="f4").reshape(8, 4)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
@@ -36,7 +38,7 @@ def main(directory, port, process):
             values.shape, where, lambda index: factor * values[index]
         )
 
-    with Checkpoints(kept_in, keep=2) as kept:
+    with Checkpoints(kept_in, 2, processes=processes) as kept:
         for step in (1, 2, 3):
             w, m = array(step), array(-step)
             kept.save(Checkpoint(step, {"w": w}, {"m": m}, {"n": step}))
@@ -45,19 +47,18 @@ def main(directory, port, process):
     assert sorted(p.name for p in kept_in.iterdir()) == ["2", "3"]
     assert all(hashes.changes(p) == [] for p in kept_in.iterdir())
     processes.meet("seen")
-    if processes.is_first():
+    if processes.main:
         path = kept_in / "3" / "meta" / "metadata"
         path.write_bytes(path.read_bytes()[:-1])
     processes.meet("damaged")
     shape = jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=where)
-    with Checkpoints(kept_in, keep=2) as kept:
+    with Checkpoints(kept_in, 2, processes=processes) as kept:
         restored, lines = kept.restore({"w": shape}, {"m": shape})
     assert restored.step == 2 and len(lines) == 1 and "meta/metadata" in lines[0], lines
     for shard in restored.parameters["w"].addressable_shards:
         assert np.array_equal(shard.data, 2 * values[shard.index])
     for shard in restored.optimizer_state["m"].addressable_shards:
         assert np.array_equal(shard.data, -2 * values[shard.index])
-    print("all equal")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 import pytest
 
 from bmojo.data.mqar import MQARConfig
-from bmojo.training.checkpoints.best import Best, check_best
-from bmojo.training.config import Evaluation, TrainerConfig
+from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
+from bmojo.training.experiment import Experiment, check
+from bmojo.training.metrics import Best
 from bmojo.training.run_dir import RunError
+from tests.training.standin import StandInConfig
 
 
 def row(step, value, name="recall", group=None, field="accuracy"):
@@ -40,10 +42,16 @@ def test_what_is_no_field_is_refused(wanted):
 
 
 def test_what_is_not_measured_is_refused():
-    evaluations = [Evaluation("recall", MQARConfig(16, (2,), 32))]
-    check_best("recall/loss", evaluations)
-    check_best(None, [])
+    task = MQARConfig(16, (2,), 32)
+
+    def check_best(best, *evaluations):
+        stages, trainer = (Stage(task, 1, 1),), TrainerConfig(best=best)
+        check(Experiment(StandInConfig(), OptimizerConfig(), trainer, stages, evaluations))
+
+    recall = Evaluation("recall", task)
+    check_best("recall/loss", recall)
+    check_best(None)
     with pytest.raises(RunError, match="no evaluation is called 'recal'; did you mean 'recall'"):
-        check_best("recal/loss", evaluations)
+        check_best("recal/loss", recall)
     with pytest.raises(RunError, match="has no bits_per_byte; take recall/loss"):
-        check_best("recall/bits_per_byte", evaluations)
+        check_best("recall/bits_per_byte", recall)

@@ -1,7 +1,7 @@
 import pytest
 
 from bmojo.training.checkpoints import hashes
-from scripts.reliability.corrupt import damage
+from scripts.reliability.damage import damage
 
 
 @pytest.fixture
@@ -49,5 +49,5 @@ def test_no_byte_of_the_hashes_can_change(folder):
 
 
 def test_a_long_list_is_cut():
-    assert hashes.told(["a: x", "b: y"]) == "a: x; b: y"
-    assert hashes.told(list("abcde")) == "a; b; c; and 2 more"
+    assert hashes.shown(["a: x", "b: y"]) == "a: x; b: y"
+    assert hashes.shown(list("abcde")) == "a; b; c; and 2 more"

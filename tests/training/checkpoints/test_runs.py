@@ -11,10 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes, layout
+import bmojo
+from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes, reading, restore_parameters
 from bmojo.training.config import OptimizerConfig, TrainerConfig
 from bmojo.training.run_dir import RunError
-from scripts.reliability import corrupt
+from scripts.reliability import damage as corrupt
 from tests.training.standin import run
 
 ROOT = Path(__file__).parents[3]
@@ -65,11 +66,44 @@ def saved(tmp_path):
 def test_a_format_that_is_not_known(saved, monkeypatch):
     save, path, *expected = saved
     with monkeypatch.context() as patch:
-        patch.setattr("bmojo.training.checkpoints.saved.FORMAT", 7)
+        wrote = {"format": 7, "version": "9.1"}
+        patch.setattr("bmojo.training.checkpoints.manager.stamp", lambda: wrote)
         save(1)
-    with Checkpoints(path) as kept, pytest.raises(RunError, match="has format 7, .* reads format"):
+    message = (
+        f"{path}/1: the checkpoint was written by bmojo 9.1 in format 7, bmojo "
+        f"{bmojo.__version__} reads format 2; use bmojo 9.1, or train again with --fresh"
+    )
+    with Checkpoints(path) as kept, pytest.raises(RunError) as caught:
         kept.restore(*expected)
-    assert (path / "1").is_dir() and layout.FORMAT == 1
+    assert str(caught.value) == message
+    with pytest.raises(RunError) as caught:
+        restore_parameters(path, expected[0])
+    assert str(caught.value) == message
+    assert (path / "1").is_dir() and reading.FORMAT == 2
+
+
+def test_a_checkpoint_says_who_wrote_it(saved):
+    save, path, *expected = saved
+    save(1)
+    with Checkpoints(path) as kept:
+        restored, _ = kept.restore(*expected)
+    assert restored.meta == {"format": 2, "version": bmojo.__version__}
+
+
+@pytest.mark.parametrize("wrote", [{}, {"format": 1}])
+def test_a_checkpoint_of_the_first_version_is_refused_in_one_line(saved, monkeypatch, wrote):
+    """Its parameters have other names; what it lacks says who wrote it."""
+    save, path, *expected = saved
+    with monkeypatch.context() as patch:
+        patch.setattr("bmojo.training.checkpoints.manager.stamp", lambda: wrote)
+        save(1)
+    message = r"/1: the checkpoint was written by bmojo 0\.1\.0 in format 1, .*use bmojo 0\.1\.0"
+    with Checkpoints(path) as kept, pytest.raises(RunError, match=message) as caught:
+        kept.restore(*expected)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RunError, match=message):
+        restore_parameters(path, expected[0])
+    assert (path / "1").is_dir(), "it is not moved aside"
 
 
 def test_hashes_that_cannot_be_written_are_told(saved, monkeypatch):
@@ -87,8 +121,8 @@ def test_hashes_that_cannot_be_written_are_told(saved, monkeypatch):
 
 def test_the_best_is_kept_though_the_run_was_interrupted(tmp_path):
     changes = {
-        "optimizer_config": OptimizerConfig(0.3, schedule="constant", clip=None),
-        "trainer_config": TrainerConfig(
+        "optimizer": OptimizerConfig(0.3, schedule="constant", clip=None),
+        "trainer": TrainerConfig(
             log_every=2,
             eval_every=2,
             checkpoint_every=5,
@@ -101,7 +135,7 @@ def test_the_best_is_kept_though_the_run_was_interrupted(tmp_path):
     }
     with pytest.raises(RunError, match="no evaluation is called 'recal'"):
         wrong = TrainerConfig(best="recal/loss")
-        run(tmp_path / "wrong", **(changes | {"trainer_config": wrong}))
+        run(tmp_path / "wrong", **(changes | {"trainer": wrong}))
     assert not (tmp_path / "wrong").exists()
     one, two = tmp_path / "one", tmp_path / "two"
     assert run(one, **changes).exit_code == 0

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from bmojo.training.preflight import machine, speed, tables
-from bmojo.training.processes import Processes
+from bmojo.multihost import Processes
+from bmojo.training.preflight import machine
 
 
 def test_devices_are_counted():
@@ -38,8 +38,8 @@ def test_collectives_do_what_they_are_called(monkeypatch):
         seen.append(np.asarray(program(mine)).reshape(2, 4, -1))
         return 0.5, 0.25
 
-    monkeypatch.setattr(speed, "_time", look)
-    rows = list(speed.collectives(mesh, "axis", 1))
+    monkeypatch.setattr(machine, "_time", look)
+    rows = list(machine.collectives(mesh, "axis", 1))
     numbers = 2**18
     assert [row["bytes"] for row in rows] == [4 * numbers] * 4
     sent = {"all-gather": 0.75, "reduce-scatter": 0.75, "all-reduce": 1.5, "ppermute": 1.0}
@@ -56,7 +56,7 @@ def test_collectives_do_what_they_are_called(monkeypatch):
 
 
 def test_times_are_of_running(monkeypatch):
-    rows = list(speed.products(8, repeats=1))
+    rows = list(machine.products(8, repeats=1))
     assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
     assert all(row["gigaflops"] == 2 * 8**3 / row["seconds"] / 1e9 for row in rows)
 
@@ -66,4 +66,4 @@ def test_times_are_of_running(monkeypatch):
     [(None, "unknown"), (0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (2**40, "1 TiB")],
 )
 def test_sizes_are_told_in_words(number, text):
-    assert tables.size(number) == text
+    assert machine.size(number) == text

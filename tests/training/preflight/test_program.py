@@ -8,12 +8,14 @@ import pytest
 from flax import nnx
 
 from bmojo.data.mqar import MQARConfig
+from bmojo.multihost import Processes
 from bmojo.ops.axes import Names
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
-from bmojo.training.mesh import Layout, MeshConfig
+from bmojo.training.experiment import Experiment
 from bmojo.training.preflight.program import Step
-from bmojo.training.processes import Processes
 from bmojo.training.run_dir import RunError
+from bmojo.training.run_setup import RunSetup
+from bmojo.training.sharding import Layout, MeshConfig
 
 VOCAB = 64
 
@@ -46,8 +48,9 @@ class ToyConfig:
 
 def step(layout, batch_size=8):
     data = MQARConfig(vocab_size=VOCAB, length=16, num_pairs=(2,))
-    curriculum = (Stage(data, 5, 1), Stage(data, 5, batch_size))
-    return Step(ToyConfig(), OptimizerConfig(), TrainerConfig(), curriculum, layout, Processes())
+    curriculum = (Stage(data, 5, batch_size // 2), Stage(data, 5, batch_size))
+    experiment = Experiment(ToyConfig(), OptimizerConfig(), TrainerConfig(), curriculum)
+    return Step(RunSetup(experiment, Processes(), layout=layout))
 
 
 @pytest.fixture
@@ -101,4 +104,4 @@ def test_compiling_tells_time_memory_and_operations(layout):
 
 def test_what_cannot_be_cut_is_named():
     with pytest.raises(RunError, match="Mesh.fsdp: 3 does not divide the 8 of parameter"):
-        step(Layout(MeshConfig(fsdp=3), jax.devices()[:3]))
+        step(Layout(MeshConfig(fsdp=3), jax.devices()[:3]), 12)

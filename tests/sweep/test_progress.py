@@ -7,7 +7,7 @@ import pytest
 
 from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
-from bmojo.sweep.watch import Progress, eta, progress
+from bmojo.sweep.view import Progress, eta, progress
 
 
 def write(run, name, *records):

@@ -1,26 +1,29 @@
-"""Several processes that train one model: who they are, what they agree on, who has died.
+"""Several processes that train one model: their meeting, their agreement and their loss.
 
 JAX's distributed runtime connects them; each runs the same program on devices of its own. The
 first process, the main one, owns the run directory, talks to the user and decides what all
 have to agree on. Nothing here uses the devices: messages go through the key-value store of
-JAX's coordinator.
+JAX's coordinator. JAX is imported where it is used, so that a command line can look for a
+scheduler at once.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
+from bmojo.errors import UserError, first_line
 
-from bmojo.cluster import PEER_LOST, Cluster
-from bmojo.errors import UserError
-from bmojo.training.run_dir import RunError
+__all__ = ["PEER_LOST", "Cluster", "Processes", "cluster", "detect", "start"]
+
+PEER_LOST = 6
+"""Exit code where another process of the run died or stopped."""
 
 BEAT_SECONDS = 1.0
 SILENT_BEATS = 12
@@ -33,6 +36,84 @@ WAIT_SECONDS = 600
 """How long a process waits for another one that lives."""
 
 BEATS, FAILED, LOST = "bmojo/beat/", "bmojo/failed/", "bmojo/lost/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """How processes find each other.
+
+    Attributes:
+      coordinator: HOST:PORT of the first process; None: JAX asks the scheduler.
+      count: processes; None: JAX asks the scheduler.
+      index: of this process; None: JAX asks the scheduler.
+    """
+
+    coordinator: str | None = None
+    count: int | None = None
+    index: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [value is not None for value in (self.coordinator, self.count, self.index)]
+        if any(given) and not all(given):
+            raise UserError(
+                "--coordinator, --num-processes, --process-id: give all three, or none where a "
+                "scheduler is to be asked"
+            )
+        if self.coordinator is None:
+            return
+        assert self.count is not None and self.index is not None
+        if (
+            not self.coordinator.rpartition(":")[0]
+            or not self.coordinator.rpartition(":")[2].isdigit()
+        ):
+            raise UserError(f"--coordinator: {self.coordinator!r} is not HOST:PORT")
+        if self.count < 1:
+            raise UserError(f"--num-processes: {self.count} is too small; give at least 1")
+        if not 0 <= self.index < self.count:
+            raise UserError(
+                f"--process-id: {self.index} is not one of the {self.count} processes; give 0 to "
+                f"{self.count - 1}"
+            )
+
+
+def detect(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The scheduler that started this process as one of several; None: nobody did.
+
+    Slurm (srun), Open MPI (mpirun), and TPU slices on GKE are known by their variables.
+    """
+    if _number(environment, "SLURM_STEP_NUM_TASKS") > 1 and "SLURM_PROCID" in environment:
+        return "Slurm"
+    if _number(environment, "OMPI_COMM_WORLD_SIZE") > 1:
+        return "Open MPI"
+    if "TPU_WORKER_ID" in environment and "," in environment.get("TPU_WORKER_HOSTNAMES", ""):
+        return "GKE"
+    return None
+
+
+def cluster(
+    coordinator: str | None, count: int | None, index: int | None, distributed: bool | None
+) -> Cluster | None:
+    """What a command line says of other processes; None: there are none.
+
+    Args:
+      coordinator: HOST:PORT.
+      count: processes.
+      index: of this one.
+      distributed: whether to ask the scheduler; None: if it started several.
+
+    Raises:
+      UserError: only a part of it is said.
+    """
+    if coordinator is not None or count is not None or index is not None:
+        return Cluster(coordinator, count, index)
+    if distributed or (distributed is None and detect() is not None):
+        return Cluster()
+    return None
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    value = environment.get(name, "")
+    return int(value) if value.isdigit() else 0
 
 
 class Processes:
@@ -56,11 +137,15 @@ class Processes:
         """Whether this process writes and speaks."""
         return self.index == 0
 
-    def from_main(self, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives on the main process, a JSON value, on all processes.
+    def from_main(self, make: Callable[[], Any], patience: float = WAIT_SECONDS) -> Any:
+        """The JSON value that ``make`` gives on the main process, on all processes.
+
+        Args:
+          make: called on the main process alone.
+          patience: seconds that the others wait.
 
         Raises:
-          RunError: it raised a ``UserError`` there; the same line on every process.
+          UserError: ``make`` raised one there; the same line on every process.
         """
         if self.count == 1:
             return make()
@@ -76,10 +161,20 @@ class Processes:
             finally:
                 _client().key_value_set(key, json.dumps(answer or {"error": "it died"}))
             return answer["value"]
-        answer = json.loads(_client().blocking_key_value_get(key, WAIT_SECONDS * 1000))
+        answer = json.loads(_client().blocking_key_value_get(key, round(patience * 1000)))
         if "error" in answer:
-            raise RunError(answer["error"])
+            raise UserError(answer["error"])
         return answer["value"]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The JSON values that all processes give, in their order, on each of them."""
+        if self.count == 1:
+            return [value]
+        self._calls += 1
+        keys = [f"bmojo/gather/{self._calls}/{index}" for index in range(self.count)]
+        _client().key_value_set(keys[self.index], json.dumps(value))
+        limit = WAIT_SECONDS * 1000
+        return [json.loads(_client().blocking_key_value_get(key, limit)) for key in keys]
 
     def meet(self, name: str) -> None:
         """Wait for all processes."""
@@ -89,7 +184,9 @@ class Processes:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Do something that all processes do, and part in peace or tell the others why not."""
+        """Run a block on all processes; an error that ends it here ends it on the others too."""
+        import jax
+
         try:
             yield
         except UserError as error:
@@ -107,6 +204,8 @@ class Processes:
 
     def _part(self) -> None:
         """Leave JAX's runtime, the main process as the last: the others need it to leave."""
+        import jax
+
         if self.main:
             end = time.monotonic() + PARTING_SECONDS
             everyone = list(range(self.count))
@@ -135,24 +234,26 @@ def start(cluster: Cluster | None) -> Processes:
     """
     if cluster is None or cluster.count == 1:
         return Processes()
+    import jax
+
     # A dead process must not take the others down in the middle of a sentence: they say who
     # died, and exit by themselves.
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # the loop listens to SIGTERM
-    where = cluster.coordinator or "the place that the scheduler tells"
+    where = cluster.coordinator or "the address that the scheduler gives"
     print(f"meeting the other processes at {where}", file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(cluster.coordinator, cluster.count, cluster.index)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the processes cannot find each other ({_first_line(error)}); see "
+            f"the processes cannot find each other ({first_line(error)}); see "
             "--coordinator, --num-processes and --process-id"
         ) from None
     return Processes(jax.process_index(), jax.process_count())
 
 
 class _Watch(threading.Thread):
-    """Says that this process lives, and ends it when another one does not."""
+    """Reports that this process lives, and ends it when another one does not."""
 
     def __init__(self, client: Any, index: int, count: int):
         super().__init__(name="watch", daemon=True)
@@ -174,20 +275,20 @@ class _Watch(threading.Thread):
                 _end(reason)
 
     def _look(self, beat: int) -> str | None:
-        """Tell that this process lives; what there is to say of one that does not.
+        """Report that this process lives; the sentence about one that does not, or None.
 
-        The main process watches all others and tells them what it finds; they watch it.
+        The main process watches all others and reports a lost one to them; they watch it.
         """
         main = self._index == 0
         try:
             mine = json.dumps({"beat": beat, "who": self._who[self._index]})
             self._client.key_value_set(f"{BEATS}{self._index}", mine, allow_overwrite=True)
             beats, failed = self._others(BEATS if main else f"{BEATS}0"), self._others(FAILED)
-            told = [value for _, value in self._client.key_value_dir_get(LOST)]
+            lost = [value for _, value in self._client.key_value_dir_get(LOST)]
         except Exception as error:  # What gRPC raises has no class of its own.
-            return f"{self._called(0)} is gone ({_first_line(error)})"
-        if told:
-            return told[0]
+            return f"{self._called(0)} is gone ({first_line(error)})"
+        if lost:
+            return lost[0]
         for index, message in failed.items():
             return f"{self._called(index)} stopped: {message}"
         reason = self._silent(beats, range(1, self._count) if main else range(1))
@@ -197,7 +298,7 @@ class _Watch(threading.Thread):
         return reason
 
     def _silent(self, beats: dict[int, str], expected: range) -> str | None:
-        """What there is to say of a process whose beat has stopped."""
+        """The sentence about a process whose beat has stopped, or None."""
         for index in expected:
             text = beats.get(index, "")
             if text:
@@ -239,7 +340,3 @@ def _client() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,4 +1,4 @@
-"""Which device holds what: a mesh of devices, and rules that cut arrays along its axes.
+"""Sharding: a mesh of devices, and rules that cut arrays along its axes.
 
 ``data`` and ``fsdp`` cut the rows of a batch; ``fsdp`` also cuts parameters and optimizer
 state, each device fetching the others' parts when a layer needs them (ZeRO, arXiv 1910.02054);
@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bmojo.errors import suggestion
 from bmojo.ops.axes import NAMES, Names, axis_rules, partition
+from bmojo.training.config import check_types
 from bmojo.training.parameters import Parameters
 from bmojo.training.run_dir import RunError
 
@@ -38,7 +39,7 @@ RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How the devices are arranged; -1 stands for all that the other axes leave.
+    """Sizes of the mesh's axes; -1 stands for all devices that the other axes leave.
 
     Attributes:
       data: copies of the model, each with its own rows.
@@ -56,11 +57,10 @@ class MeshConfig:
     rules: tuple[Any, ...] = RULES
 
     def __post_init__(self) -> None:
+        check_types(self)
         open_axes = [axis for axis in AXES if getattr(self, axis) == -1]
         for axis in AXES:
             size = getattr(self, axis)
-            if isinstance(size, bool) or not isinstance(size, int):
-                raise TypeError(f"Mesh.{axis}: {size!r} is not an integer; give a size, or -1")
             if size < 1 and size != -1:
                 raise ValueError(f"Mesh.{axis}: {size} is no size; give at least 1, or -1")
         if len(open_axes) > 1:
@@ -81,17 +81,15 @@ class MeshConfig:
                     f"Mesh.rules: {rule!r} is no rule; write (name, axis), such as "
                     "('embed', 'fsdp')"
                 )
-            name, axes = rule
-            axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+            name, axes = rule[0], (rule[1],) if isinstance(rule[1], str) else tuple(rule[1] or ())
             if name not in NAMES:
                 raise ValueError(
                     f"Mesh.rules: no axis is called {name!r}; {suggestion(name, NAMES)}"
                 )
-            for axis in axes:
-                if axis not in AXES:
-                    raise ValueError(
-                        f"Mesh.rules: the mesh has no axis {axis!r}; {suggestion(axis, AXES)}"
-                    )
+            for axis in set(axes) - set(AXES):
+                raise ValueError(
+                    f"Mesh.rules: the mesh has no axis {axis!r}; {suggestion(axis, AXES)}"
+                )
             if name in table:
                 raise ValueError(f"Mesh.rules: two rules for {name!r}; leave one out")
             table[name] = axes
@@ -106,40 +104,52 @@ class MeshConfig:
         sizes = [getattr(self, axis) for axis in AXES]
         fixed = math.prod(size for size in sizes if size != -1)
         written = " x ".join(f"{a} {s}" for a, s in zip(AXES, sizes, strict=True))
-        if -1 in sizes:
-            if devices % fixed:
-                raise RunError(
-                    f"Mesh: {written} does not divide the {devices} devices here; choose sizes "
-                    f"whose product divides {devices}"
-                )
-            return tuple(devices // fixed if size == -1 else size for size in sizes)
-        if fixed != devices:
+        if -1 not in sizes and fixed != devices:
             raise RunError(
                 f"Mesh: {written} asks for {fixed} devices, {devices} are here; change the sizes "
                 "or leave one axis at -1"
             )
-        return tuple(sizes)
+        if devices % fixed:
+            raise RunError(
+                f"Mesh: {written} does not divide the {devices} devices here; choose sizes "
+                f"whose product divides {devices}"
+            )
+        return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
 class Layout:
-    """Where arrays lie on a mesh.
+    """The places of arrays: on a mesh, or on one device.
 
     Args:
-      config: sizes and rules.
-      devices: to use; None: all of all processes.
+      config: sizes and rules of the mesh; None: one device, where nothing is cut.
+      devices: of the mesh; None: all of all processes.
+
+    Attributes:
+      mesh: None on one device.
+      sizes: of the mesh, by axis.
     """
 
-    def __init__(self, config: MeshConfig, devices: Sequence[Any] | None = None):
+    def __init__(self, config: MeshConfig | None, devices: Sequence[Any] | None = None):
+        self.mesh: Mesh | None = None
+        self.sizes = dict.fromkeys(AXES, 1)
+        self._rules: Mapping[str, tuple[str, ...]] = {}
+        if config is None:
+            return
         devices = jax.devices() if devices is None else list(devices)
-        self.shape = config.shape(len(devices))
+        shape = config.shape(len(devices))
         # make_mesh knows which devices of an accelerator are neighbours.
         kinds = (AxisType.Auto,) * len(AXES)
-        self.mesh = jax.make_mesh(self.shape, AXES, axis_types=kinds, devices=devices)
-        self.sizes = dict(zip(AXES, self.shape, strict=True))
-        self._rules: Mapping[str, tuple[str, ...]] = {
+        self.mesh = jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+        self.sizes = dict(zip(AXES, shape, strict=True))
+        self._rules = {
             name: tuple(axis for axis in axes if self.sizes[axis] > 1)
             for name, axes in config.table.items()
         }
+
+    @property
+    def devices(self) -> int:
+        """Devices that share the work."""
+        return math.prod(self.sizes.values())
 
     @property
     def sequence(self) -> int:
@@ -149,70 +159,72 @@ class Layout:
     @property
     def rows(self) -> int:
         """Parts that the rows of a batch are cut into."""
-        return math.prod(self.sizes[axis] for axis in self._rules.get("batch", ()))
+        return self._parts("batch")
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Compile and run for this mesh inside."""
+        if self.mesh is None:
+            yield
+            return
         # Time is cut by shard_map, inside of which its axis must not be named.
         inside = {name: axes for name, axes in self._rules.items() if name != "length"}
         with jax.set_mesh(self.mesh), axis_rules(inside):
             yield
 
-    def sharding(self, *names: str | None) -> NamedSharding:
-        """Of an array whose axes have these names."""
-        return NamedSharding(self.mesh, partition(names, self._rules))
+    def sharding(self, *names: str | None) -> NamedSharding | None:
+        """The sharding of an array whose axes have these names; None on one device."""
+        return NamedSharding(self.mesh, partition(names, self._rules)) if self.mesh else None
 
-    def parameters(self, axes: Mapping[str, Names], shapes: Parameters) -> dict[str, NamedSharding]:
-        """Of every parameter; one whose axes nobody named lies on every device.
+    def parameters(self, axes: Mapping[str, Names], shapes: Parameters) -> Any:
+        """Shapes of parameters with their shardings; one without axis names lies on every device.
 
         Raises:
           RunError: an axis of a parameter cannot be cut evenly.
         """
-        shardings = {}
+        placed = {}
         for name, value in shapes.items():
             names = axes.get(name, ())
             for size, axis in zip(value.shape, names, strict=False):
                 self._divides(size, axis, f"parameter {name} of shape {tuple(value.shape)}")
-            shardings[name] = self.sharding(*names)
-        return shardings
+            placed[name] = self._placed(value, *names)
+        return placed
 
-    def optimizer(self, parameters: Mapping[str, NamedSharding], state: Any) -> Any:
-        """Of an optimizer's state, whose moments lie where their parameters do."""
+    def optimizer(self, parameters: Any, state: Any) -> Any:
+        """Shapes of an optimizer's state with shardings: moments lie where their parameters do."""
 
-        def of(path: Any, leaf: Any) -> NamedSharding:
+        def of(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
             name = getattr(path[-1], "key", "") if path else ""
-            return parameters[name] if leaf.ndim and name in parameters else self.sharding()
+            if leaf.ndim and name in parameters:
+                where = parameters[name].sharding
+                return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+            return self._placed(leaf)
 
         return jax.tree_util.tree_map_with_path(of, state)
 
-    def batch(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Of a field of a batch, (B,) or (B, L)."""
+    def batch(self, shape: tuple[int, ...]) -> NamedSharding | None:
+        """The sharding of a field of a batch, (B,) or (B, L)."""
         return self.sharding(*("batch", "length")[: len(shape)])
 
     def state(self, state: Any) -> Any:
-        """Of a model's state, whose arrays are stacked layers, then rows."""
-        return jax.tree.map(lambda leaf: self.sharding(None, "batch"), state)
+        """Shapes of a model's state with shardings; arrays are stacked layers, then rows."""
+        return jax.tree.map(lambda leaf: self._placed(leaf, None, "batch"), state)
 
-    def check(self, what: str, rows: int, length: int) -> None:
-        """See that a batch can be cut; see also :meth:`check_length`.
+    def constrain(self, arrays: Any, shardings: Any) -> Any:
+        """In a compiled function: arrays with these shardings; as they are on one device."""
+        return arrays if self.mesh is None else jax.lax.with_sharding_constraint(arrays, shardings)
+
+    def check(self, what: str, length: int, rows: int = 0) -> None:
+        """Check that time and rows of a batch can be cut.
 
         Raises:
-          RunError: its rows or its time cannot be.
+          RunError: they cannot be cut evenly.
         """
         if rows % self.rows:
             raise RunError(
                 f"{what}: {rows} rows cannot be shared evenly by {self.rows} devices (Mesh.data "
                 f"x Mesh.fsdp); give a multiple of {self.rows}"
             )
-        self.check_length(what, length)
-
-    def check_length(self, what: str, length: int) -> None:
-        """See that time can be cut.
-
-        Raises:
-          RunError: it cannot be.
-        """
         if length % self.sequence:
             raise RunError(
                 f"{what}: {length} tokens cannot be shared evenly by Mesh.sequence = "
@@ -225,7 +237,10 @@ class Layout:
         Raises:
           RunError: they do not lie together.
         """
-        held = self.batch((rows,)).addressable_devices_indices_map((rows,)).values()
+        where = self.batch((rows,))
+        if where is None:
+            return 0, rows
+        held = where.addressable_devices_indices_map((rows,)).values()
         spans = sorted({part[0].indices(rows)[:2] for part in held})  # type: ignore[index]
         for (_, end), (begin, _) in zip(spans, spans[1:], strict=False):
             if end != begin:
@@ -235,8 +250,10 @@ class Layout:
                 )
         return spans[0][0], spans[-1][1]
 
-    def put(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, jax.Array]:
-        """The rows of a batch that :meth:`local_rows` tells, as parts of arrays on the mesh."""
+    def put(self, batch: Mapping[str, np.ndarray], rows: int) -> dict[str, Any]:
+        """The rows of a batch that :meth:`local_rows` names, as parts of arrays on the mesh."""
+        if self.mesh is None:
+            return dict(batch)
         first, _ = self.local_rows(rows)
 
         def of(value: np.ndarray) -> jax.Array:
@@ -246,12 +263,14 @@ class Layout:
                 begin, end, _ = index[0].indices(rows)
                 return value[(slice(begin - first, end - first), *index[1:])]
 
-            return jax.make_array_from_callback(shape, self.batch(shape), part)
+            where: Any = self.batch(shape)
+            return jax.make_array_from_callback(shape, where, part)
 
         return {name: of(value) for name, value in batch.items()}
 
     def flag(self, number: int) -> jax.Array:
-        """One number a device: that which its process gives."""
+        """An array on the mesh with one number a device, given by the device's process."""
+        assert self.mesh is not None
         sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
 
         def mine(index: Any) -> np.ndarray:
@@ -260,41 +279,54 @@ class Layout:
         return jax.make_array_from_callback((self.mesh.size,), sharding, mine)
 
     def settle(self, arrays: Any) -> Any:
-        """``arrays``, on forced host devices once they are there.
+        """``arrays``; on forced host devices, after waiting for them.
 
-        Those share few threads: two programs in flight could wait for each other for ever.
+        Those devices share few threads: two programs in flight could wait for each other for ever.
         """
-        if self.mesh.devices.flat[0].platform == "cpu":
+        if self.mesh is not None and self.mesh.devices.flat[0].platform == "cpu":
             jax.block_until_ready(arrays)
         return arrays
 
+    def _placed(self, leaf: Any, *names: str | None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self.sharding(*names))
+
+    def _parts(self, name: str | None) -> int:
+        return math.prod(self.sizes[axis] for axis in self._rules.get(name or "", ()))
+
     def _divides(self, size: int, name: str | None, what: str) -> None:
-        axes = self._rules.get(name, ()) if name else ()
-        parts = math.prod(self.sizes[axis] for axis in axes)
+        parts = self._parts(name)
         if size % parts:
             raise RunError(
-                f"Mesh.{axes[0]}: {parts} does not divide the {size} of {what}; choose a divisor, "
-                f"or leave {name!r} out of Mesh.rules"
+                f"Mesh.{self._rules[name or ''][0]}: {parts} does not divide the {size} of {what}; "
+                f"choose a divisor, or leave {name!r} out of Mesh.rules"
             )
 
     def __str__(self) -> str:
         return " x ".join(f"{axis} {size}" for axis, size in self.sizes.items())
 
 
-def make_layout(config: MeshConfig | None, processes: int = 1) -> Layout | None:
-    """The layout of a config; None: on one device.
+ONE_DEVICE = Layout(None)
+
+
+def make_layout(config: MeshConfig | None, processes: int = 1) -> Layout:
+    """The layout of a config; None: one device.
 
     Raises:
       RunError: the mesh does not fit the devices, or several processes have none.
     """
-    if config is not None:
-        return Layout(config)
-    if processes > 1:
+    if config is None and processes > 1:
         raise RunError(
             f"Experiment.mesh: {processes} processes need to know who does what; add "
             "Experiment.mesh=@Mesh()"
         )
-    return None
+    return Layout(config) if config is not None else ONE_DEVICE
+
+
+def shardings_of(shapes: Any) -> Any:
+    """The shardings of shapes; None if they have none."""
+    if any(leaf.sharding is None for leaf in jax.tree.leaves(shapes)):
+        return None
+    return jax.tree.map(lambda leaf: leaf.sharding, shapes)
 
 
 def spec_text(sharding: NamedSharding) -> str:

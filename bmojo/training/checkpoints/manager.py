@@ -1,35 +1,42 @@
-"""Saving in the background, and going back to the newest checkpoint that is whole."""
+"""The checkpoints of a run: saved in the background, restored from the newest whole one."""
 
 import dataclasses
+import functools
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 
-from bmojo.training.checkpoints import hashes, processes
-from bmojo.training.checkpoints.arrays import held
-from bmojo.training.checkpoints.layout import FORMAT, first_line, read_arrays, read_meta
+from bmojo.errors import first_line
+from bmojo.multihost import Processes
+from bmojo.training.checkpoints import hashes
+from bmojo.training.checkpoints.reading import read_arrays, read_meta, stamp
 from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.run_dir import RunError
 
-# Orbax tells of every save and restore through absl.
+# Orbax logs every save and restore through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 PATIENCE = 10.0
 """Seconds between two lines about a verification that takes long."""
+
+LONGEST = 86400.0
+"""Seconds that processes wait while the main one verifies."""
 
 Carried = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a run needs to go on as if it had never stopped.
+    """The state of a run: all that it needs to go on as if it had never stopped.
 
     Attributes:
       step: steps done.
@@ -47,13 +54,6 @@ class Checkpoint:
     carried: dict[str, Any] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Failure:
-    step: int
-    damaged: bool
-    reason: str
-
-
 class Checkpoints:
     """The checkpoints of one run directory.
 
@@ -62,7 +62,8 @@ class Checkpoints:
     Args:
       directory: where they lie, one folder for each, named by its step.
       keep: how many of the newest are kept; None: all.
-      say: where to tell of what takes long or failed in the background.
+      say: prints a line about a long verification, or about a failure in the background.
+      processes: this process and the others of the run.
 
     Attributes:
       latest: step of the one saved or restored last.
@@ -74,12 +75,14 @@ class Checkpoints:
         directory: Path,
         keep: int | None = None,
         say: Callable[[str], None] = lambda line: None,
+        processes: Processes | None = None,
     ):
         self.directory = Path(directory).absolute()
         self.best: int | None = None
         self._keep, self._say = keep, say
+        self._processes = processes or Processes()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_Preserved(self._stays), cleanup_tmp_directories=True
+            preservation_policy=self, cleanup_tmp_directories=True
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self.latest = self._manager.latest_step()
@@ -89,12 +92,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._manager.wait_until_finished()
         self._end_hashing()
         self._manager.close()
@@ -104,29 +102,28 @@ class Checkpoints:
         self._manager.wait_until_finished()
         self._end_hashing()  # lest what is being read is deleted
         parameters = checkpoint.parameters
-        meta = {"format": FORMAT, **checkpoint.meta}
+        meta = {**stamp(), **checkpoint.meta}
         shapes = {name: list(value.shape) for name, value in parameters.items()}
         items = {
-            "parameters": ocp.args.StandardSave(held(parameters)),
-            "optimizer": ocp.args.StandardSave(held(flatten(checkpoint.optimizer_state))),
+            "parameters": ocp.args.StandardSave(_held(parameters)),
+            "optimizer": ocp.args.StandardSave(_held(flatten(checkpoint.optimizer_state))),
             "meta": ocp.args.JsonSave(meta),
             "shapes": ocp.args.JsonSave(shapes),
         }
         if checkpoint.carried:
-            items["carried"] = ocp.args.StandardSave(held(checkpoint.carried))
+            items["carried"] = ocp.args.StandardSave(_held(checkpoint.carried))
         self._manager.save(checkpoint.step, args=ocp.args.Composite(**items), force=True)
         self.latest = checkpoint.step
-        if processes.is_first():
-            self._hashing = threading.Thread(
-                target=self._hash, args=(checkpoint.step,), name="hashes"
-            )
-            self._hashing.start()
+        if self._processes.main:
+            hashing = threading.Thread(target=self._hash, args=(checkpoint.step,), name="hashes")
+            self._hashing = hashing
+            hashing.start()
 
     def wait(self) -> None:
         """Wait until what was saved, and its hashes, are on the disk, and delete the rest."""
         self._manager.wait_until_finished()
         self._end_hashing()
-        processes.meet("hashes")
+        self._processes.meet("hashes")
         steps = sorted(self._manager.all_steps())
         for step, stays in zip(steps, self._stays(steps), strict=True):
             if not stays:
@@ -156,11 +153,11 @@ class Checkpoints:
           RunError: there are checkpoints, and none can be read; or one is of a format that is
             not known here.
         """
-        failures: list[_Failure] = []
+        failures: list[tuple[int, str, str]] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            problems = processes.of_first(self._changes(step))
+            problems = self._processes.from_main(functools.partial(self._changes, step), LONGEST)
             if problems:
-                failures.append(_Failure(step, True, hashes.told(problems)))
+                failures.append((step, "is damaged", hashes.shown(problems)))
                 continue
             checkpoint, reason = None, None
             try:
@@ -169,73 +166,61 @@ class Checkpoints:
                 raise
             except Exception as error:  # Orbax and TensorStore raise whatever they met.
                 reason = first_line(error)
-            reason = processes.of_any(reason)
+            reason = next(filter(None, self._processes.gather(reason)), None)
             if checkpoint is None or reason is not None:
-                failures.append(_Failure(step, False, reason or "another process failed"))
+                failures.append((step, "cannot be read", reason or "another process failed"))
                 continue
-            lines = [self._move_aside(failure) for failure in failures]
+            lines = [self._move_aside(*failure) for failure in failures]
             if problems is None:
-                lines.append(self._hash_late(step))
+                lines.append(self._processes.from_main(functools.partial(self._hash_late, step)))
             self.latest = step
             return checkpoint, lines
         if failures:
+            step, _, reason = failures[0]
             raise RunError(
-                f"{self.directory}: no checkpoint can be read; the newest, of step "
-                f"{failures[0].step}: {failures[0].reason}; start over with --fresh, or use the "
-                "code version of summary.json"
+                f"{self.directory}: no checkpoint can be read; the newest, of step {step}: "
+                f"{reason}; start over with --fresh, or use the code version of summary.json"
             )
         return None, []
 
     def _read(
-        self,
-        step: int,
-        parameters: Parameters,
-        optimizer_state: optax.OptState,
-        carried: Carried,
+        self, step: int, parameters: Parameters, optimizer_state: optax.OptState, carried: Carried
     ) -> Checkpoint:
         meta = read_meta(self._manager, self.directory, step, parameters)
-        between = carried(meta)
         items = {"parameters": parameters, "optimizer": flatten(optimizer_state)}
-        if between is not None:
+        if (between := carried(meta)) is not None:
             items["carried"] = between
         restored = read_arrays(self._manager, step, items)
         state = unflatten(optimizer_state, restored["optimizer"])
         return Checkpoint(step, restored["parameters"], state, meta, restored.get("carried"))
 
     def _changes(self, step: int) -> list[str] | None:
-        """What is wrong with the files, as the first process sees them."""
-        if not processes.is_first():
-            return None
+        """The differences of the files from their hashes, with a line now and then."""
         directory = self.directory / str(step)
-        total, done, said = hashes.size(directory), 0, time.monotonic()
+        total, done, last = hashes.size(directory), 0, time.monotonic()
 
         def progress(count: int) -> None:
-            nonlocal done, said
+            nonlocal done, last
             done += count
-            if time.monotonic() - said > PATIENCE:
-                said = time.monotonic()
-                self._say(
-                    f"verifying the checkpoint of step {step}: {done / 1e9:.1f} of "
-                    f"{total / 1e9:.1f} GB"
-                )
+            if time.monotonic() - last > PATIENCE:
+                last = time.monotonic()
+                read = f"{done / 1e9:.1f} of {total / 1e9:.1f} GB"
+                self._say(f"verifying the checkpoint of step {step}: {read}")
 
         return hashes.changes(directory, progress)
 
-    def _move_aside(self, failure: _Failure) -> str:
-        step = failure.step
-        line = ""
-        if processes.is_first():
-            aside = self.directory.parent / f"unreadable-checkpoint-{step}"
-            number = 1
-            while aside.exists():
-                number += 1
-                aside = aside.with_name(f"unreadable-checkpoint-{step}-{number}")
+    def _move_aside(self, step: int, state: str, reason: str) -> str:
+        def move() -> str:
+            name = f"unreadable-checkpoint-{step}"
+            names = itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+            parent = self.directory.parent
+            aside = next(parent / name for name in names if not (parent / name).exists())
             (self.directory / str(step)).rename(aside)
-            what = "is damaged" if failure.damaged else "cannot be read"
-            line = f"the checkpoint of step {step} {what} ({failure.reason}); moved to {aside}"
-        line = processes.of_first(line)
+            return f"the checkpoint of step {step} {state} ({reason}); moved to {aside}"
+
+        line = self._processes.from_main(move)
         self._manager.reload()
-        processes.meet(f"moved aside {step}")
+        self._processes.meet("moved aside")
         return line
 
     # Hashes
@@ -244,14 +229,14 @@ class Checkpoints:
         """Write the hashes as soon as a checkpoint is final; run in a thread."""
         try:
             self._manager.wait_until_finished()
-        except Exception:  # the thread that saves is told too
+        except Exception:  # the thread that saves gets it too
             return
         try:
             hashes.write(self.directory / str(step))
         except OSError as error:
             self._trouble = (
                 f"the hashes of the checkpoint of step {step} could not be written "
-                f"({first_line(error)}); nothing tells whether its files stay as they are"
+                f"({first_line(error)}); a later change of its files will not be found"
             )
 
     def _end_hashing(self) -> None:
@@ -264,26 +249,37 @@ class Checkpoints:
 
     def _hash_late(self, step: int) -> str:
         """Write the hashes of a checkpoint that was read without."""
-        if processes.is_first():
-            hashes.write(self.directory / str(step))
+        hashes.write(self.directory / str(step))
         return (
             f"the checkpoint of step {step} had no hashes (the run was killed before they were "
             "written); it could be read, and has them now"
         )
 
-    # What is kept
-
     def _stays(self, steps: Sequence[int]) -> list[bool]:
-        """Of steps in rising order, the newest and the best."""
+        """Whether each checkpoint is kept, of steps in rising order: the newest and the best."""
         newest = steps if self._keep is None else steps[-self._keep :]
         return [step in newest or step == self.best for step in steps]
 
-
-class _Preserved:
-    """Orbax's question which checkpoints to keep, put to ``stays``."""
-
-    def __init__(self, stays: Callable[[Sequence[int]], list[bool]]):
-        self._stays = stays
-
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's policy of preservation."""
         return self._stays([checkpoint.step for checkpoint in checkpoints])
+
+
+def _held(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Arrays that stay as they are while they are written, whatever becomes of those given.
+
+    Orbax takes what is on an accelerator to the host before it returns. On the host it would
+    only look at arrays that the next step of training is about to overwrite: of these, and of
+    each process's part of them alone, copies are made.
+    """
+    return {name: _copy(value) for name, value in arrays.items()}
+
+
+def _copy(array: Any) -> jax.Array:
+    if not isinstance(array, jax.Array):
+        return jax.device_put(np.array(array), jax.local_devices()[0])
+    device: Any = next(iter(array.sharding.device_set))
+    if device.platform != "cpu":
+        return array
+    shards = [jax.device_put(np.array(s.data), s.device) for s in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)

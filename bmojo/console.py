@@ -1,0 +1,102 @@
+"""The terminal: consoles without markup, tables, progress bars."""
+
+import contextlib
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["format_table", "line", "make_console", "make_table", "progress_bar"]
+
+
+def make_console(**options: Any) -> "Console":
+    """A console that shows every text as it is: brackets are no markup, numbers get no colour.
+
+    Args:
+      **options: of ``rich.console.Console``, such as ``stderr`` and ``width``.
+    """
+    from rich.console import Console
+
+    return Console(**{"markup": False, "emoji": False, "highlight": False, **options})
+
+
+def line(console: "Console", text: Any, **style: Any) -> None:
+    """Print one line, however long it is, without breaking it."""
+    console.print(str(text), soft_wrap=True, **style)
+
+
+def make_table(
+    title: str | None,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any] | None],
+    left: Sequence[str] = (),
+) -> "Table":
+    """A table whose columns are on the right, but for those named in ``left``.
+
+    A row that is None draws a rule.
+    """
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right")
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*map(str, row))
+    return table
+
+
+class _Cells(string.Formatter):
+    """Formats fields of a row; None is an empty cell."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return "" if value is None else format(value, format_spec)
+
+
+def format_table(
+    title: str,
+    columns: Mapping[str, str],
+    rows: Iterable[Mapping[str, Any]],
+    left: Sequence[str] = (),
+) -> "Table":
+    """:func:`make_table` of rows with named fields.
+
+    Args:
+      title: above the table.
+      columns: the format of each column by its heading, such as ``"{loss:.3f}"``; a field that is
+        None gives an empty text.
+      rows: with the fields.
+      left: columns that are flush left.
+    """
+    cells = ([_Cells().vformat(form, (), row) for form in columns.values()] for row in rows)
+    return make_table(title, tuple(columns), cells, left)
+
+
+@contextlib.contextmanager
+def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, if that is a terminal.
+
+    Yields:
+      A function that adds to the finished part of ``total``.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Remaining(),
+    )
+    console = make_console(stderr=True)
+    hidden = not console.is_terminal
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, disable=hidden
+    ) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)

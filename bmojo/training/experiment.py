@@ -1,0 +1,153 @@
+"""An experiment: the configs of a run, the rules that they keep, and its curriculum's counts."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from bmojo.errors import suggestion
+from bmojo.model import ModelConfig
+from bmojo.training.config import (
+    Evaluation,
+    OptimizerConfig,
+    Stage,
+    TrainerConfig,
+    best_parts,
+    check_segments,
+)
+from bmojo.training.run_dir import RunError
+from bmojo.training.sharding import ONE_DEVICE, Layout, MeshConfig
+
+__all__ = ["Curriculum", "Experiment", "check"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a training run is made from, with the rules that hold for any use of it.
+
+    Attributes:
+      model: what is trained.
+      optimizer: how its parameters move.
+      trainer: how the run is kept.
+      curriculum: stages, one after the other.
+      evaluations: measurements during training and at its end.
+      mesh: how devices share the work; None: one does it all.
+      max_steps: no stage takes more steps than this; None: as many as it says. For trying a
+        config out.
+      max_batches: the same for the batches of evaluations.
+    """
+
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    trainer: TrainerConfig
+    curriculum: tuple[Stage, ...]
+    evaluations: tuple[Evaluation, ...] = ()
+    mesh: MeshConfig | None = None
+    max_steps: int | None = None
+    max_batches: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "max_batches"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise ValueError(f"{name}: must be at least 1, got {limit}")
+        if not self.curriculum:
+            raise ValueError("curriculum: needs at least one stage")
+        for field, parts in (("curriculum", self.curriculum), ("evaluations", self.evaluations)):
+            for part in parts:
+                if part.data.vocab_size > getattr(self.model, "vocab_size", math.inf):
+                    raise ValueError(
+                        f"{field}: its data have {part.data.vocab_size} tokens, the model only "
+                        f"{self.model.vocab_size}; raise Model.vocab_size"
+                    )
+        names = [evaluation.name for evaluation in self.evaluations]
+        if len(set(names)) < len(names):
+            raise ValueError(f"evaluations: names must differ, got {', '.join(names)}")
+        stages = tuple(_at_most(stage, "steps", self.max_steps) for stage in self.curriculum)
+        measured = tuple(_at_most(e, "batches", self.max_batches) for e in self.evaluations)
+        object.__setattr__(self, "curriculum", stages)
+        object.__setattr__(self, "evaluations", measured)
+
+
+def _at_most(part: Any, field: str, limit: int | None) -> Any:
+    if limit is None or getattr(part, field) <= limit:
+        return part
+    return dataclasses.replace(part, **{field: limit})
+
+
+def check(experiment: Experiment, layout: Layout = ONE_DEVICE) -> None:
+    """Check the rules of a training run: its parts fit each other, and the mesh.
+
+    Args:
+      experiment: of the run.
+      layout: of its mesh; one device as long as the mesh is not known.
+
+    Raises:
+      RunError: a rule is broken; the message names the field.
+    """
+    trainer = experiment.trainer
+    for stage in experiment.curriculum:
+        try:
+            check_segments("Trainer", trainer.segments_per_document, stage.data)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        if stage.batch_size % trainer.accumulate:
+            raise RunError(
+                f"Trainer.accumulate: {trainer.accumulate} does not divide the "
+                f"{stage.batch_size} rows of Stage.batch_size; give a divisor"
+            )
+        length = stage.data.length // trainer.segments_per_document
+        layout.check("Stage", length, stage.batch_size // trainer.accumulate)
+    for e in experiment.evaluations:
+        layout.check("Evaluation", e.data.length // e.segments_per_document)
+    if trainer.best is not None:
+        _check_best(trainer.best, experiment.evaluations)
+
+
+def _check_best(wanted: str, evaluations: Sequence[Evaluation]) -> None:
+    name, field = best_parts(wanted)
+    data: dict[str, Any] = {evaluation.name: evaluation.data for evaluation in evaluations}
+    if name not in data:
+        raise RunError(
+            f"Trainer.best: {wanted!r}: no evaluation is called {name!r}; {suggestion(name, data)}"
+        )
+    if field == "bits_per_byte" and getattr(data[name], "bytes_per_token", None) is None:
+        raise RunError(
+            f"Trainer.best: {wanted!r}: {name!r} is not of text and has no bits_per_byte; take "
+            f"{name}/loss"
+        )
+
+
+class Curriculum:
+    """Steps, examples and tokens of stages one after the other; no example is used twice.
+
+    Args:
+      stages: of the curriculum.
+      segments: optimizer steps that a sequence is cut into.
+
+    Attributes:
+      ends: steps done after each stage.
+      total: steps of all stages.
+    """
+
+    def __init__(self, stages: Sequence[Stage], segments: int = 1):
+        self.stages, self.segments = tuple(stages), segments
+        self.ends = list(itertools.accumulate(stage.steps for stage in stages))
+        self.total = self.ends[-1]
+
+    def begin(self, stage: int) -> int:
+        """Steps done before a stage."""
+        return self.ends[stage] - self.stages[stage].steps
+
+    def examples(self, stage: int) -> int:
+        """Examples read before a stage; the rest of one that a stage ends within is left out."""
+        return sum(-(-s.steps // self.segments) * s.batch_size for s in self.stages[:stage])
+
+    def tokens(self, step: int) -> int:
+        """Tokens read in all steps up to one."""
+        seen = 0
+        for index, stage in enumerate(self.stages):
+            steps = min(max(step - self.begin(index), 0), stage.steps)
+            seen += steps * stage.batch_size * (stage.data.length // self.segments)
+        return seen
