@@ -86,7 +86,7 @@ def former() -> dict[re.Pattern[str], str]:
     for old, new in MODULES.items():
         if not is_module(f"bmojo.{old.removeprefix('bmojo.')}"):
             parts = "[./]".join(map(re.escape, old.split(".")))
-            found[re.compile(rf"(?<!\w){parts}(?!\w)(?!\.\w*\()")] = new
+            found[re.compile(rf"(?<!\w){parts}(?!\w)(?!\.json|\.\w*\()")] = new
     return found
 
 
