@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bmojo import config
+from bmojo.config.parse import display, find, read
 from bmojo.data.compression import CompressionConfig
 from bmojo.data.fuzzy_mqar import FuzzyMQARConfig
 from bmojo.data.in_context_regression import InContextRegressionConfig
@@ -16,7 +17,7 @@ from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.text.task import TextConfig
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig
-from bmojo.errors import UserError
+from bmojo.errors import ConfigError, UserError
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
@@ -32,7 +33,7 @@ from bmojo.training.sharding import MeshConfig
 __all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
 
 
-REGISTRY = config.Registry("bmojo", shared_macros=("N_HEADS", "WINDOW"))
+REGISTRY = config.Registry(shared_macros=("N_HEADS", "NUM_EIDETIC", "WINDOW"))
 """The names that configs may use."""
 
 for _name, _cls in {
@@ -102,6 +103,7 @@ def load(
     Raises:
       ConfigError: one line with file, line, and the nearest valid name.
     """
+    _check_first(path)
     loaded = config.load(REGISTRY, "Experiment", [path, *overlays], overrides)
     try:
         describe(loaded.value.model)
@@ -110,6 +112,17 @@ def load(
     except (TypeError, ValueError, UserError) as error:
         raise loaded.explain(error) from None
     return loaded.value, loaded.text
+
+
+def _check_first(path: str | Path) -> None:
+    """Refuse a part of an experiment, such as a model, in the place of the experiment."""
+    bindings, _ = read([path], [])
+    if bindings and not any(binding.name == "Experiment" for binding in bindings):
+        shown = display(find(str(path), Path.cwd()))
+        raise ConfigError(
+            f"{shown}: is a part of an experiment (it binds no Experiment.model); name the "
+            f"experiment first, as in: experiments/mqar.gin {path}"
+        )
 
 
 def prepare_data(experiment: Experiment, training: bool = True) -> None:

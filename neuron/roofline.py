@@ -198,7 +198,7 @@ def shape_of(config: ModelConfig, length: int) -> Shape:
 def model_of(size: str) -> ModelConfig:
     """The paper's model of a size, widths solved."""
     overlays = [f"experiments/paper/shared/{size}.gin", "experiments/paper/shared/text.gin"]
-    loaded, _ = experiment.load("experiments/text/bmojo.gin", overlays=overlays)
+    loaded, _ = experiment.load("experiments/text.gin", overlays=overlays)
     solved = describe(loaded.model).config
     return dataclasses.replace(solved, vocab_size=VOCABULARY)
 

@@ -48,8 +48,8 @@ def temporary_bytes(config: ModelConfig, length: int) -> int:
 
 def model_config(name: str) -> ModelConfig:
     """The tiny model of that name."""
-    overlays = [f"models/{name}.gin", "sizes/tiny.gin"]
-    return load("experiments/mqar/transformer.gin", [], overlays)[0].model
+    overlays = [f"models/{name}.gin", "sizes/tiny.gin", "runs/base.gin"]  # the base's WINDOW
+    return load("experiments/mqar.gin", [], overlays)[0].model
 
 
 def main(models: Iterable[str], lengths: list[int]) -> None:

@@ -30,9 +30,7 @@ def shrunk(mixer):
 
 @functools.cache
 def config(name):
-    experiment, _ = load(
-        "experiments/mqar/mamba.gin", overlays=[f"models/{name}.gin", "runs/smoke.gin"]
-    )
+    experiment, _ = load("experiments/mqar.gin", overlays=[f"models/{name}.gin", "runs/smoke.gin"])
     model = experiment.model
     return dataclasses.replace(
         model,

@@ -104,17 +104,30 @@ def hashed(*words):
 
 
 @pytest.mark.parametrize(
-    ("config", "overrides", "expected"),
+    ("config", "overlays", "bindings", "expected"),
     [
-        ("configs/experiments/quickstart.gin", [], "runs/quickstart"),
-        ("experiments/mqar/bmojo.gin", [], "runs/mqar/bmojo"),
-        ("a/b.gin", ["X.y=1", "X.z=2"], f"runs/b-{hashed('X.y=1', 'X.z=2')}"),
-        ("somewhere/mine/config.gin", [], "somewhere/mine"),
-        ("somewhere/mine/config.gin", ["X.y=1"], f"runs/mine-{hashed('X.y=1')}"),
+        ("configs/experiments/quickstart.gin", [], [], "runs/quickstart"),
+        ("experiments/quickstart.gin", ["models/swa.gin"], [], "runs/quickstart-swa"),
+        ("experiments/mqar.gin", [], [], "runs/mqar/bmojo"),
+        ("experiments/mqar.gin", ["models/mamba.gin"], [], "runs/mqar/mamba"),
+        ("experiments/mqar.gin", ["models/bmojo.gin"], [], "runs/mqar/bmojo"),
+        ("experiments/mqar.gin", [], ["X.y=1"], f"runs/mqar/bmojo-{hashed('X.y=1')}"),
+        (
+            "experiments/solomonoff/markov.gin",
+            ["configs/models/swa.gin", "sizes/nano.gin"],
+            ["X.y=1"],
+            f"runs/solomonoff/markov/swa-{hashed('sizes/nano.gin', 'X.y=1')}",
+        ),
+        ("a/b.gin", ["models/swa.gin"], [], "runs/b-swa"),
+        ("a/b.gin", [], ["X.y=1", "X.z=2"], f"runs/b-{hashed('X.y=1', 'X.z=2')}"),
+        ("somewhere/mine/config.gin", [], [], "somewhere/mine"),
+        ("somewhere/mine/config.gin", [], ["X.y=1"], f"runs/mine-{hashed('X.y=1')}"),
+        ("somewhere/mine/config.gin", ["models/swa.gin"], [], "runs/mine-swa"),
     ],
 )
-def test_default_run_dir(config, overrides, expected):
-    assert default_run_dir(config, overrides) == Path(expected)
+def test_default_run_dir(config, overlays, bindings, expected, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    assert default_run_dir(config, overlays, bindings) == Path(expected)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +173,7 @@ def test_inspect_counts_by_part_and_by_length():
 
 
 def test_inspect_shows_that_full_attention_grows():
-    result = run("inspect", "experiments/mqar/transformer.gin", "--length", "1024")
+    result = run("inspect", "experiments/mqar.gin", "models/transformer.gin", "--length", "1024")
     bytes_per_token = 2 * 2 * 64 * 4  # layers, keys and values, width, float32
     row = next(line for line in result.stdout.splitlines() if "1,024" in line)
     assert f"{1024 * bytes_per_token:,}" in row

@@ -15,11 +15,15 @@ from bmojo.model import describe
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MODELS = sorted(path.stem for path in CONFIGS.glob("models/*.gin"))
-TASKS = sorted({path.parent.name for path in CONFIGS.glob("experiments/*/*.gin")})
+TASKS = sorted(
+    str(path.relative_to(CONFIGS / "experiments").with_suffix(""))
+    for path in CONFIGS.glob("experiments/**/*.gin")
+    if "paper" not in path.parts and path.stem != "quickstart"
+)
 EXPERIMENTS = [  # with every model, and with every task
-    "experiments/quickstart.gin",
-    *(f"experiments/mqar/{model}.gin" for model in MODELS),
-    *(f"experiments/{task}/bmojo.gin" for task in TASKS if task != "mqar"),
+    ("experiments/quickstart.gin",),
+    *(("experiments/mqar.gin", f"models/{model}.gin") for model in MODELS),
+    *((f"experiments/{task}.gin",) for task in TASKS),
 ]
 SIZES = sorted(path.stem for path in CONFIGS.glob("sizes/*.gin"))
 
@@ -42,7 +46,7 @@ class Root:
     other: Any = None
 
 
-PRIVATE = config.Registry("test_config", shared_macros=("SHARED",))
+PRIVATE = config.Registry(shared_macros=("SHARED",))
 for cls in (Cell, Layer, Root):
     PRIVATE.register(cls.__name__, cls)
 
@@ -105,6 +109,19 @@ def test_macros_hold_references_and_may_be_overridden(write):
         "Root.layers = %LAYERS\nLAYERS = (@Layer(), @Layer())\nLayer.rate = %RATE\nRATE = 1\n",
     )
     assert made("a.gin", overrides=["RATE=3"]).value.layers == (Layer(rate=3),) * 2
+
+
+def test_what_a_macro_refers_to_is_made_in_the_scope_that_reads_it(write):
+    write(
+        "a.gin",
+        "Root.layers = (@x/Layer(),)\nLayer.cell = %CELL\nCELL = @Cell()\nx/Cell.width = 8\n",
+    )
+    assert made("a.gin").value.layers == (Layer(Cell(8)),)
+
+
+def test_an_overridden_binding_needs_no_macro(write):
+    write("a.gin", "Root.layers = (@Layer(),)\nLayer.rate = %RATE\n")
+    assert made("a.gin", overrides=["Layer.rate=3"]).value.layers == (Layer(rate=3),)
 
 
 def test_block_syntax(write):
@@ -211,42 +228,91 @@ def test_types_that_do_not(value, annotation):
     assert type_problem(value, annotation)
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS)
-def test_experiments_load_and_their_text_loads_the_same(path, tmp_path):
+@pytest.mark.parametrize("paths", EXPERIMENTS, ids="-".join)
+def test_experiments_load_and_their_text_loads_the_same(paths, tmp_path):
     for overlays in ([], ["runs/smoke.gin"]):
-        experiment, text = load(CONFIGS / path, overlays=overlays)
+        experiment, text = load(CONFIGS / paths[0], overlays=[*paths[1:], *overlays])
         (tmp_path / "again.gin").write_text(text)
         again = config.load(REGISTRY, "Experiment", [tmp_path / "again.gin"], [])
         assert (again.value, again.text) == (experiment, text)
 
 
-# Text has a size and a training length of its own; needles and rereading study what a store does
-# for B'MOJO, which alone can use one.
+def made_of(*paths):
+    return config.load(REGISTRY, "Experiment", paths, []).value
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_every_model(task, model):
+    name = f"experiments/{task}.gin"
+    experiment, _ = load(name, overlays=[f"models/{model}.gin"])
+    assert describe(experiment.model).parameters > 0
+    alone = made_of(name)
+    assert dataclasses.replace(experiment, model=alone.model) == alone, "the task stays its own"
+    assert (experiment == alone) == (model == "bmojo"), "alone it trains B'MOJO"
+    parts = (*experiment.curriculum, *experiment.evaluations)
+    assert {part.data.vocab_size for part in parts} == {experiment.model.vocab_size}
+
+
+# The others have a size, a window or slots of their own.
 @pytest.mark.parametrize(
-    "task", [task for task in TASKS if task not in ("text", "needles", "rereading")]
+    "task", [t for t in TASKS if t not in ("text", "needles", "rereading", "returning")]
 )
-def test_every_task_has_an_experiment_with_every_model(task):
-    """Of which the model is that of MQAR but for the vocabulary, and the task its own."""
-    found = sorted(path.stem for path in CONFIGS.glob(f"experiments/{task}/*.gin"))
-    assert found == MODELS
-    tasks = set()
+def test_models_of_small_tasks_are_those_of_mqar_but_for_the_vocabulary(task):
+    text = (CONFIGS / f"experiments/{task}.gin").read_text()
+    assert f"bmojo train configs/experiments/{task}.gin" in text
+    assert len(text.splitlines()) < 15
     for model in MODELS:
-        name = f"experiments/{task}/{model}.gin"
-        text = (CONFIGS / name).read_text()
-        assert f"bmojo train configs/{name}" in text
-        assert len(text.splitlines()) < 15
-        made = config.load(REGISTRY, "Experiment", [CONFIGS / name], []).value
-        alike = config.load(REGISTRY, "Experiment", [f"experiments/mqar/{model}.gin"], []).value
-        vocab_size = alike.model.vocab_size
-        assert dataclasses.replace(made.model, vocab_size=vocab_size) == alike.model
-        parts = (*made.curriculum, *made.evaluations)
-        assert {part.data.vocab_size for part in parts} == {made.model.vocab_size}
-        tasks.add((made.curriculum, made.evaluations))
-    assert len(tasks) == 1
+        made = made_of(f"experiments/{task}.gin", f"models/{model}.gin").model
+        alike = made_of("experiments/mqar.gin", f"models/{model}.gin").model
+        assert dataclasses.replace(made, vocab_size=alike.vocab_size) == alike
+
+
+def test_window_and_slots_are_the_tasks_in_every_model():
+    for task, window, slots in (("mqar", 32, 32), ("text", 64, 32), ("needles", 32, 64)):
+        model = made_of(f"experiments/{task}.gin", "models/bmojo.gin").model
+        assert (model.pattern[0].window, model.pattern[0].num_eidetic) == (window, slots)
+        for name, index in (("swa", 0), ("hybrid", 2), ("canonical", 0), ("bmojo_f", 0)):
+            model = made_of(f"experiments/{task}.gin", f"models/{name}.gin").model
+            assert model.pattern[index].window == window
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_replaces_any_other_without_a_rest(model):
+    alone = made_of("experiments/mqar.gin", f"models/{model}.gin")
+    for other in MODELS:
+        both = [f"models/{other}.gin", f"models/{model}.gin"]
+        assert made_of("experiments/mqar.gin", *both) == alone, other
+
+
+@pytest.mark.parametrize("part", ["models/mamba.gin", "sizes/tiny.gin", "data/mqar.gin"])
+def test_a_part_in_the_place_of_the_experiment_is_refused(part):
+    path = CONFIGS / part
+    if part.startswith("data"):  # it binds the curriculum, so that only the model is missing
+        expected = r"data/mqar.gin: Experiment.model must be set; add Experiment.model = \.\.\."
+    else:
+        expected = (
+            rf"{part}: is a part of an experiment \(it binds no Experiment.model\); name the "
+            rf"experiment first, as in: experiments/mqar.gin {path}"
+        )
+    for others in ([], ["experiments/mqar.gin"]):
+        if others and part.startswith("data"):
+            continue
+        with pytest.raises(ConfigError, match=f"{expected}$"):
+            load(path, overlays=others)
+
+
+def test_a_macro_on_the_command_line_that_only_a_replaced_model_reads_is_refused():
+    with pytest.raises(
+        ConfigError, match="WINDOW=96: WINDOW: only .* replaced read the macro; leave"
+    ):
+        load("experiments/mqar.gin", ["WINDOW=96"], ["models/transformer.gin"])
+    experiment, _ = load("experiments/mqar.gin", ["WINDOW=96"], ["models/swa.gin"])
+    assert experiment.model.pattern[0].window == 96
 
 
 def test_smoke_makes_an_experiment_tiny():
-    experiment, _ = load("experiments/mqar/bmojo.gin", overlays=["runs/smoke.gin"])
+    experiment, _ = load("experiments/mqar.gin", overlays=["runs/smoke.gin"])
     assert [stage.steps for stage in experiment.curriculum] == [2, 2]
     assert [evaluation.batches for evaluation in experiment.evaluations] == [1]
     assert describe(experiment.model).parameters < 30_000
@@ -256,7 +322,7 @@ def test_smoke_makes_an_experiment_tiny():
 @pytest.mark.parametrize("model", MODELS)
 def test_models_of_one_size_have_equal_parameters(size, model):
     overlays = [f"models/{model}.gin", f"sizes/{size}.gin"]
-    experiment, text = load("experiments/mqar/mamba.gin", overlays=overlays)
+    experiment, text = load("experiments/mqar.gin", overlays=overlays)
     target = experiment.model.parameters
     assert target is not None
     found = describe(experiment.model)
@@ -284,14 +350,14 @@ def test_configs_of_the_checkout_are_among_the_folders():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXPERIMENTS)
-def test_experiments_train(path, tmp_path):
+@pytest.mark.parametrize("paths", EXPERIMENTS, ids="-".join)
+def test_experiments_train(paths, tmp_path):
     from rich.console import Console
 
     from bmojo.training.train import train
 
-    overlays = ["runs/smoke.gin"]
-    experiment, text = load(CONFIGS / path, ["Trainer.compilation_cache=False"], overlays)
+    overlays = [*paths[1:], "runs/smoke.gin"]
+    experiment, text = load(CONFIGS / paths[0], ["Trainer.compilation_cache=False"], overlays)
     console = Console(quiet=True)
     outcome = train(experiment, tmp_path / "run", config_text=text, console=console)
     assert outcome.exit_code == 0

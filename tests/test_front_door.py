@@ -141,7 +141,13 @@ def test_errors_are_one_line(call, error):
 
 
 def test_a_run_is_loaded(tmp_path):
-    words = ["train", "experiments/mqar/mamba.gin", "runs/smoke.gin", "Model.d_model=8"]
+    words = [
+        "train",
+        "experiments/mqar.gin",
+        "models/mamba.gin",
+        "runs/smoke.gin",
+        "Model.d_model=8",
+    ]
     trained = CliRunner().invoke(app, [*words, "--run-dir", str(tmp_path / "run")])
     assert trained.exit_code == 0, trained.output
     loaded = bmojo.load(tmp_path / "run")

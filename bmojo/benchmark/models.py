@@ -116,9 +116,8 @@ def choose(
 def _chosen(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Chosen:
     base, variant = VARIANTS.get(name, (name, ()))
     file = base if base.endswith(".gin") else f"models/{base}.gin"
-    written = read([file], variant)[0]
-    read_here = {m.name for b in written for m in values(b.value) if isinstance(m, Macro)}
-    last = {binding.key: binding.value for binding in written}
+    last = {binding.key: binding.value for binding in read([file], [*variant, *overrides])[0]}
+    read_here = {m.name for value in last.values() for m in values(value) if isinstance(m, Macro)}
     shared = {"N_HEADS": dimensions.heads, "WINDOW": dimensions.window}
     slots = {
         "BMojo.num_fading": dimensions.num_fading,

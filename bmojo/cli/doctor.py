@@ -76,7 +76,7 @@ def doctor(
     \b
     Examples:
       bmojo doctor
-      bmojo doctor experiments/text/bmojo.gin sizes/130m.gin 'Experiment.mesh=@Mesh()' Mesh.fsdp=8
+      bmojo doctor experiments/text.gin sizes/130m.gin 'Experiment.mesh=@Mesh()' Mesh.fsdp=8
       srun bmojo doctor configs/experiments/quickstart.gin --json preflight.json
     """
     if config is not None and "=" in config:

@@ -192,7 +192,7 @@ def haystack_task(subject: Subject) -> Any:
             return stage.data
     raise UserError(
         f"{subject.run.path}: it was not trained on NoisyMQAR, whose vocabulary the questions use; "
-        "take a run of configs/experiments/needles/bmojo.gin"
+        "take a run of configs/experiments/needles.gin"
     )
 
 

@@ -47,7 +47,7 @@ def inspect(
     \b
     Examples:
       bmojo inspect configs/experiments/quickstart.gin
-      bmojo inspect experiments/mqar/bmojo.gin sizes/130m.gin --length 4096 --length 65536
+      bmojo inspect experiments/mqar.gin models/mamba.gin sizes/130m.gin --length 4096
       bmojo inspect runs/text/bmojo --memory chapter.txt --length 8192
     """
     bindings, overlays = split(overrides)

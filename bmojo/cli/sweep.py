@@ -59,7 +59,7 @@ def sweep(
         ),
     ] = None,
 ) -> None:
-    """Train every cell of a sweep: configs x cells x grid x seeds.
+    """Train every cell of a sweep: configs x models x cells x grid x seeds.
 
     All configs and, without --slurm, their data are checked before the first cell starts.
     Finished cells are left alone, unfinished ones go on; Ctrl-C stops all, saved, and the same

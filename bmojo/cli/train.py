@@ -32,8 +32,8 @@ def train(
         Path | None,
         option(
             "DIR",
-            "Where to keep the run. Default: runs/NAME, the config's name under experiments/, and "
-            "a short hash if anything is overridden.",
+            "Where to keep the run. Default: runs/NAME, the config's name under experiments/, with "
+            "the model's name (runs/mqar/mamba), and a short hash if anything else is overridden.",
         ),
     ] = None,
     seed: Annotated[int | None, option("N", "Short for Trainer.seed=N.")] = None,
@@ -63,14 +63,14 @@ def train(
     \b
     Examples:
       bmojo train configs/experiments/quickstart.gin
-      bmojo train experiments/mqar/mamba.gin Optimizer.learning_rate=1e-3 --seed 1
+      bmojo train experiments/mqar.gin models/mamba.gin Optimizer.learning_rate=1e-3 --seed 1
       bmojo train experiments/quickstart.gin runs/smoke.gin    (a tiny trial of any config)
       bmojo train runs/quickstart/config.gin                   (resume that run)
     """
     bindings, overlays = split(overrides)
     if seed is not None:
         bindings.append(f"Trainer.seed={seed}")
-    directory = run_dir or default_run_dir(config, [*overlays, *bindings])
+    directory = run_dir or default_run_dir(config, overlays, bindings)
     others = cluster(coordinator, num_processes, process_id, distributed)
     if (max_restarts or others) and not os.environ.get(SUPERVISED):
         from bmojo.cli.supervise import Supervisor, without_restarts
@@ -94,22 +94,34 @@ def train(
     raise typer.Exit(outcome.exit_code)
 
 
-def default_run_dir(config: str, overrides: Sequence[str]) -> Path:
-    """runs/NAME for a config of that name, with a short hash of the overrides.
+def default_run_dir(config: str, overlays: Sequence[str], bindings: Sequence[str] = ()) -> Path:
+    """The directory of a run that is given none.
 
-    Folders between ``experiments/`` and the config are part of the name. A run's own config.gin
-    stands for the run: without overrides its directory, with some a new one named after it.
+    For a task under ``experiments/`` it is runs/TASK/MODEL, where the model is the last overlay
+    in a folder ``models``, or the file that the task itself includes. For any other config it is
+    runs/NAME, or runs/NAME-MODEL. Folders between ``experiments/`` and the config are part of the
+    name, and a short hash stands for all other overrides. A run's own config.gin without
+    overrides means that run.
     """
+    from bmojo.config.parse import find, includes
+
     path = Path(config)
     if not path.name:
         raise UserError(f"CONFIG: {config!r} names no file; give a gin file")
-    parts = path.with_suffix("").parts
-    below = parts[parts.index("experiments") + 1 :] if "experiments" in parts else parts[-1:]
-    name = "/".join(below)
+    models = [overlay for overlay in overlays if Path(overlay).parent.name == "models"]
+    rest = [word for word in [*overlays, *bindings] if word not in models[-1:]]
+    name = path.with_suffix("").name
     if path.name == "config.gin":
-        if not overrides:
+        if not models and not rest:
             return path.parent
         name = path.resolve().parent.name
-    if overrides:
-        name += "-" + hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:6]
+    own = []
+    if "experiments" in path.parts:
+        name = "/".join(path.with_suffix("").parts[path.parts.index("experiments") + 1 :])
+        included = includes(find(config, Path.cwd()))
+        own = [file for file in included if Path(file).parent.name == "models"]
+    model = Path([*own, *models][-1]).stem if own or models else ""
+    name += model and ("/" if own else "-") + model
+    if rest:
+        name += "-" + hashlib.sha256("\n".join(rest).encode()).hexdigest()[:6]
     return Path("runs") / name

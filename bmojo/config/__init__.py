@@ -1,7 +1,7 @@
-"""Gin files with guard rails: what gin accepts without a word stops here, with its line.
+"""Gin files with checks: what gin accepts in silence is an error here, with file and line.
 
 ``parse`` reads files into bindings that know their place, ``check`` finds what is unknown,
-unused or missing, ``build`` lets gin make the objects, ``render`` writes them down again.
+unused or missing, ``build`` makes the objects, ``render`` writes them down again.
 """
 
 from bmojo.config.build import Loaded, load

@@ -1,16 +1,13 @@
-"""gin makes the objects; what goes wrong is told with the place of the binding."""
+"""Construction of the objects that a config describes; an error names the place of its binding."""
 
 import dataclasses
-import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gin
-
-from bmojo.config.check import Checked, check
-from bmojo.config.parse import Macro, Place, Reference, find, join, read
+from bmojo.config.check import Checked, Scope, check
+from bmojo.config.parse import Macro, Place, Reference, find, read
 from bmojo.config.registry import Registry
 from bmojo.config.render import render
 from bmojo.errors import ConfigError, nearest, type_problem
@@ -20,7 +17,7 @@ __all__ = ["Loaded", "load"]
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """What a config made.
+    """The object that a config describes.
 
     Attributes:
       value: the root object.
@@ -33,7 +30,7 @@ class Loaded:
     places: dict[str, Place]
 
     def explain(self, error: Exception) -> ConfigError:
-        """An error that shows only later, at the place of the parameter that it names.
+        """A later error of the objects, with the place of the parameter that it names.
 
         A message 'Name.field: what is wrong' or 'field: what is wrong' belongs to the only
         parameter of that name, if there is one; any other message stands without a place.
@@ -57,109 +54,76 @@ def load(
 ) -> Loaded:
     """Make the object called ``root`` from config files and command-line overrides.
 
-    gin's global state is cleared before and after.
-
     Args:
       registry: the names that configs may use.
-      root: the name of what to make.
+      root: the name of the object.
       configs: files, each overriding those before.
       overrides: 'KEY=VALUE', overriding the files.
 
     Raises:
-      ConfigError: one line with the place of the first thing that is wrong.
+      ConfigError: one line with the place of the first error.
     """
     bindings, imports = read(configs, overrides)
     origin = Place(find(str(configs[0]), Path.cwd()))
     checked = check(bindings, registry, root, origin)
-    value, made = _make(registry, root, checked)
+    builder = _Builder(checked)
+    value = builder.make(Reference("", root, True), ())
     places = {key: b.place for key, b in checked.bindings.items() if b.parameter}
-    return Loaded(value, render(value, registry, made, imports), places)
+    return Loaded(value, render(value, registry, builder.made, imports), places)
 
 
-def _make(
-    registry: Registry, root: str, checked: Checked
-) -> tuple[Any, dict[int, tuple[Any, str]]]:
-    """Run gin. Returns the object, and by id every object made and the scope it was made in."""
-    made: dict[int, tuple[Any, str]] = {}
-    failure: list[ConfigError] = []
+class _Builder:
+    """Makes objects.
 
-    def make(name: str, arguments: dict[str, Any]) -> Any:
-        scope = tuple(gin.current_scope())
+    Attributes:
+      made: every object and the scope that it was made in, by the object's id.
+    """
+
+    def __init__(self, checked: Checked) -> None:
+        self.checked = checked
+        self.made: dict[int, tuple[Any, str]] = {}
+
+    def make(self, reference: Reference, active: Scope) -> Any:
+        scope, name = reference.within(active), reference.name
+        registry = self.checked.registry
+        parameters = registry.parameters(name)
+        bound = {p: self.checked.find(scope, name, p) for p in parameters}
+        arguments = {p: self.value(b.value, scope) for p, b in bound.items() if b is not None}
+        for parameter, value in arguments.items():
+            problem = type_problem(value, parameters[parameter])
+            if problem is not None:
+                place = self.checked.place(scope, name, parameter)
+                raise ConfigError(f"{place}: {name}.{parameter}: {problem}")
         try:
-            instance = _instance(registry, name, scope, arguments, checked)
-        except ConfigError as error:
-            failure.append(error)  # gin is about to add lines of its own to the message
-            raise
-        made[id(instance)] = (instance, "/".join(scope))
+            instance = registry[name](**arguments)
+        except (TypeError, ValueError) as error:
+            raise self.located(error, scope, name, arguments) from None
+        self.made[id(instance)] = (instance, "/".join(scope))
         return instance
 
-    for name in registry.names():
-        _register(registry, name)
-    lines = [
-        f"{_key(b.scope, b.name, b.parameter, registry)} = {_text(b.value, registry)}"
-        for b in checked.bindings.values()
-    ]
-    _MAKERS[registry.module] = make
-    try:
-        with gin.unlock_config():
-            gin.clear_config()
-            gin.parse_config("\n".join(lines))
-            value = gin.get_configurable(f"{registry.module}.{root}")()
-    except ConfigError:
-        raise failure[0] from None
-    finally:
-        del _MAKERS[registry.module]
-        with gin.unlock_config():
-            gin.clear_config()
-    return value, made
+    def value(self, value: Any, scope: Scope) -> Any:
+        """A value of a binding, its references made and its macros replaced."""
+        if isinstance(value, Reference):
+            return self.make(value, scope)
+        if isinstance(value, Macro):
+            return self.value(self.checked.bindings[value.name].value, scope)
+        if isinstance(value, tuple | list):
+            return type(value)(self.value(entry, scope) for entry in value)
+        if isinstance(value, dict):
+            return {self.value(k, scope): self.value(v, scope) for k, v in value.items()}
+        return value
 
-
-_MAKERS: dict[str, Callable[[str, dict[str, Any]], Any]] = {}
-"""The make of the load that is under way, by the module of its registry."""
-
-_REGISTERED: set[tuple[str, str]] = set()
-"""What gin knows already; it refuses to be told twice."""
-
-
-def _register(registry: Registry, name: str) -> None:
-    module = registry.module
-    if (module, name) in _REGISTERED:
-        return
-
-    def factory(**arguments: Any) -> Any:
-        return _MAKERS[module](name, arguments)
-
-    factory.__name__ = factory.__qualname__ = name
-    factory.__signature__ = inspect.signature(registry[name])  # type: ignore[attr-defined]
-    gin.external_configurable(factory, name=name, module=module)
-    _REGISTERED.add((module, name))
-
-
-def _instance(
-    registry: Registry,
-    name: str,
-    scope: tuple[str, ...],
-    arguments: dict[str, Any],
-    checked: Checked,
-) -> Any:
-    """Make one object, types first."""
-    parameters = registry.parameters(name)
-    for parameter, value in arguments.items():
-        problem = type_problem(value, parameters[parameter])
-        if problem is not None:
-            place = checked.place(scope, name, parameter)
-            raise ConfigError(f"{place}: {name}.{parameter}: {problem}")
-    try:
-        return registry[name](**arguments)
-    except (TypeError, ValueError) as error:
+    def located(
+        self, error: Exception, scope: Scope, name: str, arguments: dict[str, Any]
+    ) -> ConfigError:
+        """An error of a constructor, with the place of the parameter that it names."""
         message = " ".join(str(error).split()).removeprefix(f"{name}.")
         field = re.match(r"(\w+)(?:\[\d+\])?: ", message)
-        if field is None or field.group(1) not in parameters:
-            raise ConfigError(f"{checked.place(scope, name)}: {name}: {message}") from None
+        if field is None or field.group(1) not in self.checked.registry.parameters(name):
+            return ConfigError(f"{self.checked.place(scope, name)}: {name}: {message}")
         parameter = field.group(1)
-        hint = _choice(arguments.get(parameter), message)
-        place = checked.place(scope, name, parameter)
-        raise ConfigError(f"{place}: {name}.{message}{hint}") from None
+        place = self.checked.place(scope, name, parameter)
+        return ConfigError(f"{place}: {name}.{message}{_choice(arguments.get(parameter), message)}")
 
 
 def _choice(value: Any, message: str) -> str:
@@ -168,23 +132,3 @@ def _choice(value: Any, message: str) -> str:
         return ""
     near = nearest(value, set(re.findall(r"'(\w+)'", message)) - {value})
     return f"; did you mean {near!r}?" if near else ""
-
-
-def _key(scope: str, name: str, parameter: str, registry: Registry) -> str:
-    return join(scope, f"{registry.module}.{name}.{parameter}") if parameter else name
-
-
-def _text(value: Any, registry: Registry) -> str:
-    """A value as gin reads it, with full names."""
-    if isinstance(value, Reference):
-        return f"@{join(value.scope, f'{registry.module}.{value.name}')}()"
-    if isinstance(value, Macro):
-        return repr(value)
-    if isinstance(value, tuple):
-        return f"({''.join(_text(entry, registry) + ', ' for entry in value)})"
-    if isinstance(value, list):
-        return f"[{', '.join(_text(entry, registry) for entry in value)}]"
-    if isinstance(value, dict):
-        pairs = (f"{_text(k, registry)}: {_text(v, registry)}" for k, v in value.items())
-        return f"{{{', '.join(pairs)}}}"
-    return repr(value)

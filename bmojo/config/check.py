@@ -1,4 +1,4 @@
-"""What a config says, checked before anything is made of it."""
+"""Checks of bindings before any object is made: names, macros, scopes, use, effect."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from bmojo.config.parse import Binding, Macro, Place, Reference, join, values
 from bmojo.config.registry import Registry
 from bmojo.errors import ConfigError, nearest, suggestion
 
-__all__ = ["Checked", "check"]
+__all__ = ["Checked", "Scope", "check"]
 
 Scope = tuple[str, ...]
 Use = tuple[Scope, str]
@@ -19,11 +19,13 @@ class Checked:
 
     Attributes:
       bindings: those in force, by key.
+      registry: the names that they may use.
       uses: every configurable that will be made, with its scope, and where it is referred to.
     """
 
     bindings: dict[str, Binding]
-    uses: dict[Use, Place]
+    registry: Registry
+    uses: dict[Use, Place] = dataclasses.field(default_factory=dict)
 
     def find(self, scope: Scope, name: str, parameter: str) -> Binding | None:
         """The binding that gives ``name`` its parameter in that scope: the innermost one."""
@@ -34,13 +36,47 @@ class Checked:
         return None
 
     def place(self, scope: Scope, name: str, parameter: str | None = None) -> Place:
-        """Where a parameter is written: its macro, its binding, or what refers to ``name``."""
+        """Where a parameter is written: its macro, its binding, or the reference to ``name``."""
         binding = self.find(scope, name, parameter) if parameter else None
         if binding is None:
             return self.uses[scope, name]
         while isinstance(binding.value, Macro):
             binding = self.bindings[binding.value.name]
         return binding.place
+
+    def follow(
+        self, reference: Reference, active: Scope, place: Place, above: tuple[Use, ...] = ()
+    ) -> None:
+        """Note the use that a reference makes, and all uses below it."""
+        scope = reference.within(active)
+        use = (scope, reference.name)
+        if use in above:
+            raise ConfigError(
+                f"{place}: {reference!r} contains itself; refer to something else here"
+            )
+        if use in self.uses:
+            return
+        self.uses[use] = place
+        for parameter in self.registry.parameters(reference.name):
+            binding = self.find(scope, reference.name, parameter)
+            if binding is not None:
+                for inner in self.inner(binding, Reference):
+                    self.follow(inner, scope, binding.place, (*above, use))
+
+    def inner(self, binding: Binding, kind: type) -> Iterator:
+        """References or macros in a value, those inside its macros too."""
+        for inner in values(binding.value):
+            if isinstance(inner, kind):
+                yield inner
+            if isinstance(inner, Macro) and inner.name in self.bindings:
+                yield from self.inner(self.bindings[inner.name], kind)
+
+    def applied(self, binding: Binding) -> list[Use]:
+        """The uses that lie in the scope of a binding."""
+        outer = _split(binding.scope)
+        return [
+            use for use in self.uses if use[1] == binding.name and use[0][: len(outer)] == outer
+        ]
 
 
 def check(bindings: list[Binding], registry: Registry, root: str, origin: Place) -> Checked:
@@ -50,7 +86,7 @@ def check(bindings: list[Binding], registry: Registry, root: str, origin: Place)
       bindings: in the order of reading.
       registry: the names that there are.
       root: the name that everything is made for.
-      origin: where to report what is missing altogether.
+      origin: the place of errors about a binding that no file has.
 
     Raises:
       ConfigError: a name, parameter or macro is unknown; a macro, scope or binding is never
@@ -61,69 +97,82 @@ def check(bindings: list[Binding], registry: Registry, root: str, origin: Place)
         _check_names(binding, registry)
     force = {binding.key: binding for binding in bindings}
     _check_macros(bindings, force, registry)
-    uses: dict[Use, Place] = {}
-    _walk(Reference("", root, True), (), origin, force, registry, uses, ())
-    checked = Checked(force, uses)
+    checked = Checked(force, registry)
+    checked.follow(Reference("", root, True), (), origin)
     overridden = [b for b in bindings if force[b.key] is not b]
-    for binding in force.values():
-        if binding.parameter:
-            _check_used(binding, checked, overridden, registry)
-    for binding in force.values():
-        if binding.parameter:
-            _check_effect(binding, checked)
-    _check_required(checked, registry)
+    parameters = [binding for binding in force.values() if binding.parameter]
+    for binding in parameters:
+        _check_used(binding, checked, overridden)
+    for binding in parameters:
+        _check_effect(binding, checked)
+    _check_overrides(checked, parameters)
+    for (scope, name), place in checked.uses.items():
+        for parameter in registry.required(name):
+            if checked.find(scope, name, parameter) is None:
+                key = join("/".join(scope), f"{name}.{parameter}")
+                raise ConfigError(f"{place}: {key} must be set; add {key} = ...")
     return checked
+
+
+def _split(scope: str) -> Scope:
+    return tuple(scope.split("/")) if scope else ()
 
 
 def _check_names(binding: Binding, registry: Registry) -> None:
     where = f"{binding.place}: {binding.key}"
+    references = [inner for inner in values(binding.value) if isinstance(inner, Reference)]
+    for name in [*([binding.name] if binding.parameter else ()), *(r.name for r in references)]:
+        if name not in registry:
+            hint = suggestion(name, registry.names())
+            raise ConfigError(f"{where}: nothing is called {name!r}; {hint}")
     if binding.parameter:
-        if binding.name not in registry:
-            hint = suggestion(binding.name, registry.names())
-            raise ConfigError(f"{where}: nothing is called {binding.name!r}; {hint}")
         parameters = registry.parameters(binding.name)
         if binding.parameter not in parameters:
             hint = suggestion(binding.parameter, parameters)
             raise ConfigError(
                 f"{where}: {binding.name} has no parameter {binding.parameter!r}; {hint}"
             )
-    for inner in values(binding.value):
-        if isinstance(inner, Reference):
-            if inner.name not in registry:
-                hint = suggestion(inner.name, registry.names())
-                raise ConfigError(f"{where}: nothing is called {inner.name!r}; {hint}")
-            if not inner.called:
-                raise ConfigError(f"{where}: {inner!r} lacks its parentheses; write {inner!r}()")
+    for reference in references:
+        if not reference.called:
+            raise ConfigError(
+                f"{where}: {reference!r} lacks its parentheses; write {reference!r}()"
+            )
 
 
 def _check_macros(bindings: list[Binding], force: dict[str, Binding], registry: Registry) -> None:
-    macros = {key for key, binding in force.items() if not binding.parameter}
-    read = set()
-    for binding in bindings:
+    macros = {key: binding for key, binding in force.items() if not binding.parameter}
+    read = {m.name for b in bindings for m in values(b.value) if isinstance(m, Macro)}
+    for binding in force.values():
         for inner in values(binding.value):
-            if isinstance(inner, Macro):
-                read.add(inner.name)
-                if inner.name not in macros:
-                    near = nearest(inner.name, macros)
-                    hint = f"did you mean %{near}?" if near else f"define {inner.name} = ..."
-                    raise ConfigError(
-                        f"{binding.place}: {binding.key}: no macro %{inner.name}; {hint}"
-                    )
-    for key in sorted(macros, key=lambda key: force[key].order):
-        shared = key in registry.shared_macros and not force[key].root
-        if key not in read and not shared:
-            raise ConfigError(
-                f"{force[key].place}: {key}: nobody reads the macro; {_meant(key, read, registry)}"
-            )
+            if isinstance(inner, Macro) and inner.name not in macros:
+                near = nearest(inner.name, macros)
+                hint = f"did you mean %{near}?" if near else f"define {inner.name} = ..."
+                raise ConfigError(f"{binding.place}: {binding.key}: no macro %{inner.name}; {hint}")
+    for key, binding in sorted(macros.items(), key=lambda item: item[1].order):
+        if key not in read and (binding.root or key not in registry.shared_macros):
+            raise _unread(binding, read, registry)
         _check_acyclic(key, force, ())
 
 
-def _meant(macro: str, read: set[str], registry: Registry) -> str:
-    owners = [name for name in registry.names() if macro in registry.parameters(name)]
-    if owners:
-        return f"did you mean {owners[0]}.{macro}?"
-    near = nearest(macro, read)
-    return f"did you mean {near!r}?" if near else f"write %{macro} where its value belongs"
+def _check_overrides(checked: Checked, parameters: list[Binding]) -> None:
+    """Refuse a macro on the command line that only replaced bindings read."""
+    live = [binding for binding in parameters if checked.applied(binding)]
+    read = {macro.name for binding in live for macro in checked.inner(binding, Macro)}
+    for key, binding in checked.bindings.items():
+        if not binding.parameter and binding.place.file is None and key not in read:
+            raise ConfigError(
+                f"{binding.place}: {key}: only bindings that were replaced read the macro; "
+                "leave it out"
+            )
+
+
+def _unread(binding: Binding, read: set[str], registry: Registry) -> ConfigError:
+    owners = [name for name in registry.names() if binding.key in registry.parameters(name)]
+    near = f"{owners[0]}.{binding.key}" if owners else nearest(binding.key, read)
+    hint = f"write %{binding.key} where its value belongs"
+    if near:
+        hint = f"did you mean {near if owners else repr(near)}?"
+    return ConfigError(f"{binding.place}: {binding.key}: nobody reads the macro; {hint}")
 
 
 def _check_acyclic(macro: str, force: dict[str, Binding], above: tuple[str, ...]) -> None:
@@ -135,68 +184,21 @@ def _check_acyclic(macro: str, force: dict[str, Binding], above: tuple[str, ...]
             _check_acyclic(inner.name, force, (*above, macro))
 
 
-def _references(binding: Binding, force: dict[str, Binding]) -> Iterator[Reference]:
-    """References in a value, those inside macros too."""
-    for inner in values(binding.value):
-        if isinstance(inner, Reference):
-            yield inner
-        else:
-            yield from _references(force[inner.name], force)
-
-
-def _walk(
-    reference: Reference,
-    active: Scope,
-    place: Place,
-    force: dict[str, Binding],
-    registry: Registry,
-    uses: dict[Use, Place],
-    above: tuple[Use, ...],
-) -> None:
-    """Follow a reference as gin does, and note every use."""
-    scope = tuple(reference.scope.split("/")) if reference.scope else active
-    use = (scope, reference.name)
-    if use in above:
-        raise ConfigError(f"{place}: {reference!r} contains itself; refer to something else here")
-    if use in uses:
-        return
-    uses[use] = place
-    checked = Checked(force, uses)
-    for parameter in registry.parameters(reference.name):
-        binding = checked.find(scope, reference.name, parameter)
-        if binding is not None:
-            for inner in _references(binding, force):
-                _walk(inner, scope, binding.place, force, registry, uses, (*above, use))
-
-
-def _applies(binding: Binding, uses: dict[Use, Place]) -> list[Use]:
-    """The uses that lie in the scope of a binding."""
-    outer = tuple(binding.scope.split("/")) if binding.scope else ()
-    return [
-        (scope, name)
-        for scope, name in uses
-        if name == binding.name and scope[: len(outer)] == outer
-    ]
-
-
-def _check_used(
-    binding: Binding, checked: Checked, overridden: list[Binding], registry: Registry
-) -> None:
+def _check_used(binding: Binding, checked: Checked, overridden: list[Binding]) -> None:
     """Refuse a binding that nothing will read.
 
-    It is excused if what would have read it was overridden after it: whoever replaces the
-    pattern of a model has no use for the bindings of the old one.
+    It is excused if its reader was overridden after it: a config that replaces the pattern of
+    a model has no use for the bindings of the old one.
     """
-    if _applies(binding, checked.uses):
+    if checked.applied(binding):
         return
     for old in overridden:
         if binding.order < checked.bindings[old.key].order:
-            lost: dict[Use, Place] = {}
-            outer = tuple(old.scope.split("/")) if old.scope else ()
-            for active in {outer, *(scope for scope, _ in _applies(old, checked.uses))}:
-                for inner in _references(old, checked.bindings):
-                    _walk(inner, active, old.place, checked.bindings, registry, lost, ())
-            if _applies(binding, lost):
+            lost = Checked(checked.bindings, checked.registry)
+            for active in {_split(old.scope), *(scope for scope, _ in checked.applied(old))}:
+                for inner in checked.inner(old, Reference):
+                    lost.follow(inner, active, old.place)
+            if lost.applied(binding):
                 return
     where = f"{binding.place}: {binding.key}"
     entered = {"/".join(scope[:depth]) for scope, _ in checked.uses for depth in range(1, 9)}
@@ -205,50 +207,32 @@ def _check_used(
         near = nearest(binding.scope, entered)
         if near is None and len(entered) == 1:
             (near,) = entered
-        hint = (
-            f"did you mean {near!r}?"
-            if near
-            else f"refer to @{binding.scope}/{binding.name}() somewhere"
-        )
+        here = f"@{join(binding.scope, binding.name)}()"
+        hint = f"did you mean {near!r}?" if near else f"refer to {here} somewhere"
         raise ConfigError(f"{where}: the scope {binding.scope!r} is never entered; {hint}")
-    raise ConfigError(
-        f"{where}: {binding.name} is never used"
-        f"{' in this scope' if binding.scope else ''}; {_remedy(binding, checked, registry)}"
-    )
+    within = " in this scope" if binding.scope else ""
+    raise ConfigError(f"{where}: {binding.name} is never used{within}; {_remedy(binding, checked)}")
 
 
-def _remedy(binding: Binding, checked: Checked, registry: Registry) -> str:
+def _remedy(binding: Binding, checked: Checked) -> str:
     """Where an unused configurable could be referred to."""
     for scope, user in checked.uses:
-        for field in dataclasses.fields(registry[user]):
+        for field in dataclasses.fields(checked.registry[user]):
             default = field.default
             if field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()
             unbound = checked.find(scope, user, field.name) is None
-            if unbound and registry.name_of(default) == binding.name:
+            if unbound and checked.registry.name_of(default) == binding.name:
                 return f"{user}.{field.name} has a default: bind it to @{binding.name}()"
     return f"remove the line, or refer to @{join(binding.scope, binding.name)}() somewhere"
 
 
 def _check_effect(binding: Binding, checked: Checked) -> None:
     """Refuse a binding that came last but loses everywhere to ones with a narrower scope."""
-    winners = []
-    for scope, name in _applies(binding, checked.uses):
-        winner = checked.find(scope, name, binding.parameter)
-        if winner is None or winner is binding:
-            return
-        winners.append(winner)
+    winners = [checked.find(*use, binding.parameter) or binding for use in checked.applied(binding)]
     if winners and all(winner.order < binding.order for winner in winners):
         first = min(winners, key=lambda winner: winner.order)
         raise ConfigError(
             f"{binding.place}: {binding.key} has no effect; "
             f"{first.key} ({first.place}) goes before it: bind that"
         )
-
-
-def _check_required(checked: Checked, registry: Registry) -> None:
-    for (scope, name), place in checked.uses.items():
-        for parameter in registry.required(name):
-            if checked.find(scope, name, parameter) is None:
-                key = join("/".join(scope), f"{name}.{parameter}")
-                raise ConfigError(f"{place}: {key} must be set; add {key} = ...")

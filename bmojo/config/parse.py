@@ -16,7 +16,19 @@ from gin import config_parser
 
 from bmojo.errors import ConfigError, nearest
 
-__all__ = ["Binding", "Macro", "Place", "Reference", "config_folders", "find", "read", "values"]
+__all__ = [
+    "Binding",
+    "Macro",
+    "Place",
+    "Reference",
+    "config_folders",
+    "display",
+    "find",
+    "includes",
+    "join",
+    "read",
+    "values",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +52,10 @@ class Reference:
     scope: str
     name: str
     called: bool
+
+    def within(self, active: tuple[str, ...]) -> tuple[str, ...]:
+        """The scope of the object, where ``active`` is that of the reference."""
+        return tuple(self.scope.split("/")) if self.scope else active
 
     def __repr__(self) -> str:
         return f"@{join(self.scope, self.name)}{'()' if self.called else ''}"
@@ -126,14 +142,21 @@ def find(name: str, first: Path, place: Place | None = None) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
+    where = place or "command line"
     if (first / name / "config.gin").is_file():
-        own = Path(name, "config.gin")
-        raise ConfigError(f"{place or 'command line'}: {name!r} is a folder; write {str(own)!r}")
+        own = str(Path(name, "config.gin"))
+        raise ConfigError(f"{where}: {name!r} is a folder; write {own!r}")
     known = {str(p.relative_to(folder)) for folder in folders[1:] for p in folder.rglob("*.gin")}
     near = nearest(name, known) or nearest(Path(name).name, known)
     searched = ", ".join(display(folder) or "." for folder in folders)
     hint = f"did you mean {near!r}?" if near else f"looked in {searched}"
-    raise ConfigError(f"{place or 'command line'}: no config file {name!r}; {hint}")
+    raise ConfigError(f"{where}: no config file {name!r}; {hint}")
+
+
+def includes(path: Path) -> list[str]:
+    """The names that a file includes, without those of its includes."""
+    found = (statement for statement, _ in _statements(_text(path), Place(path)))
+    return [s.filename for s in found if isinstance(s, config_parser.IncludeStatement)]
 
 
 def read(
@@ -172,58 +195,60 @@ class _Reader:
     def __init__(self) -> None:
         self.bindings: list[Binding] = []
         self.imports: list[str] = []
+        self.first = 0
 
     def file(self, path: Path, including: tuple[Path, ...], root: bool) -> None:
-        own: dict[str, Place] = {}
+        lines: dict[str, int] = {}
+        if not including:
+            self.first = len(self.bindings)  # a file given before this one may hold the same
         for statement, place in _statements(_text(path), Place(path)):
             if isinstance(statement, config_parser.IncludeStatement):
                 found = find(statement.filename, path.parent, place)
                 chain = [p.resolve() for p in (*including, path)]
                 if found.resolve() in chain:
-                    loop = [*chain[chain.index(found.resolve()) :], found.resolve()]
+                    loop = [*chain[chain.index(found.resolve()) :], found]
                     shown = " -> ".join(p.name for p in loop)
                     raise ConfigError(f"{place}: include cycle: {shown}; remove one include")
                 self.file(found, (*including, path), root=False)
             elif isinstance(statement, config_parser.ImportStatement):
-                _import(statement.module, place)
+                try:
+                    importlib.import_module(statement.module)
+                except ImportError as error:
+                    message = f"{place}: cannot import {statement.module!r}: {error}"
+                    raise ConfigError(message) from None
                 self.imports.append(statement.module)
             elif isinstance(statement, config_parser.BindingStatement):
-                binding = self.binding(statement, place, root)
-                if binding.key in own:
+                binding = self.bind(statement, place, root)
+                if binding.key in lines:
                     raise ConfigError(
-                        f"{place}: {binding.key} is already bound in line "
-                        f"{own[binding.key].line} of this file; remove one of the two"
+                        f"{place}: {binding.key} is already bound in line {lines[binding.key]} of "
+                        "this file; remove one of the two"
                     )
-                own[binding.key] = place
-                self.undone(binding, including)
-                self.bindings.append(binding)
+                lines[binding.key] = place.line
+                for old in self.bindings[self.first :]:
+                    if old.key == binding.key and old.place.file in including:
+                        raise ConfigError(
+                            f"{old.place}: {old.key} is undone by a later include of this file "
+                            f"({place}); put includes first"
+                        )
 
     def override(self, text: str) -> None:
-        key, equals, value = text.partition("=")
+        key, equals, value = (part.strip() for part in text.partition("="))
         place = Place(None, 0, text)
-        if not equals or not re.fullmatch(r"[\w./]+", key.strip()):
+        if not equals or not re.fullmatch(r"[\w./]+", key):
             raise ConfigError(f"command line: {text!r} is not KEY=VALUE, as in Model.d_model=128")
-        value = value.strip()
         if re.fullmatch(r"[A-Za-z][\w-]*", value) and value not in ("True", "False", "None"):
             value = repr(value)  # a shell eats quotes: Model.dtype=bfloat16 means 'bfloat16'
-        for statement, _ in _statements(f"{key.strip()} = {value}", place):
-            self.bindings.append(self.binding(statement, place, root=True))
+        for statement, _ in _statements(f"{key} = {value}", place):
+            self.bind(statement, place, root=True)
 
-    def binding(self, statement: Any, place: Place, root: bool) -> Binding:
+    def bind(self, statement: Any, place: Place, root: bool) -> Binding:
         scope, name, parameter = statement.scope, statement.selector, statement.arg_name
         if not parameter:
             scope, name = "", join(scope, name)
         order = len(self.bindings)
-        return Binding(scope, name, parameter, statement.value, place, order, root)
-
-    def undone(self, binding: Binding, including: tuple[Path, ...]) -> None:
-        """Refuse a binding that overrides one of a file that includes its own."""
-        for old in self.bindings:
-            if old.key == binding.key and old.place.file in including:
-                raise ConfigError(
-                    f"{old.place}: {old.key} is undone by a later include of this file "
-                    f"({binding.place}); put includes first"
-                )
+        self.bindings.append(Binding(scope, name, parameter, statement.value, place, order, root))
+        return self.bindings[-1]
 
 
 def _text(path: Path) -> str:
@@ -262,10 +287,3 @@ def _syntax(error: SyntaxError) -> str:
     if message.startswith("Expected newline"):
         return "syntax error: more follows the value; a value is one literal, without arithmetic"
     return f"syntax error: {message.rstrip('.')}"
-
-
-def _import(module: str, place: Place) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"{place}: cannot import {module!r}: {error}") from None

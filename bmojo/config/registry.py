@@ -1,4 +1,4 @@
-"""Which classes a config may name."""
+"""The dataclasses that a config may name."""
 
 import dataclasses
 import functools
@@ -12,14 +12,11 @@ class Registry:
     """Dataclasses by the names that configs call them.
 
     Attributes:
-      module: prefix under which gin knows the names; each registry has its own.
-      shared_macros: macros that a file may define for whoever needs them. Defined in an
-        included file and read by nobody they are no error, as sizes are written for all
-        models.
+      shared_macros: macros that a file may define for any other. In an included file or an
+        overlay they need no reader, as sizes are written for all models.
     """
 
-    def __init__(self, module: str, shared_macros: tuple[str, ...] = ()) -> None:
-        self.module = module
+    def __init__(self, shared_macros: tuple[str, ...] = ()) -> None:
         self.shared_macros = shared_macros
         self._classes: dict[str, type] = {}
 
@@ -46,10 +43,7 @@ class Registry:
 
     def name_of(self, instance: Any) -> str | None:
         """The name of the class of ``instance``, or None."""
-        for name, cls in self._classes.items():
-            if type(instance) is cls:
-                return name
-        return None
+        return next((name for name, cls in self._classes.items() if type(instance) is cls), None)
 
     def parameters(self, name: str) -> dict[str, Any]:
         """Type annotation of each parameter of ``name``, in order."""

@@ -1,4 +1,4 @@
-"""Objects -> the gin text that makes them again."""
+"""The gin text of objects: loading it makes them again."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -18,9 +18,9 @@ def render(
 ) -> str:
     """Write every field of a tree of configs, defaults too, sorted by name.
 
-    Objects keep the scope that they were made in, so that what can be said of the config can
-    be said of the text too. An object that no binding made takes the scope of its parts or of
-    what holds it; of two different ones in one scope, the second gets a scope of its own.
+    Objects keep the scope that they were made in, so that an override of the config fits the
+    text too. An object that no binding made takes the scope of its parts or of its holder; of
+    two different ones in one scope, the second gets a scope of its own.
 
     Args:
       value: the root; its fields hold registered dataclasses, tuples of them, and literals.
@@ -29,7 +29,7 @@ def render(
       imports: modules that the config needs.
 
     Raises:
-      TypeError: a field holds what a gin file cannot say.
+      TypeError: the value of a field cannot be written in a gin file.
     """
     scopes: dict[int, str] = {}
     blocks: dict[tuple[str, str], Any] = {}

@@ -5,19 +5,19 @@ import dataclasses
 import numpy as np
 
 from bmojo.data.synthetic import (
+    Example,
     SyntheticSource,
-    check_choices,
-    check_integer,
-    check_room,
+    SyntheticTask,
+    blank,
     choose,
     sequence_checksum,
 )
 
-__all__ = ["CompressionConfig", "CompressionSource"]
+__all__ = ["CompressionConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
-class CompressionConfig:
+class CompressionConfig(SyntheticTask):
     """Give every token of a random sequence after its end.
 
     n data tokens, the compression token, ``gap`` zeros, then one query for each place
@@ -34,7 +34,7 @@ class CompressionConfig:
 
     MAD is an autoencoder: a further MLP decodes each token from one vector, the model's
     output at the compression token, and the place. A language model has no such bottleneck,
-    so this task is weaker. What the queries are answered from is all that the model keeps: for
+    so this task is weaker. Queries are answered from all that the model keeps: for
     a recurrent model that is its state, as in MAD; attention that reaches back to the data
     tokens can copy them instead. A gap of at least the window takes them out of a window's
     reach (of each layer's: a stack of l windows reaches l times as far).
@@ -55,20 +55,20 @@ class CompressionConfig:
     data_vocab: int = 16
     gap: int = 0
 
-    def __post_init__(self):
-        name = "Compression"
-        for field, least in (("length", 1), ("vocab_size", 4), ("data_vocab", 2), ("gap", 0)):
-            check_integer(name, field, getattr(self, field), least)
-        object.__setattr__(self, "num_tokens", check_choices(name, "num_tokens", self.num_tokens))
+    least = {"length": 1, "vocab_size": 4, "data_vocab": 2, "gap": 0}
+    slices = "num_tokens"
+
+    def check(self) -> None:
+        """Refuse tokens that neither the sequence nor the vocabulary can hold."""
         most = max(self.num_tokens)
         shown = f"{most} tokens, a gap of {self.gap} and {most} queries"
-        check_room(name, self.length, shown, 2 * most + 1 + self.gap, "num_tokens or gap")
+        self.check_room(shown, 2 * most + 1 + self.gap, "num_tokens or gap")
         needed = self.data_vocab + 2 + most
         if self.vocab_size < needed:
             raise ValueError(
-                f"{name}.vocab_size: {self.data_vocab} data tokens, {most} queries and two more "
-                f"need {needed} tokens, got {self.vocab_size}; raise vocab_size to {needed}, or "
-                "lower data_vocab or num_tokens"
+                f"Compression.vocab_size: {self.data_vocab} data tokens, {most} queries and two "
+                f"more need {needed} tokens, got {self.vocab_size}; raise vocab_size to {needed}, "
+                "or lower data_vocab or num_tokens"
             )
 
     @property
@@ -76,34 +76,15 @@ class CompressionConfig:
         """Accuracy of guessing among all data tokens."""
         return 1 / self.data_vocab
 
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "num_tokens"
-
-    def source(self, seed: int, split: str) -> "CompressionSource":
-        """All examples of a split: 'train' or 'test'."""
-        return CompressionSource(self, seed, split)
-
-
-class CompressionSource(SyntheticSource[CompressionConfig]):
-    """Examples of compression; ``group`` is the number of data tokens.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
-
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of data tokens of one example."""
-        config = self.config
-        number = choose(rng, config.num_tokens)
-        queries = config.data_vocab + 2
-        tokens = self.of_split(lambda: rng.integers(2, queries, size=number), sequence_checksum)
-        asked = slice(number + 1 + config.gap, 2 * number + 1 + config.gap)
-        inputs = np.zeros(config.length, np.int32)
+        number = choose(rng, self.num_tokens)
+        queries = self.data_vocab + 2
+        tokens = source.of_split(lambda: rng.integers(2, queries, size=number), sequence_checksum)
+        asked = slice(number + 1 + self.gap, 2 * number + 1 + self.gap)
+        inputs, targets = blank(self.length)
         inputs[:number] = tokens
         inputs[number] = 1
         inputs[asked] = np.arange(queries, queries + number)
-        targets = np.full(config.length, -1, np.int32)
         targets[asked] = tokens
         return inputs, targets, number

@@ -6,20 +6,20 @@ import math
 import numpy as np
 
 from bmojo.data.synthetic import (
+    Example,
     SyntheticSource,
+    SyntheticTask,
     binding_checksum,
-    check_choices,
-    check_integer,
-    check_pairs,
-    check_room,
+    blank,
     choose,
+    repeated,
 )
 
-__all__ = ["FuzzyMQARConfig", "FuzzyMQARSource"]
+__all__ = ["FuzzyMQARConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FuzzyMQARConfig:
+class FuzzyMQARConfig(SyntheticTask):
     """Recall values of several tokens by keys of several tokens.
 
     A sequence is one pair after the other, key before value. Whenever a key comes back, the
@@ -54,69 +54,47 @@ class FuzzyMQARConfig:
     key_tokens: int = 3
     value_tokens: int = 3
 
-    def __post_init__(self):
-        name = "FuzzyMQAR"
-        fields = (("length", 1), ("vocab_size", 4), ("key_tokens", 1), ("value_tokens", 1))
-        for field, least in fields:
-            check_integer(name, field, getattr(self, field), least)
-        object.__setattr__(self, "num_pairs", check_choices(name, "num_pairs", self.num_pairs))
+    least = {"length": 1, "vocab_size": 4, "key_tokens": 1, "value_tokens": 1}
+    slices = "num_pairs"
+
+    def check(self) -> None:
+        """Refuse pairs that neither the sequence nor the vocabulary can hold."""
         most, longest = max(self.num_pairs), self.key_tokens + self.value_tokens
         shown = f"{most} pairs of up to {longest} tokens and a query"
-        check_room(name, self.length, shown, (most + 1) * longest, "num_pairs")
+        self.check_room(shown, (most + 1) * longest, "num_pairs")
         half = self.vocab_size // 2
         for field, tokens in (("key_tokens", half - 1), ("value_tokens", self.vocab_size - half)):
             if getattr(self, field) > tokens:
                 raise ValueError(
-                    f"{name}.{field}: {getattr(self, field)} different tokens are more than the "
+                    f"FuzzyMQAR.{field}: {getattr(self, field)} different tokens are more than the "
                     f"{tokens} that a vocabulary of {self.vocab_size} has for them; lower {field} "
                     "or raise vocab_size"
                 )
         keys = sum(math.perm(half - 1, size) for size in range(1, self.key_tokens + 1))
         remedy = "raise vocab_size or key_tokens, or lower num_pairs"
-        check_pairs(name, f"{self.vocab_size} tokens make", keys, most, remedy)
+        self.check_pairs(f"{self.vocab_size} tokens make", keys, most, remedy)
 
     @property
     def chance(self) -> float:
         """Accuracy of guessing among all tokens of values."""
         return 1 / (self.vocab_size - self.vocab_size // 2)
 
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "num_pairs"
-
-    def source(self, seed: int, split: str) -> "FuzzyMQARSource":
-        """All examples of a split: 'train' or 'test'."""
-        return FuzzyMQARSource(self, seed, split)
-
-
-class FuzzyMQARSource(SyntheticSource[FuzzyMQARConfig]):
-    """Examples of fuzzy recall; ``group`` is the number of pairs.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
-
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of pairs of one example."""
-        config = self.config
-        number = choose(rng, config.num_pairs)
-        keys, values = self.of_split(lambda: self._draw(rng, number), self._checksum)
+        number = choose(rng, self.num_pairs)
+        keys, values = source.of_split(lambda: self._draw(rng, number), self._checksum)
         sizes = (keys > 0).sum(1) + (values > 0).sum(1)
 
-        room = config.length - sizes.sum()
+        room = self.length - sizes.sum()
         again = rng.integers(number, size=room // 2)
         again = again[: np.searchsorted(np.cumsum(sizes[again]), room, side="right")]
         order = rng.permutation(np.concatenate([np.arange(number), again]))
-        asked = np.ones(order.size, bool)
-        asked[np.unique(order, return_index=True)[1]] = False
 
         tokens = np.concatenate([keys, values], axis=1)[order]
         answers = np.concatenate([np.full_like(keys, -1), values], axis=1)[order]
-        answers[~asked] = -1
+        answers[~repeated(order)] = -1
         there = tokens > 0
-        inputs = np.zeros(config.length, np.int32)
-        targets = np.full(config.length, -1, np.int32)
+        inputs, targets = blank(self.length)
         shown = sizes[order].sum()
         inputs[:shown] = tokens[there]
         targets[: shown - 1] = answers[there][1:]  # at the token before each
@@ -124,19 +102,18 @@ class FuzzyMQARSource(SyntheticSource[FuzzyMQARConfig]):
 
     def _draw(self, rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Different keys, and values, a row of tokens each with zeros behind."""
-        config, half = self.config, self.config.vocab_size // 2
-        keys = np.zeros((0, config.key_tokens), np.int64)
+        half = self.vocab_size // 2
+        keys = np.zeros((0, self.key_tokens), np.int64)
         while len(keys) < number:
-            keys = np.concatenate([keys, _motifs(rng, 2 * number, 1, half, config.key_tokens)])
-            first = np.unique(_numbers(keys, config.vocab_size), return_index=True)[1]
+            keys = np.concatenate([keys, _motifs(rng, 2 * number, 1, half, self.key_tokens)])
+            first = np.unique(_numbers(keys, self.vocab_size), return_index=True)[1]
             keys = keys[np.sort(first)]
-        values = _motifs(rng, number, half, config.vocab_size, config.value_tokens)
+        values = _motifs(rng, number, half, self.vocab_size, self.value_tokens)
         return keys[:number], values
 
     def _checksum(self, bindings: tuple[np.ndarray, np.ndarray]) -> int:
-        keys, values = bindings
-        vocab_size = self.config.vocab_size
-        return binding_checksum(_numbers(keys, vocab_size), _numbers(values, vocab_size))
+        keys, values = (_numbers(motifs, self.vocab_size) for motifs in bindings)
+        return binding_checksum(keys, values)
 
 
 def _motifs(

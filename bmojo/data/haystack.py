@@ -1,7 +1,7 @@
 """Facts at the beginning of a long stream, and questions at its end: noisy recall, stretched.
 
-What a model trained on :mod:`bmojo.data.noisy_mqar` meets, over as many tokens as one likes:
-the facts are followed by noise and by pairs of other keys, which may surprise just as much.
+A stream of any length for models trained on :mod:`bmojo.data.noisy_mqar`: the facts are followed
+by noise and by pairs of other keys, which may be just as surprising.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from bmojo.data.noisy_mqar import NoisyMQARConfig
-from bmojo.data.synthetic import check_integer, check_share
+from bmojo.data.source import check_integer, check_share
 
 __all__ = ["Haystack", "HaystackConfig"]
 
@@ -56,14 +56,14 @@ class HaystackConfig:
 
     def __post_init__(self) -> None:
         for field, least in (("facts", 1), ("filler", 0), ("versions", 1)):
-            check_integer("Haystack", field, getattr(self, field), least)
-        check_share("Haystack", "distractors", self.distractors)
+            check_integer(self, field, least)
+        check_share(self, "distractors")
 
     def make(self, task: NoisyMQARConfig, seed: int) -> Haystack:
         """A stream in the vocabulary of a task.
 
         Args:
-          task: whose keys, values and noise are used.
+          task: its keys, values and noise are used.
           seed: same seed, same stream.
 
         Raises:

@@ -4,20 +4,21 @@ import dataclasses
 
 import numpy as np
 
+from bmojo.data.source import check_number
 from bmojo.data.synthetic import (
+    Example,
     SyntheticSource,
-    check_choices,
-    check_integer,
-    check_room,
+    SyntheticTask,
+    blank,
     choose,
     sequence_checksum,
 )
 
-__all__ = ["InContextRegressionConfig", "InContextRegressionSource"]
+__all__ = ["InContextRegressionConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
-class InContextRegressionConfig:
+class InContextRegressionConfig(SyntheticTask):
     """Predict y = w x for new x from examples of x and y.
 
     A sequence shows n examples, each the d coordinates of x, then y; then it asks for the y
@@ -52,23 +53,16 @@ class InContextRegressionConfig:
     queries: int = 4
     noise: float = 0.0
 
-    def __post_init__(self):
-        name = "InContextRegression"
-        fields = (("length", 1), ("vocab_size", 5), ("dimensions", 1), ("queries", 1))
-        for field, least in fields:
-            check_integer(name, field, getattr(self, field), least)
-        choices = check_choices(name, "num_examples", self.num_examples)
-        object.__setattr__(self, "num_examples", choices)
-        if isinstance(self.noise, bool) or not isinstance(self.noise, int | float):
-            raise TypeError(f"{name}.noise: {self.noise!r} is not a number; give one, such as 0.1")
-        if not 0 <= self.noise < float("inf"):
-            raise ValueError(
-                f"{name}.noise: {self.noise} is out of range; give a number of at least 0"
-            )
-        most = max(choices)
-        needed = (most + self.queries) * (self.dimensions + 1)
-        shown = f"{most} examples and {self.queries} queries of {self.dimensions + 1} tokens"
-        check_room(name, self.length, shown, needed, "num_examples, queries or dimensions")
+    least = {"length": 1, "vocab_size": 5, "dimensions": 1, "queries": 1}
+    slices = "num_examples"
+
+    def check(self) -> None:
+        """Refuse examples that the sequence cannot hold."""
+        check_number(self, "noise", lambda n: 0 <= n < float("inf"), "of at least 0", 0.1)
+        most, each = max(self.num_examples), self.dimensions + 1
+        shown = f"{most} examples and {self.queries} queries of {each} tokens"
+        remedy = "num_examples, queries or dimensions"
+        self.check_room(shown, (most + self.queries) * each, remedy)
 
     @property
     def bins(self) -> int:
@@ -84,17 +78,12 @@ class InContextRegressionConfig:
         y = self.answer(weights, x, rng)
         return float(np.bincount(y, minlength=self.bins).max() / y.size)
 
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "num_examples"
-
     def middle(self, bins: np.ndarray) -> np.ndarray:
         """The numbers in the middle of bins 0 .. B - 1."""
         return (2 * bins + 1) / self.bins - 1
 
     def quantise(self, numbers: np.ndarray) -> np.ndarray:
-        """The bins of numbers; what is out of range falls into the first or the last."""
+        """The bins of numbers; a number out of range falls into the first or the last."""
         return np.clip((numbers + 1) / 2 * self.bins, 0, self.bins - 1).astype(np.int64)
 
     def answer(self, weights: np.ndarray, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -102,40 +91,25 @@ class InContextRegressionConfig:
         y = (weights * self.middle(x)).sum(-1)
         return self.quantise(y + self.noise * rng.standard_normal(y.shape))
 
-    def source(self, seed: int, split: str) -> "InContextRegressionSource":
-        """All examples of a split: 'train' or 'test'."""
-        return InContextRegressionSource(self, seed, split)
-
-
-class InContextRegressionSource(SyntheticSource[InContextRegressionConfig]):
-    """Sequences of in-context regression; ``group`` is the number of examples shown.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
-
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of examples shown of one sequence."""
-        config = self.config
-        number = choose(rng, config.num_examples)
-        rows = self.of_split(
-            lambda: self._draw(rng, number + config.queries),
+        number = choose(rng, self.num_examples)
+        rows = source.of_split(
+            lambda: self._draw(rng, number + self.queries),
             lambda rows: sequence_checksum(rows[:number]),
         )
-        inputs = np.zeros(config.length, np.int32)
-        targets = np.full(config.length, -1, np.int32)
+        inputs, targets = blank(self.length)
         inputs[: rows.size] = rows.ravel()
-        answers = slice(number * rows.shape[1] + config.dimensions, rows.size, rows.shape[1])
+        answers = slice(number * rows.shape[1] + self.dimensions, rows.size, rows.shape[1])
         inputs[answers] = 0
         targets[answers.start - 1 : rows.size : rows.shape[1]] = rows[number:, -1]
         return inputs, targets, number
 
     def _draw(self, rng: np.random.Generator, number: int) -> np.ndarray:
         """Rows of tokens: x, then y."""
-        config = self.config
-        x = rng.integers(config.bins, size=(number, config.dimensions))
-        y = config.answer(_weights(rng, 1, config.dimensions), x, rng)
-        return np.concatenate([1 + x, 1 + config.bins + y[:, None]], axis=1)
+        x = rng.integers(self.bins, size=(number, self.dimensions))
+        y = self.answer(_weights(rng, 1, self.dimensions), x, rng)
+        return np.concatenate([1 + x, 1 + self.bins + y[:, None]], axis=1)
 
 
 def _weights(rng: np.random.Generator, number: int, dimensions: int) -> np.ndarray:

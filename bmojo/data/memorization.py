@@ -1,16 +1,17 @@
 """Memorization: a dictionary that only the weights can hold (MAD, arXiv 2403.17844)."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
-from bmojo.data.synthetic import SyntheticSource, check_integer, sequence_checksum
+from bmojo.data.synthetic import Example, SyntheticSource, SyntheticTask, blank, sequence_checksum
 
-__all__ = ["MemorizationConfig", "MemorizationSource"]
+__all__ = ["MemorizationConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
-class MemorizationConfig:
+class MemorizationConfig(SyntheticTask):
     """Give the value that a fixed dictionary has for each key; no value is ever shown.
 
     Keys, drawn with replacement, and the insertion token, 0, take turns: the target at an
@@ -35,9 +36,8 @@ class MemorizationConfig:
     vocab_size: int = 257
     dictionary: int = 0
 
-    def __post_init__(self):
-        for field, least in (("length", 2), ("vocab_size", 5), ("dictionary", 0)):
-            check_integer("Memorization", field, getattr(self, field), least)
+    least = {"length": 2, "vocab_size": 5, "dictionary": 0}
+    slices = "num_keys"
 
     @property
     def num_keys(self) -> int:
@@ -49,41 +49,22 @@ class MemorizationConfig:
         """Accuracy of guessing among all values."""
         return 1 / self.num_keys
 
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "num_keys"
-
     def values(self) -> np.ndarray:
         """The values of keys 1 .. K, (K,)."""
-        rng = np.random.default_rng(self.dictionary)
-        return 1 + self.num_keys + rng.permutation(self.num_keys)
+        return _values(self.num_keys, self.dictionary).copy()
 
-    def source(self, seed: int, split: str) -> "MemorizationSource":
-        """All examples of a split: 'train' or 'test'."""
-        return MemorizationSource(self, seed, split)
-
-
-class MemorizationSource(SyntheticSource[MemorizationConfig]):
-    """Examples of memorization; ``group`` is the number of keys of the dictionary.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
-
-    def __init__(self, config: MemorizationConfig, seed: int, split: str):
-        super().__init__(config, seed, split)
-        self._values = config.values()
-
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and size of the dictionary of one example."""
-        config = self.config
-        number = config.length // 2
-        keys = self.of_split(
-            lambda: rng.integers(1, config.num_keys + 1, size=number), sequence_checksum
+        number = self.length // 2
+        keys = source.of_split(
+            lambda: rng.integers(1, self.num_keys + 1, size=number), sequence_checksum
         )
-        inputs = np.zeros(config.length, np.int32)
+        inputs, targets = blank(self.length)
         inputs[: 2 * number : 2] = keys
-        targets = np.full(config.length, -1, np.int32)
-        targets[1 : 2 * number : 2] = self._values[keys - 1]
-        return inputs, targets, config.num_keys
+        targets[1 : 2 * number : 2] = _values(self.num_keys, self.dictionary)[keys - 1]
+        return inputs, targets, self.num_keys
+
+
+@functools.lru_cache(maxsize=8)
+def _values(keys: int, dictionary: int) -> np.ndarray:
+    return 1 + keys + np.random.default_rng(dictionary).permutation(keys)

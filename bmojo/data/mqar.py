@@ -1,26 +1,27 @@
 """Multi-query associative recall (MQAR): the recall task of Zoology (arXiv 2312.04927)."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
+from bmojo.data.source import check_number
 from bmojo.data.synthetic import (
-    Bindings,
+    Example,
     SyntheticSource,
-    check_choices,
-    check_integer,
-    check_pairs,
-    check_room,
+    SyntheticTask,
+    bindings_of,
+    blank,
     choose,
 )
 
-__all__ = ["MQARConfig", "MQARSource"]
+__all__ = ["MQARConfig"]
 
 FILLERS = ("zero", "random")
 
 
 @dataclasses.dataclass(frozen=True)
-class MQARConfig:
+class MQARConfig(SyntheticTask):
     """Recall values by their keys, several times in one sequence.
 
     A sequence shows key-value pairs, then asks for each key once; the target at a queried
@@ -56,80 +57,53 @@ class MQARConfig:
     filler: str = "zero"
     passes: int = 1
 
-    def __post_init__(self):
-        for field, least in (("length", 1), ("vocab_size", 4), ("passes", 1)):
-            check_integer("MQAR", field, getattr(self, field), least)
-        object.__setattr__(self, "num_pairs", check_choices("MQAR", "num_pairs", self.num_pairs))
-        if isinstance(self.power, bool) or not isinstance(self.power, int | float):
-            raise TypeError(f"MQAR.power: {self.power!r} is not a number; give one, such as 0.01")
-        if not 0 < self.power < float("inf"):
-            raise ValueError(f"MQAR.power: {self.power} is out of range; give a number above 0")
+    least = {"length": 1, "vocab_size": 4, "passes": 1}
+    slices = "num_pairs"
+
+    def check(self) -> None:
+        """Refuse pairs that neither the sequence nor the vocabulary can hold."""
+        check_number(self, "power", lambda power: 0 < power < float("inf"), "above 0", 0.01)
         if self.filler not in FILLERS:
             raise ValueError(f"MQAR.filler: {self.filler!r} is unknown; choose 'zero' or 'random'")
-        self._check_room()
-
-    def _check_room(self) -> None:
-        """Refuse pairs that neither the sequence nor the vocabulary can hold."""
         most = max(self.num_pairs)
         shown = f"{most} pairs shown {self.passes} times and queried once"
-        check_room("MQAR", self.length, shown, 2 * most * (self.passes + 1), "num_pairs")
+        self.check_room(shown, 2 * most * (self.passes + 1), "num_pairs")
         keys, remedy = self.vocab_size // 2 - 1, f"raise vocab_size to {2 * most + 2}"
         tokens = f"{self.vocab_size} tokens hold"
-        check_pairs("MQAR", tokens, keys, most, f"{remedy} or lower num_pairs")
+        self.check_pairs(tokens, keys, most, f"{remedy} or lower num_pairs")
 
     @property
     def chance(self) -> float:
         """Accuracy of guessing among all values."""
         return 1 / (self.vocab_size - self.vocab_size // 2)
 
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "num_pairs"
-
-    def source(self, seed: int, split: str) -> "MQARSource":
-        """All examples of a split: 'train' or 'test'."""
-        return MQARSource(self, seed, split)
-
-
-class MQARSource(SyntheticSource[MQARConfig]):
-    """Examples of MQAR; ``group`` is the number of pairs.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
-
-    def __init__(self, config: MQARConfig, seed: int, split: str):
-        super().__init__(config, seed, split)
-        self._bindings = Bindings(config.vocab_size)
-        self._race = {number: self._slot_scale(number) for number in config.num_pairs}
-
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of pairs of one example."""
-        config, bindings = self.config, self._bindings
-        number = choose(rng, config.num_pairs)
-        keys, values = self.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
+        bindings = bindings_of(self.vocab_size)
+        number = choose(rng, self.num_pairs)
+        keys, values = source.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
 
-        context = 2 * number * config.passes
-        inputs = np.zeros(config.length, np.int32)
-        shown = inputs[:context].reshape(config.passes, number, 2)
+        context = 2 * number * self.passes
+        inputs, targets = blank(self.length)
+        shown = inputs[:context].reshape(self.passes, number, 2)
         shown[:, :, 0] = keys
         shown[:, :, 1] = values
 
         # The n first arrivals of independent exponential clocks with rates p are n draws
         # without replacement with probabilities p, in the order of drawing.
-        arrivals = rng.standard_exponential(len(self._race[number])) * self._race[number]
+        means = _slot_scale((self.length - context) // 2, self.power)
+        arrivals = rng.standard_exponential(means.size) * means
         queried = context + 2 * np.argsort(arrivals)[:number]
         inputs[queried] = keys
-        targets = np.full(config.length, -1, np.int32)
         targets[queried] = values
 
-        if config.filler == "random":
+        if self.filler == "random":
             empty = inputs == 0
-            inputs[empty] = rng.integers(config.vocab_size, size=np.count_nonzero(empty))
+            inputs[empty] = rng.integers(self.vocab_size, size=np.count_nonzero(empty))
         return inputs, targets, number
 
-    def _slot_scale(self, number: int) -> np.ndarray:
-        """Mean arrival time 1/p of each slot behind ``number`` pairs."""
-        slots = (self.config.length - 2 * number * self.config.passes) // 2
-        return np.arange(1, slots + 1, dtype=np.float64) ** (1 - self.config.power)
+
+@functools.lru_cache(maxsize=32)
+def _slot_scale(slots: int, power: float) -> np.ndarray:
+    """Mean arrival time 1/p of each slot behind the pairs."""
+    return np.arange(1, slots + 1, dtype=np.float64) ** (1 - power)

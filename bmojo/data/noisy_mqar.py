@@ -4,21 +4,22 @@ import dataclasses
 
 import numpy as np
 
+from bmojo.data.source import check_share
 from bmojo.data.synthetic import (
-    Bindings,
+    Example,
     SyntheticSource,
-    check_choices,
-    check_integer,
-    check_pairs,
-    check_share,
+    SyntheticTask,
+    bindings_of,
+    blank,
     choose,
+    repeated,
 )
 
-__all__ = ["NoisyMQARConfig", "NoisyMQARSource"]
+__all__ = ["NoisyMQARConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
-class NoisyMQARConfig:
+class NoisyMQARConfig(SyntheticTask):
     """Recall values by their keys, with tokens in between that mean nothing.
 
     A sequence is made of slots of two tokens. A fixed share of them, at random places, holds
@@ -52,23 +53,23 @@ class NoisyMQARConfig:
     noise: float = 0.2
     noise_vocab: int = 16
 
-    def __post_init__(self):
-        name = "NoisyMQAR"
-        for field, least in (("length", 1), ("vocab_size", 5), ("noise_vocab", 1)):
-            check_integer(name, field, getattr(self, field), least)
-        object.__setattr__(self, "num_pairs", check_choices(name, "num_pairs", self.num_pairs))
-        check_share(name, "noise", self.noise)
+    least = {"length": 1, "vocab_size": 5, "noise_vocab": 1}
+    slices = "num_pairs"
+
+    def check(self) -> None:
+        """Refuse pairs that neither the sequence nor the vocabulary can hold."""
+        check_share(self, "noise")
         most = max(self.num_pairs)
         if self.shown <= most:
             raise ValueError(
-                f"{name}.length: {self.length} tokens with a share of {self.noise} noise have "
+                f"NoisyMQAR.length: {self.length} tokens with a share of {self.noise} noise have "
                 f"room for {self.shown} pairs, but {most} pairs and a query need {most + 1}; "
                 "raise length, or lower num_pairs or noise"
             )
         keys = (self.vocab_size - self.noise_vocab) // 2 - 1
         tokens = f"{self.vocab_size} tokens, {self.noise_vocab} of them noise, hold"
         remedy = f"raise vocab_size to {2 * most + 2 + self.noise_vocab} or lower num_pairs"
-        check_pairs(name, tokens, max(keys, 0), most, remedy)
+        self.check_pairs(tokens, max(keys, 0), most, remedy)
 
     @property
     def shown(self) -> int:
@@ -82,46 +83,21 @@ class NoisyMQARConfig:
         content = self.vocab_size - self.noise_vocab
         return 1 / (content - content // 2)
 
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "num_pairs"
-
-    def source(self, seed: int, split: str) -> "NoisyMQARSource":
-        """All examples of a split: 'train' or 'test'."""
-        return NoisyMQARSource(self, seed, split)
-
-
-class NoisyMQARSource(SyntheticSource[NoisyMQARConfig]):
-    """Examples of noisy recall; ``group`` is the number of pairs.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
-
-    def __init__(self, config: NoisyMQARConfig, seed: int, split: str):
-        super().__init__(config, seed, split)
-        self._bindings = Bindings(config.vocab_size - config.noise_vocab)
-
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of pairs of one example."""
-        config, bindings = self.config, self._bindings
-        number = choose(rng, config.num_pairs)
-        keys, values = self.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
+        bindings = bindings_of(self.vocab_size - self.noise_vocab)
+        number = choose(rng, self.num_pairs)
+        keys, values = source.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
 
-        slots = config.length // 2
-        order = np.concatenate(
-            [np.arange(number), rng.integers(number, size=config.shown - number)]
-        )
+        slots = self.length // 2
+        order = np.concatenate([np.arange(number), rng.integers(number, size=self.shown - number)])
         rng.shuffle(order)
-        asked = np.ones(config.shown, bool)
-        asked[np.unique(order, return_index=True)[1]] = False
+        asked = repeated(order)
 
-        inputs = np.zeros(config.length, np.int32)
-        targets = np.full(config.length, -1, np.int32)
+        inputs, targets = blank(self.length)
         pairs = inputs[: 2 * slots].reshape(slots, 2)
-        pairs[:] = rng.integers(bindings.vocab_size, config.vocab_size, size=(slots, 2))
-        places = np.sort(rng.permutation(slots)[: config.shown])
+        pairs[:] = rng.integers(bindings.vocab_size, self.vocab_size, size=(slots, 2))
+        places = np.sort(rng.permutation(slots)[: self.shown])
         pairs[places, 0] = keys[order]
         pairs[places, 1] = values[order]
         targets[2 * places[asked]] = values[order[asked]]

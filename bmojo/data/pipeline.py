@@ -1,12 +1,11 @@
-"""From examples to batches: a deterministic iterator whose position can be saved.
+"""Batches of examples: a deterministic iterator with a position that can be saved.
 
 The n-th batch is a function of the source, the batch size and the start alone. Examples are
 read in the order of their index; a source that wants another order has it in its indices.
 """
 
-from typing import Any, SupportsIndex
+from typing import Any
 
-import grain
 import numpy as np
 
 from bmojo.errors import UserError
@@ -21,12 +20,12 @@ class DataError(UserError):
 
 
 class NamedErrors:
-    """A source whose errors say which example they are about.
+    """A source whose errors name the example.
 
     Args:
-      source: random access to examples. Of a ``config`` and a ``split``, if it has them, the
-        names are told.
-      unchanged: errors that come as they are.
+      source: random access to examples. The errors name its ``config`` and ``split``, if it has
+        them.
+      unchanged: errors that pass unchanged.
     """
 
     def __init__(self, source: Any, unchanged: tuple[type[Exception], ...] = ()):
@@ -58,7 +57,7 @@ class Batches:
     Args:
       source: random access to examples, dicts of arrays; fields are stacked. If it has a
         ``fingerprint``, positions in it are not taken for positions in another one; if it has
-        the fingerprint of a ``tokenizer``, positions tell it.
+        the fingerprint of a ``tokenizer``, positions hold it.
       batch_size: examples a batch; the remainder that fills no batch is dropped.
       start: index of the first example.
       rows: first of the rows of every batch that are wanted here, and the one after them: the
@@ -72,15 +71,12 @@ class Batches:
         start: int = 0,
         rows: tuple[int, int] | None = None,
     ):
-        self._start, self._batch_size, self._examples = start, batch_size, len(source)
+        self._start, self._batch_size, self._total = start, batch_size, len(source)
         self._source = getattr(source, "fingerprint", None)
         self._tokenizer = getattr(source, "tokenizer", None)
         self._count = max(0, len(source) - start) // batch_size
-        first, end = rows or (0, batch_size)
-        mine = _Rows(NamedErrors(source), start, batch_size, first, end - first, self._count)
-        # The training loop fetches while the accelerator computes, so no thread reads ahead,
-        # and the position is exactly that of the last batch handed out.
-        self._batches = grain.MapDataset.source(mine).batch(end - first, drop_remainder=True)
+        self._rows = range(*(rows or (0, batch_size)))
+        self._examples = NamedErrors(source)
         self._next = 0
 
     def __iter__(self) -> "Batches":
@@ -89,11 +85,15 @@ class Batches:
     def __next__(self) -> Batch:
         if self._next == self._count:
             raise UserError(
-                f"data: the {self._examples:,} examples do not fill another batch of "
+                f"data: the {self._total:,} examples do not fill another batch of "
                 f"{self._batch_size}; ask for fewer, or give more data"
             )
+        # The training loop fetches while the accelerator computes, so no thread reads ahead,
+        # and the position is exactly that of the last batch handed out.
+        first = self._start + self._next * self._batch_size
+        examples = [self._examples[first + row] for row in self._rows]
         self._next += 1
-        return self._batches[self._next - 1]
+        return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch, as JSON values."""
@@ -106,7 +106,7 @@ class Batches:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a position that :meth:`get_state` told.
+        """Go on from a position of :meth:`get_state`.
 
         Raises:
           UserError: the data have changed since.
@@ -129,24 +129,6 @@ class Batches:
                 "version, or start over with --fresh"
             )
         self._next = state["next"]
-
-
-class _Rows:
-    """Some rows of every batch, one batch after the other."""
-
-    def __init__(self, source: Any, start: int, batch: int, first: int, rows: int, batches: int):
-        self._source, self._rows, self._batches = source, rows, batches
-        self._start, self._batch = start + first, batch
-
-    def __len__(self) -> int:
-        return self._rows * self._batches
-
-    def __getitem__(self, index: SupportsIndex) -> Batch:
-        batch, row = divmod(int(index), self._rows)
-        return self._source[self._start + batch * self._batch + row]
-
-    def __repr__(self) -> str:
-        return f"rows of {self._source!r}"
 
 
 class Segments:
@@ -189,7 +171,7 @@ class Segments:
         return {"batches": batches, "part": self._part}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a position that :meth:`get_state` told.
+        """Go on from a position of :meth:`get_state`.
 
         Raises:
           ValueError: the position was taken with other batches.

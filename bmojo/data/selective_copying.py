@@ -5,19 +5,19 @@ import dataclasses
 import numpy as np
 
 from bmojo.data.synthetic import (
+    Example,
     SyntheticSource,
-    check_choices,
-    check_integer,
-    check_room,
+    SyntheticTask,
+    blank,
     choose,
     sequence_checksum,
 )
 
-__all__ = ["SelectiveCopyingConfig", "SelectiveCopyingSource"]
+__all__ = ["SelectiveCopyingConfig"]
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectiveCopyingConfig:
+class SelectiveCopyingConfig(SyntheticTask):
     """Give the data tokens that were scattered among noise, in their order.
 
     Noise with n data tokens at random places, then a separator, then n zeros: the targets at
@@ -47,19 +47,18 @@ class SelectiveCopyingConfig:
     vocab_size: int = 16
     noise_vocab: int = 1
 
-    def __post_init__(self):
-        name = "SelectiveCopying"
-        for field, least in (("length", 1), ("vocab_size", 4), ("noise_vocab", 1)):
-            check_integer(name, field, getattr(self, field), least)
-        object.__setattr__(self, "num_tokens", check_choices(name, "num_tokens", self.num_tokens))
+    least = {"length": 1, "vocab_size": 4, "noise_vocab": 1}
+    slices = "num_tokens"
+
+    def check(self) -> None:
+        """Refuse tokens that neither the sequence nor the vocabulary can hold."""
         most = max(self.num_tokens)
-        shown = f"{most} tokens shown and copied"
-        check_room(name, self.length, shown, 2 * most + 1, "num_tokens")
+        self.check_room(f"{most} tokens shown and copied", 2 * most + 1, "num_tokens")
         if self.vocab_size < self.noise_vocab + 3:
             raise ValueError(
-                f"{name}.vocab_size: {self.vocab_size} tokens, {self.noise_vocab} of them noise "
-                f"and one the separator, leave fewer than 2 for data; raise vocab_size to "
-                f"{self.noise_vocab + 3} or lower noise_vocab"
+                f"SelectiveCopying.vocab_size: {self.vocab_size} tokens, {self.noise_vocab} of "
+                "them noise and one the separator, leave fewer than 2 for data; raise vocab_size "
+                f"to {self.noise_vocab + 3} or lower noise_vocab"
             )
 
     @property
@@ -67,36 +66,17 @@ class SelectiveCopyingConfig:
         """Accuracy of guessing among all data tokens."""
         return 1 / (self.vocab_size - self.noise_vocab - 1)
 
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "num_tokens"
-
-    def source(self, seed: int, split: str) -> "SelectiveCopyingSource":
-        """All examples of a split: 'train' or 'test'."""
-        return SelectiveCopyingSource(self, seed, split)
-
-
-class SelectiveCopyingSource(SyntheticSource[SelectiveCopyingConfig]):
-    """Examples of selective copying; ``group`` is the number of data tokens.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
-
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         """Inputs, targets and number of data tokens of one example."""
-        config = self.config
-        number = choose(rng, config.num_tokens)
-        first = config.noise_vocab + 1
-        tokens = self.of_split(
-            lambda: rng.integers(first, config.vocab_size, size=number), sequence_checksum
+        number = choose(rng, self.num_tokens)
+        first = self.noise_vocab + 1
+        tokens = source.of_split(
+            lambda: rng.integers(first, self.vocab_size, size=number), sequence_checksum
         )
-        separator = config.length - number - 1
-        inputs = np.zeros(config.length, np.int32)
-        inputs[:separator] = rng.integers(config.noise_vocab, size=separator)
+        separator = self.length - number - 1
+        inputs, targets = blank(self.length)
+        inputs[:separator] = rng.integers(self.noise_vocab, size=separator)
         inputs[np.sort(rng.permutation(separator)[:number])] = tokens
-        inputs[separator] = config.noise_vocab
-        targets = np.full(config.length, -1, np.int32)
+        inputs[separator] = self.noise_vocab
         targets[separator + 1 :] = tokens
         return inputs, targets, number

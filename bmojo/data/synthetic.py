@@ -1,34 +1,31 @@
-"""What the synthetic tasks share: checks of fields, examples by number, and their split.
+"""Synthetic tasks: configs that check themselves, examples by number, and disjoint splits.
 
-A task is a frozen config, which checks itself with the ``check_*`` functions here, and a
-:class:`SyntheticSource`, which makes one example from a random generator. Which split an
-example belongs to is decided by a checksum of its content, so that train and test are
-disjoint whatever the seed.
+A task is a frozen dataclass derived from :class:`SyntheticTask`, which makes one example from a
+random generator. The split of an example is a checksum of its content, so that train and test
+are disjoint whatever the seed.
 """
 
 import abc
-import operator
-from collections.abc import Callable
-from typing import Any, Generic, SupportsIndex, TypeVar
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from bmojo.data.source import SPLITS, Config, Source, check_integer, is_integer, name_of
+
 __all__ = [
     "Bindings",
+    "Example",
     "SyntheticSource",
+    "SyntheticTask",
     "binding_checksum",
-    "check_choices",
-    "check_integer",
-    "check_pairs",
-    "check_room",
-    "check_share",
+    "bindings_of",
+    "blank",
     "choose",
+    "repeated",
     "sequence_checksum",
 ]
-
-SPLITS = ("train", "test")
-EXAMPLES = 2**48
-"""Examples of a split: more than any run will ask for."""
 
 TEST_SHARE = 2
 """One in this many of all possible contents belongs to the test split."""
@@ -36,129 +33,115 @@ TEST_SHARE = 2
 DRAWS = 1000
 """After so many draws of the other split there is none of the wanted one."""
 
-Config = TypeVar("Config")
+Example = tuple[np.ndarray, np.ndarray, int]
+"""Inputs (L,), targets (L,) and group."""
+
 Content = TypeVar("Content")
 
 
-def check_integer(task: str, field: str, value: Any, least: int) -> None:
-    """Refuse what is not an integer of at least ``least``.
+class SyntheticTask(abc.ABC):
+    """Base of the configs of tasks; subclasses are frozen dataclasses.
+
+    Attributes:
+      least: the smallest value of each field that is an integer.
+      slices: the quantity that ``group`` counts. A field of that name is a tuple of positive
+        integers, of which each example draws one.
+      length: L, tokens of a sequence.
+      vocab_size: V.
 
     Raises:
-      TypeError: not an integer.
-      ValueError: too small.
+      TypeError: a field has the wrong type.
+      ValueError: a field is out of range, or fields do not fit each other.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{task}.{field}: {value!r} is not an integer; give one")
-    if value < least:
-        raise ValueError(f"{task}.{field}: {value} is too small; give at least {least}")
+
+    least: ClassVar[Mapping[str, int]]
+    slices: ClassVar[str]
+    length: int
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        for field, least in self.least.items():
+            check_integer(self, field, least)
+        if self.slices in self.__dict__:
+            object.__setattr__(self, self.slices, self._choices(getattr(self, self.slices)))
+        self.check()
+
+    def _choices(self, values: Any) -> tuple[int, ...]:
+        where = f"{name_of(self)}.{self.slices}"
+        if not isinstance(values, tuple | list) or not values:
+            raise TypeError(
+                f"{where}: {values!r} is not a tuple of numbers; write one, such as (8,) or "
+                "(4, 8, 16)"
+            )
+        for number in values:
+            if not is_integer(number):
+                raise TypeError(f"{where}: {number!r} is not an integer; give integers")
+            if number < 1:
+                raise ValueError(f"{where}: {number} is too small; give at least 1")
+        return tuple(values)
+
+    def check(self) -> None:  # noqa: B027
+        """Refuse fields that do not fit each other."""
+
+    def check_room(self, content: str, needed: int, remedy: str) -> None:
+        """Refuse a sequence that is too short for its content.
+
+        Raises:
+          ValueError: ``length`` is below ``needed``.
+        """
+        if self.length < needed:
+            raise ValueError(
+                f"{name_of(self)}.length: {content} need {needed} tokens, got {self.length}; raise "
+                f"length to {needed} or lower {remedy}"
+            )
+
+    def check_pairs(self, vocabulary: str, keys: int, most: int, remedy: str) -> None:
+        """Refuse a vocabulary that makes fewer keys than the pairs of an example.
+
+        Raises:
+          ValueError: ``keys`` is below ``most``.
+        """
+        if keys < most:
+            raise ValueError(
+                f"{name_of(self)}.vocab_size: {vocabulary} {keys} keys, fewer than the {most} "
+                f"pairs; {remedy}"
+            )
+
+    @property
+    @abc.abstractmethod
+    def chance(self) -> float:
+        """Accuracy of guessing."""
+
+    @abc.abstractmethod
+    def example(self, rng: np.random.Generator, source: "SyntheticSource") -> Example:
+        """One example, whose content comes from ``source.of_split``."""
+
+    def source(self, seed: int, split: str) -> "SyntheticSource":
+        """All examples of a split: 'train' or 'test'."""
+        return SyntheticSource(self, seed, split)
 
 
-def check_choices(task: str, field: str, values: Any) -> tuple[int, ...]:
-    """A tuple of positive integers, of which each example draws one.
-
-    Raises:
-      TypeError: not a tuple, or not of integers.
-      ValueError: an integer is too small.
-    """
-    if not isinstance(values, tuple | list) or not values:
-        raise TypeError(
-            f"{task}.{field}: {values!r} is not a tuple of numbers; "
-            "write one, such as (8,) or (4, 8, 16)"
-        )
-    for number in values:
-        if isinstance(number, bool) or not isinstance(number, int):
-            raise TypeError(f"{task}.{field}: {number!r} is not an integer; give integers")
-        if number < 1:
-            raise ValueError(f"{task}.{field}: {number} is too small; give at least 1")
-    return tuple(values)
-
-
-def check_share(task: str, field: str, value: Any) -> None:
-    """Refuse what is not a number from 0 up to, but not including, 1.
-
-    Raises:
-      TypeError: not a number.
-      ValueError: out of range.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{task}.{field}: {value!r} is not a number; give one, such as 0.2")
-    if not 0 <= value < 1:
-        raise ValueError(
-            f"{task}.{field}: {value} is out of range; give a number of at least 0 and below 1"
-        )
-
-
-def check_room(task: str, length: int, what: str, needed: int, remedy: str) -> None:
-    """Refuse a sequence that is too short for ``what``.
-
-    Raises:
-      ValueError: ``length`` is below ``needed``.
-    """
-    if length < needed:
-        raise ValueError(
-            f"{task}.length: {what} need {needed} tokens, got {length}; raise length to {needed} "
-            f"or lower {remedy}"
-        )
-
-
-def check_pairs(task: str, vocabulary: str, keys: int, most: int, remedy: str) -> None:
-    """Refuse a vocabulary that has fewer keys than an example has pairs.
-
-    Args:
-      task: whose.
-      vocabulary: what holds or makes the keys, with a verb.
-      keys: how many there are.
-      most: pairs of an example.
-      remedy: what to raise or lower.
-
-    Raises:
-      ValueError: ``keys`` is below ``most``.
-    """
-    if keys < most:
-        raise ValueError(
-            f"{task}.vocab_size: {vocabulary} {keys} keys, fewer than the {most} pairs; {remedy}"
-        )
-
-
-class SyntheticSource(abc.ABC, Generic[Config]):
+class SyntheticSource(Source[Config]):
     """Examples made on demand: number i is a function of config, seed, split and i alone.
 
-    An item holds ``inputs`` (L,) and ``targets`` (L,), int32, and ``group``, what the task
-    counts. A subclass makes one in :meth:`example`.
+    An item holds ``inputs`` (L,) and ``targets`` (L,), int32, and ``group``.
 
     Raises:
       ValueError: on an unknown split or a negative seed.
     """
 
-    def __init__(self, config: Config, seed: int, split: str):
-        if split not in SPLITS:
-            raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
-        if seed < 0:
-            raise ValueError(f"seed: {seed} is negative; give one of at least 0")
-        self.config = config
-        self.seed = seed
-        self.split = split
-
-    def __len__(self) -> int:
-        return EXAMPLES
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        index = operator.index(index)
-        if not 0 <= index < EXAMPLES:
-            raise IndexError(f"example {index} is not in 0 .. {EXAMPLES - 1}")
+    def item(self, index: int) -> dict[str, Any]:
+        """Example ``index``."""
         inputs, targets, group = self.example(self.rng(index))
         return {"inputs": inputs, "targets": targets, "group": np.int32(group)}
 
     def rng(self, index: int) -> np.random.Generator:
-        """What example ``index`` is made from."""
+        """The generator of example ``index``."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), index])
 
-    @abc.abstractmethod
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
+    def example(self, rng: np.random.Generator) -> Example:
         """Inputs, targets and group of one example."""
+        return self.config.example(rng, self)  # type: ignore[attr-defined]
 
     def of_split(self, draw: Callable[[], Content], checksum: Callable[[Content], int]) -> Content:
         """The first of repeated draws that belongs to this source's split.
@@ -174,10 +157,9 @@ class SyntheticSource(abc.ABC, Generic[Config]):
             content = draw()
             if (checksum(content) < 2**64 // TEST_SHARE) == (self.split == "test"):
                 return content
-        task = type(self.config).__name__.removesuffix("Config")
         raise ValueError(
-            f"{task}.vocab_size: too few different examples are possible to have some in the "
-            f"{self.split} split; raise vocab_size"
+            f"{name_of(self.config)}.vocab_size: too few different examples are possible to have "
+            f"some in the {self.split} split; raise vocab_size"
         )
 
 
@@ -207,6 +189,12 @@ class Bindings:
         return int((self._key_codes[keys] * self._value_codes[values]).sum())
 
 
+@functools.lru_cache(maxsize=16)
+def bindings_of(vocab_size: int) -> Bindings:
+    """The bindings of a vocabulary, made once."""
+    return Bindings(vocab_size)
+
+
 def binding_checksum(keys: np.ndarray, values: np.ndarray) -> int:
     """Checksum of a set of bindings between keys and values, given as uint64.
 
@@ -224,6 +212,18 @@ def sequence_checksum(tokens: np.ndarray) -> int:
 def choose(rng: np.random.Generator, choices: tuple[int, ...]) -> int:
     """One of the choices, each as likely."""
     return choices[rng.integers(len(choices))]
+
+
+def blank(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs of zeros and targets of -1, int32."""
+    return np.zeros(length, np.int32), np.full(length, -1, np.int32)
+
+
+def repeated(entries: np.ndarray) -> np.ndarray:
+    """Whether each entry occurs before its place."""
+    found = np.ones(entries.size, bool)
+    found[np.unique(entries, return_index=True)[1]] = False
+    return found
 
 
 def _distinct(rng: np.random.Generator, size: int, number: int) -> np.ndarray:

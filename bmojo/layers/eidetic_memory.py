@@ -100,8 +100,8 @@ def _gathered(
     kept: KeyValues,
     new: KeyValues,
     old_position: Int[Array, "B S M"],
-    position: Int[Array, "B *rest"],
-) -> tuple[KeyValues, Int[Array, "B *rest"]]:
+    position: Int[Array, "B ..."],
+) -> tuple[KeyValues, Int[Array, "B ..."]]:
     """Keys and values (B, ..., M, G, P) and positions (B, ..., S, M) of the tokens in some sets.
 
     Args:

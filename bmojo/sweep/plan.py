@@ -17,9 +17,10 @@ __all__ = ["REGISTRY", "Cell", "Plan", "Sweep", "cells", "read", "split"]
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Training runs that belong together: configs x cells x grid x seeds.
+    """Training runs that belong together: configs x models x cells x grid x seeds.
 
-    The run of a cell is called CONFIG-CELL-KEYVALUE-seedN, as far as it has these parts.
+    The run of a cell is called CONFIG-MODEL-CELL-KEYVALUE-seedN, as far as it has these parts;
+    with models, a sole config is left out.
 
     Attributes:
       configs: experiments, looked for like includes of the sweep's file.
@@ -29,7 +30,9 @@ class Sweep:
         each config is run as it is.
       grid: values by binding; all combinations are run. A string that starts with @ or % is a
         reference or a macro; one that ends in .gin is an overlay, whatever its key.
-      labels: what names of runs call a key of the grid; otherwise its parameter.
+      labels: the word for a key of the grid in the names of runs; otherwise its parameter.
+      models: gin files with a model, each trained on every config. Without them a config
+        trains its own.
       overrides: common to all cells, before their own.
       out: the folder of the runs; None: runs/NAME after the sweep's file.
     """
@@ -39,16 +42,20 @@ class Sweep:
     cells: tuple[tuple[str, ...], ...] = ()
     grid: dict[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
+    models: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     out: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("configs", "seeds"):
+        for name in ("configs", "seeds", "models"):
             values = getattr(self, name)
-            if not values:
+            if not values and name != "models":
                 raise ValueError(f"{name}: is empty; give at least one")
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: {values!r} names one of them twice; remove it")
+        for model in self.models:
+            if not _is_file(model):
+                raise ValueError(f"models: {model!r} is no gin file; give a name that ends in .gin")
         if min(self.seeds) < 0:
             raise ValueError(f"seeds: {min(self.seeds)} is too small; give at least 0")
         for cell in self.cells:
@@ -130,7 +137,7 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-REGISTRY = config.Registry("bmojo_sweep")
+REGISTRY = config.Registry()
 """The names that files of sweeps may use."""
 
 REGISTRY.register("Sweep", Sweep)
@@ -143,10 +150,10 @@ def read(path: str | Path, words: Sequence[str] = (), out: Path | None = None) -
       path: a gin file, or a name under ``configs/``.
       words: overrides: 'Sweep.NAME=VALUE' changes the sweep, any other binding and any gin file
         goes to every cell after its own.
-      out: the folder of the runs; None: what the sweep says.
+      out: the folder of the runs; None: that of the sweep.
 
     Raises:
-      ConfigError: one line with the place of what is wrong.
+      ConfigError: one line with the place of the error.
     """
     own = [word for word in words if re.match(r"\s*Sweep\.", word)]
     overlays, bindings = split([word for word in words if word not in own])
@@ -161,7 +168,7 @@ def read(path: str | Path, words: Sequence[str] = (), out: Path | None = None) -
 
 
 def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
-    """The runs of a sweep: for each seed, each config, each cell, each point of the grid.
+    """The runs of a sweep: for each seed, config, model, cell and point of the grid.
 
     Args:
       sweep: of the file.
@@ -173,10 +180,12 @@ def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
     """
     seen: dict[str, Cell] = {}
     variants = sweep.cells or (("",),)
-    for seed, name, variant in itertools.product(sweep.seeds, sweep.configs, variants):
+    trained = [*itertools.product(sweep.configs, sweep.models or ("",))]
+    for seed, (name, model), variant in itertools.product(sweep.seeds, trained, variants):
         for point in itertools.product(*sweep.grid.values()):
-            parts = [Path(name).stem, variant[0]]
-            words = [*sweep.overrides, *variant[1:]]
+            task = "" if model and len(sweep.configs) == 1 else Path(name).stem
+            parts = [task, Path(model).stem, variant[0]]
+            words = [*filter(None, [model]), *sweep.overrides, *variant[1:]]
             for key, value in zip(sweep.grid, point, strict=True):
                 parts.append(_part(sweep, key, value))
                 words.append(value if _is_file(value) else f"{key}={_text(value)}")

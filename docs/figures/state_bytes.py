@@ -20,7 +20,7 @@ def draw(look: Look) -> plt.Figure:
     """One line for each model of the recall experiments."""
     figure, axis = plt.subplots(figsize=(6.2, 3.8), layout="constrained")
     for name, label, colour, style in MODELS:
-        model = describe(load(f"experiments/mqar/{name}.gin")[0].model)
+        model = describe(load("experiments/mqar.gin", (), [f"models/{name}.gin"])[0].model)
         sizes = [sum(model.memory(length)) for length in LENGTHS]
         axis.plot(LENGTHS, sizes, style, color=getattr(look, colour), label=label, linewidth=2)
     axis.set_xscale("log", base=2)

@@ -47,10 +47,10 @@ def model_of(name: str) -> ModelConfig:
     overrides += ["WINDOW=16", "Model.parameters=None"]
     for binding in overrides.copy():
         try:
-            load(f"experiments/mqar/{name}.gin", [binding])
+            load("experiments/mqar.gin", [binding], [f"models/{name}.gin"])
         except UserError:  # a model without heads or window does not know the binding
             overrides.remove(binding)
-    return load(f"experiments/mqar/{name}.gin", overrides)[0].model
+    return load("experiments/mqar.gin", overrides, [f"models/{name}.gin"])[0].model
 
 
 def setup_of(config: ModelConfig, mesh: MeshConfig | None, steps: int, **trainer: Any) -> RunSetup:

@@ -17,8 +17,8 @@ AXIS = "sequence"
 
 def tiny(name: str) -> Any:
     """The model of that name, tiny and with a small vocabulary."""
-    overlays = [f"models/{name}.gin", "sizes/tiny.gin"]
-    config = load("experiments/mqar/transformer.gin", [], overlays)[0].model
+    overlays = [f"models/{name}.gin", "sizes/tiny.gin", "runs/base.gin"]  # the base's WINDOW
+    config = load("experiments/mqar.gin", [], overlays)[0].model
     return dataclasses.replace(config, vocab_size=64)
 
 

@@ -1,6 +1,6 @@
 """How the innovation of content and filler develops in training.
 
-    bmojo train configs/experiments/mqar/bmojo.gin data/mqar_random.gin Trainer.keep=40 \
+    bmojo train configs/experiments/mqar.gin data/mqar_random.gin Trainer.keep=40 \
         Trainer.checkpoint_every=100 --run-dir runs/innovation/random
     python scripts/mqar/innovation.py runs/innovation/random
 

@@ -237,9 +237,9 @@ def decoding(
 
 def described(model: str, size: str) -> Description:
     """A model of the paper's configs at one of its sizes."""
-    overlays = [f"experiments/paper/shared/{part}.gin" for part in (size, "text")]
+    shared = [f"experiments/paper/shared/{part}.gin" for part in (size, "text")]
     vocabulary = f"Model.vocab_size={VOCABULARY}"
-    experiment, _ = load(f"experiments/text/{model}.gin", [vocabulary], overlays)
+    experiment, _ = load("experiments/text.gin", [vocabulary], [f"models/{model}.gin", *shared])
     return describe(experiment.model)
 
 

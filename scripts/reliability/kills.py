@@ -23,7 +23,8 @@ from scripts.reliability.moments import kill, state
 from scripts.reliability.runs import Runs, result
 
 SETTINGS = (
-    "experiments/mqar/swa.gin",
+    "experiments/mqar.gin",
+    "models/swa.gin",
     "runs/smoke.gin",
     "Experiment.curriculum=(@short/Stage(),)",
     "Experiment.max_steps=12",

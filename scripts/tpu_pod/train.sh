@@ -3,8 +3,8 @@
 #
 #     export TPU=my-slice ZONE=us-central2-b RUN=/mnt/runs/text/bmojo
 #     scripts/tpu_pod/train.sh setup
-#     scripts/tpu_pod/train.sh doctor experiments/text/bmojo.gin sizes/130m.gin Mesh.fsdp=8
-#     scripts/tpu_pod/train.sh train experiments/text/bmojo.gin sizes/130m.gin Mesh.fsdp=8
+#     scripts/tpu_pod/train.sh doctor experiments/text.gin sizes/130m.gin Mesh.fsdp=8
+#     scripts/tpu_pod/train.sh train experiments/text.gin sizes/130m.gin Mesh.fsdp=8
 #     scripts/tpu_pod/train.sh log
 #     scripts/tpu_pod/train.sh stop            # saves; the same train goes on
 #
@@ -38,7 +38,7 @@ action="${1:?give setup, doctor, train, log or stop}"
 shift
 case "${action}" in
 doctor | train)
-    : "${1:?give a config, such as experiments/text/bmojo.gin}"
+    : "${1:?give a config, such as experiments/text.gin}"
     words="$(quoted "$1" "Experiment.mesh=@Mesh()" "${@:2}") --distributed"
     begin="set -e; export BMOJO_CACHE_DIR=$(quoted "${CACHE}") PYTHONUNBUFFERED=1
 mkdir -p $(quoted "$(dirname "${RUN}")" "${CACHE}"); cd $(quoted "${SOURCE}")

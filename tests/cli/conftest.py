@@ -12,14 +12,12 @@ from bmojo.experiment import load
 from bmojo.training.parameters import split
 from tests.evaluation.byte_tokenizer import Bytes
 
-OVERLAYS = ["runs/smoke.gin"]
+OVERLAYS = ["models/mamba.gin", "runs/smoke.gin"]
 
 
 @pytest.fixture(scope="session")
 def untrained():
-    experiment, text = load(
-        "experiments/mqar/mamba.gin", ["Trainer.compilation_cache=False"], OVERLAYS
-    )
+    experiment, text = load("experiments/mqar.gin", ["Trainer.compilation_cache=False"], OVERLAYS)
     return text, jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
 
 

@@ -16,6 +16,7 @@ from bmojo.training.parameters import split
 from bmojo.training.run_dir import RunError
 from tests.export import llama_in_numpy
 
+OVERLAYS = ["models/transformer.gin", "runs/smoke.gin"]
 OVERRIDES = ["Trainer.best='recall/accuracy'", "Trainer.compilation_cache=False"]
 METRICS = (
     {"step": 2, "loss": 3.5},
@@ -28,7 +29,7 @@ METRICS = (
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run of a transformer with checkpoints of the steps 2 and 4, and its parameters."""
-    experiment, text = load("experiments/mqar/transformer.gin", OVERRIDES, ["runs/smoke.gin"])
+    experiment, text = load("experiments/mqar.gin", OVERRIDES, OVERLAYS)
     model = jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
     _, parameters = split(model)
     run = tmp_path_factory.mktemp("cli") / "run"

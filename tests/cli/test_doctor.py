@@ -8,7 +8,7 @@ import pytest
 from bmojo.training.preflight import machine
 from bmojo.training.preflight.program import Step
 
-CONFIG = ["experiments/mqar/transformer.gin", "runs/smoke.gin", "--no-speed"]
+CONFIG = ["experiments/mqar.gin", "models/transformer.gin", "runs/smoke.gin", "--no-speed"]
 MEMORY = {
     "arguments": 300, "outputs": 200, "aliased": 100, "temporary": 624, "program": 0,
     "together": 1024,

@@ -142,6 +142,9 @@ def test_every_kind_has_its_own_help(bmojo):
         result = bmojo("eval", "nowhere", kind, "--help")
         assert result.exit_code == 0 and option in result.stdout
         assert ("--span" in result.stdout) == (kind == "ngrams")
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == sorted(options)
 
 
 def test_nothing_is_measured_before_all_options_are_right(bmojo, here):

@@ -16,7 +16,7 @@ IDS = "1 2 3 4 5 6 7 8 9 10 11 12"
 def remembering(here, monkeypatch):
     """A run of B'MOJO."""
     experiment, text = load(
-        "experiments/mqar/bmojo.gin", ["Trainer.compilation_cache=False"], ["runs/smoke.gin"]
+        "experiments/mqar.gin", ["Trainer.compilation_cache=False"], ["runs/smoke.gin"]
     )
     model = jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
     Path("run/config.gin").write_text(text)

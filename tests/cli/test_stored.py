@@ -19,7 +19,7 @@ GREEDY = ("--max-new-tokens", "4", "--temperature", "0")
 
 @pytest.fixture(scope="session")
 def drawn():
-    experiment, text = load("experiments/needles/bmojo.gin", SMALL, ["runs/smoke.gin"])
+    experiment, text = load("experiments/needles.gin", SMALL, ["runs/smoke.gin"])
     return text, jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
 
 

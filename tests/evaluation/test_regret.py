@@ -18,14 +18,14 @@ from bmojo.evaluation.regret import NEAR, Costs, by_length, by_position, costs
 from bmojo.experiment import load
 from bmojo.training.parameters import split
 
-OVERLAYS = ["runs/smoke.gin"]
+OVERLAYS = ["models/mamba.gin", "runs/smoke.gin"]
 
 
 @functools.cache
 def untrained(name):
     """Config text and an untrained model of a source."""
     experiment, text = load(
-        f"experiments/solomonoff/{name}/mamba.gin", ["Trainer.compilation_cache=False"], OVERLAYS
+        f"experiments/solomonoff/{name}.gin", ["Trainer.compilation_cache=False"], OVERLAYS
     )
     return text, jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
 
@@ -153,7 +153,7 @@ def test_command(here):
 
 
 def test_a_task_without_a_known_predictor_is_refused(here):
-    _, text = load("experiments/mqar/mamba.gin", overlays=OVERLAYS)
+    _, text = load("experiments/mqar.gin", overlays=OVERLAYS)
     Path("run/config.gin").write_text(text)
     result = CliRunner().invoke(app, ["eval", here, "regret"])
     assert result.exit_code == 2

@@ -187,6 +187,8 @@ def test_the_command(runs, tmp_path, monkeypatch):
 
 
 def test_text_has_no_groups_and_no_chance(tmp_path):
-    (tmp_path / "config.gin").write_text(load("experiments/text/mamba.gin")[1])
+    (tmp_path / "config.gin").write_text(
+        load("experiments/text.gin", overlays=["models/mamba.gin"])[1]
+    )
     run = Run(tmp_path, {}, {"evaluations": [{"evaluation": "text"}]}, [], [], [], {})
     assert tasks([run]) == {"text": ("group", None)}

@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
     from bmojo.experiment import load
     from bmojo.training.train import train
 
-    experiment, text = load("experiments/mqar/bmojo.gin", BINDINGS, ["runs/smoke.gin"])
+    experiment, text = load("experiments/mqar.gin", BINDINGS, ["runs/smoke.gin"])
     directory = tmp_path_factory.mktemp("neuron") / "run"
     train(experiment, directory, config_text=text, console=Console(file=io.StringIO()))
     return directory

@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 SLURM = SCRIPTS / "slurm" / "train.sbatch"
 POD = SCRIPTS / "tpu_pod" / "train.sh"
 JOB = SCRIPTS / "gke" / "train.yaml"
-CONFIG = ["experiments/text/bmojo.gin", "Mesh.fsdp=8", "Text.tokenizer='a b'"]
+CONFIG = ["experiments/text.gin", "Mesh.fsdp=8", "Text.tokenizer='a b'"]
 LOGGED = """printf '%s\\0' {name} "$@" >> "$LOG"; printf '\\036' >> "$LOG"\n"""
 
 

@@ -134,7 +134,7 @@ def test_a_wrong_cell_stops_all_before_work(started):
 CRASH = """
 include 'sweeps/smoke.gin'
 Sweep.cells = (('',), ('crash', 'Optimizer.learning_rate=1e30', 'Experiment.max_steps=6'))
-Sweep.configs = ('experiments/mqar/swa.gin',)
+Sweep.models = ('models/swa.gin',)
 Sweep.seeds = (0,)
 """
 

@@ -62,6 +62,17 @@ def test_gin_files_in_the_grid_are_overlays_and_labels_name_keys():
     assert [cell.overlays for cell in made.cells] == [("over.gin",), ("b.gin",)]
 
 
+def test_models_are_overlays_of_every_config_and_name_the_run():
+    both = plan("Sweep.configs = ('a.gin', 'b.gin')\nSweep.models = ('over.gin',)\n")
+    assert names(both) == ["a-over-seed0", "b-over-seed0"]
+    one = plan(
+        "Sweep.configs = ('a.gin',)\nSweep.models = ('over.gin', 'b.gin')\n"
+        "Sweep.cells = (('',), ('x', 'X.y=1'))\nSweep.overrides = ('a.gin',)\n"
+    )
+    assert names(one) == ["over-seed0", "over-x-seed0", "b-seed0", "b-x-seed0"]
+    assert one.cells[3].config == "a.gin" and one.cells[3].overlays == ("b.gin", "a.gin")
+
+
 def test_words_change_the_sweep_or_go_to_every_cell_last():
     made = plan(
         "Sweep.configs = ('a.gin',)\nSweep.overrides = ('X.y=1',)\nSweep.out = 'kept'\n",
@@ -83,6 +94,10 @@ def test_words_change_the_sweep_or_go_to_every_cell_last():
         ("Sweep.seeds = ()", "mine.gin:2: Sweep.seeds: is empty; give at least one"),
         ("Sweep.seeds = (1, 1)", "mine.gin:2: Sweep.seeds: (1, 1) names one of them twice; remove "
          "it"),
+        ("Sweep.models = ('over.gin', 'over.gin')", "mine.gin:2: Sweep.models: ('over.gin', "
+         "'over.gin') names one of them twice; remove it"),
+        ("Sweep.models = ('over',)", "mine.gin:2: Sweep.models: 'over' is no gin file; give a name "
+         "that ends in .gin"),
         ("Sweep.grid = 3", "mine.gin:2: Sweep.grid: 3 is not a dictionary, {key: value}"),
         ("Sweep.grid = {'X.y': 3}", "mine.gin:2: Sweep.grid: 'X.y' has 3; give a tuple of values, "
          "such as (1, 2)"),
@@ -104,8 +119,8 @@ def test_errors_say_where_and_what(text, message):
 
 
 def test_a_missing_config_is_named_with_the_nearest():
-    with pytest.raises(UserError, match="no config file 'experiments/mqar/bmoj.gin'; did you mean"):
-        plan("Sweep.configs = ('experiments/mqar/bmoj.gin',)\n")
+    with pytest.raises(UserError, match="no config file 'experiments/mqra.gin'; did you mean"):
+        plan("Sweep.configs = ('experiments/mqra.gin',)\n")
     with pytest.raises(UserError, match="seeds are the sweep's"):
         plan("Sweep.configs = ('a.gin',)\n", "Trainer.seed=3")
 

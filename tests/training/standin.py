@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
 
-from bmojo.data.mqar import MQARConfig, MQARSource
+from bmojo.data.mqar import MQARConfig
+from bmojo.data.synthetic import SyntheticSource
 from bmojo.model import Model
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.experiment import Experiment
@@ -73,7 +74,7 @@ class StandInConfig:
         return StandIn(self.width, rngs)
 
 
-class SignallingSource(MQARSource):
+class SignallingSource(SyntheticSource):
     """Sends this process a signal when one example of the training split is read."""
 
     def __init__(self, config, seed, split, at, number):

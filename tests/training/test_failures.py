@@ -14,8 +14,9 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from bmojo.data.mqar import MQARConfig, MQARSource
+from bmojo.data.mqar import MQARConfig
 from bmojo.data.pipeline import DataError
+from bmojo.data.synthetic import SyntheticSource
 from bmojo.training import metrics
 from bmojo.training.config import Evaluation, Stage, TrainerConfig
 from bmojo.training.run_dir import RunDir, WriteError
@@ -28,7 +29,7 @@ SELDOM = TrainerConfig(
 """Nothing is written before the first checkpoint."""
 
 
-class Source(MQARSource):
+class Source(SyntheticSource):
     def __getitem__(self, index):
         if (self.split, index) == (self.config.where, self.config.at):
             Task.happens()

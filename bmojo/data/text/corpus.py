@@ -2,7 +2,7 @@
 
 A corpus is known by its parts before anything is read: a file, or a range of bytes, row
 groups or rows. Parts are read by any process in any order; a part always holds the same
-documents. What cannot be read comes out as a :class:`Corrupt` in its place.
+documents. An unreadable document is reported as a :class:`Corrupt` in its place.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Corpus:
     """Everything that is to be read.
 
     Attributes:
-      source: what the user called it.
+      source: its name, as the user gave it.
       parts: by split, or under "" if documents are to be divided into splits.
       digest: changes whenever the list of files, their sizes or their times do.
     """
@@ -86,28 +86,22 @@ def open_corpus(
         by_folder = "train" in folders and len(folders) > 1
     if by_folder and "train" not in folders:
         raise UserError(f"{source}: has no folder 'train' to split by; make one, or give fractions")
-    files = {
-        split: _files(root / split, wanted) for split in (folders if by_folder else [""])
-    }  # root / "" is root
+    files = {split: _files(root / split, wanted) for split in (folders if by_folder else [""])}
     if not any(files.values()):
         raise UserError(
             f"{source}: no file ending in {', '.join(wanted)} in it; name the ending with --suffix"
         )
+    base = root if root.is_dir() else root.parent
     facts = []
+    parts = {}
     for split, paths in files.items():
         for path in paths:
             found = path.stat()
-            facts.append(
-                [split, str(path.relative_to(root.parent)), found.st_size, found.st_mtime_ns]
-            )
-    parts = {
-        split: tuple(
-            part for path in paths for part in _parts_of_file(path, str(path.relative_to(root)))
+            name = str(path.relative_to(root.parent))
+            facts.append([split, name, found.st_size, found.st_mtime_ns])
+        parts[split] = tuple(
+            part for path in paths for part in _parts_of_file(path, str(path.relative_to(base)))
         )
-        if root.is_dir()
-        else tuple(_parts_of_file(root, root.name))
-        for split, paths in files.items()
-    }
     return Corpus(source, parts, _digest(facts))
 
 
@@ -177,16 +171,16 @@ def _hub(source: str, by_folder: bool | None) -> Corpus:
         )
     if by_folder is None:
         by_folder = "train" in found and len(found) > 1
+    prefix = ":".join([*source.split(":"), ""][:3])  # hf:NAME:CONFIG
     if by_folder:
         chosen = {name: splits[name] for name in found}
+    elif "" in splits:
+        chosen = splits
     else:
-        name = "" if "" in splits else found[0]
-        chosen = {"": splits[name]}
-        if name:
-            source = ":".join([*source.split(":"), ""][:3]) + f":{name}"
+        chosen, source = {"": splits[found[0]]}, f"{prefix}:{found[0]}"
     parts = {}
     for split, rows in chosen.items():
-        origin = source if split == "" else ":".join([*source.split(":"), ""][:3]) + f":{split}"
+        origin = f"{prefix}:{split}" if split else source
         ranges = [(at, min(at + 4096, len(rows))) for at in range(0, len(rows), 4096)]
         parts[split] = tuple(
             Part("hf", origin, origin, start, stop, 1000 * (stop - start)) for start, stop in ranges

@@ -1,13 +1,14 @@
-"""Preparing text: a corpus becomes shards of tokens, once.
+"""Preparation of text: a corpus becomes shards of tokens, once.
 
 The corpus is cut into jobs by size alone. A job makes at most one shard of each split and
-ends by writing a file that says so; whatever has no such file is made again. So the work
-can be interrupted anywhere, and the result does not depend on who did which job.
+ends by writing a note; a job without its note is done again. So the work
+can be interrupted anywhere, and the result does not depend on the processes that did the jobs.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -21,14 +22,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bmojo.console import make_console
-from bmojo.data.text.claim import (
-    claim,
-    lock,
-    nothing_left_of_nothing,
-    refuse_strangers,
-)
+from bmojo.console import line, make_console
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
+from bmojo.data.text.lock import lock, refuse_other_files, remove_if_fruitless, write_plan
 from bmojo.data.text.store import (
     BLOCK,
     FORMAT,
@@ -54,7 +50,7 @@ JOB_BYTES = (4 * 2**20, 64 * 2**20)
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is to be prepared, and how.
+    """A request to prepare text.
 
     Attributes:
       source: a file, a folder, 'stdlib', or 'hf:NAME[:CONFIG][:SPLIT]'.
@@ -66,7 +62,7 @@ class Request:
         there.
       field: of JSON objects, column of tables.
       suffixes: of files in a folder; None: .txt, .jsonl, .parquet.
-      skip_corrupt: leave out what cannot be read, instead of stopping there.
+      skip_corrupt: leave out unreadable documents, instead of stopping at the first.
     """
 
     source: str
@@ -97,7 +93,7 @@ def prepare(
     """Prepare text, or go on preparing it, or find that all is done.
 
     Args:
-      request: what to prepare.
+      request: the source and its treatment.
       out: the directory to make.
       workers: processes; with one, no other is started.
       console: where to show progress; None: nowhere.
@@ -111,29 +107,25 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
-    refuse_strangers(out)
+    refuse_other_files(out)
     with lock(out, wait, console):
-        new = claim(out, plan, console)
-        with nothing_left_of_nothing(out, new):
+        new = write_plan(out, plan, console)
+        with remove_if_fruitless(out, new):
             if (out / MANIFEST).exists():
                 prepared = open_prepared(out)
                 prepared.check()
                 _clear(out)
-                console.print(f"{out}: is prepared already", highlight=False, soft_wrap=True)
+                line(console, f"{out}: is prepared already")
                 return prepared
-            for leftover in out.glob(".*.tmp"):
-                leftover.unlink()
+            _clear(out, ".*.tmp")
             jobs = [
                 _Job(number, split, parts, out, request)
                 for number, (split, parts) in enumerate(_jobs(corpus))
             ]
             todo = [job for job in jobs if not job.done()]
             if len(todo) < len(jobs):
-                console.print(
-                    f"{out}: going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done",
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                done = len(jobs) - len(todo)
+                line(console, f"{out}: going on, {done} of {len(jobs)} jobs are done")
             _work(jobs, todo, workers, console)
             _finish(out, request, corpus, coder, jobs)
     return open_prepared(out)
@@ -233,14 +225,10 @@ class _Job:
         write_atomically(self.note, json_bytes({"shards": shards, "skipped": skipped}))
 
 
-_MADE: dict[str, Tokenizer] = {}
-
-
+@functools.cache
 def _tokenizer(spec: str) -> Tokenizer:
     """A tokenizer, made once in each process that works on jobs."""
-    if spec not in _MADE:
-        _MADE[spec] = tokenizer(spec)
-    return _MADE[spec]
+    return tokenizer(spec)
 
 
 def _split_of(text: str, request: Request) -> str:
@@ -263,7 +251,7 @@ def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Con
         transient=True,
     )
     if not console.is_terminal:
-        console.print(f"preparing {total / 1e6:,.1f} MB of text", highlight=False)
+        line(console, f"preparing {total / 1e6:,.1f} MB of text")
     with progress if console.is_terminal else contextlib.nullcontext():
         task = progress.add_task("", total=total / 1e6)
         progress.advance(task, (total - sum(job.size for job in todo)) / 1e6)
@@ -274,12 +262,12 @@ def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Con
 def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
     """Run jobs, and give each when it is done; the first error ends it."""
     if workers == 1:
-        _MADE.clear()  # its file may have changed since
+        _tokenizer.cache_clear()  # its file may have changed since
         for job in todo:
             job.run()
             yield job
         return
-    # Forking a process in which JAX or Grain run threads can hang.
+    # Forking a process in which JAX runs threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
     try:
@@ -300,19 +288,19 @@ def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+
+    def end_with(parent: Any) -> None:
+        parent.join()
+        os._exit(1)
+
     if parent is not None:
-        threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _die_with(parent: Any) -> None:
-    parent.join()
-    os._exit(1)
+        threading.Thread(target=end_with, args=(parent,), daemon=True).start()
 
 
 def _finish(
     out: Path, request: Request, corpus: Corpus, coder: Tokenizer, jobs: Sequence[_Job]
 ) -> None:
-    """Gather what the jobs noted into the manifest."""
+    """Gather the notes of the jobs into the manifest."""
     notes = [json.loads(job.note.read_bytes()) for job in jobs]
     splits: dict[str, Any] = {}
     for split in SPLITS:
@@ -358,7 +346,7 @@ def _finish(
     _clear(out)
 
 
-def _clear(out: Path) -> None:
-    """Take away the notes that the manifest has replaced."""
-    for note in out.glob("job-*.json"):
-        note.unlink()
+def _clear(out: Path, pattern: str = "job-*.json") -> None:
+    """Delete files; by default the notes that the manifest has replaced."""
+    for path in out.glob(pattern):
+        path.unlink()

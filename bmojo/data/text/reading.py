@@ -1,4 +1,4 @@
-"""Reading: the documents of a part of a corpus, in order, and what cannot be read in its place."""
+"""Documents of a part of a corpus, in order, with an unreadable one reported in its place."""
 
 import dataclasses
 import importlib
@@ -41,7 +41,7 @@ class Corrupt:
 
     Attributes:
       origin: file and line.
-      problem: what is wrong with it.
+      problem: the reason.
     """
 
     origin: str
@@ -75,7 +75,7 @@ def texts(
       parts: of :func:`open_corpus`.
       field: as in :func:`read`.
       skipped: gets a line for each corrupt document; None: the first one is an error.
-      remedy: what the error advises.
+      remedy: the advice of the error.
 
     Raises:
       UserError: a document is corrupt.
@@ -91,6 +91,10 @@ def texts(
 
 
 # Text
+
+
+class _Unreadable(Exception):
+    """The problem of one document."""
 
 
 def _read_text(part: Part, field: str) -> Iterator[str | Corrupt]:
@@ -126,38 +130,47 @@ def _read_jsonl(part: Part, field: str) -> Iterator[str | Corrupt]:
             file.readline()  # the rest of a line that began before
         position = file.tell()
         while position < part.stop and (line := file.readline()):
-            text = _text_of_line(line, field)
-            if isinstance(text, Corrupt):
-                text = Corrupt(f"{part.name}:{_line_number(part.path, position)}", text.problem)
-            yield text
+            try:
+                yield _text_of_line(line, field)
+            except _Unreadable as problem:
+                yield Corrupt(f"{part.name}:{_line_number(part.path, position)}", str(problem))
             position += len(line)
 
 
-def _text_of_line(line: bytes, field: str) -> str | Corrupt:
-    """The text of a JSON object, or what is wrong; an empty line has an empty text."""
+def _text_of_line(line: bytes, field: str) -> str:
+    """The text of a JSON object; an empty line has an empty text."""
     if not line.strip():
         return ""
     try:
         value = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        return Corrupt("", _not_utf8(error))
+        raise _Unreadable(_not_utf8(error)) from None
     except (json.JSONDecodeError, RecursionError) as error:
-        return Corrupt("", f"not JSON ({error})")
+        raise _Unreadable(f"not JSON ({error})") from None
     if not isinstance(value, dict):
-        return Corrupt("", f"not a JSON object but a {type(value).__name__}")
+        raise _Unreadable(f"not a JSON object but a {type(value).__name__}")
     if field not in value:
-        return Corrupt("", f"no field {field!r}; it has {', '.join(map(repr, value)) or 'none'}")
+        raise _Unreadable(f"no field {field!r}; it has {', '.join(map(repr, value)) or 'none'}")
     return _checked(value[field], field)
 
 
-def _checked(value: Any, field: str) -> str | Corrupt:
+def _checked(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        return Corrupt("", f"{field!r} is not a text but {type(value).__name__}")
+        raise _Unreadable(f"{field!r} is not a text but {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        return Corrupt("", f"{field!r} has half a surrogate pair")
+        raise _Unreadable(f"{field!r} has half a surrogate pair") from None
     return value
+
+
+def _cells(values: Iterable[Any], field: str, name: str, row: int) -> Iterator[str | Corrupt]:
+    """Texts of a column, rows numbered from ``row`` on."""
+    for number, value in enumerate(values, row):
+        try:
+            yield _checked(value, field)
+        except _Unreadable as problem:
+            yield Corrupt(f"{name}:{number}", str(problem))
 
 
 def _line_number(path: str, position: int) -> int:
@@ -204,12 +217,8 @@ def _read_parquet(part: Part, field: str) -> Iterator[str | Corrupt]:
         row = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
         try:
             for batch in file.iter_batches(1000, row_groups=[part.start], columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    text = _checked(value, field)
-                    if isinstance(text, Corrupt):
-                        text = Corrupt(f"{part.name}:{row}", text.problem)
-                    yield text
+                yield from _cells(batch.column(0).to_pylist(), field, part.name, row + 1)
+                row += len(batch)
         except (OSError, ValueError) as error:
             problem = f"the rest of its rows cannot be read ({' '.join(str(error).split())})"
             yield Corrupt(f"{part.name}:{row + 1}", problem)
@@ -249,9 +258,8 @@ def load_hub(source: str) -> Any:
 def _read_hub(part: Part, field: str) -> Iterator[str | Corrupt]:
     rows = load_hub(part.path)
     _need_column(part.name, field, rows.column_names)
-    for row in range(part.start, part.stop):
-        text = _checked(rows[row][field], field)
-        yield Corrupt(f"{part.name}:{row + 1}", text.problem) if isinstance(text, Corrupt) else text
+    values = (rows[row][field] for row in range(part.start, part.stop))
+    yield from _cells(values, field, part.name, part.start + 1)
 
 
 _READERS: dict[str, Callable[[Part, str], Iterator[str | Corrupt]]] = {

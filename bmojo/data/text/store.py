@@ -1,6 +1,6 @@
-"""A prepared directory: how tokens lie on disk, and how any part of them is read.
+"""A prepared directory: the layout of tokens on disk, and random access to them.
 
-    plan.json       what was asked for; another request is refused
+    plan.json       the request; another one is refused
     manifest.json   counts, the tokenizer, and size and SHA-256 of every file
     SPLIT-00000.array_record    records of 4096 tokens (uint16 or uint32), the last one shorter
     SPLIT-00000.documents.npy   where each document of the shard starts, in tokens (int64)
@@ -12,11 +12,11 @@ token followed by its text.
 """
 
 import bisect
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
@@ -26,6 +26,7 @@ from array_record.python import array_record_module
 
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.errors import UserError
+from bmojo.files import atomically, sha256
 
 __all__ = ["Documents", "Prepared", "ShardWriter", "Stream", "open_prepared"]
 
@@ -34,6 +35,7 @@ BLOCK = 4096
 """Tokens of a record."""
 
 MANIFEST = "manifest.json"
+PLAN = "plan.json"
 
 
 def json_bytes(value: Any) -> bytes:
@@ -43,9 +45,7 @@ def json_bytes(value: Any) -> bytes:
 
 def file_facts(path: Path) -> dict[str, Any]:
     """Name, size and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": path.name, "size": path.stat().st_size, "sha256": digest}
+    return {"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
 
 
 class ShardWriter:
@@ -59,10 +59,11 @@ class ShardWriter:
     def __init__(self, stem: Path, coder: Tokenizer):
         self._tokens_path = stem.with_name(stem.name + ".array_record")
         self._index_path = stem.with_name(stem.name + ".documents.npy")
-        self._temporary = stem.with_name(f".{stem.name}.array_record.tmp")
         self._coder = coder
         self._dtype = np.dtype(token_dtype(coder.vocab_size))
-        self._writer = array_record_module.ArrayRecordWriter(str(self._temporary), "group_size:1")
+        self._files = contextlib.ExitStack()
+        temporary = self._files.enter_context(atomically(self._tokens_path))
+        self._writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
         self._pending: list[np.ndarray] = []
         self._pending_tokens = 0
         self._starts: list[int] = []
@@ -95,15 +96,9 @@ class ShardWriter:
         if self._pending_tokens:
             self._flush(whole=False)
         self._writer.close()
-        with open(self._temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(self._temporary, self._tokens_path)
-        temporary = self._index_path.with_name(f".{self._index_path.name}.tmp")
-        with open(temporary, "wb") as file:
+        self._files.close()
+        with atomically(self._index_path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.array(self._starts, np.int64), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._index_path)
         return {
             "tokens": self._tokens,
             "documents": len(self._starts),
@@ -124,7 +119,7 @@ class Prepared:
 
     Attributes:
       path: of the directory.
-      manifest: what ``manifest.json`` says.
+      manifest: the content of ``manifest.json``.
     """
 
     path: Path
@@ -152,13 +147,9 @@ class Prepared:
         if made.fingerprint != facts["fingerprint"]:
             raise UserError(
                 f"{self.path / (name or MANIFEST)}: not the tokenizer that the text was prepared "
-                f"with; put the old file back, or {self._again}"
+                f"with; put the old file back, or {again(self.path)}"
             )
         return made
-
-    @property
-    def _again(self) -> str:
-        return again(self.path)
 
     def facts(self, split: str) -> dict[str, Any]:
         """The manifest's entry of a split.
@@ -194,7 +185,7 @@ class Prepared:
         for facts in files:
             path = self.path / facts["file"]
             if not path.is_file():
-                raise UserError(f"{path}: the shard is missing; put it back, or {self._again}")
+                raise UserError(f"{path}: the shard is missing; put it back, or {again(self.path)}")
             size = path.stat().st_size
             problem = f"{size} bytes instead of {facts['size']}" if size != facts["size"] else ""
             if not problem and whole and file_facts(path)["sha256"] != facts["sha256"]:
@@ -202,7 +193,7 @@ class Prepared:
             if problem:
                 raise UserError(
                     f"{path}: not what the manifest says ({problem}); put the old file back, or "
-                    f"{self._again}"
+                    f"{again(self.path)}"
                 )
         if whole:
             self.tokenizer()
@@ -218,9 +209,9 @@ def open_prepared(path: str | Path) -> Prepared:
     file = path / MANIFEST
     try:
         manifest = json.loads(file.read_bytes())
-        told = manifest["sha256"]
+        digest = manifest["sha256"]
     except FileNotFoundError:
-        begun = (path / "plan.json").exists()
+        begun = (path / PLAN).exists()
         problem = "its preparation was interrupted" if begun else "no prepared text is here"
         remedy = "the same command goes on" if begun else f"bmojo data prepare SOURCE --out {path}"
         raise UserError(f"{path}: {problem}; {remedy}") from None
@@ -237,13 +228,13 @@ def open_prepared(path: str | Path) -> Prepared:
             f"{file}: has format {manifest.get('format')}, this version reads {FORMAT}; use the "
             f"version that wrote it, or {again(path)}"
         )
-    if told != manifest_hash(manifest):
+    if digest != manifest_hash(manifest):
         raise UserError(f"{file}: was changed by hand; put it back, or {again(path)}")
     return Prepared(path, manifest)
 
 
 def again(path: Path) -> str:
-    """What helps against every damage; preparing alone finds the damaged files and stops."""
+    """The remedy of every damage; preparing alone finds the damaged files and stops."""
     return f"delete {path} and prepare the text again"
 
 

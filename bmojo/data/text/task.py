@@ -1,23 +1,22 @@
-"""Text as a task: windows of the token stream, in a different order in every epoch."""
+"""The text task: windows of the token stream, in a different order in every epoch."""
 
 import dataclasses
 import functools
 import hashlib
-import operator
-import os
 import re
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import grain
 import numpy as np
 from rich.console import Console
 
+from bmojo.cache import cache_directory
 from bmojo.console import line, make_console
-from bmojo.data.text.claim import PLAN
+from bmojo.data.source import EXAMPLES, Source, check_integer
 from bmojo.data.text.corpus import SPLITS, open_corpus
 from bmojo.data.text.prepare import Request, prepare
-from bmojo.data.text.store import MANIFEST, Documents, Prepared, Stream, open_prepared
+from bmojo.data.text.store import MANIFEST, PLAN, Documents, Prepared, Stream, open_prepared
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.errors import UserError
 
@@ -25,9 +24,6 @@ __all__ = ["TextConfig", "TextSource", "documents"]
 
 PACKINGS = ("windows", "documents")
 HELD_OUT = ("validation", "test")
-EXAMPLES = 2**48
-"""Examples of the training split: more than any run will ask for."""
-
 FRACTION = 0.05
 """Of documents, for each held-out split of text that is prepared on the way."""
 
@@ -53,7 +49,7 @@ class TextConfig:
         segment_ids  0 0 0 0 1 1    0 0 1 1 1 1
 
     With ``echo=4`` every other window, the second one first, is a passage of 2 to 4 tokens that
-    comes again and again, so that a model learns to find what it has read before::
+    comes again and again, so that a model learns to find earlier text::
 
         inputs   b c . b c .
         targets  c . b c . b
@@ -75,7 +71,7 @@ class TextConfig:
       vocab_size: V, at least that of the tokenizer; None: that of the tokenizer.
       held_out: the split that evaluations read, 'validation' or 'test'.
       tokenizer_spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE', for text that is
-        prepared on the way; None: bytes, or what the directory was prepared with.
+        prepared on the way; None: bytes, or the one that the directory was prepared with.
       echo: tokens of a passage that comes again, at most; 0: text is left as it is.
       gap: with echo, tokens between the passage and its return, at most; from 0 on all are
         equally likely.
@@ -93,33 +89,25 @@ class TextConfig:
     gap: int = 0
     echo_every: int = 2
 
+    chance = None  # tokens of text are not equally likely
+    slices = None  # text has no groups
+
     def __post_init__(self):
         if not isinstance(self.path, str) or not self.path:
             raise TypeError(f"Text.path: {self.path!r} is not a path; give one, such as 'stdlib'")
-        for field in ("length", "align"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"Text.{field}: {value!r} is not an integer; give one")
-            if value < 1:
-                raise ValueError(f"Text.{field}: {value} is too small; give at least 1")
+        for field, least in (("length", 1), ("align", 1), ("echo", 0), ("gap", 0)):
+            check_integer(self, field, least)
+        check_integer(self, "echo_every", 1)
         for field, choices in (("packing", PACKINGS), ("held_out", HELD_OUT)):
             value = getattr(self, field)
             if value not in choices:
                 raise ValueError(
                     f"Text.{field}: {value!r} is unknown; choose {' or '.join(map(repr, choices))}"
                 )
-        if isinstance(self.echo, bool) or not isinstance(self.echo, int):
-            raise TypeError(f"Text.echo: {self.echo!r} is not an integer; give one")
         if self.echo and not 2 <= self.echo <= self.length:
             raise ValueError(
                 f"Text.echo: {self.echo} is out of range; give 0, or 2 .. length = {self.length}"
             )
-        for field, least in (("gap", 0), ("echo_every", 1)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"Text.{field}: {value!r} is out of range; give an integer of at least {least}"
-                )
         if self.gap and not self.echo:
             raise ValueError(f"Text.gap: {self.gap} has no effect without Text.echo; set both")
         if self.echo and self.echo + self.gap > self.length:
@@ -134,31 +122,18 @@ class TextConfig:
                 f"Text.align: {self.align} has no effect on packing {self.packing!r}; "
                 "set Text.packing = 'documents', or leave it at 1"
             )
-        if self.vocab_size is None:
-            try:
-                object.__setattr__(self, "vocab_size", self._tokenizers_vocab_size())
-            except UserError as error:
-                field = "path" if _is_prepared(self.path) else "tokenizer_spec"
-                raise ValueError(f"Text.{field}: {error}") from None
-        elif isinstance(self.vocab_size, bool) or not isinstance(self.vocab_size, int):
-            raise TypeError(f"Text.vocab_size: {self.vocab_size!r} is not an integer or None")
-        elif self.vocab_size < 2:
-            raise ValueError(f"Text.vocab_size: {self.vocab_size} is too small; give at least 2")
-
-    def _tokenizers_vocab_size(self) -> int:
-        if _is_prepared(self.path):
-            return open_prepared(self.path).vocab_size
-        return tokenizer(self.tokenizer_spec or "bytes").vocab_size
-
-    @property
-    def chance(self) -> None:
-        """Accuracy of guessing; tokens of text are not equally likely, so there is none."""
-        return None
-
-    @property
-    def slices(self) -> None:
-        """What the field ``group`` counts; text has no groups."""
-        return None
+        if self.vocab_size is not None:
+            check_integer(self, "vocab_size", 2)
+            return
+        prepared = _is_prepared(self.path)
+        try:
+            made = (
+                open_prepared(self.path) if prepared else tokenizer(self.tokenizer_spec or "bytes")
+            )
+        except UserError as error:
+            field = "path" if prepared else "tokenizer_spec"
+            raise ValueError(f"Text.{field}: {error}") from None
+        object.__setattr__(self, "vocab_size", made.vocab_size)
 
     def prepare(self, console: Console | None = None) -> Prepared:
         """The prepared text, made first if need be.
@@ -175,6 +150,14 @@ class TextConfig:
             object.__setattr__(self, "_prepared", prepared)
         return self.__dict__["_prepared"]
 
+    def check(self) -> None:
+        """See that the text is there, whole, and fits this config; only sizes are compared.
+
+        Raises:
+          UserError: it does not.
+        """
+        self._check(self.prepare())
+
     def _check(self, prepared: Prepared) -> None:
         prepared.check()
         assert self.vocab_size is not None
@@ -183,14 +166,6 @@ class TextConfig:
                 f"Text.vocab_size: {self.vocab_size} tokens do not hold the {prepared.vocab_size} "
                 f"of the tokenizer of {prepared.path}; raise it to {prepared.vocab_size}"
             )
-
-    def check(self) -> None:
-        """See that the text is there, whole, and fits this config; only sizes are compared.
-
-        Raises:
-          UserError: it does not.
-        """
-        self._check(self.prepare())
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -215,7 +190,7 @@ class TextConfig:
         return self.prepare().stream(split or self.held_out).documents()
 
 
-class TextSource:
+class TextSource(Source[TextConfig]):
     """Windows of a split: number n is a function of text, config, seed and n alone.
 
     An item holds ``inputs`` (L,) and ``targets`` (L,), int32, with -1 in padding, ``group``,
@@ -232,11 +207,7 @@ class TextSource:
     """
 
     def __init__(self, config: TextConfig, seed: int, split: str):
-        if split not in ("train", "test"):
-            raise ValueError(f"split: {split!r} is unknown; choose 'train' or 'test'")
-        if seed < 0:
-            raise ValueError(f"seed: {seed} is negative; give one of at least 0")
-        self.config, self.seed, self.split = config, seed, split
+        super().__init__(config, seed, split)
         name = "train" if split == "train" else config.held_out
         prepared = config.prepare()
         self.fingerprint = prepared.fingerprint
@@ -262,13 +233,8 @@ class TextSource:
     def __len__(self) -> int:
         return EXAMPLES if self.split == "train" else self.windows
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"example {index} is not in 0 .. {len(self) - 1}")
+    def item(self, index: int) -> dict[str, Any]:
+        """Window number ``index``."""
         start = self.window(index) * self.config.length
         stop = start + self.config.length
         if self._layout is not None:
@@ -330,7 +296,7 @@ def documents(path: str, split: str) -> Documents:
     """Whole documents of a split, in order, each read when asked for.
 
     Args:
-      path: what ``Text.path`` may be.
+      path: a value of ``Text.path``.
       split: 'train', 'validation' or 'test'.
 
     Raises:
@@ -377,16 +343,9 @@ def _prepare_in_cache(source: str, spec: str, console: Console | None) -> Prepar
     digest = open_corpus(source).digest
     key = "\n".join([digest, tokenizer(spec).fingerprint, str(FRACTION)])
     name = re.sub(r"[^\w.-]+", "-", source if ":" in source else Path(source).name)
-    out = cache_directory() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    out = cache_directory() / "text" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (out / MANIFEST).is_file():
         return open_prepared(out)
     console = console or make_console(stderr=True)
     line(console, f"text of {source} is prepared in {out}")
     return prepare(request, out, console=console, wait=True)
-
-
-def cache_directory() -> Path:
-    """Where text is kept: under BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""
-    given = os.environ.get("BMOJO_CACHE_DIR")
-    base = Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "bmojo"
-    return base / "text"

@@ -1,8 +1,8 @@
 """Tokenizers by their spec: 'bytes', 'sentencepiece:FILE' or 'tokenizers:FILE'.
 
 Ids become bytes one at a time: ``decode_bytes`` of a sequence is that of its parts, joined.
-Whoever prints tokens as they come feeds these bytes to an incremental UTF-8 decoder and never
-shows half a character.
+An incremental UTF-8 decoder of these bytes prints tokens as they come, and never half a
+character.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ class Tokenizer(Protocol):
     """Text to ids and back.
 
     Attributes:
-      spec: what :func:`tokenizer` makes it from.
+      spec: the argument of :func:`tokenizer`.
       vocab_size: ids are below this number.
       eos: the id that stands between documents; never the result of encoding text.
-      fingerprint: SHA-256 of what defines it, in hexadecimal.
+      fingerprint: SHA-256 of its definition, in hexadecimal.
     """
 
     spec: str
@@ -75,7 +75,7 @@ class ByteTokenizer:
 
 
 class _FileTokenizer:
-    """What tokenizers from a file share.
+    """A tokenizer that a file defines.
 
     Raises:
       UserError: the file or the package is missing, or the file is not usable.
@@ -94,6 +94,13 @@ class _FileTokenizer:
                 f"in {self.kind}:FILE"
             ) from None
         self.fingerprint = hashlib.sha256(self.content).hexdigest()
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of each id, joined; the blank before the first word is among them."""
+        return b"".join(map(self._bytes, _integers(ids)))
+
+    def _bytes(self, number: int) -> bytes:
+        raise NotImplementedError
 
     def unusable(self, why: Any) -> UserError:
         line = " ".join(str(why).split())
@@ -127,10 +134,6 @@ class SentencePieceTokenizer(_FileTokenizer):
         """The text of ids."""
         known = [number for number in _integers(ids) if 0 <= number < self.vocab_size]
         return self._model.decode([number for number in known if number != self.eos])
-
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of each id, joined; the blank before the first word is among them."""
-        return b"".join(map(self._bytes, _integers(ids)))
 
     def _bytes(self, number: int) -> bytes:
         if not 0 <= number < self.vocab_size or self._model.is_control(number):
@@ -185,10 +188,6 @@ class JSONTokenizer(_FileTokenizer):
         known = [number for number in _integers(ids) if number in self._tokens]
         return self._model.decode([n for n in known if n != self.eos], skip_special_tokens=False)
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes of each id, joined."""
-        return b"".join(map(self._bytes, _integers(ids)))
-
     def _bytes(self, number: int) -> bytes:
         token = self._tokens.get(number, "")
         if number == self.eos or not token:
@@ -228,7 +227,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
     """Train a byte-level BPE tokenizer; any text comes back from it unchanged.
 
     Args:
-      texts: what to learn from.
+      texts: the training text.
       vocab_size: ids, the 256 bytes and the end of a document among them.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Sources whose best predictor is known: how near does a trained model come to it?
+"""Sources with a known best predictor, to measure the distance of a trained model from it.
 
 After Learning Universal Predictors (arXiv 2401.14953): a model that is trained on sequences from
 ever new sources of a known prior learns to predict like the Bayesian mixture over that prior. Two

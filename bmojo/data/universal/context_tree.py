@@ -14,7 +14,7 @@ __all__ = ["ContextTree", "draw_tree", "weighted"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ContextTree:
-    """A binary source: the probability of a 1 depends on a suffix of what came before.
+    """A binary source: the probability of a 1 depends on a suffix of the bits before it.
 
     Attributes:
       depth: D, no suffix is longer.

@@ -27,11 +27,11 @@ _RIGHT, _LEFT, _ADD, _SUBTRACT, _OPEN, _CLOSE, _WRITE = range(len(INSTRUCTIONS))
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a program writes.
+    """The symbols that a program writes.
 
     Attributes:
       start: the first symbols.
-      period: what follows them for ever; empty: unknown, only ``start`` was computed.
+      period: the symbols that follow for ever; empty: unknown, only ``start`` was computed.
     """
 
     start: bytes
@@ -65,7 +65,7 @@ class Machine:
     """The machine's limits.
 
     Attributes:
-      symbols: A, what cells count up to; outputs are 0 .. A - 1.
+      symbols: A, cells count modulo A; outputs are 0 .. A - 1.
       cells: of the tape.
       silence: a program that takes so many steps without writing is stopped.
     """
@@ -75,7 +75,7 @@ class Machine:
     silence: int = 256
 
     def run(self, program: Sequence[int], length: int) -> Output | None:
-        """What a program writes.
+        """Run a program.
 
         Args:
           program: places in ``INSTRUCTIONS``.
@@ -116,8 +116,8 @@ class Machine:
                     place = jumps[place - 1]
             else:
                 return None
-            # Whoever writes for ever comes by here; so the former state need not be looked for
-            # anywhere else.
+            # A program that writes for ever passes here, so that a former state need not be
+            # looked for anywhere else.
             state = (place, head, bytes(tape))
             before = states.setdefault(state, len(written))
             if before < len(written):

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from bmojo.data.synthetic import check_integer, check_share, sequence_checksum
+from bmojo.data.source import check_integer, check_share
+from bmojo.data.synthetic import sequence_checksum
 from bmojo.data.universal.context_tree import ContextTree, draw_tree, weighted
 from bmojo.data.universal.sequences import Sequences, SequenceSource, bucket, chosen_bits
 
@@ -43,12 +44,14 @@ class MarkovConfig:
     depth: int = 8
     split: float = 0.5
 
+    slices = "leaves_up_to"
+
     def __post_init__(self) -> None:
-        check_integer("Markov", "length", self.length, 1)
-        check_integer("Markov", "depth", self.depth, 0)
+        check_integer(self, "length", 1)
+        check_integer(self, "depth", 0)
         if self.depth > DEEPEST:
             raise ValueError(f"Markov.depth: {self.depth} is too large; give at most {DEEPEST}")
-        check_share("Markov", "split", self.split)
+        check_share(self, "split")
 
     @property
     def vocab_size(self) -> int:
@@ -59,11 +62,6 @@ class MarkovConfig:
     def chance(self) -> float:
         """Accuracy of guessing."""
         return 0.5
-
-    @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "leaves_up_to"
 
     def source(self, seed: int, split: str) -> "MarkovSource":
         """All examples of a split: 'train' or 'test'."""

@@ -41,7 +41,7 @@ class Mixture:
     Attributes:
       outputs: no two of them equal.
       weights: of each, (U,): the probability of the programs that write it.
-      rest: weight of a predictor that is told from outside.
+      rest: weight of a predictor that the caller gives.
       length: symbols that are known of every output.
     """
 
@@ -61,7 +61,7 @@ class Mixture:
         return symbols, np.cumsum(sizes) - sizes, starts, np.maximum(sizes - starts, 1)
 
     def bits(self, symbols: np.ndarray, rest_bits: np.ndarray) -> np.ndarray:
-        """What each symbol costs, given those before.
+        """Bits of each symbol, given those before.
 
         Args:
           symbols: (n, L).
@@ -72,7 +72,7 @@ class Mixture:
           predict by their posterior weights.
 
         Raises:
-          ValueError: L is longer than what is known of the outputs.
+          ValueError: L exceeds ``length``.
         """
         if symbols.shape[1] > self.length:
             raise ValueError(
@@ -122,7 +122,7 @@ def enumerated(
         longer programs is shared among them.
 
     Returns:
-      Programs that write the same symbols are one entry. The rest has what is left of the prior
+      Programs that write the same symbols are one entry. The rest has the remainder of the prior
       of longer programs: all of it, or half.
     """
     weights: dict[Output, float] = {}

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from bmojo.data.synthetic import check_integer, check_share, sequence_checksum
+from bmojo.data.source import check_integer, check_share
+from bmojo.data.synthetic import sequence_checksum
 from bmojo.data.universal.context_tree import weighted
 from bmojo.data.universal.machine import INSTRUCTIONS, Machine
 from bmojo.data.universal.mixture import ProgramPrior, enumerated
@@ -60,19 +61,19 @@ class ProgramsConfig:
     longest: int = 6
     sampled: int = 20_000
 
+    slices = "instructions_up_to"
+
     def __post_init__(self) -> None:
-        name = "Programs"
-        for field in ("length", "cells", "silence", "longest"):
-            check_integer(name, field, getattr(self, field), 1)
-        check_integer(name, "symbols", self.symbols, 2)
-        check_integer(name, "sampled", self.sampled, 0)
+        least = {"length": 1, "cells": 1, "silence": 1, "longest": 1, "symbols": 2, "sampled": 0}
+        for field, smallest in least.items():
+            check_integer(self, field, smallest)
         for field, most in (("symbols", MOST_SYMBOLS), ("longest", LONGEST)):
             value = getattr(self, field)
             if value > most:
-                raise ValueError(f"{name}.{field}: {value} is too large; give at most {most}")
-        check_share(name, "end", self.end)
+                raise ValueError(f"Programs.{field}: {value} is too large; give at most {most}")
+        check_share(self, "end")
         if not self.end:
-            raise ValueError(f"{name}.end: 0 lets no program end; give a number above 0")
+            raise ValueError("Programs.end: 0 lets no program end; give a number above 0")
 
     @property
     def vocab_size(self) -> int:
@@ -85,18 +86,13 @@ class ProgramsConfig:
         return 1 / self.symbols
 
     @property
-    def slices(self) -> str:
-        """What ``group`` counts."""
-        return "instructions_up_to"
-
-    @property
     def machine(self) -> Machine:
-        """What programs run on."""
+        """The machine that runs programs."""
         return Machine(self.symbols, self.cells, self.silence)
 
     @property
     def prior(self) -> ProgramPrior:
-        """What programs are drawn from."""
+        """The distribution of programs."""
         return ProgramPrior(self.end)
 
     def source(self, seed: int, split: str) -> "ProgramsSource":
@@ -119,7 +115,7 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
         self._machine = config.machine
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A program of this split, and what it writes (L,)."""
+        """A program of this split, and its output (L,)."""
         length, end = self.config.length, self.config.end
 
         def program() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What sources with a known predictor share: every symbol is a target, and codes in bits."""
+"""Base of sources with a known predictor: every symbol is a target, and codes in bits."""
 
 import abc
 import dataclasses
@@ -6,7 +6,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from bmojo.data.synthetic import Config, SyntheticSource
+from bmojo.data.source import Config
+from bmojo.data.synthetic import SyntheticSource
 
 __all__ = ["SequenceSource", "Sequences", "bucket", "chosen_bits", "contexts"]
 
@@ -15,7 +16,7 @@ Origin = TypeVar("Origin")
 
 @dataclasses.dataclass(frozen=True)
 class Sequences(Generic[Origin]):
-    """Sequences with what made them.
+    """Sequences and their sources.
 
     Attributes:
       symbols: (n, L), 0 .. A - 1.
@@ -50,7 +51,7 @@ class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
     def oracle_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
         """Bits of each symbol (n, L) under the best known predictor that does not know the source.
 
-        It is a predictor: what a symbol costs depends on it and on the symbols before.
+        It is a predictor: the cost of a symbol depends on it and on the symbols before.
         """
 
     @abc.abstractmethod

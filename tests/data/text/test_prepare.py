@@ -12,8 +12,8 @@ import pytest
 
 import bmojo
 from bmojo.data.text import prepare as module
-from bmojo.data.text.claim import lock
 from bmojo.data.text.corpus import open_corpus, read
+from bmojo.data.text.lock import lock
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import open_prepared
 from bmojo.errors import UserError

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bmojo.ops.gradient_barrier import gradient_barrier
 from bmojo.ops.native.settle import settle
 
 from bmojo.ops.axes import axis_rules
-from bmojo.ops.gradient_barrier import gradient_barrier
 from bmojo.ops.native import library
 
 pytestmark = pytest.mark.skipif(
