@@ -42,7 +42,6 @@ def _function(config: Any) -> Callable[..., Mixer]:
         for option in options:
             if option not in fields:
                 raise TypeError(f"{name}: no option {option!r}; {suggestion(option, fields)}")
-        rngs = nnx.Rngs(0) if rngs is None else rngs
         return config(**options).make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     own = list(inspect.signature(make).parameters.values())[:-1]

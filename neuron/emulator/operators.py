@@ -6,7 +6,7 @@ Arithmetic is in float32. Activation functions are exact here; the hardware appr
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,11 +38,12 @@ class Operator:
     identity: float | None = None
     generation: int = 2
 
+    helper: ClassVar[Callable[..., Any]]
+    """Applies an operator to tiles; :mod:`neuron.emulator.helpers`, which allocates, sets it."""
+
     def __call__(self, x: Any, y: Any = None, dtype: Any = None) -> Any:
         """The helper of the same name, which gives a new tile."""
-        from neuron.emulator import helpers
-
-        return helpers.apply(self, x, y, dtype)
+        return type(self).helper(self, x, y, dtype)
 
     def __repr__(self) -> str:
         return f"nl.{self.name}"
