@@ -41,11 +41,12 @@ def record(runs: Path, path: Path) -> dict[str, dict]:
         if speeds:
             kept["tokens_per_second"] = round(statistics.median(speeds), 1)
         kinds = {"length": "positions", "perplexity": "positions", "ngrams": "rows",
-                 "regret": "rows", "again": "rows"}  # fmt: skip
+                 "regret": "rows", "passages": "rows"}  # fmt: skip
         for kind, rows in kinds.items():
             measured = file.parent / "evaluation" / f"{kind}.json"
             if measured.exists():
-                kept[kind] = json.loads(measured.read_text())[rows]
+                field = "again" if kind == "passages" else kind
+                kept[field] = json.loads(measured.read_text())[rows]
         known[file.parent.name] = kept
     known = dict(sorted(known.items()))
     path.write_text(json.dumps(known, indent=1) + "\n")

@@ -18,7 +18,7 @@ def read(runs, name):
     found = [run / "evaluation" / f"{name}.json" for run in runs]
     missing = [str(path) for path in found if not path.exists()]
     if missing:
-        raise SystemExit(f"{', '.join(missing)}: not there; run bmojo eval RUN --eval {name} first")
+        raise SystemExit(f"{', '.join(missing)}: not there; run bmojo eval RUN {name} first")
     return [json.loads(path.read_text()) for path in found]
 
 
