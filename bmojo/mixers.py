@@ -51,7 +51,8 @@ def _function(config: Any) -> Callable[..., Mixer]:
     signature = inspect.Signature([own[0], *keywords, *own[1:]], return_annotation=Mixer)
     make.__signature__ = signature  # type: ignore[attr-defined]
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"Make a {name} mixer of width ``d_model``.\n\n{config.__doc__}"
+    options_text = inspect.cleandoc(config.__doc__ or "")
+    make.__doc__ = f"Make a {name} mixer of width ``d_model``.\n\n{options_text}"
     return make
 
 
