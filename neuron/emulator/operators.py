@@ -6,7 +6,7 @@ Arithmetic is in float32. Activation functions are exact here; the hardware appr
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -37,12 +37,12 @@ class Operator:
     valid: tuple[float, float] | None = None
     identity: float | None = None
     generation: int = 2
+    apply: ClassVar[Callable[..., Any]]
+    """Makes a new tile by an operator; :mod:`neuron.emulator.language` has it."""
 
     def __call__(self, x: Any, y: Any = None, dtype: Any = None) -> Any:
         """The helper of the same name, which gives a new tile."""
-        from neuron.emulator import helpers
-
-        return helpers.apply(self, x, y, dtype)
+        return Operator.apply(self, x, y, dtype)
 
     def __repr__(self) -> str:
         return f"nl.{self.name}"
