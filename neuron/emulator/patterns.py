@@ -180,3 +180,6 @@ def rows(tensor: Tensor, skip: bool, unique: bool = False) -> Iterator[tuple[int
         view = Tensor(tensor.storage, tensor.dtype, place, shape, strides)
         _check_bounds(view)
         yield p, view
+
+
+Tensor.access_pattern = staticmethod(access_pattern)

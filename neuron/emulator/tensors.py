@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,9 @@ class Tensor:
       strides: in elements.
       dynamic: set if the place of the view depends on data.
     """
+
+    access_pattern: ClassVar[Callable[..., "Tensor"]]
+    """The view behind :meth:`ap`; :mod:`neuron.emulator.patterns` has it."""
 
     def __init__(
         self,
@@ -374,9 +377,7 @@ class Tensor:
           indirect_dim: the axis that the offset counts.
           dtype: reads the bytes as another dtype.
         """
-        from neuron.emulator.patterns import access_pattern
-
-        return access_pattern(
+        return Tensor.access_pattern(
             self, pattern, offset, scalar_offset, vector_offset, indirect_dim, dtype
         )
 
