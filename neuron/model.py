@@ -98,9 +98,7 @@ class Model(nn.Module):
         self.dtype = getattr(torch, config.layer.dtype)
         types = self.dtype, getattr(torch, config.param_dtype)
         self.embedding = nn.Embedding(config.vocab_size, width, dtype=types[1])
-        self.blocks = nn.ModuleList(
-            Block(config, implementation) for _ in range(config.num_blocks)
-        )
+        self.blocks = nn.ModuleList(Block(config, implementation) for _ in range(config.num_blocks))
         self.norm = Norm(width, *types)
         if not config.tie_embeddings:
             self.head = Projection(width, config.vocab_size, *types)

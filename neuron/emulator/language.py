@@ -7,20 +7,14 @@ from typing import Any
 import numpy as np
 
 from neuron.emulator import dtypes, operators, session
-from neuron.emulator.allocation import ndarray as ndarray
-from neuron.emulator.helpers import load as load
-from neuron.emulator.helpers import matmul as matmul
-from neuron.emulator.helpers import max as max
-from neuron.emulator.helpers import min as min
-from neuron.emulator.helpers import store as store
-from neuron.emulator.helpers import sum as sum
-from neuron.emulator.helpers import transpose as transpose
+from neuron.emulator import isa as nisa
 from neuron.emulator.indexing import DynamicSlice
 from neuron.emulator.isa.cores import VirtualRegister
 from neuron.emulator.isa.elementwise import fill
-from neuron.emulator.memory import MemoryRegion, filled
+from neuron.emulator.memory import MemoryRegion, Storage, filled
+from neuron.emulator.operators import BY_NAME, Operator
 from neuron.emulator.rules import RuleError
-from neuron.emulator.session import current, require
+from neuron.emulator.session import current, fail, require
 from neuron.emulator.targets import (
     PARTITIONS,
     PSUM_BANK_BYTES,
@@ -105,6 +99,70 @@ tile_size = _TileSize()
 
 
 # Allocation.
+
+
+def ndarray(
+    shape: Any, dtype: Any, buffer: Any = sbuf, name: str = "", address: Any = None
+) -> Tensor:
+    """A new tensor; what it holds is undefined: NaN, or 4 for integers.
+
+    Args:
+      shape: on the chip axis 0 is the partition axis, at most 128.
+      dtype: of its elements.
+      buffer: ``nl.sbuf``, ``nl.psum``, ``nl.private_hbm`` or ``nl.shared_hbm``.
+      name: for errors.
+      address: placement by hand; PSUM tiles must start at a bank.
+    """
+    program, op = current(), "nl.ndarray"
+    outer, program.op = program.op, op
+    try:
+        return _allocate(shape, dtype, buffer, name, address)
+    finally:
+        program.op = outer
+
+
+def _allocate(shape: Any, dtype: Any, buffer: Any, name: str, address: Any) -> Tensor:
+    program, op = current(), session.op_name()
+    require(
+        isinstance(buffer, MemoryRegion),
+        "buffer",
+        f"must be nl.sbuf, nl.psum, nl.private_hbm or nl.shared_hbm, got {buffer!r}",
+    )
+    require(isinstance(shape, tuple | list), "shape", f"must be a tuple, got {shape!r}")
+    for size in shape:
+        require(
+            isinstance(size, int | np.integer) and int(size) >= 1,
+            "shape",
+            f"{size!r} is no positive integer in {tuple(shape)}",
+        )
+    shape = tuple(int(n) for n in shape)
+    try:
+        kind = dtypes.name_of(dtype)
+    except ValueError as error:
+        fail("dtype", str(error))
+    if kind == "float8_e4m3fn":
+        require(program.target.generation >= 4, "dtype", "float8_e4m3fn needs gen4")
+    if not buffer.on_chip:
+        require(len(shape) >= 1, "shape", "must have an axis")
+        if buffer is MemoryRegion.shared_hbm and program.shared_hbm is not None:
+            return Tensor.whole(program.shared_hbm(shape, kind, name))
+        return Tensor.whole(Storage(shape, kind, buffer, name))
+    require(
+        len(shape) >= 2, "shape", f"{shape}: on the chip a tensor has a partition and a free axis"
+    )
+    require(
+        shape[0] <= PARTITIONS, "shape", f"{shape} has {shape[0]} partitions, at most {PARTITIONS}"
+    )
+    if address is not None and buffer is MemoryRegion.psum:
+        require(
+            address[1] % PSUM_BANK_BYTES == 0,
+            "address",
+            f"{address[1]} is no multiple of the {PSUM_BANK_BYTES} bytes of a PSUM bank",
+        )
+    storage = Storage(shape, kind, buffer, name)
+    arena = program.psum if buffer is MemoryRegion.psum else program.sbuf
+    storage.occupy(arena, op, f"{name or 'tile'} {shape} {kind}")
+    return Tensor.whole(storage)
 
 
 def full(shape: Any, fill_value: Any, dtype: Any, buffer: Any = sbuf, name: str = "") -> Tensor:
@@ -218,3 +276,88 @@ def is_psum(buffer: MemoryRegion) -> bool:
 def is_sbuf(buffer: MemoryRegion) -> bool:
     """True of SBUF."""
     return buffer is MemoryRegion.sbuf
+
+
+def _like(x: Tensor, dtype: Any) -> Tensor:
+    return ndarray(x.shape, x.dtype if dtype is None else dtype)
+
+
+def _apply(op: Operator, x: Any, y: Any, dtype: Any) -> Tensor:
+    """``<op>(x, y)``: operands of equal shapes, or a tile and a number."""
+    current().op = f"{op.name}"
+    require(isinstance(x, Tensor), "x", f"must be a tile, got {x!r}")
+    if op.binary is None and op.bits is None:
+        require(y is None, "y", f"{op.name} takes one operand")
+        result = _like(x, dtype)
+        nisa.activation(dst=result, op=op, data=x)
+        return result
+    if isinstance(y, Tensor):
+        require(x.shape == y.shape, "y", f"is {y.shape}, x is {x.shape}; there is no broadcasting")
+        result = _like(x, dtype)
+        nisa.tensor_tensor(dst=result, data1=x, data2=y, op=op)
+        return result
+    require(op.name != "power", "y", "power takes no number as exponent")
+    result = _like(x, dtype)
+    nisa.tensor_scalar(dst=result, data=x, op0=op, operand0=y)
+    return result
+
+
+def load(src: Any, dtype: Any = None) -> Tensor:
+    """A copy of an HBM tensor in SBUF."""
+    require(isinstance(src, Tensor) and not src.on_chip, "src", f"must be in HBM: {src!r}")
+    shape = src.shape if src.ndim >= 2 else (src.shape[0], 1)
+    result = ndarray(shape, src.dtype if dtype is None else dtype)
+    nisa.dma_copy(dst=result, src=src)
+    return result
+
+
+def store(dst: Any, value: Any) -> None:
+    """A copy of an SBUF tile in HBM."""
+    nisa.dma_copy(dst=dst, src=value)
+
+
+def matmul(x: Any, y: Any, transpose_x: bool = False) -> Tensor:
+    """``x^T @ y`` in PSUM."""
+    if not transpose_x:
+        fail("transpose_x", "must be True; the hardware contracts over partitions")
+    result = ndarray((x.size // x.shape[0], y.size // y.shape[0]), "float32", psum)
+    nisa.nc_matmul(dst=result, stationary=x, moving=y, accumulate=False)
+    return result
+
+
+def _reduce(op: str, x: Tensor, axis: Any, dtype: Any, keepdims: bool) -> Tensor:
+    axes = [
+        a + x.ndim if a < 0 else a for a in (axis if isinstance(axis, tuple | list) else [axis])
+    ]
+    kept = [1 if i in axes else n for i, n in enumerate(x.shape)]
+    shape = kept if keepdims else [n for i, n in enumerate(kept) if i not in axes]
+    shape += [1] * (2 - len(shape))
+    result = ndarray(tuple(shape), x.dtype if dtype is None else dtype)
+    nisa.tensor_reduce(dst=result, op=BY_NAME[op], data=x, axis=tuple(axes))
+    return result
+
+
+def max(x: Tensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """The largest along the last axes."""
+    return _reduce("maximum", x, axis, dtype, keepdims)
+
+
+def min(x: Tensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """The smallest along the last axes."""
+    return _reduce("minimum", x, axis, dtype, keepdims)
+
+
+def sum(x: Tensor, axis: Any, dtype: Any = None, keepdims: bool = False) -> Tensor:
+    """The sum along the last axes."""
+    return _reduce("add", x, axis, dtype, keepdims)
+
+
+def transpose(x: Tensor, dtype: Any = None) -> Tensor:
+    """A tile with partitions and free axes exchanged, in PSUM."""
+    kind = x.dtype if dtype is None else dtype
+    result = ndarray((x.size // x.shape[0], x.shape[0]), kind, psum)
+    nisa.nc_transpose(dst=result, data=x)
+    return result
+
+
+Operator.apply = staticmethod(_apply)

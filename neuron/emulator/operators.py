@@ -37,13 +37,12 @@ class Operator:
     valid: tuple[float, float] | None = None
     identity: float | None = None
     generation: int = 2
-
-    helper: ClassVar[Callable[..., Any]]
-    """Applies an operator to tiles; :mod:`neuron.emulator.helpers`, which allocates, sets it."""
+    apply: ClassVar[Callable[..., Any]]
+    """Makes a new tile by an operator; :mod:`neuron.emulator.language` has it."""
 
     def __call__(self, x: Any, y: Any = None, dtype: Any = None) -> Any:
         """The helper of the same name, which gives a new tile."""
-        return type(self).helper(self, x, y, dtype)
+        return Operator.apply(self, x, y, dtype)
 
     def __repr__(self) -> str:
         return f"nl.{self.name}"

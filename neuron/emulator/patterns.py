@@ -182,4 +182,4 @@ def rows(tensor: Tensor, skip: bool, unique: bool = False) -> Iterator[tuple[int
         yield p, view
 
 
-Tensor.access_pattern = access_pattern
+Tensor.access_pattern = staticmethod(access_pattern)

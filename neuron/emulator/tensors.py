@@ -51,7 +51,7 @@ class Tensor:
     """
 
     access_pattern: ClassVar[Callable[..., "Tensor"]]
-    """The function of :meth:`ap`; :mod:`neuron.emulator.patterns`, which makes views, sets it."""
+    """The view behind :meth:`ap`; :mod:`neuron.emulator.patterns` has it."""
 
     def __init__(
         self,
@@ -377,7 +377,7 @@ class Tensor:
           indirect_dim: the axis that the offset counts.
           dtype: reads the bytes as another dtype.
         """
-        return type(self).access_pattern(
+        return Tensor.access_pattern(
             self, pattern, offset, scalar_offset, vector_offset, indirect_dim, dtype
         )
 

@@ -51,7 +51,7 @@ def test_the_layer_is_its_reference_and_a_wrong_selection_is_seen(tiny, monkeypa
     (model,) = choose(["bmojo"], tiny)
     (check,) = steps.check_reference(model)
     assert check.passed
-    assert steps.check_reference(choose(["mamba"], tiny)[0]) == []
+    assert steps.check_reference(choose(["swa"], tiny)[0]) == []
     update = InnovationSelection.update
 
     def least(self, state, score, *rest):
