@@ -15,7 +15,8 @@ from bmojo.layers.protocol import AuxRequest
 from bmojo.ops import attention_mass, reference
 from bmojo.ops.masks import EIDETIC, FADING, WINDOW, distance_bin
 from bmojo.ops.positions import Positions, advance
-from tests.layers.test_bmojo import CASES
+from bmojo.ops.time_sharding import TimeContext
+from tests.layers.test_bmojo import CASES, fading_key_values
 from tests.numerics import assert_close
 
 LENGTH, BINS = 20, 6
@@ -58,9 +59,11 @@ def oracle(mixer, u):
     with jax.disable_jit():
         score = reference.innovation(y[0], getattr(config, "span", 1), document)
     state, (tokens, _) = mixer.init_state(1), advance(Positions.zero(1), length)
-    bound = mixer.heads.contextualise(u, y, state.inputs, tokens.segment_pos)
-    new = mixer.heads.key_values(bound[0])
-    faded, q = mixer.heads.fading_key_values(y[0]), mixer.heads.queries(u[0])
+    q, new, _ = mixer.heads.contextualised(
+        u, y, state.inputs, tokens.segment_pos, TimeContext(True)
+    )
+    q, new = q[0], jax.tree.map(lambda x: x[0], new)
+    faded = fading_key_values(mixer, y[0])
     wide = 2 * length
 
     def widened(x):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from bmojo.ops import collectives
 from bmojo.ops.positions import Positions
 from tests.layers.sharded import AXIS, over_devices
 
@@ -33,9 +34,10 @@ def test_a_halo_is_what_came_before():
 
     def halos(x):
         wide = [
-            shards.halo(x, n, AXIS, size, first) for n, first in zip(counts, firsts, strict=True)
+            collectives.halo(x, n, AXIS, size, first)
+            for n, first in zip(counts, firsts, strict=True)
         ]
-        return wide, shards.halo(x, 4, AXIS, size)
+        return wide, collectives.halo(x, 4, AXIS, size)
 
     found, bare = each_device(halos, size, x)
     for n, first, got in zip(counts, firsts, found, strict=True):
@@ -59,7 +61,7 @@ def test_a_halo_has_a_gradient():
 
     def parts(x, first):
         def halo(x, first):
-            return shards.halo(x, count, AXIS, size, first)
+            return collectives.halo(x, count, AXIS, size, first)
 
         held = over_devices(halo, size, (True, False), True)(x, first)
         return jnp.sum(weights * held**2)
@@ -72,7 +74,7 @@ def test_a_halo_has_a_gradient():
 
 def test_the_first_entries_must_be_as_many_as_asked_for():
     with pytest.raises(ValueError, match="first: must hold count = 3 entries, got 2"):
-        shards.halo(jnp.ones((1, 4)), 3, AXIS, 2, jnp.ones((1, 2)))
+        collectives.halo(jnp.ones((1, 4)), 3, AXIS, 2, jnp.ones((1, 2)))
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
@@ -87,8 +89,10 @@ def test_a_scan_combines_in_order(size):
         element = (a[0, 0], b[0, 0])
         plain = (jnp.diagonal(a[0, 0]), b[0, 0])
         return (
-            shards.exclusive_scan(shards.compose_matrices, start, element, AXIS, size),
-            shards.exclusive_scan(shards.compose, (jnp.ones(2), start[1]), plain, AXIS, size),
+            collectives.exclusive_scan(collectives.compose_matrices, start, element, AXIS, size),
+            collectives.exclusive_scan(
+                collectives.compose, (jnp.ones(2), start[1]), plain, AXIS, size
+            ),
         )
 
     (matrix, vector), (decay, value) = each_device(run, size, a, b)
@@ -105,7 +109,7 @@ def test_a_scan_combines_in_order(size):
 def test_last_and_gather_give_every_device_the_same():
     x = np.arange(12, dtype=np.int32).reshape(1, 6, 2)
     ends, every = each_device(
-        lambda x: (shards.last(x, AXIS, 3), shards.gather(x, AXIS)), 3, jnp.asarray(x)
+        lambda x: (collectives.last(x, AXIS, 3), collectives.gather(x, AXIS)), 3, jnp.asarray(x)
     )
     for device in range(3):
         np.testing.assert_array_equal(ends[device], x[:, 4:])
@@ -125,8 +129,8 @@ def test_the_clock_runs_on_over_the_devices():
     positions = Positions(*(jnp.asarray(x, jnp.int32) for x in ([5, 6, 70], [2, 6, 4], [7, 7, 7])))
 
     def run(ids):
-        named = shards.positions_before(positions, length, ids, AXIS, size)
-        return named, shards.positions_before(positions, length, None, AXIS, size)
+        named = collectives.positions_before(positions, length, ids, AXIS, size)
+        return named, collectives.positions_before(positions, length, None, AXIS, size)
 
     named, unnamed = each_device(run, size, ids)
     for device in range(size):

@@ -143,12 +143,12 @@ def test_the_whole_past(dtype, length, groups):
         return jax.grad(lambda *x: weighed(look(*x)), range(3))(q, k, v), look(q, k, v)
 
     got = everything(lambda q, k, v: causal_attention(q, k, v, segment_pos, position))
-    assert_close(got, everything(lambda q, k, v: attend(q, k, v, mask)), dtype)
+    assert_close(got, everything(lambda q, k, v: attend(q, k, v, mask[:, None])), dtype)
     here = everything(
         lambda q, k, v: causal_attention(q, k[:, :length], v[:, :length], segment_pos)
     )
     there = visible(jnp.arange(length)[:, None] - jnp.arange(length), segment_pos[..., None])
-    want = everything(lambda q, k, v: attend(q, k[:, :length], v[:, :length], there))
+    want = everything(lambda q, k, v: attend(q, k[:, :length], v[:, :length], there[:, None]))
     assert_close(here, want, dtype)
 
 
@@ -180,7 +180,7 @@ def test_who_computes(monkeypatch, caplog):
         implementations.forget()
         monkeypatch.setattr(library, "why_not", lambda: "no compiler")
         assert public.choose(q, 16, None) == "xla"
-    assert "attention by xla in place of native: no compiler" in caplog.text
+    assert "attention on cpu: xla in place of native: no compiler" in caplog.text
     wanted = "^attention_implementation: no native kernels: no compiler; take 'xla'"
     with pytest.raises(ValueError, match=wanted):
         public.choose(q, 16, None, "native")
