@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from bmojo.layers.mlp import MLPConfig
-from bmojo.model import Period
+from bmojo.model import Block
 from neuron import roofline, verify
 from neuron.checks.check import Bound
 from neuron.emulator import targets
@@ -23,7 +23,7 @@ def config():
 
 def test_products_are_the_models_matrices(config):
     shape = roofline.shape_of(config, 128)
-    period = nnx.eval_shape(lambda: Period(config, rngs=nnx.Rngs(0)))
+    period = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
     leaves = jax.tree_util.tree_leaves_with_path(nnx.state(period, nnx.Param))
     matrices = [x for path, x in leaves if "_proj" in str(path)]
     assert len(matrices) == 10
