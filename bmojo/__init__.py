@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
+_MIXERS = ("MLP", "SSD", "Attention", "BMojo", "CanonicalSSM", "SelectiveSSM", "SlidingBMojo")
 _MODULES = {
     "bmojo.experiment": ("register",),
     "bmojo.layers.attention": ("AttentionConfig",),
@@ -24,9 +25,7 @@ _MODULES = {
     "bmojo.layers.selective_ssm": ("SelectiveSSMConfig",),
     "bmojo.layers.ssd": ("SSDConfig",),
     "bmojo.loading": ("TrainedModel", "load"),
-    "bmojo.mixers": (
-        *("MLP", "SSD", "Attention", "BMojo", "CanonicalSSM", "SelectiveSSM", "SlidingBMojo"),
-    ),
+    "bmojo.mixers": _MIXERS,
     "bmojo.model": ("Model", "ModelConfig"),
 }
 _PUBLIC = {name: module for module, names in _MODULES.items() for name in names}

@@ -23,6 +23,7 @@ from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.protocol import check_config
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
@@ -73,12 +74,15 @@ def register(name: str, cls: type) -> None:
     module calls this function.
 
     Args:
-      name: what configs call it.
-      cls: a frozen dataclass, such as a :class:`bmojo.layers.protocol.MixerConfig`.
+      name: its name in configs.
+      cls: a frozen dataclass: the config of a mixer (:class:`bmojo.layers.protocol.MixerConfig`,
+        with a method ``make``) or of a task (with a method ``source``).
 
     Raises:
-      ValueError: the name is taken, or ``cls`` is not a dataclass.
+      ValueError: the name is taken, or ``cls`` is no dataclass or lacks both methods.
     """
+    if not callable(getattr(cls, "source", None)):
+        check_config(name, cls)
     REGISTRY.register(name, cls)
 
 

@@ -42,7 +42,6 @@ def _function(config: Any) -> Callable[..., Mixer]:
         for option in options:
             if option not in fields:
                 raise TypeError(f"{name}: no option {option!r}; {suggestion(option, fields)}")
-        rngs = nnx.Rngs(0) if rngs is None else rngs
         return config(**options).make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
 
     own = list(inspect.signature(make).parameters.values())[:-1]
@@ -52,7 +51,8 @@ def _function(config: Any) -> Callable[..., Mixer]:
     signature = inspect.Signature([own[0], *keywords, *own[1:]], return_annotation=Mixer)
     make.__signature__ = signature  # type: ignore[attr-defined]
     make.__name__ = make.__qualname__ = name
-    make.__doc__ = f"Make a {name} mixer of width ``d_model``.\n\n{config.__doc__}"
+    options_text = inspect.cleandoc(config.__doc__ or "")
+    make.__doc__ = f"Make a {name} mixer of width ``d_model``.\n\n{options_text}"
     return make
 
 

@@ -320,7 +320,8 @@ class _Watch(threading.Thread):
 
     def _called(self, index: int) -> str:
         who = f" ({self._who[index]})" if index in self._who else ""
-        return f"process {index} of {self._count}{who}"
+        name = f"process {index}" if index else "the first process"
+        return f"{name} of {self._count}{who}"
 
 
 def _end(reason: str) -> None:

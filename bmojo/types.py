@@ -29,4 +29,4 @@ DType = jax.typing.DTypeLike
 
 
 at_least_float32 = functools.partial(jnp.result_type, jnp.float32)
-"""at_least_float32(*dtypes): float32, or wider if one of them is; for states and softmax."""
+"""``at_least_float32(*dtypes)``: float32, or wider if one of them is; for states and softmax."""

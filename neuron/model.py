@@ -57,7 +57,7 @@ class Sublayer(nn.Module):
         self.norm, self.mixer = norm, mixer
 
 
-class Period(nn.Module):
+class Block(nn.Module):
     """A B'MOJO layer and an MLP, each on the residual stream."""
 
     def __init__(self, config: StackConfig, implementation: Implementation):
@@ -98,9 +98,7 @@ class Model(nn.Module):
         self.dtype = getattr(torch, config.layer.dtype)
         types = self.dtype, getattr(torch, config.param_dtype)
         self.embedding = nn.Embedding(config.vocab_size, width, dtype=types[1])
-        self.blocks = nn.ModuleList(
-            Period(config, implementation) for _ in range(config.num_blocks)
-        )
+        self.blocks = nn.ModuleList(Block(config, implementation) for _ in range(config.num_blocks))
         self.norm = Norm(width, *types)
         if not config.tie_embeddings:
             self.head = Projection(width, config.vocab_size, *types)

@@ -95,7 +95,7 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 
 
 def next_tail(tail: Tensor, x: Tensor, lengths: Tensor | None) -> Tensor:
-    """The last T entries of each row after a call; see ``bmojo.ops.convolution.next_tail``."""
+    """The last T entries of each row after a call; see ``bmojo.ops.positions.next_tail``."""
     size, length = tail.shape[1], x.shape[1]
     past = torch.cat([tail, x.to(tail.dtype)], dim=1)
     if lengths is None:

@@ -12,13 +12,13 @@ KEPT = (
     "embedding_parameters", "state_bytes", "key_value_bytes", "training_flops", "wall_seconds",
 )  # fmt: skip
 KINDS = {"length": "positions", "perplexity": "positions", "ngrams": "rows", "regret": "rows",
-         "again": "rows"}  # fmt: skip
+         "passages": "rows"}  # fmt: skip
 """Evaluations that are recorded where ``bmojo eval`` has made them, and the name of their rows."""
 COLUMNS = {
     "group", "accuracy", "loss", "bits_per_byte",  # evaluations
     "start", "count", "kind",  # length, perplexity, ngrams
     "length", "oracle", "model", "regret", "excess", "near",  # regret
-    "passage", "gap", "slots", "other", "again", "saved",  # again
+    "passage", "gap", "slots", "other", "again", "saved",  # passages
 }  # fmt: skip
 """Columns that tables and figures show."""
 
@@ -53,7 +53,9 @@ def record(runs: Path, path: Path) -> dict[str, dict]:
         for kind, rows in KINDS.items():
             measured = file.parent / "evaluation" / f"{kind}.json"
             if measured.exists():
-                kept[kind] = shown(json.loads(measured.read_text())[rows])
+                kept["again" if kind == "passages" else kind] = shown(
+                    json.loads(measured.read_text())[rows]
+                )
         known[file.parent.name] = kept
     return write(known, path)
 

@@ -168,9 +168,9 @@ IN_A_FILE = {
         "give a reference, such as @Name()",
     ),
     "unknown choice": (
-        "BMojo.form = 'chunky'",
-        "main.gin:2: BMojo.form: 'chunky' is unknown; "
-        "did you mean 'chunked'? The choices are 'chunked', 'sliding', 'token'",
+        "BMojo.tokens = 'inputs'",
+        "main.gin:2: BMojo.tokens: 'inputs' is unknown; "
+        "did you mean 'input'? The choices are 'ssm', 'conv', 'input'",
     ),
     "unknown choice, checked by the class": (
         "Optimizer.schedule = 'cosin'",

@@ -19,7 +19,7 @@ from tests.evaluation.byte_tokenizer import Bytes
 from tests.numerics import relative_rms
 from tests.small_models import VOCAB_SIZE, logits, model
 
-MIXERS = ("Attention", "BMojo", "CanonicalSSM", "MLP", "SSD", "SelectiveSSM")
+MIXERS = ("Attention", "BMojo", "CanonicalSSM", "MLP", "SSD", "SelectiveSSM", "SlidingBMojo")
 QUICK = ("bmojo", "transformer")
 """State of constant size, and one that grows."""
 

@@ -1,6 +1,8 @@
 """Training steps: of whole models, of single layers, and against the length of the sequences."""
 
+import dataclasses
 import functools
+import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +17,10 @@ from bmojo.benchmark.cases import Case, Check, Program, Tell, compare, compiled,
 from bmojo.benchmark.models import Candidate, in_segments
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.rounds import exponent, growth
+from bmojo.layers.bmojo import BMojoConfig
+from bmojo.layers.bmojo_reference import bmojo_reference
 from bmojo.layers.protocol import State
+from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.model import Block
 from bmojo.training.config import OptimizerConfig
 from bmojo.training.optimizer import make_optimizer
@@ -25,6 +30,7 @@ from bmojo.training.train_step import make_eval_step, make_fresh_state, make_tra
 __all__ = [
     "STEP_GROUP",
     "Training",
+    "check_reference",
     "conclude_lengths",
     "layer_cases",
     "length_cases",
@@ -102,7 +108,7 @@ def step_cases(
 
     Returns:
       The cases, and for each model the check that the loss of its first step is that of the
-      same tokens read in segments.
+      same tokens read in segments, and :func:`check_reference`.
     """
     cases, checks = [], []
     for chosen in models:
@@ -110,6 +116,7 @@ def step_cases(
         training = Training(chosen, batch, length)
         what = f"loss of the first step and in three segments, {length} tokens"
         checks.append(training.first_step(chosen, what, -(-length // 3)))
+        checks += check_reference(chosen)
         case = Case(
             chosen.name,
             STEP_GROUP,
@@ -121,6 +128,34 @@ def step_cases(
         )
         cases.append(case)
     return cases, checks
+
+
+def check_reference(chosen: Candidate, length: int = 53) -> list[Check]:
+    """The B'MOJO layers of a model, with narrow heads and windows, against the reference.
+
+    :func:`bmojo.layers.bmojo_reference.bmojo_reference` computes the same layer token by token;
+    layers without a window or with a cell that it does not have are left out.
+    """
+    checks = []
+    for config in chosen.config.pattern:
+        if not (isinstance(config, BMojoConfig) and isinstance(config.fading, SelectiveSSMConfig)):
+            continue
+        if not config.window:
+            continue
+        window = min(config.window, 16)
+        small = dataclasses.replace(
+            config, window=window, num_fading=min(config.num_fading, window)
+        )
+        layer = small.make(4 * config.n_heads)
+        u = np.random.default_rng(0).normal(size=(length, 4 * config.n_heads)).astype(np.float32)
+        flat = nnx.to_flat_state(nnx.state(layer, nnx.Param))
+        parameters = {".".join(map(str, path)): leaf[...] for path, leaf in flat}
+        names = inspect.signature(bmojo_reference).parameters.keys() & vars(small)
+        want = bmojo_reference(parameters, u, **{name: vars(small)[name] for name in names})
+        found = nnx.jit(lambda layer, u: layer(u)[0])(layer, u[None])[0]
+        what = f"layer and its reference, token by token, {length} tokens"
+        checks.append(compare(chosen.name, what, found, want))
+    return checks
 
 
 def layer_cases(

@@ -1,4 +1,4 @@
-"""`bmojo memory`: what a store of memory on disk holds, and what is to be forgotten."""
+"""`bmojo memory`: reports of a store of memory on disk, forgetting, compaction, verification."""
 
 import json
 import re
@@ -180,8 +180,8 @@ def policy(
 ) -> None:
     """Show what bounds a store, or change it.
 
-    Capacity holds at once, decay for every later look; what has become too weak goes with the next
-    bmojo memory compact.
+    Capacity holds at once, decay for every later search. The next bmojo memory compact deletes
+    the entries that have become too weak.
 
     \b
     Examples:
@@ -208,11 +208,8 @@ def policy(
 
 
 @app.command(epilog=EXIT_CODES)
-def compact(
-    directory: Directory,
-    threads: Annotated[int, typer.Option(metavar="N", min=1, help="That build the indexes.")] = 1,
-) -> None:
-    """Forget what the policy gives up, and make rows and indexes as small as they can be.
+def compact(directory: Directory) -> None:
+    """Forget entries below the policy's floor, and make the file as small as it can be.
 
     No model may write to the store meanwhile.
 
@@ -221,13 +218,9 @@ def compact(
       bmojo memory compact memories/prose
     """
     with told(), _writing(directory) as store:
-        before = sum(store.records.stats()["bytes"].values())
-        counts = [store.count(layer) for layer in store.identity.layers]
-        indexed = sum(count for count in counts if count > store.exact_below)
-        with progress_bar("indexes", indexed * store.identity.heads or None) as done:
-            count = store.compact(done, threads)
-        after = sum(store.records.stats()["bytes"].values())
-        left = len(store)
+        before = store.records.stats()["bytes"]
+        count, left = store.compact(), len(store)
+        after = store.records.stats()["bytes"]
     typer.echo(
         f"{directory}: {count:,} entries forgotten, {left:,} left, {before / 1e6:,.1f} MB before, "
         f"{after / 1e6:,.1f} MB now"
@@ -253,7 +246,7 @@ def verify(directory: Directory) -> None:
         typer.echo(f"{directory}: {problem}")
     if problems:
         raise typer.Exit(DAMAGED)
-    typer.echo(f"{directory}: {total:,} entries and index files, all as they were written")
+    typer.echo(f"{directory}: {total:,} entries, all as they were written")
 
 
 def _reading(directory: Path) -> "Store":
@@ -264,9 +257,7 @@ def _reading(directory: Path) -> "Store":
 
 def _writing(directory: Path, policy: "Policy | None" = None) -> "Store":
     from bmojo.storage import Store
-    from bmojo.storage.layout import Layout
 
-    Layout(directory).read()
     return Store.open(directory, policy=policy, write=True)
 
 
@@ -380,7 +371,7 @@ def _print_stats(found: dict[str, Any]) -> None:
 
     console = Console()
     table = Table(title=found["path"])
-    columns = ("layer", "entries", "indexed", "innovation", "age, tokens", "age", "uses")
+    columns = ("layer", "entries", "innovation", "age, tokens", "age", "uses")
     for name in columns:
         table.add_column(name, justify="right")
     for row in found["layers"]:
@@ -391,18 +382,16 @@ def _print_stats(found: dict[str, Any]) -> None:
         table.add_row(
             str(row["layer"]),
             f"{row['entries']:,}",
-            f"{row['indexed']:,}",
             "" if empty else f"{low:.4g} .. {high:.4g}",
             "" if empty else f"{newest:,} .. {oldest:,}",
             "" if empty else f"{_age(last)} .. {_age(first)}",
             f"{row['uses']:,}",
         )
     console.print(table)
-    sizes, identity, policy = found["bytes"], found["identity"], found["policy"]
+    identity, policy = found["identity"], found["policy"]
     bounds = ", ".join(f"{name} {value}" for name, value in policy.items() if value is not None)
     lines = {
-        "bytes": f"{sizes['rows'] / 1e6:,.1f} MB of rows ({found['dtype']}), "
-        f"{sizes['index'] / 1e6:,.1f} MB of indexes",
+        "bytes": f"{found['bytes'] / 1e6:,.1f} MB ({found['dtype']})",
         "clock": f"{found['clock']:,} tokens",
         "policy": bounds,
         "model": f"{identity['model'][:12]}  {identity['description']}".rstrip(),

@@ -65,7 +65,8 @@ class BMojo(nnx.Module):
     """out_t = y_t + W_o Attn(q_t; window, fading and eidetic slots), y = SSM(u).
 
     The chunked form of arXiv 2407.06324, section 3.2: time is cut into chunks of W tokens, and
-    the slots that a chunk sees are frozen at its start. :func:`bmojo.layers.bmojo_reference`
+    the slots that a chunk sees are frozen at its start.
+    :func:`bmojo.layers.bmojo_reference.bmojo_reference`
     is the same layer token by token.
     """
 

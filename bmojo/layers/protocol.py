@@ -186,8 +186,9 @@ def check_config(name: str, config: type) -> None:
         raise ValueError(f"{name}: {config.__name__} is no dataclass; decorate it with one")
     if not callable(getattr(config, "make", None)):
         raise ValueError(
-            f"{name}: {config.__name__} has no method make(d_model, *, rngs, dtype, param_dtype); "
-            "see bmojo.layers.protocol.MixerConfig"
+            f"{name}: {config.__name__} has no method make(d_model, *, rngs, dtype, param_dtype), "
+            "as a mixer's config has (bmojo.layers.protocol.MixerConfig), and no method source, "
+            "as a task's has"
         )
 
 

@@ -2,7 +2,7 @@
 
 The functions run inside ``jax.shard_map`` over one mesh axis, device i holding the i-th of
 ``size`` equal parts (shards) of the time axis. They name no other axis of the mesh and can be
-differentiated. In mixers they are behind :class:`bmojo.ops.time_sharding.Shard`.
+differentiated. In mixers they are behind :class:`bmojo.ops.time_sharding.ShardedContext`.
 """
 
 from collections.abc import Callable

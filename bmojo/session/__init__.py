@@ -1,8 +1,7 @@
 """A model and a store: reading with memory on disk, outside the compiled step."""
 
 from bmojo.session.admission import Admission
-from bmojo.session.fingerprint import identify
-from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
+from bmojo.session.layers import StoredLayer, identify, largest_cell, stored_layers
 from bmojo.session.session import Piece, Session, Use
 
 __all__ = [

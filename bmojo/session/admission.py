@@ -1,4 +1,4 @@
-"""Which tokens of a stream are written to a store, and when."""
+"""Admission to a store: which tokens of a stream are written, and when."""
 
 import numpy as np
 
@@ -11,15 +11,15 @@ CONTEXT = 16
 
 
 class Admission:
-    """Watches one layer: a token is written when it has left both window and slots.
+    """Admits the tokens of one layer: each when it has left both window and slots.
 
-    Written are tokens that were in the eidetic slots, and those that surprised enough. Until a
-    token has left the layer's own memory the layer sees it there, so that nothing is seen twice.
+    Admitted are tokens that were in the eidetic slots, and those that surprised enough. Until a
+    token has left the layer's own memory the layer sees it there, so that none is seen twice.
 
     Args:
       window: W of the layer.
       threshold: innovation, in multiples of the layer's mean so far, from which a token is
-        written though it was never in the slots; None: none is.
+        admitted though it was never in the slots; None: none is.
     """
 
     def __init__(self, window: int, threshold: float | None):
@@ -36,7 +36,7 @@ class Admission:
         held: np.ndarray,
         first: int,
     ) -> Entries | None:
-        """Look at n new tokens, and give those that have left by now.
+        """Take n new tokens, and return the entries of those that have left by now.
 
         Args:
           k: keys (n, G, P).
@@ -51,31 +51,21 @@ class Admission:
         self._count += count
         in_slots = set(held.tolist())
         enough = np.inf if self._threshold is None else self._threshold * self._total / self._count
+        padded = np.concatenate([np.full(CONTEXT, -1), tokens])[before:]
         for i in range(count):
             if innovation[i] >= enough or first + i in in_slots:
-                context = np.full(CONTEXT, -1, np.int32)
-                part = tokens[max(0, before + i + 1 - CONTEXT) : before + i + 1]
-                context[CONTEXT - len(part) :] = part
-                self._waiting[first + i] = (k[i], v[i], innovation[i], part[-1], context)
+                context = padded[i + 1 : i + 1 + CONTEXT]
+                self._waiting[first + i] = (k[i], v[i], innovation[i], context)
         edge = first + count - self._window
-        return self._give([p for p in self._waiting if p <= edge and p not in in_slots])
+        return self._entries([p for p in self._waiting if p <= edge and p not in in_slots])
 
     def finish(self) -> Entries | None:
-        """All that has not been given yet."""
-        return self._give(list(self._waiting))
+        """Entries of all admitted tokens that were not returned yet."""
+        return self._entries(list(self._waiting))
 
-    def _give(self, positions: list[int]) -> Entries | None:
+    def _entries(self, positions: list[int]) -> Entries | None:
         if not positions:
             return None
-        positions.sort()
-        k, v, innovation, token, context = zip(
-            *(self._waiting.pop(p) for p in positions), strict=True
-        )
-        return Entries(
-            key=np.stack(k),
-            value=np.stack(v),
-            innovation=np.asarray(innovation, np.float32),
-            position=np.asarray(positions, np.int64),
-            token=np.asarray(token, np.int32),
-            context=np.stack(context),
-        )
+        waiting = [self._waiting.pop(p) for p in sorted(positions)]
+        k, v, innovation, context = (np.stack(x) for x in zip(*waiting, strict=True))
+        return Entries(k, v, innovation, np.sort(positions), context[:, -1], context)

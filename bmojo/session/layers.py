@@ -1,14 +1,20 @@
-"""Which layers of a model can have a store, and in what steps they read with it."""
+"""Layers of a model that can have a store, the cells they read in, and the store's identity."""
 
 import dataclasses
+import hashlib
 import math
 from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
 
 from bmojo.errors import UserError
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.mlp import MLPConfig
+from bmojo.storage import Identity
 
-__all__ = ["StoredLayer", "largest_cell", "stored_layers"]
+__all__ = ["StoredLayer", "identify", "largest_cell", "stored_layers"]
 
 CELL = 32
 """Tokens of a cell, at most, unless more are wanted."""
@@ -83,3 +89,34 @@ def largest_cell(layers: list[StoredLayer], wanted: int | None = None) -> int:
                 f"{layer.window} of layer {layer.number}; give a divisor of it"
             )
     return wanted
+
+
+def identify(model: Any, tokenizer: Any | None, description: str) -> Identity:
+    """The identity of a model's store.
+
+    Keys and values mean something only to the parameters that made them: the fingerprint covers
+    the config and every bit of every parameter.
+
+    Args:
+      model: a :class:`bmojo.model.Model`.
+      tokenizer: of the run; None: it has none.
+      description: of the model, for people.
+
+    Raises:
+      UserError: the model has no layer that can use a store.
+    """
+    layers = stored_layers(model.config)
+    digest = hashlib.sha256(repr(dataclasses.replace(model.config, remat="none")).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param)):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return Identity(
+        model=digest.hexdigest(),
+        tokenizer="" if tokenizer is None else str(tokenizer.fingerprint),
+        heads=layers[0].heads,
+        width=layers[0].width,
+        layers=tuple(layer.number for layer in layers),
+        description=description,
+        tokenizer_spec="" if tokenizer is None else str(tokenizer.spec),
+    )

@@ -2,14 +2,14 @@
 
 Tokens are read in cells of a fixed grid. In a cell every layer with eidetic slots may look up
 entries of the store by its own queries; they join its softmax as further slots
-(:attr:`bmojo.layers.bmojo_config.BMojoState.stored`). Behind a cell, tokens that have left
-window and slots are written. All of this happens between calls of the model's compiled program.
+(:attr:`bmojo.layers.bmojo_config.BMojoState.stored`). Behind a cell, tokens that have left window
+and slots are written. All of this happens between calls of the model's compiled program.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from bmojo.model import ModelState
 from bmojo.ops.masks import NEVER, Slots
 from bmojo.session.admission import CONTEXT, Admission
 from bmojo.session.layers import StoredLayer, largest_cell, stored_layers
-from bmojo.storage import Store, Trail
+from bmojo.storage import Alignment, Entries, Found, Store
 from bmojo.types import Array
 
 __all__ = ["Piece", "Session", "Use"]
@@ -42,7 +42,7 @@ class Use:
         at least so many times the layer's mean so far; None: the former alone; 0: all.
       agree: an entry is seen only if so many of the last ``2 * agree`` tokens have found what
         lies on its line, the same distance of positions in the same source
-        (:class:`bmojo.storage.Trail`). 0: entries are seen one by one.
+        (:class:`bmojo.storage.Alignment`). 0: entries are seen one by one.
       write: False: the store is only read.
     """
 
@@ -108,16 +108,15 @@ class Session:
         self._store, self._source = store, source
         self._writes = store is not None and self.use.write
         graph, self._parameters = nnx.split(model)
-        self._start, self._read = _programs(graph)
+        self._start, self._read = _programs(graph, tuple(self.layers))
         self.state: ModelState = self._start(self._parameters)
         self.position = 0
         self._slots = _Slots(self.state, self.layers, self.every * self.use.nearest)
-        self._keepers = {
-            layer.number: Admission(layer.window, self.use.threshold) for layer in self.layers
-        }
-        self._trails = {x.number: Trail(self.use.agree) for x in self.layers if self.use.agree}
+        self._admissions = [Admission(layer.window, self.use.threshold) for layer in self.layers]
+        agree = self.use.agree
+        self._alignments = [Alignment(agree) if agree else None for _ in self.layers]
         self._recent: list[int] = []
-        self._cell: list[_Part] = []
+        self._cell: list[list[_Reading]] = []
         self._last: Any = None
         self._closed = False
 
@@ -150,11 +149,9 @@ class Session:
         if self._writes:
             assert self._store is not None
             if self._cell:
-                self._keep()
-            for layer in self.layers:
-                kept = self._keepers[layer.number].finish()
-                if kept is not None:
-                    self._store.write(layer.number, kept, self._source)
+                self._keep(_joined(self._cell))
+            for layer, admission in zip(self.layers, self._admissions, strict=True):
+                self._write(layer, admission.finish())
             self._store.publish()
 
     def _piece(self, tokens: np.ndarray) -> Array:
@@ -162,149 +159,139 @@ class Session:
         size, offset = len(tokens), self.position % self.every
         padded = np.zeros((1, 1 if size == 1 else self.every), np.int32)
         padded[0, :size] = tokens
-        lengths = np.asarray([size], np.int32)
 
-        def run() -> tuple[Array, ModelState, list[_Part]]:
-            logits, state, parts = self._read(
-                self._parameters, self.state, self._slots.shown(), padded, lengths
+        def run() -> tuple[Array, ModelState, list[_Reading]]:
+            logits, state, readings = self._read(
+                self._parameters, self.state, self._slots.held, padded, np.array([size], np.int32)
             )
-            parts = jax.device_get(parts)
-            return logits, state, [_part(parts[x.index], x.period, size) for x in self.layers]
+            cut = jax.tree.map(lambda x: np.asarray(x[:size], np.float32), jax.device_get(readings))
+            return logits, state, cut
 
         if self.ask == "within":
             if offset == 0:
                 self._slots.clear()
             if self._store:
-                for layer, part in zip(self.layers, run()[2], strict=True):
-                    self._look_up(layer, part.q, offset, within=True)
-        logits, self.state, parts = run()
-        joined = (_join(*x) for x in zip(self._cell, parts, strict=True))
-        self._cell = list(joined) if self._cell else parts
+                inside = offset + np.arange(size)
+                self._look_up(run()[2], self.position, offset, inside)
+        logits, self.state, readings = run()
+        self._cell.append(readings)
         self._recent += tokens.tolist()
         self.position += size
         if self.position % self.every == 0:
+            cell = _joined(self._cell)
             if self._writes:
-                self._keep()
+                self._keep(cell)
             if self.ask == "before":
                 self._slots.clear()
                 if self._store:
-                    for layer, part in zip(self.layers, self._cell, strict=True):
-                        self._look_up(layer, part.q, 0, within=False)
-            self._cell = []
-            self._recent = self._recent[-CONTEXT:]
+                    self._look_up(cell, self.position - self.every, 0, None)
+            self._cell, self._recent = [], self._recent[-CONTEXT:]
         return logits[0, :size]
 
-    def _look_up(self, layer: StoredLayer, q: np.ndarray, offset: int, within: bool) -> None:
-        """Fill a layer's slots with what queries (n, H, P) find."""
-        use = self.use
-        assert self._store is not None
-        found = self._store.look_up(
-            layer.number,
-            np.ascontiguousarray(q.reshape(len(q), layer.heads, -1, layer.width)),
-            nearest=use.nearest,
-            taken=self._slots.ids(layer, offset * use.nearest),
-            trail=self._trails.get(layer.number),
-            first=self.position if within else self.position - len(q),
-        )
-        first = self.position - self.position % self.every
-        inside = first % layer.window + offset + np.arange(len(q))
-        since = -inside if within else np.zeros(len(q), np.int64)
-        self._slots.fill(layer, offset * use.nearest, found, np.repeat(since, use.nearest))
+    def _look_up(
+        self, readings: list["_Reading"], first: int, offset: int, inside: np.ndarray | None
+    ) -> None:
+        """Fill the slots from those of token ``offset`` on with the entries of n tokens.
 
-    def _keep(self) -> None:
-        """Write what has left the memory of each layer by the end of this cell."""
+        ``first`` is the position of the first token. ``inside`` (n,) are places in the cell that
+        is read with the slots: a token sees those of earlier ones. None: all tokens see all.
+        """
+        use, cell = self.use, self.position - self.position % self.every
         assert self._store is not None
-        size = len(self._cell[0].innovation)
-        tokens = np.asarray(self._recent, np.int32)
-        for layer, part in zip(self.layers, self._cell, strict=True):
-            if not all(np.isfinite(x).all() for x in (part.k, part.v, part.innovation)):
+        for number, (layer, reading) in enumerate(zip(self.layers, readings, strict=True)):
+            q, start = reading.q, offset * use.nearest
+            found = self._store.assign(
+                layer.number,
+                q.reshape(len(q), layer.heads, -1, layer.width),
+                nearest=use.nearest,
+                taken=self._slots.ids[number][:, :start],
+                alignment=self._alignments[number],
+                first=first,
+            )
+            since = (
+                np.zeros(len(q), np.int64) if inside is None else -(cell % layer.window + inside)
+            )
+            self._slots.fill(number, start, found, np.repeat(since, use.nearest))
+
+    def _keep(self, readings: list["_Reading"]) -> None:
+        """Write the tokens that have left the memory of each layer by the end of this cell."""
+        assert self._store is not None
+        size, tokens = len(readings[0].innovation), np.asarray(self._recent, np.int32)
+        for layer, admission, new in zip(self.layers, self._admissions, readings, strict=True):
+            if not all(np.isfinite(x).all() for x in (new.k, new.v, new.innovation)):
                 raise UserError(
                     f"memory: keys of layer {layer.number} are not numbers; the model's parameters "
                     "are broken, use another checkpoint"
                 )
-            kept = self._keepers[layer.number].take(
-                part.k, part.v, part.innovation, tokens, part.held, self.position - size
-            )
-            if kept is not None:
-                self._store.write(layer.number, kept, self._source)
+            eidetic = jax.device_get(self.state.blocks[layer.index].eidetic)
+            held = eidetic.chosen.position[layer.period, 0, 0]
+            first = self.position - size
+            kept = admission.take(new.k, new.v, new.innovation, tokens, held[held >= 0], first)
+            self._write(layer, kept)
         self._store.advance(size)
 
+    def _write(self, layer: StoredLayer, entries: Entries | None) -> None:
+        if entries is not None and self._store is not None:
+            self._store.write(layer.number, entries, self._source)
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Scaled queries, keys, values, innovation of n tokens, and who is in the slots after them."""
+
+class _Reading(NamedTuple):
+    """Of n tokens of a layer: scaled queries (n, H, P), keys, values (n, G, P), innovation (n,)."""
 
     q: Any
     k: Any
     v: Any
     innovation: Any
-    held: Any
 
 
-def _part(parts: _Part, period: int, size: int) -> _Part:
-    """One layer's part, without rows and padding."""
-
-    def own(x: Any) -> np.ndarray:
-        return np.asarray(x[period, 0, :size], np.float32)
-
-    held = parts.held[period, 0]
-    return _Part(own(parts.q), own(parts.k), own(parts.v), own(parts.innovation), held[held >= 0])
-
-
-def _join(old: _Part, new: _Part) -> _Part:
-    """Two parts of a cell, one after the other."""
-
-    def both(name: str) -> np.ndarray:
-        return np.concatenate([getattr(old, name), getattr(new, name)])
-
-    return _Part(both("q"), both("k"), both("v"), both("innovation"), new.held)
+def _joined(cell: list[list[_Reading]]) -> list[_Reading]:
+    """The readings of a cell's parts, of each layer, one after the other."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *cell)
 
 
 class _Slots:
-    """The further slots of all layers of a model, for one row."""
+    """The further slots of all layers of a model, for one row.
+
+    Attributes:
+      held: slots by place in the pattern, for all periods, of NumPy arrays that are written to.
+      ids: entries in the slots of each layer (G, count), -1 where vacant.
+    """
 
     def __init__(self, state: ModelState, layers: list[StoredLayer], count: int):
-        self._held: dict[int, Slots] = {}  # of NumPy arrays, which can be written to
-        self._ids: dict[int, np.ndarray] = {}
+        self._layers = layers
+        self.held: dict[int, Slots] = {}
         for layer in layers:
             empty = state.blocks[layer.index].stored
             periods, _, _, heads, width = empty.k.shape
             k, v = (np.zeros((periods, 1, count, heads, width), x.dtype) for x in empty[:2])
-            distance = np.full((periods, 1, 1, count), NEVER, np.int32)
-            parts: Any = (k, v, distance)
-            self._held[layer.index] = Slots(*parts)
-            self._ids[layer.number] = np.full((count, heads), -1, np.int64)
+            parts: Any = (k, v, np.full((periods, 1, 1, count), NEVER, np.int32))
+            self.held[layer.index] = Slots(*parts)
+        self.ids = [np.full((layer.heads, count), -1) for layer in layers]
 
     def clear(self) -> None:
         """Make all slots vacant."""
-        for slots in self._held.values():
+        for slots in self.held.values():
             slots.distance[...] = NEVER
-        for ids in self._ids.values():
+        for ids in self.ids:
             ids[...] = -1
 
-    def ids(self, layer: StoredLayer, count: int) -> np.ndarray:
-        """Entries in the first ``count`` slots of a layer (count, G)."""
-        return self._ids[layer.number][:count]
-
-    def fill(self, layer: StoredLayer, first: int, found: Any, distance: np.ndarray) -> None:
-        """Put what was found into the slots from ``first`` on."""
-        slots, place = self._held[layer.index], slice(first, first + len(distance))
-        slots.k[layer.period, 0, place] = found.key
-        slots.v[layer.period, 0, place] = found.value
+    def fill(self, number: int, first: int, found: Found, distance: np.ndarray) -> None:
+        """Put entries into the slots of a layer from ``first`` on."""
+        layer, part = self._layers[number], slice(first, first + len(distance))
+        slots, at = self.held[layer.index], (layer.period, 0, part)
+        slots.k[at], slots.v[at] = found.key.swapaxes(0, 1), found.value.swapaxes(0, 1)
         # A slot is there for all heads or for none.
-        there = (found.id >= 0).all(axis=1)
-        slots.distance[layer.period, 0, 0, place] = np.where(there, distance, NEVER)
-        self._ids[layer.number][place] = found.id
-
-    def shown(self) -> dict[int, Slots]:
-        """What the program is called with."""
-        return self._held
+        slots.distance[layer.period, 0, 0, part] = np.where(
+            (found.id >= 0).all(axis=0), distance, NEVER
+        )
+        self.ids[number][:, part] = found.id
 
 
 @functools.lru_cache(maxsize=16)
-def _programs(graph: Any) -> tuple[Callable[..., ModelState], Callable[..., Any]]:
-    """Compiled functions of the parameters of one kind of model."""
+def _programs(
+    graph: Any, layers: tuple[StoredLayer, ...]
+) -> tuple[Callable[..., ModelState], Callable[..., Any]]:
+    """Compiled functions of the parameters of one kind of model: a first state, and a reading."""
 
     @jax.jit
     def start(parameters: Any) -> ModelState:
@@ -313,26 +300,21 @@ def _programs(graph: Any) -> tuple[Callable[..., ModelState], Callable[..., Any]
     @jax.jit
     def read(
         parameters: Any, state: ModelState, stored: dict[int, Slots], tokens: Array, lengths: Array
-    ) -> tuple[Array, ModelState, dict[int, _Part]]:
-        model = nnx.merge(graph, parameters)
-
-        def with_stored(state: ModelState, slots: dict[int, Slots]) -> ModelState:
-            blocks = [
-                dataclasses.replace(old, stored=slots[i]) if i in slots else old
-                for i, old in enumerate(state.blocks)
-            ]
+    ) -> tuple[Array, ModelState, list[_Reading]]:
+        def with_slots(state: ModelState, slots: dict[int, Slots]) -> ModelState:
+            blocks = list(state.blocks)
+            for i, held in slots.items():
+                blocks[i] = dataclasses.replace(blocks[i], stored=held)
             return dataclasses.replace(state, blocks=tuple(blocks))
 
-        request = AuxRequest(entries=True)
-        logits, after, found = model(
-            tokens, with_stored(state, stored), None, lengths, None, request
-        )
-        parts = {}
-        for i in stored:
-            q = found[i].q * found[i].q.shape[-1] ** -0.5
-            held = after.blocks[i].eidetic.chosen.position[:, :, 0]
-            parts[i] = _Part(q, found[i].k, found[i].v, found[i].innovation, held)
-        before = {i: state.blocks[i].stored for i in stored}
-        return logits, with_stored(after, before), parts
+        model = nnx.merge(graph, parameters)
+        shown, request = with_slots(state, stored), AuxRequest(entries=True)
+        logits, after, aux = model(tokens, shown, None, lengths, None, request)
+        readings = []
+        for layer in layers:
+            new = aux[layer.index]
+            parts = (new.q * layer.width**-0.5, new.k, new.v, new.innovation)
+            readings.append(_Reading(*(x[layer.period, 0] for x in parts)))
+        return logits, with_slots(after, {i: state.blocks[i].stored for i in stored}), readings
 
     return start, read

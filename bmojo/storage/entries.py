@@ -1,10 +1,10 @@
-"""What goes into a store and what comes out of it."""
+"""Entries of a store: as they are written, found and shown."""
 
 import dataclasses
 
 import numpy as np
 
-__all__ = ["Entries", "Found", "Record", "stored"]
+__all__ = ["Entries", "Found", "Record"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,17 +37,11 @@ class Entries:
             object.__setattr__(self, field.name, array)
         if self.key.ndim != 3:
             raise ValueError(f"Entries.key: has shape {self.key.shape}; give (n, heads, width)")
-        n = len(self.key)
-        wanted = {
-            "value": self.key.shape,
-            "innovation": (n,),
-            "position": (n,),
-            "token": (n,),
-            "context": (n, *self.context.shape[1:2]),
-        }
-        for name, shape in wanted.items():
-            there = getattr(self, name).shape
-            if there != shape or (name == "context" and len(there) != 2):
+        n, words = len(self.key), self.context.shape[1] if self.context.ndim == 2 else "c"
+        wanted = {"value": self.key.shape, "context": (n, words)}
+        for name in ("value", "innovation", "position", "token", "context"):
+            there, shape = getattr(self, name).shape, wanted.get(name, (n,))
+            if there != shape:
                 raise ValueError(
                     f"Entries.{name}: has shape {there}, the keys {self.key.shape}; give "
                     f"{'(n, c)' if name == 'context' else shape}"
@@ -59,34 +53,51 @@ class Entries:
     def __len__(self) -> int:
         return len(self.key)
 
-    def part(self, start: int, stop: int) -> "Entries":
-        """Entries ``start`` .. ``stop`` - 1."""
-        names = [field.name for field in dataclasses.fields(self)]
-        return Entries(*(getattr(self, name)[start:stop] for name in names))
+    def rounded(self, shape: tuple[int, int], dtype: str) -> "Entries":
+        """The same with keys and values as they come back from the disk.
+
+        Raises:
+          ValueError: their shape is not the store's, or the dtype cannot hold them.
+        """
+        if self.key.shape[1:] != shape:
+            raise ValueError(
+                f"Entries.key: has shape {self.key.shape}; the store holds (n, {shape[0]}, "
+                f"{shape[1]})"
+            )
+        with np.errstate(over="ignore"):
+            key, value = (x.astype(dtype) for x in (self.key, self.value))
+        if not (np.isfinite(key).all() and np.isfinite(value).all()):
+            raise ValueError(
+                f"Entries: {dtype} cannot hold keys or values above {np.finfo(dtype).max:.0f}; "
+                "make the store with float32"
+            )
+        return dataclasses.replace(self, key=key, value=value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """The best entries of each kv head for some queries, best first.
+    """Entries that were found for each kv head.
 
     Attributes:
-      key: of the head, (G, limit, P), float32; zero where vacant.
-      value: of the head, (G, limit, P), float32; zero where vacant.
-      count: the number of entries of the head that has most of them; the others have vacant
-        places before it.
-      id: of the entries, (G, limit), int64; -1 where vacant.
-      score: inner product with the query that ranked the entry best, (G, limit), float32; minus
+      key: of the head, (G, m, P), float32; zero where vacant.
+      value: of the head, (G, m, P), float32; zero where vacant.
+      id: of the entries, (G, m), int64; -1 where vacant.
+      score: inner product with the query that ranked the entry best, (G, m), float32; minus
         infinity where vacant.
-      strength: what decay and reinforcement have left of the entry, (G, limit), float32; 0
-        where vacant.
+      strength: what decay and reinforcement have left of the entry, (G, m), float32; 0 where
+        vacant.
     """
 
     key: np.ndarray
     value: np.ndarray
-    count: int
     id: np.ndarray
     score: np.ndarray
     strength: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Entries of the head that has most of them."""
+        return int((self.id >= 0).sum(axis=1).max())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,25 +135,3 @@ class Record:
     strength: float
     key: np.ndarray
     value: np.ndarray
-
-
-def stored(entries: Entries, shape: tuple[int, int], dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and values as they come back from the disk.
-
-    Raises:
-      ValueError: their shape is not the store's, or the dtype cannot hold them.
-    """
-    if entries.key.shape[1:] != shape:
-        raise ValueError(
-            f"Entries.key: has shape {entries.key.shape}; the store holds (n, {shape[0]}, "
-            f"{shape[1]})"
-        )
-    if dtype == "float32":
-        return entries.key, entries.value
-    with np.errstate(over="ignore"):
-        key, value = (x.astype(dtype).astype(np.float32) for x in (entries.key, entries.value))
-    if not (np.isfinite(key).all() and np.isfinite(value).all()):
-        raise ValueError(
-            "Entries: float16 cannot hold keys or values above 65504; make the store with float32"
-        )
-    return key, value

@@ -57,20 +57,12 @@ class Policy:
             return None if value >= 0 else f"{value} is negative; give 0 or more"
         return None if value > 0 else f"{value} is not positive; give more, or None for no bound"
 
-    @property
-    def decays(self) -> bool:
-        """Whether strength changes with time."""
-        return self.half_life_tokens is not None or self.half_life_seconds is not None
-
-    def log_strength(
-        self, strength: np.ndarray, clock: np.ndarray, time: np.ndarray, clock_now: int, now: float
+    def decayed(
+        self, log: np.ndarray, clock: np.ndarray, time: np.ndarray, clock_now: int, now: float
     ) -> np.ndarray:
-        """Natural logarithm of what is left of ``strength`` as it was at ``clock`` and ``time``."""
-        result = np.log(strength)
+        """Natural logarithm of a strength now, from that at ``clock`` and ``time``."""
         if self.half_life_tokens is not None:
-            age = np.maximum(clock_now - clock, 0)
-            result = result - math.log(2) / self.half_life_tokens * age
+            log = log - math.log(2) / self.half_life_tokens * np.maximum(clock_now - clock, 0)
         if self.half_life_seconds is not None:
-            age = np.maximum(now - time, 0.0)
-            result = result - math.log(2) / self.half_life_seconds * age
-        return result
+            log = log - math.log(2) / self.half_life_seconds * np.maximum(now - time, 0.0)
+        return log

@@ -1,70 +1,57 @@
-"""What a store holds, for people: single entries, selections, counts. Published entries only."""
+"""Reports of a store's rows: single entries, selections, counts."""
 
 import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bmojo.errors import UserError, suggestion
+from bmojo.storage.database import Database
+from bmojo.storage.description import Description
 from bmojo.storage.entries import Record
-from bmojo.storage.layout import Layout
-from bmojo.storage.policy import Policy
-from bmojo.storage.view import View
 
 __all__ = ["Records"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-    """The rows of a store.
+    """The rows of a store, whose sources have numbers, at a clock."""
 
-    Attributes:
-      layout: of the store.
-      view: what this process sees of it.
-      policy: decides what age does.
-    """
-
-    layout: Layout
-    view: View
-    policy: Policy
+    path: Path
+    description: Description
+    rows: Database
+    sources: dict[str, int]
+    clock: int
 
     def __getitem__(self, number: int) -> Record:
-        """All of an entry.
+        """One entry.
 
         Raises:
           UserError: there is none of this number, or it is damaged.
         """
-        rows = self.view.rows
+        rows = self.rows
         row = rows.execute(
-            "SELECT e.id, layer, s.name, position, token, innovation, born, written, "
-            "uses, used, context, coalesce(strength, 1.0), coalesce(clock, born), "
-            "coalesce(used, written) "
-            "FROM entries e LEFT JOIN sources s ON s.id = e.source WHERE e.id = ?",
+            "SELECT id, layer, source, position, token, innovation, born, written, uses, "
+            "CASE WHEN uses > 0 THEN time END, context, log_strength, clock, time, key "
+            "FROM entries WHERE id = ?",
             (number,),
         ).fetchone()
         if row is None:
-            raise UserError(
-                f"{self.layout.path}: has no entry {number}; bmojo memory search shows some"
-            )
-        *head, context, strength, then, when = row
-        left = self.policy.log_strength(
-            np.array(strength), np.array(then), np.array(when), self.view.clock, time.time()
-        )
-        data = rows.payloads([number], self.view.shape).get(number)
-        if data is None:
-            raise UserError(
-                f"{rows.path}: entry {number} is damaged; bmojo memory verify names all that are"
-            )
-        ids = np.frombuffer(context, "<i4")
-        values: tuple[Any, ...] = (*head, ids, math.exp(left), data[0], data[1])
+            raise UserError(f"{self.path}: has no entry {number}; bmojo memory search shows some")
+        *facts, context, log, clock, when, key = row
+        then = np.array(log), np.array(clock), np.array(when)
+        left = self.description.policy.decayed(*then, self.clock, time.time())
+        facts += [np.frombuffer(context, "<i4"), math.exp(left), rows.arrays([key])[0]]
+        values: Any = (*facts, rows.values([number])[number])
         return Record(*values)
 
     def contexts(self) -> Iterator[tuple[int, np.ndarray]]:
         """Ids of all entries, rising, and their contexts, (c,), int32."""
-        cursor = self.view.rows.execute("SELECT id, context FROM entries ORDER BY id")
+        cursor = self.rows.execute("SELECT id, context FROM entries ORDER BY id")
         for number, context in cursor:
             yield number, np.frombuffer(context, "<i4")
 
@@ -81,17 +68,14 @@ class Records:
         Raises:
           UserError: there is no such source.
         """
-        known = self.view.sources
+        known = self.sources
         if source is not None and source not in known:
-            raise UserError(
-                f"{self.layout.path}: has no source {source!r}; {suggestion(source, known)}"
-            )
+            raise UserError(f"{self.path}: has no source {source!r}; {suggestion(source, known)}")
         now = time.time() if now is None else now
-        before = None if older_than is None else now - older_than
-        cursor = self.view.rows.execute(
+        cursor = self.rows.execute(
             "SELECT id FROM entries WHERE (?1 IS NULL OR source = ?1) "
             "AND (?2 IS NULL OR written < ?2) ORDER BY id",
-            (None if source is None else known[source], before),
+            (source, None if older_than is None else now - older_than),
         )
         return [number for (number,) in cursor]
 
@@ -101,39 +85,31 @@ class Records:
         Ages are those of the oldest and of the newest entry, in tokens of the store's clock and
         in seconds.
         """
-        rows, there, now = self.view.rows, self.layout.read().to_json(), time.time()
+        rows, now, clock = self.rows, time.time(), self.clock
+        layers = {}
         with rows.snapshot():
-            layers = [self._layer(layer, now) for layer in there["identity"]["layers"]]
-            sources = rows.execute(
-                "SELECT s.name, count(e.id) FROM sources s JOIN entries e ON e.source = s.id "
-                "GROUP BY s.id ORDER BY s.id"
+            found = rows.execute(
+                "SELECT layer, count(*), sum(uses), min(innovation), max(innovation), min(born), "
+                "max(born), min(written), max(written) FROM entries GROUP BY layer"
             ).fetchall()
+            sources = rows.execute(
+                "SELECT source, count(*) FROM entries GROUP BY source ORDER BY min(id)"
+            ).fetchall()
+        empty = [(layer, 0, 0, *[None] * 6) for layer in self.description.identity.layers]
+        for layer, count, uses, low, high, first, last, oldest, newest in empty + found:
+            layers[layer] = {
+                "layer": layer,
+                "entries": count,
+                "uses": uses,
+                "innovation": [low, high] if count else None,
+                "age_tokens": [clock - first, clock - last] if count else None,
+                "age_seconds": [now - oldest, now - newest] if count else None,
+            }
         return {
-            "path": str(self.layout.path),
-            "entries": sum(layer["entries"] for layer in layers),
-            "clock": self.view.clock,
-            "bytes": self.layout.bytes(),
-            "layers": layers,
+            "path": str(self.path),
+            "entries": sum(layer["entries"] for layer in layers.values()),
+            "clock": clock,
+            "bytes": sum(path.stat().st_size for path in self.path.glob("entries.sqlite*")),
+            "layers": list(layers.values()),
             "sources": dict(sources),
-            "policy": there["policy"],
-            "dtype": there["dtype"],
-            "identity": there["identity"],
-        }
-
-    def _layer(self, layer: int, now: float) -> dict[str, Any]:
-        rows = self.view.rows
-        count, low, high, first, last, oldest, newest, uses = rows.execute(
-            "SELECT count(*), min(innovation), max(innovation), min(born), max(born), "
-            "min(written), max(written), coalesce(sum(uses), 0) FROM entries WHERE layer = ?",
-            (layer,),
-        ).fetchone()
-        clock = self.view.clock
-        return {
-            "layer": layer,
-            "entries": count,
-            "indexed": sum(s.count for s in rows.segments() if s.layer == layer),
-            "uses": uses,
-            "innovation": [low, high] if count else None,
-            "age_tokens": [clock - first, clock - last] if count else None,
-            "age_seconds": [now - oldest, now - newest] if count else None,
-        }
+        } | dataclasses.asdict(self.description)

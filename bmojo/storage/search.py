@@ -1,189 +1,153 @@
-"""Which entries answer queries best."""
+"""Exact search: every query is compared with every key, in blocks, on all cores.
+
+A first pass in float32 keeps, for each query, all entries whose rank may be among the best within
+the bound of its rounding errors; these are ranked again in float64. So the result depends neither
+on the blocks, nor on the number of cores, nor on the other queries.
+"""
 
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from bmojo.storage.policy import Policy
-from bmojo.storage.resident import Resident
+from bmojo.storage.key_matrix import KeyMatrix
 
-__all__ = ["Candidates", "Request", "best_columns", "candidates", "merge", "rank"]
+__all__ = ["Candidates", "merge", "search"]
 
-BLOCK = 64
-WIDEST = 1024
-"""Candidates of a graph for a query, at most, where filters leave few of them."""
+BLOCK = 8192
+"""Keys that are compared with all queries before the next ones are read."""
+TILE = (128, 1024)
+"""Keys of one matrix product, at least and at most."""
+BLAS_LIMIT = 2**18
+"""Multiplications of a product that BLAS libraries do on the calling thread. The threads of larger
+ones wait for each other where several products run at once."""
+EPSILON = float(np.finfo(np.float32).eps)
+CORES = os.cpu_count() or 1
+POOL = ThreadPoolExecutor(CORES, thread_name_prefix="bmojo-search")
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
-    """What is looked for.
+class Candidates:
+    """The c best entries of each query in each head, best first; of equal ones the older.
 
     Attributes:
-      nearest: entries of each query.
-      limit: entries of all queries.
-      clock: the store's clock now.
-      now: seconds since 1970.
-      source: number of the only source that counts, or None: all do.
-      exclude_source: number of a source that does not count, or None.
-      exclude_after: later positions do not count, of ``exclude_source`` if it is given, else of
-        every source; None: all positions are alike.
+      place: in the matrix (G, Q, c), -1 where vacant.
+      score: inner products (G, Q, c), float64.
+      rank: score plus bias (G, Q, c), float64; -inf where vacant.
     """
 
-    nearest: int
-    limit: int
-    clock: int
-    now: float
-    source: int | None = None
-    exclude_source: int | None = None
-    exclude_after: int | None = None
-
-    @property
-    def filters(self) -> bool:
-        """Whether some entries do not count."""
-        return (self.source, self.exclude_source, self.exclude_after) != (None, None, None)
-
-    def allowed(self, resident: Resident, places: np.ndarray | slice) -> np.ndarray:
-        """Which entries count."""
-        source = resident.column("source")[places]
-        result = np.ones(source.shape, bool) if self.source is None else source == self.source
-        out = np.zeros(source.shape, bool)
-        if self.exclude_after is not None:
-            out = resident.column("position")[places] > self.exclude_after
-            if self.exclude_source is not None:
-                out &= source == self.exclude_source
-        elif self.exclude_source is not None:
-            out = source == self.exclude_source
-        return result & ~out
+    place: np.ndarray
+    score: np.ndarray
+    rank: np.ndarray
 
 
-def rank(
-    resident: Resident, policy: Policy, request: Request, head: int, queries: np.ndarray
+def search(matrix: KeyMatrix, bias: np.ndarray, queries: np.ndarray, nearest: int) -> Candidates:
+    """The ``nearest`` best entries of each query (Q, G, P).
+
+    ``bias`` (n,), float64, is added to all scores of an entry; -inf excludes it.
+    """
+    count, heads, width = queries.shape
+    rounded = np.full(-(-len(bias) // TILE[1]) * TILE[1], -np.inf, np.float32)
+    rounded[: len(bias)] = bias
+    largest = np.abs(bias[np.isfinite(bias)]).max(initial=0.0)
+    group = max(BLAS_LIMIT // TILE[0] // width, 1)
+    edges = np.linspace(0, len(rounded) // TILE[1], -(-CORES // heads) + 1).astype(int) * TILE[1]
+    jobs = [
+        (head, first, slice(start, stop))
+        for head in range(heads)
+        for first in range(0, count, group)
+        for start, stop in zip(edges.tolist(), edges[1:].tolist(), strict=False)
+    ]
+
+    def scan(job: tuple[int, int, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        head, first, part = job
+        some = queries[first : first + group, head]
+        # An inner product in float32 is wrong by at most P + 1 roundings of the norms' product.
+        size = (width + 2) * np.linalg.norm(some, axis=1) * matrix.largest[head] + largest
+        margin = (2 * EPSILON * size).astype(np.float32)
+        row, place = _scan(matrix.keys[head][part], some, rounded[part], nearest, margin)
+        return np.full(len(row), head), row + first, place + part.start
+
+    found = list(POOL.map(scan, jobs) if len(bias) > BLOCK else map(scan, jobs))
+    head, row, place = (np.concatenate(x) for x in zip(*found, strict=True))
+    score = np.zeros(len(place))
+    for number, keys in enumerate(matrix.keys):
+        mine = head == number
+        factors = (queries[row[mine], number], keys[place[mine]])
+        score[mine] = np.einsum("np,np->n", *(x.astype(np.float64) for x in factors))
+    rank = score + bias[place]
+    order = np.lexsort((place, -rank, row, head))
+    index = (head * count + row)[order]
+    column = np.arange(len(order)) - np.searchsorted(index, index)
+    order = order[column < nearest]
+    at, shape = (head[order], row[order], column[column < nearest]), (heads, count, nearest)
+    result = Candidates(np.full(shape, -1), np.zeros(shape), np.full(shape, -np.inf))
+    result.place[at], result.score[at], result.rank[at] = place[order], score[order], rank[order]
+    return result
+
+
+def _scan(
+    keys: np.ndarray, queries: np.ndarray, bias: np.ndarray, nearest: int, margin: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best entries of one head.
+    """Rows of queries (Q, P) and of keys (n, P), in pairs: at least the best of each query.
 
-    Args:
-      resident: the layer.
-      policy: decides what age does.
-      request: what is looked for.
-      head: the kv head.
-      queries: (Q, P), float32.
-
-    Returns:
-      Places in ``resident`` (m,) and inner products (m,), best first, m at most the limit.
+    ``margin`` (Q,) is a bound of the errors of two ranks together.
     """
-    if not len(resident):
-        return np.zeros(0, np.int64), np.zeros(0, np.float32)
-    places, scores, ranked = candidates(resident, policy, request, head, queries)
-    chosen = merge(places, ranked, request.limit)
-    return places.reshape(-1)[chosen], scores.reshape(-1)[chosen]
+    tile = TILE[1]
+    while tile > TILE[0] and tile * queries.size > BLAS_LIMIT:
+        tile //= 2
+    query = np.arange(len(queries))
+    bound = np.full(len(queries), -np.inf, np.float32)
+    row, place, rank = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    buffer = np.empty((BLOCK // tile, len(queries), tile), np.float32)
+    for first in range(0, len(keys), BLOCK):
+        block = keys[first : first + BLOCK].reshape(-1, tile, keys.shape[1]).swapaxes(1, 2)
+        ranks = np.matmul(queries, block, out=buffer[: len(block)])  # (tiles, Q, tile)
+        added = bias[first : first + BLOCK]
+        if added.any():
+            ranks += added.reshape(-1, 1, tile)
+        if not first:
+            bound = _lower_bound(ranks, nearest) - margin
+        tiles, rows = np.nonzero(ranks.max(axis=2) >= bound)
+        hits = ranks[tiles, rows]
+        hit, column = np.nonzero((hits >= bound[rows, None]) & (hits > -np.inf))
+        if not len(hit):
+            continue
+        row = np.concatenate([row, rows[hit]])
+        place = np.concatenate([place, first + tiles[hit] * tile + column])
+        rank = np.concatenate([rank, hits[hit, column]])
+        order = np.lexsort((-rank, row))
+        row, place, rank = row[order], place[order], rank[order]
+        # The nearest-th best of a query so far, if there are so many, bounds all others.
+        last = np.searchsorted(row, query) + nearest - 1
+        full = np.append(row, -1)[np.minimum(last, len(row))] == query
+        bound[full] = rank[last[full]] - margin[full]
+        keep = rank >= bound[row]
+        row, place, rank = row[keep], place[keep], rank[keep]
+    return row, place
 
 
-Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Places (Q, c), inner products (Q, c), and what they are ranked by, -inf where vacant."""
+def _lower_bound(ranks: np.ndarray, nearest: int) -> np.ndarray:
+    """A number that at least ``nearest`` ranks (tiles, Q, tile) of each query reach, (Q,)."""
+    tiles, count, tile = ranks.shape
+    best = ranks.reshape(tiles, count, 8, tile // 8).max(axis=2)
+    best = best.swapaxes(0, 1).reshape(count, -1)
+    if nearest > best.shape[1]:
+        return np.full(count, -np.inf, np.float32)
+    return np.partition(best, -nearest, axis=1)[:, -nearest]
 
 
-def candidates(
-    resident: Resident, policy: Policy, request: Request, head: int, queries: np.ndarray
-) -> Candidates:
-    """The ``request.nearest`` best entries of one head for each query (Q, P), best first."""
-    found = [_tail(resident, policy, request, head, queries)]
-    for number in range(len(resident.segments)):
-        found.append(_segment(resident, policy, request, head, queries, number))
-    places, scores, ranked = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
-    order = np.lexsort((places, -ranked))[:, : request.nearest]
-    places, scores, ranked = (
-        np.take_along_axis(x, order, axis=1) for x in (places, scores, ranked)
-    )
-    return places, scores, ranked
-
-
-def _tail(
-    resident: Resident, policy: Policy, request: Request, head: int, queries: np.ndarray
-) -> Candidates:
-    """The best of the tail, by comparison with all of it."""
-    start = resident.indexed
-    scores = queries @ resident.tail_keys(head).T
-    part = slice(start, len(resident))
-    strength = resident.log_strength(policy, part, request.clock, request.now)
-    ranked = scores + strength.astype(np.float32) if strength.any() else scores
-    if request.filters:
-        ranked = np.where(request.allowed(resident, part), ranked, np.float32(-np.inf))
-    columns = best_columns(ranked, request.nearest)
-    return (
-        columns + start,
-        np.take_along_axis(scores, columns, axis=1),
-        np.take_along_axis(ranked, columns, axis=1),
-    )
-
-
-def _segment(
-    resident: Resident,
-    policy: Policy,
-    request: Request,
-    head: int,
-    queries: np.ndarray,
-    number: int,
-) -> Candidates:
-    """The best of the candidates that a graph gives; more of them where filters leave few."""
-    opened = resident.segments[number]
-    count = max(8, 4 * request.nearest)
-    while True:
-        ids, scores = opened.search(head, queries, count)
-        places = resident.places(ids)
-        ok = places >= 0
-        if request.filters:
-            ok &= request.allowed(resident, places)
-        few = ok.sum(axis=1).min(initial=count) < request.nearest
-        if not few or count >= min(opened.segment.count, WIDEST):
-            break
-        count *= 4
-    strength = resident.log_strength(policy, places, request.clock, request.now)
-    ranked = np.where(ok, scores + strength.astype(np.float32), np.float32(-np.inf))
-    return places, scores, ranked
-
-
-def best_columns(scores: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the largest numbers of each row, best first; of equal ones the left.
-
-    Args:
-      scores: (Q, n).
-      count: of columns.
-
-    Returns:
-      (Q, min(count, n)).
-    """
-    rows, n = scores.shape
-    count = min(count, n)
-    if count == 0 or rows == 0:
-        return np.zeros((rows, count), np.int64)
-    # The count-th largest of the blocks' maxima is a bound that at least count numbers reach.
-    blocks = n // BLOCK
-    bound = scores
-    if blocks >= 2 * count:
-        bound = scores[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK).max(axis=2)
-    bound = np.partition(bound, bound.shape[1] - count, axis=1)[:, bound.shape[1] - count]
-    row, column = np.nonzero(scores >= bound[:, None])
-    order = np.lexsort((column, -scores[row, column], row))
-    starts = np.searchsorted(row, np.arange(rows))
-    return column[order[starts[:, None] + np.arange(count)]]
-
-
-def merge(ids: np.ndarray, ranked: np.ndarray, limit: int) -> np.ndarray:
-    """Join what several queries found, without duplicates.
+def merge(place: np.ndarray, rank: np.ndarray) -> np.ndarray:
+    """Join the results of several queries (Q, k), without duplicates.
 
     Every query's best comes before any query's second; inside a rank the better comes first.
 
-    Args:
-      ids: (Q, k), best first.
-      ranked: what they are ranked by, (Q, k), -inf where vacant.
-      limit: of the result.
-
     Returns:
-      Indices into the flattened arrays, best first, at most ``limit``.
+      Indices into the flattened arrays, best first; vacant places are left out.
     """
-    nearest = ids.shape[1]
-    place = np.flatnonzero(ranked.reshape(-1) > -np.inf)
-    ids, ranked = ids.reshape(-1)[place], ranked.reshape(-1)[place]
-    order = np.lexsort((ids, -ranked, place % max(nearest, 1)))
-    _, first = np.unique(ids[order], return_index=True)
-    return place[order[np.sort(first)]][:limit]
+    there = np.flatnonzero(rank.reshape(-1) > -np.inf)
+    place, value = place.reshape(-1)[there], rank.reshape(-1)[there]
+    order = np.lexsort((place, -value, there % max(rank.shape[1], 1)))
+    _, first = np.unique(place[order], return_index=True)
+    return there[order[np.sort(first)]]

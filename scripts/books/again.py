@@ -3,7 +3,7 @@
     python -m scripts.books.again RUN [RUN ...] [--slots 0 64] [--gaps 0 384] [--passage 128]
 
 Each run is read with its own slots, or with each number of --slots in their place: nothing in
-the layer depends on how many there are. Results go to RUN/evaluation/again.json, beside those
+the layer depends on how many there are. Results go to RUN/evaluation/passages.json, beside those
 for other numbers of slots, gaps and passages. Bits a byte: of the passage read before, of the same
 passage behind another one, and the difference; and the share of the passage that is in the last
 layer's slots when it comes again.
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--held", action="store_true", help="also look into the slots")
     args = parser.parse_args()
     for run in args.runs:
-        path = run / "evaluation" / "again.json"
+        path = run / "evaluation" / "passages.json"
         path.parent.mkdir(exist_ok=True)
         rows = json.loads(path.read_text())["rows"] if path.exists() else []
         for slots in args.slots:

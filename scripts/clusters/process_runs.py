@@ -87,8 +87,7 @@ def killed(run: Path, count: int, victim: int, step: int) -> Killed:
     """Kill the training of one process; how the others end."""
     started = start_and_signal(run, count, victim, step, signal.SIGKILL)
     began = time.monotonic()
-    codes = finish(started)
-    seconds = time.monotonic() - began
+    codes, seconds = finish(started), time.monotonic() - began
     others = [index for index in range(count) if index != victim]
     logs = [(run.parent / f"{run.name}.{i}.log").read_text(errors="replace") for i in others]
     errors = [[line for line in log.splitlines() if line.startswith("error:")] for log in logs]

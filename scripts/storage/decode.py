@@ -4,8 +4,8 @@
         [--directory DIR]
 
 The run is one of B'MOJO; its layers share the entries. Keys are drawn around those that the model
-makes of random tokens. Cases take turns, medians over rounds; building the index is not part of
-it. Stores are thrown away, unless there is a directory for them; those that are there are taken.
+makes of random tokens. Cases take turns, medians over rounds. Stores are thrown away, unless there
+is a directory for them; those that are there are taken.
 """
 
 import argparse
@@ -26,25 +26,15 @@ BATCH, ROUNDS, SAMPLE = 4096, 5, 2048
 
 def sample_keys(model, tokens):
     """Keys of some tokens, by layer."""
-    kept = {}
-
-    class Sink:
-        def __len__(self):
-            return 0
-
-        def write(self, layer, entries, source):
-            kept.setdefault(layer, []).append(entries.key)
-
-        def advance(self, tokens):
-            pass
-
-        def publish(self):
-            pass
-
-    session = Session(model, Sink(), Use(threshold=0.0))  # nothing is looked up in an empty store
-    session.read(tokens)
-    session.finish()
-    return {layer: np.concatenate(keys) for layer, keys in kept.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sample"
+        with Store.open(path, identify(model, None, ""), write=True) as store:
+            session = Session(model, store, Use(threshold=0.0, ask="before"))
+            session.read(tokens)
+            session.finish()
+            records = [store.records[number] for number in store.records.select()]
+    layers = sorted({record.layer for record in records})
+    return {x: np.stack([r.key for r in records if r.layer == x]) for x in layers}
 
 
 def fill(store, keys, count, rng):
@@ -58,8 +48,6 @@ def fill(store, keys, count, rng):
             ones = np.ones(size, np.float32)
             store.write(layer, Entries(key, key, ones, place, place % 100, place[:, None]), "drawn")
         store.publish()
-        while store.unindexed(layer) > store.exact_below:
-            time.sleep(0.1)
 
 
 def decode(model, store, use, prompt, count):
@@ -75,9 +63,7 @@ def decode(model, store, use, prompt, count):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--entries", type=int, nargs="+", default=[10**4, 10**5, 10**6])
     parser.add_argument("--tokens", type=int, default=256)
@@ -95,12 +81,8 @@ def main():
             path = folder / str(count)
             if not path.exists():
                 with Store.open(path, identify(model, None, "decode"), write=True) as store:
-                    start = time.perf_counter()
                     fill(store, keys, count // len(keys), rng)
-                    print(f"{count:,} entries in {time.perf_counter() - start:.0f} s", flush=True)
             stores[count] = stack.enter_context(Store.open(path, write=False))
-            if len(stores[count]) != count // len(keys) * len(keys):
-                raise SystemExit(f"{path}: holds {len(stores[count]):,} entries; delete it")
         cases = {"no store": None, **{f"{n:,} entries": s for n, s in stores.items()}}
         times = {name: [] for name in cases}
         for _ in range(ROUNDS + 1):

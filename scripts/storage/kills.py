@@ -2,10 +2,8 @@
 
     python -m scripts.storage.kills [--kills 20] [--seed 0] [--directory DIR]
 
-A writer adds entries that follow from their numbers, publishes every few batches, and says how
-many are published. It is killed with SIGKILL; then the store is verified, opened by a reader that
-compares what is in it with what was written, and given to the next writer. The index is made of
-few entries at a time, so that kills meet it too.
+A writer publishes entries that follow from their numbers, and sometimes compacts. It is killed with
+SIGKILL; the store is verified, a reader compares every entry, and the next writer goes on.
 """
 
 import argparse
@@ -18,16 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bmojo.storage import Entries, Identity, Policy, Store, verify
+from bmojo.storage import Entries, Identity, Store, verify
 
-HEADS, WIDTH, LAYERS, CONTEXT = 2, 8, (1, 3), 4
-BATCH, EXACT_BELOW = 64, 512
-MOMENT = (0.3, 2.5)
-"""Seconds of a kill, from and to, after a writer has begun."""
-
-
-def identity() -> Identity:
-    return Identity("feed", "", HEADS, WIDTH, LAYERS, "scripts.storage.kills")
+HEADS, WIDTH, LAYERS, CONTEXT, BATCH = 2, 8, (1, 3), 4, 64
+MOMENT = (0.3, 2.5)  # seconds of a kill, from and to, after a writer has begun
+IDENTITY = Identity("feed", "", HEADS, WIDTH, LAYERS, "scripts.storage.kills")
 
 
 def entries(first: int, count: int) -> Entries:
@@ -40,88 +33,68 @@ def entries(first: int, count: int) -> Entries:
 
 def write(directory: Path) -> None:
     """Write until killed; a line for each publication."""
-    with Store.open(directory, identity(), write=True, exact_below=EXACT_BELOW) as store:
-        numbers = {layer: store.count(layer) for layer in LAYERS}
+    with Store.open(directory, IDENTITY, write=True) as store:
+        number = store.count(LAYERS[0])
         print("begun", flush=True)
         while True:
             for _ in range(random.randint(1, 8)):
-                for layer, number in numbers.items():
+                for layer in LAYERS:
                     store.write(layer, entries(number, BATCH), f"source {number // 1000}")
-                    numbers[layer] += BATCH
-                store.advance(BATCH)
+                number += BATCH
             store.publish()
             if random.random() < 0.05:
                 store.compact()
-            print(min(numbers.values()), flush=True)
+            print(number, flush=True)
 
 
 def kill(directory: Path, after: float) -> int:
-    """Start a writer and kill it; how many entries of a layer it had said to be published."""
+    """Start a writer and kill it; how many entries of a layer it reported as published."""
     command = [sys.executable, "-m", "scripts.storage.kills", "--write", str(directory)]
     root = Path(__file__).parents[2]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as writer:
-        assert writer.stdout is not None
         first = writer.stdout.readline()
         time.sleep(after)
         writer.kill()
-        lines = [first, *writer.stdout]
-    whole = [line for line in lines if line.endswith("\n") and line.strip().isdecimal()]
-    if first != "begun\n":
-        raise RuntimeError("the writer did not begin")
-    return int(whole[-1]) if whole else 0
+        lines = [line for line in writer.stdout if line.endswith("\n")]
+    assert first == "begun\n", "the writer did not begin"
+    return int(lines[-1]) if lines else 0
 
 
-def check(directory: Path, published: int) -> str:
-    """See that a store is whole and holds what was published; how much it holds.
-
-    Raises:
-      AssertionError: it does not.
-    """
-    problems = verify(directory)
-    assert not problems, problems
-    with Store.open(directory, identity(), write=False, exact_below=EXACT_BELOW) as store:
-        for layer in LAYERS:
-            count = store.count(layer)
-            assert count >= published, f"layer {layer}: {count} of {published} published entries"
-            assert count % BATCH == 0, f"layer {layer}: a part of a batch, {count} entries"
-        count = store.count(LAYERS[0])
-        positions = {layer: set() for layer in LAYERS}
-        for number in store.records.select():
-            record = store.records[number]
-            wanted = entries(record.position, 1)
-            assert np.array_equal(record.key, wanted.key[0]), f"entry {number} has another key"
-            assert np.array_equal(record.value, wanted.value[0]), f"entry {number}: value"
-            positions[record.layer].add(record.position)
-        for layer in LAYERS:
-            assert positions[layer] == set(range(store.count(layer))), f"layer {layer}: gaps"
-        if count:
-            probe = entries(count // 2, 1)
-            found = store.search(LAYERS[0], probe.key, nearest=1, limit=1)
-            best = float(np.max(np.sum(probe.key[0, 0] ** 2)))
-            assert found.score[0, 0] >= 0.98 * best, "the index does not find an entry by its key"
-        indexed = sum(layer["indexed"] for layer in store.records.stats()["layers"])
-    return f"{count:,} entries a layer, {indexed:,} indexed"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--directory", type=Path)
-    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.write:
-        write(arguments.write)
-    chance = random.Random(arguments.seed)
-    with tempfile.TemporaryDirectory() as temporary:
-        directory = arguments.directory or Path(temporary) / "store"
-        Store.open(directory, identity(), Policy(), write=True).close()
-        for number in range(arguments.kills):
-            after = chance.uniform(*MOMENT)
-            published = kill(directory, after)
-            print(f"kill {number + 1}, {after:.2f} s: {check(directory, published)}", flush=True)
-    print(f"{arguments.kills} kills, everything published was there")
+def check(directory: Path, published: int) -> int:
+    """See that a store is whole and holds what was published; the number of entries of a layer."""
+    assert not (problems := verify(directory)), problems
+    with Store.open(directory, IDENTITY, write=False) as store:
+        counts = [store.count(layer) for layer in LAYERS]
+        assert min(counts) >= published, f"{counts} of {published} published entries"
+        assert not any(count % BATCH for count in counts), f"a part of a batch, {counts}"
+        records = [store.records[number] for number in store.records.select()]
+        wanted = entries(0, max(counts))
+        for record in records:
+            place = record.position
+            assert np.array_equal(record.key, wanted.key[place]), f"{record.id}: key"
+            assert np.array_equal(record.value, wanted.value[place]), f"{record.id}: value"
+        for layer, count in zip(LAYERS, counts, strict=True):
+            positions = {record.position for record in records if record.layer == layer}
+            assert positions == set(range(count)), f"layer {layer}: gaps"
+        if counts[0]:
+            probe = wanted.key[counts[0] // 2]
+            found = store.search(LAYERS[0], probe[None], nearest=1, limit=1).score[0, 0]
+            assert np.isclose(found, (wanted.key[: counts[0], 0] @ probe[0]).max()), "search"
+    return counts[0]
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for name, kind, default in (("kills", int, 20), ("seed", int, 0), ("directory", Path, None)):
+        parser.add_argument(f"--{name}", type=kind, default=default)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    if (asked := parser.parse_args()).write:
+        write(asked.write)
+    chance = random.Random(asked.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = asked.directory or Path(temporary) / "store"
+        Store.open(path, IDENTITY, write=True).close()
+        for number in range(asked.kills):
+            count = check(path, kill(path, chance.uniform(*MOMENT)))
+            print(f"kill {number + 1}: {count:,} entries a layer", flush=True)
+    print(f"{asked.kills} kills, everything published was there")

@@ -18,7 +18,7 @@ def read(runs, name):
     found = [run / "evaluation" / f"{name}.json" for run in runs]
     missing = [str(path) for path in found if not path.exists()]
     if missing:
-        raise SystemExit(f"{', '.join(missing)}: not there; run bmojo eval RUN --eval {name} first")
+        raise SystemExit(f"{', '.join(missing)}: not there; run bmojo eval RUN {name} first")
     return [json.loads(path.read_text()) for path in found]
 
 
@@ -40,8 +40,7 @@ def needles(runs):
     seeds = read(runs, "needles")
     rows = []
     for parts in zip(*(seed["rows"] for seed in seeds), strict=True):
-        first = parts[0]
-        on = first["store"]
+        first, on = parts[0], parts[0]["store"]
         rows.append(
             [
                 f"{first['filler']:,}",
@@ -52,9 +51,8 @@ def needles(runs):
                 f"{np.mean([p['bytes'] for p in parts]) / 2**20:,.1f}" if on else "",
             ]
         )
-    print(
-        f"{len(runs)} seeds, {seeds[0]['streams']} streams each, chance {seeds[0]['chance']:.3f}\n"
-    )
+    chance = f"chance {seeds[0]['chance']:.3f}"
+    print(f"{len(runs)} seeds, {seeds[0]['streams']} streams each, {chance}\n")
     table(["filler", "store", "facts recalled", "ms/token", "entries", "MiB on disk"], rows)
 
 
@@ -94,14 +92,9 @@ def rereading(runs):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--rereading", action="store_true")
     asked = parser.parse_args()
-    if asked.rereading:
-        rereading(asked.runs)
-    else:
-        needles(asked.runs)
-        drift(asked.runs)
+    for show in (rereading,) if asked.rereading else (needles, drift):
+        show(asked.runs)

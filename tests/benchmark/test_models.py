@@ -12,6 +12,7 @@ from bmojo.benchmark.steps import conclude_lengths, length_cases
 from bmojo.errors import UserError
 from bmojo.layers.attention import Attention
 from bmojo.layers.ssd import SSDConfig
+from bmojo.ops.selection import InnovationSelection
 
 
 def test_models_have_equal_parameters_and_the_wanted_sizes():
@@ -44,6 +45,21 @@ def test_what_cannot_be_made_is_told(tiny, names, changes, error):
 def test_overrides_reach_every_model(tiny):
     (model,) = choose(["bmojo"], tiny, ["BMojo.span=2"])
     assert model.config.pattern[0].span == 2
+
+
+def test_the_layer_is_its_reference_and_a_wrong_selection_is_seen(tiny, monkeypatch):
+    (model,) = choose(["bmojo"], tiny)
+    (check,) = steps.check_reference(model)
+    assert check.passed
+    assert steps.check_reference(choose(["swa"], tiny)[0]) == []
+    update = InnovationSelection.update
+
+    def least(self, state, score, *rest):
+        return update(self, state, score.max() - score, *rest)
+
+    monkeypatch.setattr(InnovationSelection, "update", least)
+    (check,) = steps.check_reference(model)
+    assert not check.passed
 
 
 def test_forms_agree_and_a_wrong_window_is_seen(tiny, monkeypatch):

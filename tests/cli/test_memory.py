@@ -154,7 +154,7 @@ def test_verify(bmojo, prose):
     result = bmojo("verify", prose)
     assert result.exit_code == 0 and "104 entries" in result.stdout
     with sqlite3.connect(prose / "entries.sqlite") as rows:
-        rows.execute("UPDATE payloads SET data = zeroblob(length(data)) WHERE id = 7")
+        rows.execute("UPDATE entries SET key = zeroblob(length(key)) WHERE id = 7")
     rows.close()
     result = bmojo("verify", prose)
     assert result.exit_code == 1 and "entry 7 has changed since it was written" in result.stdout

@@ -62,7 +62,8 @@ OTHERS = {
     r"\bGathered\b": "AttentionKeys",
     r"\bKeeper\b": "Admission",
     r"\bModel\.words\b": "Model.logit_factors",
-    r"\bModel\.unrolled\b": "Model.unscanned",
+    r"\bModel\.unrolled\b": "ModelState.unstacked",
+    r"\bPeriod\b": "Block",
     r"\bSight\b": "AttentionKeys",
     r"\bStanding\b(?! )": "TrainState",
     r"\bTold\b": "NamedErrors",
@@ -85,7 +86,7 @@ def former() -> dict[re.Pattern[str], str]:
     for old, new in MODULES.items():
         if not is_module(f"bmojo.{old.removeprefix('bmojo.')}"):
             parts = "[./]".join(map(re.escape, old.split(".")))
-            found[re.compile(rf"(?<!\w){parts}(?!\w)(?!\.\w*\()")] = new
+            found[re.compile(rf"(?<!\w){parts}(?!\w)(?!\.json|\.\w*\()")] = new
     return found
 
 

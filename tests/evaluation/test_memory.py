@@ -37,13 +37,13 @@ def test_the_model_is_read_as_it_runs():
     seen = []
     found, again = read(made, TOKENS, seen.append, 6), read(made, TOKENS, segment_length=27)
     assert seen == [6, 6, 6, 6, 3]
-    slots = state[0].eidetic
+    slots = state.blocks[0].eidetic.chosen
     for period, (layer, other) in enumerate(zip(found.layers, again.layers, strict=True)):
         np.testing.assert_allclose(layer.spread.sum((1, 2)), 1, rtol=1e-5)
         np.testing.assert_allclose(layer.mass.sum(1), 1, rtol=1e-5)
-        assert sorted(np.asarray(slots.position[period, 0]).tolist()) == layer.kept.tolist()
-        order = np.argsort(np.asarray(slots.position[period, 0]))
-        kept = np.asarray(slots.score[period, 0])[order]
+        assert sorted(np.asarray(slots.position[period, 0, 0]).tolist()) == layer.kept.tolist()
+        order = np.argsort(np.asarray(slots.position[period, 0, 0]))
+        kept = np.asarray(slots.score[period, 0, 0])[order]
         np.testing.assert_allclose(layer.innovation[layer.kept], kept, rtol=1e-5)
         for name in ("spread", "mass", "octave", "innovation"):
             assert_close(getattr(layer, name), getattr(other, name), "float32")

@@ -70,8 +70,8 @@ def begin_run(config, folder):
     batches = Segments(Batches(stage.data.source(trainer.seed, "train"), stage.batch_size))
     next(batches)
     meta = {
-        "stage": 0, "data": batches.get_state(), "window": [], "seed": 0, "seconds": 0.0,
-        "compile_seconds": 0.0, "config": text,
+        "stage": 0, "data": batches.get_state(), "window": [], "skipped": 0, "seed": 0,
+        "seconds": 0.0, "compile_seconds": 0.0, "config": text,
     }  # fmt: skip
     state = jax.tree.map(
         lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(optimizer.init, shapes)

@@ -24,7 +24,8 @@ EVALUATE = {
     "another model": (
         nothing, "eval run Model.d_model=16",
         ".../run/checkpoints: the checkpoint of step 1 does not fit the model: parameter "
-        "embedding.embedding is [32, 8] in the checkpoint, [32, 16] in the model; use the "
+        "blocks.sublayers.0.mixer.heads.k_proj.kernel is [1, 8, 8] in the checkpoint, "
+        "[1, 16, 16] in the model; use the "
         "config.gin and the code of that run"),
     "another tokenizer": (
         swap("prepared", "other"), "eval prose",

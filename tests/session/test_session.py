@@ -120,10 +120,10 @@ def test_a_token_is_stored_when_it_has_left_window_and_slots(model, store):
     session = Session(model, store, Use(threshold=0.0))
     for _ in range(6):
         session.read(tokens(WINDOW, seed=session.position))
-        state = session.state[session.layers[0].index].eidetic
+        state = session.state.blocks[session.layers[0].index].eidetic.chosen
         for layer in session.layers:
             written = {r.position for r in all_records(store) if r.layer == layer.number}
-            kept = set(np.asarray(state.position[layer.period, 0]).tolist())
+            kept = set(np.asarray(state.position[layer.period, 0, 0]).tolist())
             older = set(range(session.position - WINDOW + 1))
             assert written == older - kept
 
@@ -139,16 +139,16 @@ def test_only_what_surprises_is_stored(model, store):
     assert len(store) == few + slots * layers
 
 
-def test_a_keeper_compares_with_the_mean_so_far():
-    keeper = Admission(window=2, threshold=2.0)
+def test_admission_compares_with_the_mean_so_far():
+    admission = Admission(window=2, threshold=2.0)
     keys = np.zeros((4, 1, 1), np.float32)
     surprise = np.array([1, 1, 9, 1], np.float32)
     none = np.zeros(0, int)
-    assert keeper.take(keys, keys, surprise, np.arange(4), none, 0).position.tolist() == [2]
-    taken = keeper.take(keys, keys, np.array([5, 7, 0, 0], np.float32), np.arange(8), none, 4)
+    assert admission.take(keys, keys, surprise, np.arange(4), none, 0).position.tolist() == [2]
+    taken = admission.take(keys, keys, np.array([5, 7, 0, 0], np.float32), np.arange(8), none, 4)
     assert taken.position.tolist() == [5]
     assert taken.context[0][-6:].tolist() == [0, 1, 2, 3, 4, 5]
-    assert keeper.finish() is None
+    assert admission.finish() is None
 
 
 def test_another_model_is_refused(model, store, tmp_path):

@@ -27,6 +27,11 @@ def entries(count, seed=0, first=0, **changes):
     return Entries(**fields | changes)
 
 
+def part(made, start, stop):
+    """Some of entries."""
+    return Entries(**{name: array[start:stop] for name, array in vars(made).items()})
+
+
 def queries(count, seed=1):
     return np.random.default_rng(seed).standard_normal((count, HEADS, WIDTH)).astype(np.float32)
 

@@ -11,9 +11,9 @@ from tests.storage.made import entries, queries, reader, writer
 
 @pytest.fixture
 def store(tmp_path):
-    """A store with an index of 300 entries and a tail of 20, and what a search finds."""
+    """A store of 320 entries, and what a search finds."""
     path = tmp_path / "s"
-    with writer(path, exact_below=200) as made:
+    with writer(path) as made:
         made.write(0, entries(300), "a")
         made.publish()
         made.write(0, entries(20, 1), "b")
@@ -34,42 +34,21 @@ def execute(path, statement):
     connection.close()
 
 
-@pytest.mark.parametrize("damage", ["changed", "cut", "missing"])
-def test_a_damaged_index_is_built_anew(store, damage, caplog):
-    path, before = store
-    graph = sorted((path / "index").iterdir())[1]
-    if damage == "changed":
-        change(graph)
-    elif damage == "cut":
-        graph.write_bytes(graph.read_bytes()[:-1])
-    else:
-        graph.unlink()
-    words = {"changed": "has changed", "cut": "bytes instead of", "missing": "is missing"}
-    [problem] = verify(path)
-    assert graph.name in problem and words[damage] in problem
-    with reader(path, exact_below=200) as other:
-        assert (other.search(0, queries(5), nearest=2, limit=10).id == before.id).all()
-        assert graph.name in caplog.text
-        with writer(path, exact_below=200) as made:
-            assert made.records.stats()["layers"][0]["indexed"] >= 300
-            assert (made.search(0, queries(5), nearest=2, limit=10).id == before.id).all()
-        assert (other.search(0, queries(5), nearest=2, limit=10).id == before.id).all()
-    assert verify(path) == [] and len(list((path / "index").iterdir())) == 2
-
-
 @pytest.mark.parametrize(
     "statement, problem",
     [
-        ("UPDATE payloads SET data = zeroblob(length(data)) WHERE id = 7", "entry 7 has changed"),
+        ("UPDATE entries SET key = zeroblob(length(key)) WHERE id = 7", "entry 7 has changed"),
+        ("UPDATE entries SET value = zeroblob(length(key)) WHERE id = 7", "entry 7 has changed"),
         ("UPDATE entries SET position = 99 WHERE id = 8", "entry 8 has changed"),
         ("UPDATE entries SET token = 'x' WHERE id = 8", "entry 8 has changed"),
         ("UPDATE entries SET context = x'00' WHERE id = 9", "entry 9 has changed"),
-        ("DELETE FROM payloads WHERE id = 10", "entry 10 has no key and value"),
-        ("DELETE FROM entries WHERE id = 11", "1 keys and values belong to no entry"),
-        ("DELETE FROM sources WHERE name = 'b'", "20 entries have a source without a name"),
-        ("DELETE FROM segments", None),
-        ("UPDATE segments SET first = 5", "5 entries before it are in no index"),
-        ("UPDATE segments SET last = 310", "holds 300 of 311 entries"),
+        ("UPDATE entries SET value = x'' WHERE id = 10", "entry 10 has changed"),
+        ("DELETE FROM entries WHERE id = 11", "319 entries are there, though 320 were published"),
+        ("UPDATE entries SET source = 'b' WHERE id = 12", "entry 12 has changed"),
+        ("UPDATE entries SET born = 1, written = 2.0 WHERE id = 13", "entry 13 has changed"),
+        ("UPDATE entries SET layer = 2 WHERE id = 14", "entry 14 has changed"),
+        ("UPDATE entries SET layer = 1 WHERE id = 15", "entry 15 is of layer 1, which is not"),
+        ("UPDATE entries SET uses = 7 WHERE id = 16", None),
         ("UPDATE counters SET value = 5 WHERE name = 'next_id'", "entry 319 is there, though"),
     ],
 )
@@ -87,6 +66,15 @@ def test_a_damaged_page_is_found(store):
     assert verify(path)
 
 
+def test_rows_on_a_damaged_page_are_not_loaded(store):
+    path, _ = store
+    rows = path / "entries.sqlite"
+    change(rows, rows.stat().st_size - 4096)  # the kind of the last page
+    with pytest.raises(UserError, match="entries are damaged; bmojo memory verify names them"):
+        reader(path)
+    assert verify(path)
+
+
 def test_rows_that_are_no_database(store):
     path, _ = store
     (path / "entries.sqlite").write_bytes(b"x" * 5000)
@@ -95,8 +83,29 @@ def test_rows_that_are_no_database(store):
             act(path)
 
 
-def test_a_missing_payload_is_told(store):
+@pytest.mark.parametrize("change", ["key = x'00'", "key = 'x'", "position = 'x'"])
+def test_damaged_entries_are_not_loaded(store, change):
     path, _ = store
-    execute(path, "DELETE FROM payloads WHERE id = 319")
-    with pytest.raises(UserError, match="entries of layer 0 are damaged; bmojo memory verify"):
-        reader(path)
+    execute(path, f"UPDATE entries SET {change} WHERE id = 319")
+    for act in (reader, writer):
+        with pytest.raises(UserError, match="entries are damaged; bmojo memory verify names them"):
+            act(path)
+    assert len(verify(path)) == 1
+
+
+@pytest.mark.parametrize("damage", ["UPDATE entries SET value = x'00'", "DELETE FROM entries"])
+def test_a_value_that_is_damaged_while_the_store_is_open(store, damage):
+    path, before = store
+    with writer(path) as other:
+        execute(path, f"{damage} WHERE id = {before.id[0, 0]}")
+        with pytest.raises(UserError, match="damaged; bmojo memory verify names all that are"):
+            other.search(0, queries(5), nearest=2, limit=10)
+
+
+def test_a_store_that_is_cut(store):
+    path, _ = store
+    rows = path / "entries.sqlite"
+    rows.write_bytes(rows.read_bytes()[:-4096])
+    for act in (verify, reader):
+        with pytest.raises(UserError, match="cannot be opened as the rows of a store"):
+            act(path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bmojo.storage import Policy
+from bmojo.storage import store as store_module
 from tests.storage.made import along, axis, entries, queries, reader, writer
 
 
@@ -14,11 +15,10 @@ def best(store, **options):
 
 
 @pytest.mark.parametrize("clock", ["tokens", "seconds"])
-@pytest.mark.parametrize("exact_below", [16, 1000])
-def test_half_life(tmp_path, clock, exact_below):
+def test_half_life(tmp_path, clock, blocks):
     """An entry of score 5 is as good as one of 5 - 2 ln 2 that is younger by two half-lives."""
     policy = Policy(**{f"half_life_{clock}": 10.0})
-    with writer(tmp_path / "s", policy=policy, exact_below=exact_below) as store:
+    with writer(tmp_path / "s", policy=policy) as store:
         store.write(0, along([5] + [0] * 20), "a", now=0.0)
         store.publish(now=0.0)
         now = 0.0
@@ -44,11 +44,9 @@ def test_the_newer_of_equal_ones(tmp_path):
         assert best(store).id[0].tolist() == [2, 1, 0]
 
 
-@pytest.mark.parametrize("exact_below", [16, 1000])
-def test_reinforcement(tmp_path, exact_below):
+def test_reinforcement(tmp_path, blocks):
     policy = Policy(half_life_tokens=10, reinforcement=0.5)
-    options = {"policy": policy, "exact_below": exact_below}
-    with writer(tmp_path / "s", **options) as store:
+    with writer(tmp_path / "s", policy=policy) as store:
         store.write(0, along([3, 2] + [0] * 20), "a", now=0.0)
         store.advance(10)
         store.publish(now=0.0)
@@ -58,7 +56,7 @@ def test_reinforcement(tmp_path, exact_below):
         again = store.search(0, axis(), nearest=2, limit=2, now=0.0)
         assert again.id[0].tolist() == [0, 1]
         assert again.strength[0] == pytest.approx([(0.5 + 0.5) / 2, 0.25])
-    with reader(tmp_path / "s", exact_below=exact_below) as store:
+    with reader(tmp_path / "s") as store:
         strength = [(0.5 + 0.5) / 2 + 0.5, 0.25 + 0.5]
         for _ in range(2):  # a reader reinforces nothing
             assert best(store).strength[0, :2] == pytest.approx(strength)
@@ -76,6 +74,20 @@ def test_a_reader_follows_reinforcement(tmp_path):
             store.search(0, axis(), nearest=1, limit=1, now=0.0)
             store.publish(now=0.0)
             assert best(other).strength[0, :2].tolist() == [2, 1]
+
+
+def test_many_retrievals_are_written_before_publication(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "TOUCHES", 2)
+    with writer(tmp_path / "s", policy=Policy(reinforcement=1.0)) as store:
+        store.write(0, along([1, 1]), "a", now=0.0)
+        store.publish(now=0.0)
+        with reader(tmp_path / "s") as other:
+            assert store.records[0].uses == 0
+            best(store)
+            assert store.records[0].uses == 1
+            assert best(other).strength[0, :2].tolist() == [1, 1]
+            store.publish(now=0.0)
+            assert best(other).strength[0, :2].tolist() == [2, 2]
 
 
 def test_capacity(tmp_path):
@@ -112,29 +124,28 @@ def test_of_equally_strong_entries_the_least_surprising_go(tmp_path):
 @pytest.mark.parametrize("synchronous", [True, False])
 def test_compaction(tmp_path, synchronous):
     policy = Policy(half_life_tokens=10, floor=2**-3)
-    options = {"synchronous": synchronous, "exact_below": 100}
-    with writer(tmp_path / "s", policy=policy, **options) as store:
+    with writer(tmp_path / "s", policy=policy, synchronous=synchronous) as store:
         store.write(0, entries(500), "old")
         store.advance(15)
         store.write(0, entries(400, 1, 500), "new")
         store.publish()
         store.advance(16)
         asked = queries(4)
-        reached = []
-        assert store.compact(reached.append) == 500
-        assert sum(reached) == 400 * 2
+        before = store.records.stats()["bytes"]
+        assert store.compact() == 500
+        assert store.records.stats()["bytes"] < 0.6 * before
         found = store.search(0, asked, nearest=2, limit=8)
         assert found.id[found.id >= 0].min() >= 500
         facts = store.records.stats()
-        assert facts["sources"] == {"new": 400} and facts["layers"][0]["indexed"] == 400
+        assert facts["sources"] == {"new": 400} and facts["layers"][0]["entries"] == 400
         store.write(0, entries(1), "new")
         assert store.search(0, asked, nearest=900, limit=900).id.max() == 900
     with reader(tmp_path / "s") as store:
         assert store.count(0) == 401
 
 
-def test_forgotten_entries_leave_the_index(tmp_path):
-    with writer(tmp_path / "s", exact_below=100) as store:
+def test_forgotten_entries_are_not_found(tmp_path, blocks):
+    with writer(tmp_path / "s") as store:
         store.write(0, entries(400), "a")
         store.publish()
         before = store.search(0, queries(4), nearest=1, limit=4)
@@ -142,11 +153,12 @@ def test_forgotten_entries_leave_the_index(tmp_path):
         assert store.forget(gone.tolist()) == len(np.unique(gone))
         assert not np.isin(store.search(0, queries(4), nearest=4, limit=99).id, gone).any()
         assert store.forget(range(200)) and store.count(0) <= 200
-        store.publish()  # more than a quarter: built anew
-        assert store.records.stats()["layers"][0]["indexed"] == store.count(0)
+        store.publish()
+        assert store.records.stats()["layers"][0]["entries"] == store.count(0)
+        assert store.search(0, queries(4), nearest=4, limit=99).id.max() >= 200
         store.forget(range(400))
         store.publish()
-        assert store.records.stats()["layers"][0]["indexed"] == 0
+        assert store.records.stats()["layers"][0]["entries"] == 0
         assert store.search(0, queries(4), nearest=1, limit=4).count == 0
 
 

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from bmojo.errors import UserError
 from bmojo.storage import Entries, Policy, Store, verify
-from bmojo.storage import index as index_module
+from bmojo.storage import store as store_module
 from tests.storage.made import along, axis, entries, identity, queries, reader, writer
 
 
@@ -18,16 +19,9 @@ def same(a, b):
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
 
 
-def alike(a, b):
-    """The same, but for rounding: an index multiplies in another order."""
-    scores = np.allclose(a.score, b.score, rtol=1e-5)
-    return scores and np.array_equal(a.id, b.id) and np.array_equal(a.value, b.value)
-
-
 @pytest.mark.parametrize("synchronous", [True, False])
-@pytest.mark.parametrize("exact_below", [50, 1000])
-def test_reopened(tmp_path, synchronous, exact_below):
-    options = {"synchronous": synchronous, "exact_below": exact_below}
+def test_reopened(tmp_path, synchronous, blocks):
+    options = {"synchronous": synchronous}
     with writer(tmp_path / "s", **options) as store:
         store.write(0, entries(60), "a")
         store.write(2, entries(60, 1), "a")
@@ -40,8 +34,8 @@ def test_reopened(tmp_path, synchronous, exact_below):
         first = store.search(0, asked, nearest=2, limit=8)
         store.write(2, entries(1, 3), "b")
         assert store.count(2) == 61
-    with reader(tmp_path / "s", exact_below=exact_below) as store:
-        assert alike(store.search(0, asked, nearest=2, limit=8), first)
+    with reader(tmp_path / "s") as store:
+        assert same(store.search(0, asked, nearest=2, limit=8), first)
         assert store.records[180].source == "b"
     assert verify(tmp_path / "s") == []
 
@@ -62,13 +56,13 @@ def test_what_is_stored(tmp_path):
 
 
 def test_a_reader_sees_what_is_published(tmp_path):
-    with writer(tmp_path / "s", exact_below=32) as store, reader(tmp_path / "s") as other:
+    with writer(tmp_path / "s") as store, reader(tmp_path / "s") as other:
         store.write(0, along([1]), "a")
         assert store.search(0, axis(), nearest=1, limit=1).count == 1
         assert other.search(0, axis(), nearest=1, limit=1).count == 0
         store.publish()
         assert other.search(0, axis(), nearest=1, limit=1).count == 1
-        for size in (2, 3, 4):  # the second becomes a segment, the others join it
+        for size in (2, 3, 4):
             store.write(0, along([size] * 40), "a")
             store.publish()
             mine = store.search(0, axis(), nearest=50, limit=50)
@@ -140,8 +134,14 @@ def test_no_store(tmp_path):
     (tmp_path / "s" / "store.json").write_text("{")
     with pytest.raises(UserError, match="not readable as the description of a store"):
         reader(tmp_path / "s")
-    (tmp_path / "s" / "store.json").write_text('{"format": 2}')
-    with pytest.raises(UserError, match="has format 2, this version reads 1"):
+    (tmp_path / "s" / "store.json").write_text('{"format": 1}')
+    for act in (reader, writer):
+        with pytest.raises(
+            UserError, match="has format 1, written by bmojo 0.1.0 .* format 2: use"
+        ):
+            act(tmp_path / "s")
+    (tmp_path / "s" / "store.json").write_text('{"format": 3, "version": "0.9"}')
+    with pytest.raises(UserError, match="has format 3, written by bmojo 0.9"):
         reader(tmp_path / "s")
 
 
@@ -152,9 +152,9 @@ def test_a_half_made_store_is_made(tmp_path):
     assert verify(tmp_path / "s") == []
 
 
-def test_the_same_calls_give_the_same(tmp_path):
+def test_the_same_calls_give_the_same(tmp_path, blocks):
     def run(directory):
-        with writer(directory, policy=Policy(reinforcement=0.5), exact_below=100) as store:
+        with writer(directory, policy=Policy(reinforcement=0.5)) as store:
             found = []
             for number in range(6):
                 store.write(0, entries(80, number), "a", now=float(number))
@@ -164,7 +164,7 @@ def test_the_same_calls_give_the_same(tmp_path):
                 )
                 if number % 2:
                     store.publish(now=float(number))
-        return found, {p.name: p.read_bytes() for p in (directory / "index").iterdir()}
+        return found, (directory / "entries.sqlite").read_bytes()
 
     (first, files), (second, others) = run(tmp_path / "a"), run(tmp_path / "b")
     for a, b in zip(first, second, strict=True):
@@ -212,7 +212,8 @@ def test_entries_of_another_shape(tmp_path):
             store.search(0, np.full((2, 2, 8), np.nan), nearest=1, limit=1)
 
 
-def test_errors_of_the_thread_are_raised(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["insert", "commit"])
+def test_errors_of_the_disk_are_raised(tmp_path, monkeypatch, method):
     store = writer(tmp_path / "s", synchronous=False)
     store.write(0, entries(3), "a")
     store.publish()
@@ -220,33 +221,41 @@ def test_errors_of_the_thread_are_raised(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store._writer._database, "insert", full)
-    store.write(0, entries(3), "a")
-    with pytest.raises(UserError, match="cannot be written .*No space left") as told:
+    monkeypatch.setattr(store._rows, method, full)
+    with pytest.raises(UserError, match="cannot be written .*No space left") as raised:
+        store.write(0, entries(3), "a")
         store.publish()
-    assert told.value.exit_code == 4
+    assert raised.value.exit_code == 4
     with pytest.raises(UserError, match="No space left"):
         store.write(0, entries(3), "a")
     with pytest.raises(UserError, match="No space left"):
         store.close()
     with reader(tmp_path / "s") as store:
         assert store.count(0) == 3
+    writer(tmp_path / "s").close()
 
 
-def test_without_the_package(tmp_path, monkeypatch):
-    with writer(tmp_path / "indexed", exact_below=50) as store:
-        store.write(0, entries(60), "a")
-    monkeypatch.setattr(index_module.importlib.util, "find_spec", lambda name: None)
-    with writer(tmp_path / "s", exact_below=50) as store:
-        store.write(0, entries(50), "a")
-        assert store.search(0, queries(2), nearest=1, limit=2).count == 2
-        with pytest.raises(UserError, match=r"more than 50 entries.*'bmojo\[storage\]'"):
-            store.write(0, entries(1), "a")
-    for opened in (reader, writer):
-        with pytest.raises(UserError, match=r"'bmojo\[storage\]'"):
-            opened(tmp_path / "indexed", exact_below=50)
-    with reader(tmp_path / "indexed", exact_below=100) as store:
-        assert store.search(0, queries(2), nearest=1, limit=2).count == 2
+def test_a_thread_publishes_what_was_written_some_time_ago(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "PUBLISH_SECONDS", 0.05)
+    with writer(tmp_path / "s", synchronous=False) as store, reader(tmp_path / "s") as other:
+
+        def wait(count):
+            deadline = time.monotonic() + 30
+            while not (found := other.search(0, axis(), nearest=9, limit=9).count) == count:
+                assert time.monotonic() < deadline and found < count
+                time.sleep(0.01)
+
+        for number in (1, 2):
+            store.write(0, along([number]), "a")
+            wait(number)
+
+
+def test_many_rows_are_published_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "PUBLISH_ROWS", 100)
+    with writer(tmp_path / "s") as store, reader(tmp_path / "s") as other:
+        for number, seen in enumerate((0, 0, 120)):
+            store.write(0, entries(40, number), "a")
+            assert other.search(0, axis(), nearest=999, limit=999).count == seen
 
 
 def test_readers_without_rights(tmp_path):

@@ -9,6 +9,7 @@ from flax import nnx
 
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.mlp import MLPConfig
+from bmojo.layers.protocol import parameter_axes
 from bmojo.model import ModelConfig
 from bmojo.training.parameters import outline
 from bmojo.training.run_dir import RunError

@@ -209,13 +209,13 @@ def _segment(graph: Any, bins: int) -> Callable[..., Any]:
             if aux.mass is None:
                 return None
             shares = jnp.where(valid[:, None, None, None], aux.mass[:, 0], 0)
-            nothing = jnp.zeros((len(shares), tokens.shape[1], 0))
+            none = jnp.zeros((len(shares), 0))
             return _Part(
                 spread=shares.sum(axis=1),
                 mass=shares.sum(axis=-1).mean(axis=2),
                 octave=(shares.sum(axis=3) @ octaves.astype(shares.dtype)).mean(axis=2),
-                innovation=nothing[..., 0] if aux.innovation is None else aux.innovation[:, 0],
-                held=nothing.astype(jnp.int32) if aux.held is None else aux.held[:, 0],
+                innovation=none if aux.innovation is None else aux.innovation[:, 0],
+                held=none[:, None].astype(jnp.int32) if aux.held is None else aux.held[:, 0],
             )
 
         _, state, found = model.features(tokens, state, None, lengths, AuxRequest(bins=bins))

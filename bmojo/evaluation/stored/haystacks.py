@@ -18,9 +18,6 @@ from bmojo.storage import Identity, Policy, Store
 
 __all__ = ["Answered", "answer", "ask", "fresh_store"]
 
-EXACT_BELOW = 131_072
-"""Entries of a layer that are compared with every query; an index finds nearly all of them."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
@@ -111,8 +108,7 @@ def fresh_store(identity: Identity, policy: Policy) -> Iterator[Store]:
     """A store in a temporary folder, in synchronous mode, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="bmojo-store-") as folder:
         path = Path(folder) / "store"
-        options: dict[str, Any] = {"write": True, "synchronous": True}
-        with Store.open(path, identity, policy, exact_below=EXACT_BELOW, **options) as store:
+        with Store.open(path, identity, policy, write=True, synchronous=True) as store:
             yield store
 
 

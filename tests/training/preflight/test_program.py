@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from bmojo.data.mqar import MQARConfig
+from bmojo.model import Model
 from bmojo.multihost import Processes
 from bmojo.ops.axes import Names
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
@@ -30,11 +31,13 @@ class Toy(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(8))
         self.head = nnx.Param(jnp.zeros((8, VOCAB), jnp.bfloat16))
 
-    def features(self, tokens, state=None, segment_ids=None):
+    def features(self, tokens, state=None, segment_ids=None, lengths=None):
         return self.table[...][tokens] + self.bias[...], state
 
-    def words(self, features):
+    def logit_factors(self, features):
         return features, self.head[...].T
+
+    score = Model.score
 
     def logits(self, features):
         return features @ self.head[...]

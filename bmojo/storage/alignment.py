@@ -1,4 +1,4 @@
-"""Whether what tokens find lies in the order in which they are read.
+"""Alignment: whether entries lie in the order in which the tokens that find them are read.
 
 A text that is read again finds itself: token after token finds the entry one further on. Chance
 finds something else at each. An entry at position p of its source, found by token t, is on the
@@ -9,15 +9,18 @@ from collections import Counter, deque
 
 import numpy as np
 
-__all__ = ["Trail"]
+__all__ = ["Alignment"]
 
 
-class Trail:
-    """Which lines the last tokens of a stream agree on, in one layer.
+class Alignment:
+    """Lines that the last tokens of a stream agree on, in one layer.
 
     Args:
-      agree: tokens, of the last ``2 * agree``, that have to have found something on a line before
-        what lies on it counts.
+      agree: tokens, of the last ``2 * agree``, that have to have found an entry on a line before
+        the entries on it count.
+
+    Raises:
+      ValueError: ``agree`` is below 1.
     """
 
     def __init__(self, agree: int):
@@ -27,13 +30,12 @@ class Trail:
         self._last: deque[tuple[int, frozenset[tuple[int, int]]]] = deque()
         self._votes: Counter[tuple[int, int]] = Counter()
 
-    def follow(
+    def vote(
         self, first: int, source: np.ndarray, position: np.ndarray, votes: np.ndarray
     ) -> np.ndarray:
-        """Let n tokens vote in turn, each for the lines of what it found.
+        """Let n tokens vote in turn, each for the lines of its candidates.
 
-        A token that has voted does not vote again, and every token sees the votes of none behind
-        it.
+        A token that has voted does not vote again, and no token sees the votes of later ones.
 
         Args:
           first: position of the first token.
@@ -52,11 +54,11 @@ class Trail:
             pairs = list(zip(sources, lines, strict=True))
             if first + row >= self._next:
                 found = frozenset(pair for pair, one in zip(pairs, voting, strict=True) if one)
-                self._vote(first + row, found)
+                self._add(first + row, found)
             result[row] = [self._votes[pair] >= self._agree for pair in pairs]
         return result
 
-    def _vote(self, token: int, lines: frozenset[tuple[int, int]]) -> None:
+    def _add(self, token: int, lines: frozenset[tuple[int, int]]) -> None:
         self._next = token + 1
         self._last.append((token, lines))
         self._votes.update(lines)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bmojo.storage import Entries, Identity, Store
-from bmojo.storage.turns import take_turns
+from bmojo.storage.assignment import take
 
 HEADS, GROUP, WIDTH = 2, 3, 4
 
@@ -15,12 +15,10 @@ def entries(count, seed=0):
     return Entries(key, value, np.ones(count), places, places, places[:, None])
 
 
-@pytest.fixture(params=[10_000, 16], ids=["exact", "indexed"])
-def store(tmp_path, request):
+@pytest.fixture
+def store(tmp_path, blocks):
     identity = Identity("aa", "", HEADS, WIDTH, (1,))
-    with Store.open(
-        tmp_path / "s", identity, write=True, synchronous=True, exact_below=request.param
-    ) as made:
+    with Store.open(tmp_path / "s", identity, write=True, synchronous=True) as made:
         made.write(1, entries(60), "text")
         made.publish()
         yield made
@@ -32,7 +30,7 @@ def queries(count, seed=1):
 
 def by_hand(written, q, nearest):
     """Every token in turn takes the best of what is left, by comparison with everything."""
-    chosen = np.full((len(q) * nearest, HEADS), -1)
+    chosen = np.full((HEADS, len(q) * nearest), -1)
     for head in range(HEADS):
         left = list(range(len(written.key)))
         for token in range(len(q)):
@@ -40,46 +38,51 @@ def by_hand(written, q, nearest):
             for slot in range(nearest):
                 best = max(left, key=lambda i: score[i])
                 left.remove(best)
-                chosen[token * nearest + slot, head] = best
+                chosen[head, token * nearest + slot] = best
     return chosen
 
 
 @pytest.mark.parametrize("nearest", [1, 2])
 def test_each_takes_the_best_that_is_left(store, nearest):
     q, written = queries(5), entries(60)
-    found = store.look_up(1, q, nearest=nearest)
-    ids = store.look_up(1, q, nearest=nearest).id
+    found = store.assign(1, q, nearest=nearest)
+    ids = store.assign(1, q, nearest=nearest).id
     assert (ids == found.id).all()
     order = np.array([number for number, _ in store.records.contexts()])
     want = by_hand(written, q, nearest)
     assert (found.id == order[want]).all()
     for head in range(HEADS):
-        assert (found.key[:, head] == written.key[want[:, head], head]).all()
-        assert (found.value[:, head] == written.value[want[:, head], head]).all()
+        assert (found.key[head] == written.key[want[head], head]).all()
+        assert (found.value[head] == written.value[want[head], head]).all()
 
 
 def test_later_tokens_do_not_matter(store):
     q = queries(6)
-    whole = store.look_up(1, q, nearest=2).id
-    first = store.look_up(1, q[:2], nearest=2).id
-    rest = store.look_up(1, q[2:], nearest=2, taken=first).id
-    assert (whole == np.concatenate([first, rest])).all()
+    whole = store.assign(1, q, nearest=2).id
+    first = store.assign(1, q[:2], nearest=2).id
+    rest = store.assign(1, q[2:], nearest=2, taken=first).id
+    assert (whole == np.concatenate([first, rest], axis=1)).all()
 
 
 def test_what_is_not_there_is_vacant(tmp_path):
     identity = Identity("aa", "", HEADS, WIDTH, (1,))
     with Store.open(tmp_path / "s", identity, write=True, synchronous=True) as store:
-        empty = store.look_up(1, queries(2), nearest=2)
+        empty = store.assign(1, queries(2), nearest=2)
         assert (empty.id == -1).all() and not empty.key.any()
         store.write(1, entries(3), "text")
-        few = store.look_up(1, queries(2), nearest=2)
-        assert ((few.id >= 0).sum(axis=0) == 3).all()
-        assert (few.id[3] == -1).all() and not few.value[3].any()
+        few = store.assign(1, queries(2), nearest=2)
+        assert ((few.id >= 0).sum(axis=1) == 3).all()
+        assert (few.id[:, 3] == -1).all() and not few.value[:, 3].any()
 
 
-def test_turns():
-    found = np.array([[3, 1, 2], [3, 1, 2], [3, 2, 1]])
-    ranked = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, -np.inf], [3.0, 2.0, 1.0]])
-    assert take_turns(found, ranked, 1, np.array([])).tolist() == [[3], [1], [2]]
-    assert take_turns(found, ranked, 1, np.array([3])).tolist() == [[1], [-1], [2]]
-    assert take_turns(found, ranked, 2, np.array([])).tolist() == [[3, 1], [-1, -1], [2, -1]]
+def test_take():
+    place = np.array([[3, 1, 2], [3, 1, 2], [3, 2, 1]])
+    rank = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, -np.inf], [3.0, 2.0, 1.0]])
+
+    def taken(nearest, before):
+        column = take(place, rank, nearest, np.array(before))
+        return np.where(column < 0, -1, np.take_along_axis(place, column, axis=1)).tolist()
+
+    assert taken(1, []) == [[3], [1], [2]]
+    assert taken(1, [3]) == [[1], [-1], [2]]
+    assert taken(2, []) == [[3, 1], [-1, -1], [2, -1]]
