@@ -120,7 +120,7 @@ class StackConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "vocab_size", "blocks", "d_ff")
+        _at_least(self, 1, "vocab_size", "num_blocks", "d_ff")
         _known_dtype(self, "param_dtype")
 
     def to_dict(self) -> dict[str, Any]:

@@ -250,7 +250,9 @@ def memory_attention(
         tail_k = tail_v = None
     if slots is not None and not slots.k.shape[2]:
         slots = None
-    held = (None, None, None) if slots is None else slots
+    held: tuple[Any, ...] = (None, None, None)
+    if slots is not None:
+        held = slots.k, slots.v, slots.distance[:, :, 0]  # all heads have the same slots
     return _attention(window, segment_pos, held[2], (q, k, v, tail_k, tail_v, held[0], held[1]))
 
 
@@ -314,7 +316,7 @@ def memory_attention_step(
       ring_v: their values.
       position: of the token.
       segment_pos: tokens of its document before it.
-      slots: of the current chunk, (B, 1, M, G, P) and (B, 1, M); None: none.
+      slots: of the current chunk, (B, 1, M, G, P) and (B, 1, 1, M); None: none.
     """
     held: tuple[Any, ...] = (None, None, None)
     if slots is not None and slots.k.shape[2]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuron import functions, plain
 from neuron.configs import LayerConfig
-from neuron.plain import EMPTY, NEVER, Slots
+from neuron.plain import EMPTY, NEVER, VACANT, Slots
 from neuron.positions import Positions, TokenPositions, advance, next_tail, take
 from neuron.selective_ssm import Implementation, Projection, SelectiveSSM, operations
 
@@ -37,7 +37,7 @@ class LayerState:
       kept_k: (B, m_e, G, P) keys of the running set that later chunks will see.
       kept_v: their values.
       kept_score: (B, m_e) float32, their innovation, best first.
-      kept_position: (B, m_e) int32, where they stood.
+      kept_position: (B, m_e) int32, where they stood; -1 in a vacant slot.
     """
 
     positions: Positions
@@ -135,7 +135,7 @@ class BMojoLayer(nn.Module):
             kept_k=zeros(eidetic, *head),
             kept_v=zeros(eidetic, *head),
             kept_score=zeros(eidetic, dtype=torch.float32) + EMPTY,
-            kept_position=zeros(eidetic, dtype=torch.int32),
+            kept_position=zeros(eidetic, dtype=torch.int32) + VACANT,
         )
 
     def forward(
@@ -321,7 +321,7 @@ class BMojoLayer(nn.Module):
             return held.masked_fill(empty.reshape(*empty.shape, *(1,) * (held.ndim - 3)), 0)
 
         kept_k, kept_v = recall(state.kept_k, k), recall(state.kept_v, v)
-        position = recall(state.kept_position, span.position)
+        position = recall(state.kept_position, span.position).masked_fill(empty, VACANT)
         first = state.positions.position // config.window
         chunks = torch.arange(1, grid.chunks + 1, dtype=torch.int32, device=k.device)
         edge = (first[:, None] + chunks) * config.window

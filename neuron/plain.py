@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+VACANT = -1
+"""Position in a vacant slot."""
+
 EMPTY = -1.0
 """Score of an empty slot, and of tokens that don't count."""
 

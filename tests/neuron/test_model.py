@@ -91,7 +91,7 @@ def test_tied_head():
     config = SimpleNamespace(tie_embeddings=True, d_model=8)
     embedding = SimpleNamespace(embedding=jax.numpy.asarray(table))
     original = SimpleNamespace(config=config, embedding=embedding)
-    original.words = lambda x: OriginalModel.words(original, x)
+    original.logit_factors = lambda x: OriginalModel.logit_factors(original, x)
     wanted = OriginalModel.logits(original, jax.numpy.asarray(x))
     found = model._logits(torch.from_numpy(x)).detach()
     assert relative_rms(found, wanted) <= 1e-6

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import attention as ops
+from bmojo.ops import masks as ops
 from bmojo.ops import reference
 from neuron.checks import attention as checks
 from neuron.checks.attention import Size

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import eidetic as ops
+from bmojo.ops import selection as ops
 from neuron.checks.check import run
 from neuron.kernels.eidetic import running_sets
 
