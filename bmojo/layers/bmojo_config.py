@@ -22,6 +22,7 @@ class MemoryOptions:
     """Options of every layer that attends to a window and to a fading memory."""
 
     window: int = 64
+    _: dataclasses.KW_ONLY
     n_heads: int = 4
     n_kv_heads: int | None = None
     fading: MixerConfig | None = dataclasses.field(
@@ -55,6 +56,7 @@ class BMojoOptions(MemoryOptions):
 
     num_fading: int = 8
     num_eidetic: int = 32
+    _: dataclasses.KW_ONLY
     span: int = 4
     normalize_innovation: bool = False
 

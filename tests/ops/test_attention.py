@@ -7,8 +7,8 @@ import pytest
 
 from bmojo.ops import attention_xla
 from bmojo.ops.attention_mass import over_blocks
-from bmojo.ops.attention_xla import causal_attention, memory_attention
-from bmojo.ops.masks import NEVER, Slots, attend, visible
+from bmojo.ops.attention_xla import attend, causal_attention, memory_attention
+from bmojo.ops.masks import NEVER, Slots, memory_keys, visible
 from tests.numerics import assert_close
 
 

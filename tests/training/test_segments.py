@@ -30,7 +30,7 @@ MODEL = ModelConfig(
     d_model=8,
     n_layers=1,
     pattern=(
-        BMojoConfig(4, 2, 3, 1, fading=SelectiveSSMConfig(expand=1, d_state=2)),
+        BMojoConfig(4, 2, 3, n_heads=1, fading=SelectiveSSMConfig(expand=1, d_state=2)),
         SelectiveSSMConfig(expand=1, d_state=2),
     ),
 )

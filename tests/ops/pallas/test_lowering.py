@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType, PartitionSpec
 
-from bmojo.layers import kernels
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.ops.attention_pallas import memory_attention
@@ -121,7 +120,7 @@ def test_a_kernel_on_a_mesh(nested, monkeypatch):
         return selective_scan(*operands, implementation="pallas")[0]
 
     def each(*operands):
-        return kernels.scan(*operands, implementation="pallas")[0]
+        return selective_scan(*operands, implementation="pallas")[0]
 
     def through(function):
         if not nested:
