@@ -68,6 +68,7 @@ def test_a_mixer_that_leaks_is_found():
         check_mixer(LastConfig(leak=True))
 
 
+@pytest.mark.slow
 def test_ours_keep_it():
     check_mixer(AttentionConfig(window=5))
 
