@@ -1,22 +1,23 @@
 """`bmojo bench`: measurements of speed and memory, checked before they are timed."""
 
 import contextlib
-import copy
+import dataclasses
 import inspect
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
-from bmojo.cli.bench_session import QUICK, REPETITIONS, Measurement
-from bmojo.cli.common import told
+from bmojo.cli.common import Numbers, Options, Words, argument, grouped, make_app, option
+from bmojo.console import line, make_console, progress_bar
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
-    from bmojo.benchmark.models import Dimensions
+    from bmojo.benchmark.cases import Case, Check
+    from bmojo.benchmark.models import Candidate, Dimensions
+    from bmojo.benchmark.results import Row
 
 BENCH_EXIT_CODES = """\b
 Exit codes:
@@ -24,71 +25,51 @@ Exit codes:
   1         a result is wrong, and nothing was timed; or the program crashed
   2         something in the command or the config has to be mended; the error says what"""
 
+REPETITIONS, QUICK = 15, 3
+WIDTH = 180  # of tables that go to a file
 MODELS = "transformer,mamba,mamba2,hybrid,bmojo_f,bmojo,bmojo_ssd"
 PEERS = "hf_mamba2,hf_mistral,hf_zamba2,hf_falcon_h1,mamba2_jax,recurrentgemma"
 OPERATIONS = "scan,ssd,attention,memory_attention,convolution,selection"
 LENGTHS = (4096, 8192, 16384, 32768, 65536)
 POSITIONS = (1024, 4096, 16384, 65536)
 
-app = typer.Typer(
-    help="Measure speed and memory. Wrong results are not timed. All cases take turns, together "
+app = make_app(
+    "Measure speed and memory. Wrong results are not timed. All cases take turns, together "
     "with a calibration of the machine.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
     epilog="\b\nExamples:\n  bmojo bench ops --quick\n"
     "  bmojo bench step --models transformer,bmojo --out runs/bench/step\n\n" + BENCH_EXIT_CODES,
 )
 
 
-def _option(kind: Any, default: Any, text: str, *names: str, **more: Any) -> tuple[Any, Any]:
-    return kind, typer.Option(default, *names, help=text, show_default=default is not None, **more)
+def _size(default: int | None, text: str, *names: str, least: int = 1) -> tuple[Any, Any, Any]:
+    kind: Any = Numbers if names else int | None if default is None else int
+    return kind, default, option("N", text, *names, min=least)
 
 
-def _size(default: int | None, text: str, least: int = 1) -> tuple[Any, Any]:
-    kind: Any = int | None if default is None else int
-    return _option(kind, default, text, min=least, metavar="N")
+def _names(default: str, text: str, *names: str) -> tuple[Any, Any, Any]:
+    return str, default, option("A,B,...", text, *names)
 
 
-def _sizes(name: str, text: str) -> tuple[Any, Any]:
-    return _option(list[int] | None, None, f"{text}; repeat for more.", name, min=1, metavar="N")
-
-
-def _names(default: str, text: str, *names: str) -> tuple[Any, Any]:
-    return _option(str, default, text, *names, metavar="A,B,...")
-
-
-OPTIONS: dict[str, tuple[Any, Any]] = {
-    "overrides": (
-        list[str] | None,
-        typer.Argument(None, metavar="[KEY=VALUE]...", help="Bindings for every model."),
-    ),
+OPTIONS: Options = {
+    "overrides": (Words, None, argument("[KEY=VALUE]...", "Bindings for every model.")),
     "models": _names(
         MODELS,
         "Models of configs/models, or paths of gin files, but for bmojo_ssd, with commas between: "
         f"{MODELS}.",
     ),
-    "model": _option(str, "bmojo", f"A model of {MODELS}.", metavar="NAME"),
+    "model": (str, "bmojo", option("NAME", f"A model of {MODELS}.")),
     "only": _names(OPERATIONS, "Operations.", "--ops"),
     "others": _names(PEERS, "Other implementations.", "--peers"),
-    "environments": _option(
-        Path | None,
-        None,
+    "environments": (Path | None, None, option(
+        "DIR",
         "Where scripts/peers/install.py made their environments. Default: peers in "
-        "BMOJO_CACHE_DIR, or in ~/.cache/bmojo.",
-        metavar="DIR",
-    ),
-    "peer_window": _size(
-        None, "Window of attention of hf_mistral and recurrentgemma. Default: the whole past."
-    ),
-    "part": _option(
-        Literal["model", "layer"],
-        "model",
-        "The whole model, or one layer of it, forward and backward.",
-    ),
-    "lengths": _sizes("--length", "Tokens of a row. Default: the powers of two from 4096 to 65536"),
-    "positions": _sizes(
-        "--position", "Tokens that have been read. Default: 1024, 4096, 16384, 65536"
-    ),
+        "BMOJO_CACHE_DIR, or in ~/.cache/bmojo.")),
+    "part": (Literal["model", "layer"], "model", option(
+        None, "The whole model, or one layer of it, forward and backward.")),
+    "lengths": _size(
+        None, "Tokens of a row; repeat for more. Default: powers of 2, 4096 to 65536.", "--length"),
+    "positions": _size(
+        None, "Tokens read; repeat for more. Default: 1024, 4096, 16384, 65536.", "--position"),
     "segment": _size(2048, "Tokens of a segment; divides every length."),
     "tokens": _size(16, "Tokens of a sample."),
     "batch": _size(1, "Rows."),
@@ -105,63 +86,130 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "parameters": _size(
         None,
         "Parameters without embedding and head that all models get, within 2 %. Default: 12 "
-        "width^2 a layer.",
-    ),
-    "baseline": _option(
-        str | None, None, "The case to compare with. Default: the first.", metavar="NAME"
-    ),
-    "dtype": _option(Literal["float32", "bfloat16"], "float32", "Dtype of the computation."),
+        "width^2 a layer."),
+    "baseline": (
+        str | None, None, option("NAME", "The case to compare with. Default: the first.")),
+    "dtype": (
+        Literal["float32", "bfloat16"], "float32", option(None, "Dtype of the computation.")),
     "repetitions": _size(
-        None, f"Rounds in which every case takes its turn. Default: {REPETITIONS}."
-    ),
-    "quick": _option(bool, False, f"Take {QUICK} rounds, and change nothing else.", "--quick"),
-    "out": _option(
-        Path | None,
-        None,
-        "Write results.json, samples included, and results.md there.",
-        metavar="DIR",
-    ),
-    "json": _option(bool, False, "Print JSON in place of tables.", "--json"),
-}
-"""Type and definition of every option of every subcommand."""
+        None, f"Rounds in which every case takes its turn. Default: {REPETITIONS}."),
+    "quick": (bool, False, option(
+        None, f"Take {QUICK} rounds, and change nothing else.", "--quick")),
+    "out": (Path | None, None, option(
+        "DIR", "Write results.json, samples included, and results.md there.")),
+    "json": (bool, False, option(None, "Print JSON in place of tables.", "--json")),
+}  # fmt: skip
+"""Every option of every subcommand."""
 
 SIZES = ("batch", "length", "channels", "states", "heads", "width", "window", "fading", "eidetic")
 MODEL = ("width", "layers", "heads", "window", "vocabulary", "fading", "eidetic", "parameters")
 OUTPUT = ("repetitions", "quick", "out", "json")
-Run = Callable[[Measurement, Any], None]
+Run = Callable[["Measurement", Any], None]
+
+
+class Measurement:
+    """One measurement, which reports its progress; ``given`` are its options."""
+
+    def __init__(self, name: str, given: Any) -> None:
+        if given.quick and given.repetitions is not None:
+            raise UserError("--quick: it is a number of repetitions; give one of the two")
+        self.rounds = given.repetitions or (QUICK if given.quick else REPETITIONS)
+        self.name, self.out, self.json = name, given.out, given.json
+        settings = {n: value for n, value in vars(given).items() if n not in OUTPUT}
+        settings |= {n: str(v) for n, v in settings.items() if isinstance(v, Path)}
+        self.settings = settings | {"repetitions": self.rounds}
+        self.facts: dict[str, Any] = {}
+        width = None if sys.stdout.isatty() else WIDTH
+        self.console, self.errors = make_console(width=width), make_console(stderr=True)
+
+    def begin(self) -> None:
+        """Record the machine, and warn of other work."""
+        from bmojo.benchmark import machine
+        from bmojo.benchmark.results import write_folder
+
+        if self.out is not None:
+            write_folder(self.out)
+        self.facts = machine.record()
+        for warning in machine.warnings(self.facts):
+            line(self.errors, f"warning: {warning}", style="bold yellow")
+
+    def tell(self, text: str) -> None:
+        """Report progress."""
+        line(self.errors, text, style="dim")
+
+    def require(self, checks: "list[Check]") -> "list[Check]":
+        """The checks if all passed; otherwise they are shown, and WrongError is raised."""
+        from bmojo.benchmark.cases import require
+        from bmojo.benchmark.results import check_sheet
+
+        if not all(check.passed for check in checks):
+            self.errors.print(check_sheet(checks).table())
+        require(checks)
+        return checks
+
+    def check_each(
+        self, chosen: "Sequence[Candidate]", check: "Callable[[Candidate], list[Check]]"
+    ) -> "list[Check]":
+        """The checks of each model; those of one must pass before those of the next."""
+        checks: list[Check] = []
+        for model in chosen:
+            self.tell(f"checking {model.name}")
+            checks += self.require(check(model))
+        return checks
+
+    def check_segments(self, chosen: "Sequence[Candidate]", length: int) -> "list[Check]":
+        """The checks of each model that its logits do not depend on segments."""
+        from bmojo.benchmark.models import check_segments
+
+        return self.check_each(chosen, lambda model: [check_segments(model, length)])
+
+    def end(
+        self,
+        checks: "list[Check]",
+        cases: "list[Case]",
+        length: int,
+        width: int,
+        conclude: "Callable[[Sequence[Row]], Sequence[str]]" = lambda rows: (),
+    ) -> None:
+        """Time the cases and the machine if the checks passed, show and write the results."""
+        from bmojo.benchmark.machine import calibration, check_calibration
+        from bmojo.benchmark.results import measure, save, sheets
+
+        self.require(checks)
+        self.tell("calibrating the machine")
+        ours = self.require(check_calibration())
+        every = [*cases, *calibration(length, width)]
+        self.tell(f"timing {len(every)} cases in {self.rounds} rounds")
+        with progress_bar("timing", len(every) * (self.rounds + 1)) as done:
+            found = measure(
+                self.name, self.settings, self.facts, ours, every, self.rounds, done, conclude
+            )
+        results = dataclasses.replace(found, checks=(*checks, *ours))
+        if self.json:
+            print(results.as_json(), end="")
+        else:
+            for sheet in sheets(results):
+                self.console.print(sheet.table())
+            for note in results.notes:
+                line(self.console, note)
+        if self.out is not None:
+            for path in save(results, self.out):
+                line(self.errors, path)
 
 
 def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:
-    """Make a function of a measurement and its options a subcommand.
-
-    Args:
-      names: of its options; those of the output are added.
-      defaults: where they are not those of ``OPTIONS``.
-    """
-    chosen = (*names, *OUTPUT)
+    """Make a function of a measurement and named options a subcommand, with other defaults."""
+    options = {n: OPTIONS[n] for n in (*names, *OUTPUT)}
+    options |= {n: (OPTIONS[n][0], default, OPTIONS[n][2]) for n, default in defaults.items()}
 
     def make(function: Run) -> Run:
         name = function.__name__
 
-        def run(**options: Any) -> None:
-            settings = {n: value for n, value in options.items() if n not in OUTPUT}
-            settings |= {n: str(v) for n, v in settings.items() if isinstance(v, Path)}
-            output = [options[n] for n in OUTPUT]
-            with told():
-                function(Measurement(name, settings, *output), SimpleNamespace(**options))
+        def run(given: Any) -> None:
+            function(Measurement(name, given), given)
 
-        parameters = []
-        for n in chosen:
-            kind, option = OPTIONS[n]
-            option = copy.copy(option)
-            option.default = defaults.get(n, option.default)
-            parameter = inspect.Parameter(
-                n, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind
-            )
-            parameters.append(parameter)
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {n: OPTIONS[n][0] for n in chosen}
-        app.command(name, epilog=BENCH_EXIT_CODES, help=inspect.getdoc(function))(run)
+        command = grouped("given", options, SimpleNamespace)(run)
+        app.command(name, epilog=BENCH_EXIT_CODES, help=inspect.getdoc(function))(command)
         return function
 
     return make
@@ -184,12 +232,11 @@ def ops(session: Measurement, given: Any) -> None:
     """
     for name in ("width", "channels"):
         if (value := getattr(given, name)) % given.heads:
-            raise UserError(
-                f"--{name}: {value} is no multiple of {given.heads} heads; change one of them"
-            )
+            problem = f"{value} is no multiple of {given.heads} heads; change one of them"
+            raise UserError(f"--{name}: {problem}")
     if given.fading > given.window:
         raise UserError(
-            f"--fading: {given.fading} slots need a window as long; it is {given.window}"
+            f"--fading: {given.fading} slots need a window as long; it has {given.window}"
         )
     from bmojo.benchmark.operations import Sizes, check_operations, operation_cases
 
@@ -217,10 +264,7 @@ def step(session: Measurement, given: Any) -> None:
       bmojo bench step --models transformer,bmojo --length 8192 --baseline transformer
       bmojo bench step --part layer --length 32768 --out runs/bench/layer
     """
-    names = _list("--models", given.models, MODELS)
-    against = _baseline(given.baseline, names)
-    session.begin()
-    chosen = session.choose(names, _dimensions(given), given.overrides)
+    chosen, against = _models(session, given)
     from bmojo.benchmark.steps import layer_cases, step_cases
 
     checks = session.check_segments(chosen, given.length)
@@ -242,16 +286,12 @@ def length(session: Measurement, given: Any) -> None:
       bmojo bench length
       bmojo bench length --models bmojo,transformer --length 4096 --length 8192 --quick
     """
-    names = _list("--models", given.models, MODELS)
     wanted = sorted(set(given.lengths or LENGTHS))
     for tokens in wanted:
         if tokens % given.segment:
-            raise UserError(
-                f"--length: {tokens} is no multiple of --segment {given.segment}; change one of "
-                "them"
-            )
-    session.begin()
-    chosen = session.choose(names, _dimensions(given), given.overrides)
+            problem = f"{tokens} is no multiple of --segment {given.segment}; change one of them"
+            raise UserError(f"--length: {problem}")
+    chosen, _ = _models(session, given)
     from bmojo.benchmark.steps import conclude_lengths, length_cases
 
     checks = session.check_segments(chosen, wanted[0])
@@ -275,10 +315,7 @@ def decode(session: Measurement, given: Any) -> None:
       bmojo bench decode
       bmojo bench decode --models transformer,bmojo --position 1024 --position 8192
     """
-    names = _list("--models", given.models, MODELS)
-    against = _baseline(given.baseline, names)
-    session.begin()
-    chosen = session.choose(names, _dimensions(given), given.overrides)
+    chosen, against = _models(session, given)
     from bmojo.benchmark.decoding import check_decoding, conclude_decoding, decode_cases
 
     checks = session.check_each(chosen, check_decoding)
@@ -299,10 +336,11 @@ def start(session: Measurement, given: Any) -> None:
       bmojo bench start --quick
       bmojo bench start --model transformer --layers 12
     """
-    session.begin()
-    dimensions = _dimensions(given)
-    session.choose([given.model], dimensions)
+    from bmojo.benchmark.models import choose
     from bmojo.benchmark.starts import Starts
+
+    session.begin()
+    choose([given.model], dimensions := _dimensions(given))
 
     with tempfile.TemporaryDirectory(prefix="bmojo-bench-") as folder:
         starts = Starts(given.model, dimensions, given.batch, given.length, Path(folder))
@@ -311,7 +349,7 @@ def start(session: Measurement, given: Any) -> None:
         session.end(starts.checks, starts.cases(), tokens, given.width, starts.conclude)
 
 
-@_command("overrides", "models", "others", "environments", "peer_window", "batch", "length", *MODEL,
+@_command("overrides", "models", "others", "environments", "batch", "length", *MODEL,
           "baseline", models="bmojo,mamba2,transformer")  # fmt: skip
 def peers(session: Measurement, given: Any) -> None:
     """Time training steps of other implementations beside ours, in float32 with AdamW.
@@ -330,15 +368,11 @@ def peers(session: Measurement, given: Any) -> None:
       bmojo bench peers --peers hf_mamba2,hf_mistral --quick
     """
     session.settings["dtype"] = given.dtype = "float32"
-    names = _list("--models", given.models, MODELS)
-    wanted = _list("--peers", given.others, PEERS)
-    against = _baseline(given.baseline, [*names, *wanted])
     from bmojo.benchmark import peers
 
+    wanted = _list("--peers", given.others, PEERS)
     commands = peers.find(wanted, given.environments)
-    session.begin()
-    dimensions = _dimensions(given)
-    chosen = session.choose(names, dimensions, given.overrides)
+    chosen, against = _models(session, given, wanted)
     from bmojo.benchmark.machine import threads
     from bmojo.benchmark.steps import step_cases
 
@@ -350,10 +384,8 @@ def peers(session: Measurement, given: Any) -> None:
         for name, command in commands.items():
             session.tell(f"making {name}")
             worker = held.enter_context(peers.start_worker(name, command))
-            model, window = peers.PEERS[name].model, given.peer_window
-            case, checked, used = peers.peer_case(
-                worker, model, dimensions, *sizes, window, threads(), against
-            )
+            facts = peers.PEERS[name].model, _dimensions(given), *sizes
+            case, checked, used = peers.peer_case(worker, *facts, None, threads(), against)
             cases.append(case)
             more += checked
             session.facts["versions"] |= {f"{name}: {package}": v for package, v in used.items()}
@@ -368,10 +400,18 @@ def _list(option: str, text: str, choices: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _baseline(name: str | None, names: Sequence[str]) -> str:
-    if name is not None and name not in names:
-        raise UserError(f"--baseline: {name!r} is not measured; {suggestion(name, names)}")
-    return name or names[0]
+def _models(
+    session: Measurement, given: Any, others: Sequence[str] = ()
+) -> "tuple[list[Candidate], str]":
+    """Begin, and load the models of --models; also the baseline, which may be one of others."""
+    from bmojo.benchmark.models import choose
+
+    names = _list("--models", given.models, MODELS)
+    against, cases = getattr(given, "baseline", None), [*names, *others]
+    if against is not None and against not in cases:
+        raise UserError(f"--baseline: {against!r} is not measured; {suggestion(against, cases)}")
+    session.begin()
+    return choose(names, _dimensions(given), given.overrides or ()), against or cases[0]
 
 
 def _dimensions(given: Any) -> "Dimensions":

@@ -1,38 +1,28 @@
 """`bmojo checkpoint`: list, verification and export of the checkpoints of a run."""
 
-import enum
+import json
 import os
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, option, progress_bar
-from bmojo.console import make_console, make_table
+from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, option
+from bmojo.console import make_console, make_table, progress_bar
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.runs import TrainedRun
     from bmojo.training.checkpoints.reading import Entry
 
-app = make_app(
-    "List, verify and export the checkpoints of a run.",
-    epilog="\b\nExample:\n  bmojo checkpoint ls runs/quickstart",
-)
-
+app = make_app("List, verify and export the checkpoints of a run.")
 DAMAGED = 1
-
 VERIFY_EXIT_CODES = f"""{EXIT_CODES}
   1         a file has changed since it was written; the line names it"""
 
-
-class Format(enum.StrEnum):
-    """Names and layout of an export."""
-
-    SAFETENSORS = "safetensors"
-    HUGGINGFACE = "huggingface"
+Format = Literal["safetensors", "huggingface"]
 
 
 @app.command(name="ls", epilog=EXIT_CODES)
@@ -41,10 +31,6 @@ def list_checkpoints(run: Run) -> None:
 
     In the column "files", whole means that names and sizes are as they were written, which
     reads nothing; bmojo checkpoint verify reads everything.
-
-    \b
-    Example:
-      bmojo checkpoint ls runs/quickstart
     """
     from bmojo.runs import open_run
     from bmojo.training.checkpoints.reading import inventory
@@ -68,8 +54,7 @@ def list_checkpoints(run: Run) -> None:
         for entry in inventory(directory)
     ]
     columns = ("step", "written", "MB", "tokens", "files", "loss", "evaluations")
-    left = ("files", "evaluations")
-    table = make_table(str(run), columns, rows, left)
+    table = make_table(str(run), columns, rows, left := ("files", "evaluations"))
     for column in table.columns:
         column.no_wrap = column.header not in left
     make_console().print(table)
@@ -77,15 +62,9 @@ def list_checkpoints(run: Run) -> None:
 
 @app.command(epilog=VERIFY_EXIT_CODES)
 def verify(
-    run: Run,
-    step: Annotated[int | None, option("N", "Only this checkpoint. Default: all.")] = None,
+    run: Run, step: Annotated[int | None, option("N", "Only this checkpoint. Default: all.")] = None
 ) -> None:
-    """Read all files of checkpoints and compare them with the hashes that were written.
-
-    \b
-    Example:
-      bmojo checkpoint verify runs/quickstart
-    """
+    """Read all files of checkpoints and compare them with the hashes that were written."""
     from bmojo.runs import open_run
     from bmojo.training.checkpoints import hashes
     from bmojo.training.checkpoints.reading import steps_of
@@ -104,14 +83,13 @@ def verify(
         total = hashes.size(path)
         with progress_bar(f"step {number}", total) as done:
             problems = hashes.changes(path, done)
+        found = [f"{total / 1e6:,.1f} MB, all as it was written"]
         if problems is None:
-            typer.echo(f"step {number}: has no hashes, so that there is nothing to compare")
+            found = ["has no hashes, so that there is nothing to compare"]
         elif problems:
-            damaged = True
-            for problem in problems:
-                typer.echo(f"step {number}: {path}/{problem}")
-        else:
-            typer.echo(f"step {number}: {total / 1e6:,.1f} MB, all as it was written")
+            damaged, found = True, [f"{path}/{problem}" for problem in problems]
+        for text in found:
+            typer.echo(f"step {number}: {text}")
     if damaged:
         raise typer.Exit(DAMAGED)
 
@@ -121,7 +99,7 @@ def export(
     run: Run,
     to: Annotated[Path, option("DIR", "The folder to make.")],
     step: Step = None,
-    format: Annotated[Format, option(None, "Names and layout.", "--format")] = Format.SAFETENSORS,
+    format: Annotated[Format, option(None, "Names and layout.")] = "safetensors",
 ) -> None:
     """Write the model of a checkpoint in files that other programs read.
 
@@ -158,45 +136,31 @@ def export(
 
 def _write(run: "TrainedRun", format: Format, folder: Path) -> int:
     """Write all files of an export; the step of the checkpoint."""
-    import json
-
     from bmojo.export import llama, tensors
     from bmojo.training.run_dir import RunDir
 
-    experiment, tokenizer = run.experiment, run.tokenizer
-    model = experiment.model
+    model, tokenizer = run.experiment.model, run.tokenizer
     weights = folder / "model.safetensors"
-    config: dict[str, object]
-    if format is Format.HUGGINGFACE:
-        length = max(stage.data.length for stage in experiment.curriculum)
+    config: dict[str, Any]
+    if format == "huggingface":
+        length = max(stage.data.length for stage in run.experiment.curriculum)
         eos = None if tokenizer is None else int(tokenizer.eos)
         config = llama.huggingface_config(model, run.outline[1], length, eos)
+        tensors.write(weights, llama.huggingface_parameters(model, run.parameters), "format", "pt")
     else:
-        config = {"program": "bmojo", "gin": RunDir(run.path).config.read_text(encoding="utf8")}
-    parameters = run.parameters
-    if format is Format.HUGGINGFACE:
-        renamed = llama.huggingface_parameters(model, parameters)
-        tensors.write(weights, renamed, "format", "pt")
-    else:
-        config["step"] = run.step
-        tensors.write(weights, parameters, "step", str(run.step))
-    if tokenizer is not None:
-        config |= _tokenizer(tokenizer, format, folder)
+        gin = RunDir(run.path).config.read_text(encoding="utf8")
+        config = {"program": "bmojo", "gin": gin, "step": run.step}
+        tensors.write(weights, run.parameters, "step", str(run.step))
+    kind = str(getattr(tokenizer, "spec", "")).partition(":")[0]
+    file = {"tokenizers": "tokenizer.json", "sentencepiece": "tokenizer.model"}.get(kind)
+    content = getattr(tokenizer, "content", None)
+    if file is not None and content is not None:
+        (folder / file).write_bytes(content)
+    if tokenizer is not None and format == "safetensors":
+        eos = getattr(tokenizer, "eos", None)
+        config["tokenizer"] = {"kind": kind, "file": file, "eos": eos}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
     return run.step
-
-
-def _tokenizer(tokenizer: object, format: Format, folder: Path) -> dict[str, object]:
-    """Write the tokenizer's file, if it has one; its entry in the config."""
-    kind = str(getattr(tokenizer, "spec", "")).partition(":")[0]
-    content = getattr(tokenizer, "content", None)
-    names = {"tokenizers": "tokenizer.json", "sentencepiece": "tokenizer.model"}
-    if content is not None:
-        (folder / names[kind]).write_bytes(content)
-    if format is Format.HUGGINGFACE:
-        return {}
-    eos = getattr(tokenizer, "eos", None)
-    return {"tokenizer": {"kind": kind, "file": names.get(kind), "eos": eos}}
 
 
 def _state(entry: "Entry") -> str:

@@ -1,17 +1,19 @@
 """Arguments, options, exit codes and errors that commands share."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from bmojo.console import progress_bar
 from bmojo.errors import UserError
+from bmojo.multihost import cluster
 
-__all__ = ["EXIT_CODES", "INTERRUPTED", "Program", "make_app", "progress_bar", "split", "told"]
+__all__ = ["EXIT_CODES", "INTERRUPTED", "Program", "make_app", "split", "told"]
 
 EXIT_CODES = """\b
 Exit codes:
@@ -38,15 +40,15 @@ def argument(metavar: str, help: str) -> Any:
 
 
 Words = list[str] | None
+Number = int | None
 Numbers = list[int] | None
+Place = Path | None
 
 Config = Annotated[str, argument("CONFIG", "A gin file, or its name under configs/.")]
 Run = Annotated[Path, argument("RUN", "A directory that bmojo train made.")]
 Step = Annotated[
     str | None,
-    option(
-        "N|best", "The checkpoint of this step, or of the best evaluation. Default: the newest."
-    ),
+    option("N|best", "The checkpoint, also by its best evaluation. Default: the newest."),
 ]
 Overrides = Annotated[
     Words,
@@ -56,25 +58,50 @@ Overrides = Annotated[
         "and further gin files.",
     ),
 ]
-Coordinator = Annotated[
-    str | None,
-    option(
+Options = Mapping[str, tuple[Any, Any, Any]]
+"""Type, default and definition of options by the names of their parameters."""
+
+
+def grouped(name: str, options: Options, make: Callable[..., Any]) -> Any:
+    """A decorator: a command gets its parameter ``name`` from options, by ``make(**options)``.
+
+    What ``make`` raises is an error of the command.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            made = make(**{option: given.pop(option) for option in options})
+            return command(**given, **{name: made})
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        own = inspect.signature(command, eval_str=True).parameters
+        parameters = [own[n].replace(kind=kind) for n in own if n != name]
+        for option, (type_, default, definition) in options.items():
+            type_ = Annotated[type_, definition]
+            parameters.append(inspect.Parameter(option, kind, default=default, annotation=type_))
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+PROCESSES: Options = {
+    "coordinator": (str | None, None, option(
         "HOST:PORT",
         "Address of the first of several processes. Not needed under Slurm (srun), Open MPI "
-        "(mpirun) and on TPU slices.",
-    ),
-]
-NumProcesses = Annotated[int | None, option("N", "Number of processes.")]
-ProcessId = Annotated[int | None, option("I", "Index of this process, from 0.")]
-Distributed = Annotated[
-    bool | None,
-    option(
+        "(mpirun) and on TPU slices.")),
+    "count": (int | None, None, option("N", "Number of processes.", "--num-processes")),
+    "index": (int | None, None, option("I", "Index of this process, from 0.", "--process-id")),
+    "distributed": (bool | None, None, option(
         None,
         "Find the other processes through the scheduler, or ignore it. Default: found if it "
-        "started several.",
-        "--distributed/--alone",
-    ),
-]
+        "started several.", "--distributed/--alone")),
+}  # fmt: skip
+
+among_others = grouped("others", PROCESSES, cluster)
+"""A command gets ``others``, a :class:`bmojo.multihost.Cluster` or None, from its options."""
 
 
 class Program(TyperGroup):
@@ -88,13 +115,9 @@ class Program(TyperGroup):
 
 def make_app(help: str | None = None, **options: Any) -> typer.Typer:
     """A group of commands with a help of plain text."""
-    settings: dict[str, Any] = {
-        "cls": Program,
-        "no_args_is_help": True,
-        "add_completion": False,
-        "rich_markup_mode": None,
-    }
-    return typer.Typer(**{**settings, **({"help": help} if help else {}), **options})
+    settings: dict[str, Any] = {"cls": Program, "no_args_is_help": True, "add_completion": False}
+    settings |= {"help": help} if help else {}
+    return typer.Typer(**{**settings, "rich_markup_mode": None, **options})
 
 
 @contextlib.contextmanager

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, INTERRUPTED, Words, argument, make_app, option
+from bmojo.cli.common import EXIT_CODES, INTERRUPTED, Number, Words, argument, make_app, option
 from bmojo.console import line, make_console, make_table
 from bmojo.errors import UserError
 
 app = make_app(
-    "Prepare text for training.",
-    epilog="\b\nExample:\n  bmojo data prepare books --out data/books",
+    "Prepare text for training.", epilog="\b\nExample:\n  bmojo data prepare books --out data/books"
 )
 
 SOURCE = (
@@ -19,45 +18,23 @@ SOURCE = (
     "standard library, or hf:NAME[:CONFIG][:SPLIT]."
 )
 Directory = Annotated[Path, argument("DIR", "A directory that bmojo data prepare made.")]
-Field = Annotated[
-    str, option("TEXT", "Field of a JSON object, column of a table, that holds the text.")
-]
+Field = Annotated[str, option("TEXT", "Field of JSON objects, column of tables, with the text.")]
 Suffix = Annotated[
     Words,
-    option(
-        "END",
-        "Read files with this ending in folders, such as .md; repeat for more. Default: .txt, "
-        ".jsonl, .parquet.",
-    ),
+    option("END", "Ending of files in folders; repeat for more. Default: .txt, .jsonl, .parquet."),
 ]
-SkipCorrupt = Annotated[
-    bool, option(None, "Leave out unreadable documents instead of stopping.", "--skip-corrupt")
-]
-Fraction = Annotated[
-    float | None, option("X", "Fraction of the documents. Default: 0.01, or by folder.")
-]
+SkipCorrupt = Annotated[bool, option(None, "Leave out unreadable documents.", "--skip-corrupt")]
+Fraction = Annotated[float | None, option("X", "Part of the text. Default: 0.01, or by subfolder.")]
 
 
 @app.command(epilog=EXIT_CODES)
 def prepare(
     source: Annotated[str, argument("SOURCE", SOURCE)],
     out: Annotated[Path, option("DIR", "The directory to make.")],
-    tokenizer: Annotated[
-        str, option("SPEC", "bytes, sentencepiece:FILE.model or tokenizers:FILE.")
-    ] = "bytes",
+    tokenizer: Annotated[str, option("SPEC", "sentencepiece:FILE or tokenizers:FILE.")] = "bytes",
     validation: Fraction = None,
     test: Fraction = None,
-    split_by: Annotated[
-        str | None,
-        option(
-            "folder",
-            "Take the subfolders train, validation and test as the splits. Default: so, if they "
-            "are there and no fractions are given.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, option("N", "Processes. Default: one for each core.", min=1)
-    ] = None,
+    workers: Annotated[Number, option("N", "Processes. Default: one for each core.", min=1)] = None,
     field: Field = "text",
     suffix: Suffix = None,
     skip_corrupt: SkipCorrupt = False,
@@ -65,7 +42,8 @@ def prepare(
     """Turn text into tokens once, so that training can read any part of it.
 
     Interrupting is safe: the same command goes on. The result does not depend on the number
-    of workers. Equal documents come into the same split.
+    of workers. Equal documents come into the same split. Without fractions, subfolders train,
+    validation and test, if they are there, are the splits.
 
     \b
     Examples:
@@ -73,11 +51,6 @@ def prepare(
       bmojo data prepare corpus.jsonl --out data/corpus --tokenizer tokenizers:bpe.json
       bmojo data prepare notes --suffix .md --suffix .rst --out data/notes --validation 0.1
     """
-    fractions = validation is not None or test is not None
-    if split_by not in (None, "folder"):
-        raise UserError(f"--split-by: {split_by!r} is unknown; the only choice is 'folder'")
-    if split_by and fractions:
-        raise UserError("--split-by: goes without --validation and --test; give one of both")
     from bmojo.data.text import prepare as work
 
     request = work.Request(
@@ -85,7 +58,7 @@ def prepare(
         tokenizer,
         0.01 if validation is None else validation,
         0.01 if test is None else test,
-        True if split_by else False if fractions else None,
+        None if validation is None and test is None else False,
         field,
         tuple(suffix) if suffix else None,
         skip_corrupt,
@@ -183,8 +156,7 @@ def _show(directory: Path) -> None:
     ]
     title = f"{manifest['source']}, {coder['spec']}, {coder['vocab_size']:,} ids"
     columns = ("split", "documents", "tokens", "bytes", "bytes/token", "shards")
-    console = make_console()
-    console.print(make_table(title, columns, rows, left=["split"]))
+    (console := make_console()).print(make_table(title, columns, rows, left=["split"]))
     if manifest["skipped"]:
         path = directory / "skipped.txt"
         line(console, f"{manifest['skipped']:,} documents were skipped; {path} names them")

@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import (
-    Coordinator,
-    Distributed,
-    NumProcesses,
-    Overrides,
-    ProcessId,
-    argument,
-    option,
-    split,
-)
+from bmojo.cli.common import Number, Overrides, among_others, argument, option, split
 from bmojo.console import line, make_console
 from bmojo.errors import UserError
-from bmojo.multihost import Cluster, cluster, detect
+from bmojo.files import write_atomically
+from bmojo.multihost import Cluster, detect, start
 
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
@@ -30,7 +22,6 @@ if TYPE_CHECKING:
     from bmojo.training.sharding import Layout
 
 DOES_NOT_FIT = 1
-
 DOCTOR_EXIT_CODES = """\b
 Exit codes:
   0         everything fits
@@ -40,30 +31,23 @@ Exit codes:
   6         another process died or stopped"""
 
 MORE_ROOM = "raise Mesh.fsdp or Trainer.accumulate, or see Model.remat"
-
-WIDTH = 150
-"""Of tables in a file."""
+WIDTH = 150  # of tables in a file
 
 
+@among_others
 def doctor(
     config: Annotated[
         str | None,
         argument("[CONFIG]", "A gin file, or its name under configs/. Without: the machine alone."),
     ] = None,
     overrides: Overrides = None,
-    coordinator: Coordinator = None,
-    num_processes: NumProcesses = None,
-    process_id: ProcessId = None,
-    distributed: Distributed = None,
-    speed: Annotated[
-        bool, option(None, "Time matrix products and collectives.", "--speed/--no-speed")
-    ] = True,
+    speed: Annotated[bool, option(None, "Time the machine.", "--speed/--no-speed")] = True,
     mebibytes: Annotated[int, option("MIB", "Size of the arrays of collectives.", min=1)] = 16,
     matrix: Annotated[
-        int | None,
-        option("N", "Rows of the multiplied matrices. Default: 1024 on CPUs, else 8192.", min=1),
+        Number, option("N", "Rows of multiplied matrices. Default: 1024 on CPUs, or 8192.", min=1)
     ] = None,
     out: Annotated[Path | None, option("FILE", "Write all results there too.", "--json")] = None,
+    others: Cluster | None = None,
 ) -> None:
     """Check the machine, and the needs of a config, before a run is started.
 
@@ -83,11 +67,8 @@ def doctor(
         raise UserError(f"CONFIG: {config!r} is a binding; give the gin file before it")
     if out is not None and not out.absolute().parent.is_dir():
         raise UserError(f"--json: {out.absolute().parent} is no directory; make it first")
-    others = cluster(coordinator, num_processes, process_id, distributed)
-    from bmojo.multihost import start
-
     processes = start(others)
-    report = Report(processes, how_found(others, coordinator))
+    report = Report(processes, others)
     with processes.together():
         report.machine()
         loaded = layout = None
@@ -105,26 +86,15 @@ def doctor(
     raise typer.Exit(DOES_NOT_FIT if report.problems else 0)
 
 
-def how_found(others: Cluster | None, coordinator: str | None) -> str:
-    """In words, how the processes found each other."""
-    if others is None:
-        return "nobody named others"
-    if coordinator is not None:
-        return "named by --coordinator"
-    return f"found by {detect() or 'JAX (--distributed)'}"
-
-
 class Report:
-    """The report, printed by the main process as it grows; every process takes part.
+    """The report, printed by the main process as it grows; every process takes part."""
 
-    Attributes:
-      facts: all results.
-      problems: a line for each thing that does not fit.
-    """
-
-    def __init__(self, processes: "Processes", found_by: str):
+    def __init__(self, processes: "Processes", others: Cluster | None):
         self.processes = processes
         self.problems: list[str] = []
+        found_by = f"found by {detect() or 'JAX (--distributed)'}"
+        if others is None or others.coordinator is not None:
+            found_by = "named by --coordinator" if others else "nobody named others"
         self.facts: dict[str, Any] = {"found_by": found_by, "problems": self.problems}
         width = None if sys.stdout.isatty() else WIDTH
         self.console = make_console(quiet=not processes.main, width=width)
@@ -141,11 +111,11 @@ class Report:
         }
         for name, text in machine.lines(self.facts):
             self.say(name, text)
-        problem = self.facts["cache"]["problem"]
-        if problem:
-            self.problem(
-                f"{self.facts['cache']['directory']}: compiled programs cannot be kept there "
-                f"({problem}); set BMOJO_CACHE_DIR to a directory that can be written"
+        cache = self.facts["cache"]
+        if cache["problem"]:
+            self.problems.append(
+                f"{cache['directory']}: compiled programs cannot be kept there "
+                f"({cache['problem']}); set BMOJO_CACHE_DIR to a directory that can be written"
             )
 
     def mesh(self, experiment: "Experiment") -> "Layout":
@@ -161,7 +131,7 @@ class Report:
             for stage in experiment.curriculum:
                 layout.local_rows(stage.batch_size)
         except RunError as error:
-            self.problem(str(error))
+            self.problems.append(str(error))
         self.facts["mesh"] = None if layout.mesh is None else layout.sizes
         if layout.mesh is not None:
             self.say("mesh", f"{layout}: {layout.devices} devices")
@@ -180,17 +150,14 @@ class Report:
         with self.doing("multiplying matrices"):
             self.facts["products"] = list(machine.products(matrix))
         self.console.print(machine.product_table(self.facts["products"]))
-        rows: list[dict[str, Any]] = []
-        self.facts["collectives"] = rows
+        rows = self.facts["collectives"] = []
         if self.facts["devices"]["all"] == 1:
             self.say("collectives", "none: there is one device")
             return
         meshes = [(machine.row_of_devices(), machine.ALL)]
         if layout is not None and layout.mesh is not None:
-            axes = [axis for axis, size in layout.sizes.items() if size > 1]
-            meshes += [
-                (layout.mesh, axis) for axis in axes if layout.sizes[axis] < layout.mesh.size
-            ]
+            sizes = layout.sizes.items()
+            meshes += [(layout.mesh, axis) for axis, n in sizes if 1 < n < layout.mesh.size]
         for mesh, axis in meshes:
             with self.doing(f"collectives along {axis}"):
                 rows.extend(machine.collectives(mesh, axis, mebibytes))
@@ -209,7 +176,7 @@ class Report:
             try:
                 step = program.Step(RunSetup(experiment, self.processes, layout=layout))
             except RunError as error:
-                self.problem(str(error))
+                self.problems.append(str(error))
                 return
             rows, totals = step.parameters(), step.totals()
             self.facts |= {"parameters": rows, "totals": totals}
@@ -231,23 +198,17 @@ class Report:
         if program is None:
             return
         new = bool(directory and entries(directory) - before)
-        program |= {
-            "stage": step.number,
-            "tokens": step.tokens,
-            "was_in_cache": bool(directory) and not new,
-        }
-        program["model_flops"] = step.model_flops()
+        program |= {"stage": step.number, "tokens": step.tokens, "model_flops": step.model_flops()}
+        program["was_in_cache"] = bool(directory) and not new
         if directory:
             with self.doing("the same from the cache"):
                 program["again_seconds"] = step.compile()["compile_seconds"]
         self.facts["step"] = program
-
         rows = step.stage.batch_size
         self.say("training step", f"stage {step.number}, {rows} rows, {step.tokens:,} tokens")
-        found = " (it was in the cache)" if program["was_in_cache"] else ""
-        text = f"{program['compile_seconds']:.2f} s{found}"
-        if directory:
-            text += f", again from the cache {program['again_seconds']:.2f} s"
+        text = f"{program['compile_seconds']:.2f} s"
+        text += " (it was in the cache)" if program["was_in_cache"] else ""
+        text += f", again from the cache {program['again_seconds']:.2f} s" if directory else ""
         self.say("compiling", f"{text}; tracing {program['trace_seconds']:.2f} s before it")
         flops = program["model_flops"]
         text = "unknown" if flops is None else f"{flops:.3e} on all devices"
@@ -272,7 +233,7 @@ class Report:
         elif memory["together"] <= limit:
             self.say("device memory", f"{size(limit)}: it fits")
         else:
-            self.problem(
+            self.problems.append(
                 f"the step takes {size(memory['together'])} of each device, which has "
                 f"{size(limit)}; {MORE_ROOM}"
             )
@@ -286,36 +247,30 @@ class Report:
         except JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            self.problem(f"the compiler: {str(error).splitlines()[0]}; {MORE_ROOM}")
+            self.problems.append(f"the compiler: {str(error).splitlines()[0]}; {MORE_ROOM}")
         except ValueError as error:
             if step.pieces_of_time == 1:
                 raise
-            self.problem(f"Mesh.sequence: {str(error).splitlines()[0]}")
+            self.problems.append(f"Mesh.sequence: {str(error).splitlines()[0]}")
         return None
 
     def end(self, out: Path | None) -> None:
         """Write everything, and print the problems."""
 
         def write() -> None:
-            from bmojo.files import write_atomically
-
-            if out is not None:
-                try:
+            try:
+                if out is not None:
                     write_atomically(out, json.dumps(self.facts, indent=2) + "\n")
-                except OSError as error:
-                    raise UserError(
-                        f"--json: {out} cannot be written ({error.strerror}); give another file"
-                    ) from None
+            except OSError as error:
+                raise UserError(
+                    f"--json: {out} cannot be written ({error.strerror}); give another file"
+                ) from None
 
         self.processes.from_main(write)
         for problem in self.problems:
             line(self.console, f"problem: {problem}")
         if not self.problems:
             line(self.console, "no problem found")
-
-    def problem(self, text: str) -> None:
-        """Note a thing that does not fit."""
-        self.problems.append(text)
 
     def say(self, name: str, text: str) -> None:
         """Print a named line."""

@@ -1,41 +1,27 @@
 """`bmojo eval`: the evaluations of a run's config, or kinds of evaluation by name."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli import evaluate_stored
-from bmojo.cli.common import (
-    EXIT_CODES,
-    Numbers,
-    Overrides,
-    Run,
-    Step,
-    make_app,
-    option,
-    progress_bar,
-    split,
-)
-from bmojo.cli.kinds import (
-    BatchSize,
-    Documents,
-    Kind,
-    KindGroup,
-    Subject,
-    length_option,
-)
-from bmojo.cli.stored import Agree, Every, MemoryDir, Nearest, ReadOnly, Threshold
+from bmojo.cli.common import EXIT_CODES, Numbers, Overrides, Run, Step, make_app, option, split
+from bmojo.cli.kinds import BatchSize, Documents, Kind, KindGroup, Subject, length_option
+from bmojo.cli.stored import open_store, with_store, with_use
+from bmojo.console import format_table, make_table, progress_bar
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.data.universal.sequences import SequenceSource
 
 BATCH_SIZE = 8
-SPAN = 6
-SEQUENCES = 128
+VERSIONS = 8
+HALF_LIVES = (None, 4_096.0, 1_024.0, 256.0, 64.0)
+CHAPTERS = 4
+Streams = Annotated[int, option("N", "Streams of each length.", min=1)]
 
 app = make_app(
     cls=KindGroup,
@@ -46,10 +32,7 @@ app = make_app(
 )
 
 Contexts = Annotated[
-    Numbers,
-    length_option(
-        "Length of context; repeat for more. Default: the powers of two from 512 to 65536."
-    ),
+    Numbers, length_option("Of context; repeat for more. Default: powers of two, 512 to 65536.")
 ]
 
 
@@ -87,17 +70,13 @@ def evaluate_run(
 
 
 @app.command()
+@with_store
 def perplexity(
     context: typer.Context,
     contexts: Contexts = None,
     documents: Documents = None,
     batch_size: BatchSize = BATCH_SIZE,
-    memory_dir: MemoryDir = None,
-    read_only: ReadOnly = False,
-    every: Every = None,
-    nearest: Nearest = 2,
-    agree: Agree = 0,
-    threshold: Threshold = 1.0,
+    stored: Any = None,
 ) -> Kind:
     """Loss, perplexity, bits per byte by context; loss by position.
 
@@ -106,16 +85,10 @@ def perplexity(
     """
     subject: Subject = context.obj
     texts = subject.texts(documents)
-    if memory_dir is not None:
-        from bmojo.session import Use
-
-        use = Use(every, nearest, threshold=threshold, agree=agree, write=not read_only)
+    if stored[0] is not None:
         yield
-        evaluate_stored.measure_with_store(subject, texts, memory_dir, use)
+        measure_with_store(subject, texts, stored)
         return
-    if read_only:
-        raise UserError("--memory-read-only: there is no store; name one with --memory DIR")
-
     yield
     from bmojo.evaluation.outputs import context_table, plot_positions
     from bmojo.evaluation.perplexity import CONTEXTS, by_context, by_position
@@ -123,8 +96,7 @@ def perplexity(
     chosen = sorted(set(contexts or CONTEXTS))
     found = subject.losses(documents, chosen[-1], batch_size)
     rows, positions = by_context(found, chosen), by_position(found)
-    facts = _facts(subject, texts, chosen[-1])
-    results = {**facts, "contexts": rows, "positions": positions}
+    results = {**_facts(subject, texts, chosen[-1]), "contexts": rows, "positions": positions}
     figure = plot_positions(positions)
     subject.report("perplexity", results, context_table(rows), figure=figure)
 
@@ -142,7 +114,6 @@ def length(
     """
     subject: Subject = context.obj
     texts = subject.texts(documents)
-
     yield
     from bmojo.evaluation.outputs import plot_positions, position_table
     from bmojo.evaluation.perplexity import CONTEXTS, by_position
@@ -170,13 +141,8 @@ def ngrams(
     batch_size: BatchSize = BATCH_SIZE,
     span: Annotated[
         int,
-        option(
-            "N",
-            "Tokens that must be repeated before the measured one. 6 suits bytes, 1 or 2 a large "
-            "vocabulary.",
-            min=1,
-        ),
-    ] = SPAN,
+        option("N", "Repeated tokens before the measured: 6 for bytes, 1 or 2 for words.", min=1),
+    ] = 6,
 ) -> Kind:
     """Loss on n-grams that the text repeats, by distance.
 
@@ -186,7 +152,6 @@ def ngrams(
     subject: Subject = context.obj
     training = training_documents(subject)
     subject.texts(documents)
-
     yield
     from bmojo.evaluation.outputs import ngram_table, plot_ngrams
     from bmojo.evaluation.perplexity import CONTEXTS
@@ -227,7 +192,6 @@ def recall(context: typer.Context) -> Kind:
                 f"recall: the evaluation {evaluation.name!r} reads text, in which there are no "
                 "pairs to recall; take perplexity, or evaluate a synthetic task"
             )
-
     yield
     from bmojo.evaluation.outputs import plot_recall, recall_table
     from bmojo.evaluation.recall import evaluate_recall
@@ -236,10 +200,7 @@ def recall(context: typer.Context) -> Kind:
     with progress_bar("recalling", sum(e.batches for e in evaluations)) as done:
         groups, distances = evaluate_recall(subject.run.model, evaluations, done)
     title = "accuracy by tokens from the pair to its query, at least"
-    tables = (
-        accuracy_table(groups, evaluations),
-        recall_table(distances, "distance", title),
-    )
+    tables = accuracy_table(groups, evaluations), recall_table(distances, "distance", title)
     levels = [level for level in map(chance, evaluations) if level is not None]
     names = " / ".join(dict.fromkeys(slice_name(e) or "group" for e in evaluations))
     figure = plot_recall(groups, distances, names, levels)
@@ -250,9 +211,7 @@ def recall(context: typer.Context) -> Kind:
 @app.command()
 def harness(
     context: typer.Context,
-    tasks: Annotated[
-        Path | None, option("DIR", "Folder of lm-evaluation-harness YAML files.")
-    ] = None,
+    tasks: Annotated[Path | None, option("DIR", "Folder of the harness's YAML files.")] = None,
     batch_size: BatchSize = BATCH_SIZE,
 ) -> Kind:
     """Tasks of a folder, by lm-evaluation-harness.
@@ -268,10 +227,7 @@ def harness(
         )
     if not any(tasks.rglob("*.yaml")):
         raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
-
     yield
-    from bmojo.console import make_table
-
     try:
         from bmojo.evaluation.harness import HarnessModel, run_tasks
     except ImportError as error:
@@ -283,9 +239,7 @@ def harness(
         lm = HarnessModel(run.model, run.tokenizer, batch_size=batch_size, progress=done)
         results = run_tasks(lm, tasks)
     rows = [
-        (task, metric, f"{value:,.4f}")
-        for task, metrics in results.items()
-        for metric, value in metrics.items()
+        (task, name, f"{x:,.4f}") for task, found in results.items() for name, x in found.items()
     ]
     columns = ("task", "metric", "value")
     table = make_table("lm-evaluation-harness", columns, rows, left=columns[:2])
@@ -296,13 +250,9 @@ def harness(
 def regret(
     context: typer.Context,
     lengths: Annotated[
-        Numbers,
-        length_option(
-            "Length of the sequences; repeat for more. Default: 1, 4 and 16 times the training "
-            "length."
-        ),
+        Numbers, length_option("Of sequences. Default: 1, 4 and 16 times that of the training.")
     ] = None,
-    sequences: Annotated[int, option("N", "Number of sequences.", min=1)] = SEQUENCES,
+    sequences: Annotated[int, option("N", "Number of sequences.", min=1)] = 128,
     batch_size: BatchSize = BATCH_SIZE,
 ) -> Kind:
     """Bits above the best known predictor.
@@ -313,7 +263,6 @@ def regret(
     trained = subject.training_length
     chosen = sorted(set(lengths or (trained, 4 * trained, 16 * trained)))
     source = known_source(subject, chosen[-1])
-
     yield
     from bmojo.evaluation.outputs import plot_regret, regret_table
     from bmojo.evaluation.regret import by_length, by_position, costs
@@ -329,11 +278,7 @@ def regret(
 
 
 def known_source(subject: Subject, length: int) -> "SequenceSource":
-    """Test sequences of the run's last stage, of another length.
-
-    Raises:
-      UserError: the run was trained on a task without a known predictor.
-    """
+    """Test sequences of the run's last stage, of another length, if their predictor is known."""
     from bmojo.data.universal.sequences import SequenceSource
 
     data = subject.experiment.curriculum[-1].data
@@ -346,4 +291,142 @@ def known_source(subject: Subject, length: int) -> "SequenceSource":
     return source
 
 
-evaluate_stored.add_to(app)
+@app.command()
+@with_use
+def needles(
+    context: typer.Context,
+    lengths: Annotated[Numbers, length_option("Of filler. Default: 1000, 10000, 100000.")] = None,
+    streams: Streams = 4,
+    use: Any = None,
+) -> Kind:
+    """Facts asked for after filler, with a store and without.
+
+    32 facts, then filler of each --length, then questions. Stores are temporary.
+    """
+    subject: Subject = context.obj
+    task = haystack_task(subject)
+    yield
+    from bmojo.data.haystack import HaystackConfig
+    from bmojo.evaluation.stored.haystacks import ask, summary
+    from bmojo.evaluation.stored.outputs import needles_table, plot_needles
+    from bmojo.storage import Policy
+
+    model, chosen, rows = subject.run.model, sorted(set(lengths or (1_000, 10_000, 100_000))), []
+    with progress_bar("needles", 2 * streams * sum(chosen)) as done:
+        for filler in chosen:
+            for policy in (None, Policy()):
+                config = HaystackConfig(filler=filler)
+                found = summary(ask(model, task, config, use, policy, streams, 0, done))
+                rows.append({"filler": filler, "store": policy is not None, **found})
+    results = {"streams": streams, "chance": task.chance, "rows": rows}
+    figure = plot_needles(rows, task.chance)
+    subject.report("needles", results, needles_table(rows), figure=figure)
+
+
+@app.command()
+@with_use
+def drift(
+    context: typer.Context,
+    lengths: Annotated[Numbers, length_option("Tokens of filler. Default: 8192.")] = None,
+    streams: Streams = 4,
+    use: Any = None,
+) -> Kind:
+    """Facts whose values change, by half-life of the store.
+
+    Questions ask for the last value. Stores are temporary.
+    """
+    subject: Subject = context.obj
+    task = haystack_task(subject)
+    yield
+    from bmojo.data.haystack import HaystackConfig
+    from bmojo.evaluation.stored.haystacks import ask, summary
+    from bmojo.evaluation.stored.outputs import drift_table, plot_drift
+    from bmojo.storage import Policy
+
+    model, filler, rows = subject.run.model, max(lengths or [8_192]), []
+    config = HaystackConfig(filler=filler, versions=VERSIONS)
+    stores = [None, *(Policy(half_life_tokens=half_life) for half_life in HALF_LIVES)]
+    with progress_bar("drift", len(stores) * streams * filler) as done:
+        for policy in stores:
+            found = summary(ask(model, task, config, use, policy, streams, 0, done))
+            half_life = None if policy is None else policy.half_life_tokens
+            rows.append({"store": policy is not None, "half_life": half_life, **found})
+    facts = {"streams": streams, "filler": filler, "versions": VERSIONS}
+    results = {**facts, "chance": task.chance, "rows": rows}
+    figure = plot_drift(rows, task.chance)
+    subject.report("drift", results, drift_table(rows, VERSIONS), figure=figure)
+
+
+@app.command()
+@with_use
+def rereading(
+    context: typer.Context,
+    lengths: Annotated[Numbers, length_option("Tokens of a chapter. Default: 8192.")] = None,
+    documents: Documents = None,
+    use: Any = None,
+) -> Kind:
+    """Loss of a chapter that is read twice with a store.
+
+    And of another chapter with the same store. Stores are temporary.
+    """
+    subject: Subject = context.obj
+    size = max(lengths or [8_192])
+    books = [text for text in subject.texts(documents) if len(text) >= size][:CHAPTERS]
+    # From the middle: books begin alike.
+    chapters = [text[(len(text) - size) // 2 :][:size] for text in books]
+    if len(chapters) < 2:
+        raise UserError(
+            f"rereading: {len(chapters)} documents have {size} tokens, and two are needed; give a "
+            "smaller --length, or more --documents"
+        )
+    yield
+    from bmojo.evaluation.stored.outputs import rereading_table
+    from bmojo.evaluation.stored.rereading import reread
+    from bmojo.storage import Policy
+
+    with progress_bar("reading", 5 * sum(len(c) - 1 for c in chapters)) as done:
+        found = reread(subject.run.model, chapters, use, Policy(), done)
+    rows = [dataclasses.asdict(row) for row in found]
+    subject.report("rereading", {"rows": rows}, rereading_table(rows))
+
+
+def measure_with_store(subject: Subject, texts: Sequence[Any], stored: Any) -> None:
+    """The loss of each document, read in turn with a store that stays."""
+    import numpy as np
+
+    from bmojo.evaluation.stored.scoring import score_stored
+
+    run = subject.run
+    rows = []
+    with (
+        open_store(stored, run.model, run.tokenizer, f"{run.path}, step {run.step}") as store,
+        progress_bar("reading", sum(max(len(text) - 1, 0) for text in texts)) as done,
+    ):
+        assert store is not None
+        for number, text in enumerate(texts):
+            source = f"document {number}"
+            scores = score_stored(run.model, text, store, stored[1], source, done)
+            if len(scores.losses):
+                loss = float(np.mean(scores.losses, dtype=np.float64))
+                row = {"document": number, "tokens": len(text), "loss": loss}
+                rows.append({**row, "entries": len(store)})
+    columns = {
+        "document": "{document}", "tokens": "{tokens:,}", "loss": "{loss:.4f}",
+        "bits/token": "{bits:.4f}", "entries after": "{entries:,}",
+    }  # fmt: skip
+    lines = [{**row, "bits": row["loss"] / math.log(2)} for row in rows]
+    table = format_table(f"loss with the store {stored[0]}", columns, lines)
+    subject.report("perplexity_memory", {"memory": str(stored[0]), "documents": rows}, table)
+
+
+def haystack_task(subject: Subject) -> Any:
+    """The noisy recall that a run was trained on; UserError if it was something else."""
+    from bmojo.data.noisy_mqar import NoisyMQARConfig
+
+    for stage in reversed(subject.experiment.curriculum):
+        if isinstance(stage.data, NoisyMQARConfig):
+            return stage.data
+    raise UserError(
+        f"{subject.run.path}: it was not trained on NoisyMQAR, whose vocabulary the questions use; "
+        "take a run of configs/experiments/needles.gin"
+    )

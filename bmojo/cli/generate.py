@@ -3,14 +3,15 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import INTERRUPTED, Run, Step, Words, option, progress_bar
-from bmojo.cli.stored import Agree, Every, Memory, MemoryDir, Nearest, ReadOnly, Threshold, memory
+from bmojo.cli.common import INTERRUPTED, Number, Run, Step, Words, option
+from bmojo.cli.stored import open_store, with_store
+from bmojo.console import progress_bar
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,42 +19,33 @@ if TYPE_CHECKING:
 
     from bmojo.generation.sampling import Sampling
     from bmojo.generation.stopping import Stop
+    from bmojo.session import Use
+    from bmojo.storage import Store
 
 LARGEST_BATCH = 8
 
 
+@with_store
 def generate(
     run: Run,
     prompt: Annotated[Words, option("TEXT", "A text to continue; repeat for more.")] = None,
-    file: Annotated[
-        list[Path] | None, option("FILE", "A file whose text is continued; repeat for more.")
-    ] = None,
+    file: Annotated[list[Path] | None, option("FILE", "A file of such a text; likewise.")] = None,
     ids: Annotated[Words, option('"1 2 3"', "Token ids to continue; repeat for more.")] = None,
     max_new_tokens: Annotated[int, option("N", "Longest continuation, in tokens.", min=1)] = 128,
-    temperature: Annotated[
-        float, option("T", "Logits are divided by T; 0: the most likely token.")
-    ] = 1.0,
+    temperature: Annotated[float, option("T", "Divides logits; 0: the most likely token.")] = 1.0,
     top_k: Annotated[int | None, option("K", "Draw among the K most likely tokens.")] = None,
     top_p: Annotated[float, option("P", "Draw among the likeliest tokens that sum to P.")] = 1.0,
     min_p: Annotated[float, option("M", "Draw among tokens at least M times the likeliest.")] = 0.0,
     stop: Annotated[Words, option("TEXT", "End before this text; repeat for more.")] = None,
     seed: Annotated[int, option("N", "Same seed, same tokens.", min=0, max=2**32 - 1)] = 0,
     batch: Annotated[
-        int | None,
+        Number,
         option(
-            "B",
-            "Prompts continued at the same time; the tokens do not depend on it. Default: all, at "
-            f"most {LARGEST_BATCH}.",
-            min=1,
+            "B", "Prompts at a time; in float32 no token depends on it. Default: up to 8.", min=1
         ),
     ] = None,
-    memory_dir: MemoryDir = None,
-    read_only: ReadOnly = False,
-    every: Every = None,
-    nearest: Nearest = 2,
-    agree: Agree = 0,
-    threshold: Threshold = 1.0,
     step: Step = None,
+    stored: Any = None,
 ) -> None:
     """Continue prompts with the newest checkpoint of a run, or that of --step.
 
@@ -83,21 +75,19 @@ def generate(
     sampling, ends = decoding(tokenizer, stop or [], temperature, top_k, top_p, min_p)
     from bmojo.cache import use_compilation_cache
     from bmojo.generation.generate import check_tokens
-    from bmojo.session import Use
 
     for tokens in prompts:
         check_tokens(tokens, loaded.experiment.model.vocab_size, "prompt")
     if loaded.experiment.trainer.compilation_cache:
         use_compilation_cache()
-    work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed)
+    work = Work(loaded.model, tokenizer, ends, sampling, max_new_tokens, seed, stored[1])
     size = batch or min(len(prompts), LARGEST_BATCH)
-    if memory_dir is not None:
+    if stored[0] is not None:
         if batch is not None and batch > 1:
             raise UserError("--batch: with --memory prompts are read one by one; leave it out")
         size = 1
-    use = Use(every, nearest, threshold=threshold, agree=agree, write=not read_only)
     description = f"{run}, step {loaded.step}"
-    with memory(memory_dir, loaded.model, tokenizer, description, use) as work.memory:
+    with open_store(stored, loaded.model, tokenizer, description) as work.store:
         try:
             for first in range(0, len(prompts), size):
                 work.do(prompts, range(first, min(first + size, len(prompts))))
@@ -110,11 +100,7 @@ def generate(
 def read_prompts(
     tokenizer: Any | None, texts: Sequence[str], files: Sequence[Path], ids: Sequence[str]
 ) -> "list[np.ndarray]":
-    """Prompts as token ids; texts follow the token that ends a document.
-
-    Raises:
-      UserError: there is none, a text has no tokenizer, or a file or an id cannot be read.
-    """
+    """Prompts as token ids; texts follow the token that ends a document."""
     import numpy as np
 
     if tokenizer is None and (texts or files):
@@ -137,9 +123,8 @@ def read_prompts(
             numbers = [int(word) for word in words.replace(",", " ").split()]
             prompts.append(np.asarray(numbers, np.int32))
         except (ValueError, OverflowError):
-            raise UserError(
-                f'--ids: {words!r} is not a row of token ids, such as "1 2 3"'
-            ) from None
+            problem = f'--ids: {words!r} is not a row of token ids, such as "1 2 3"'
+            raise UserError(problem) from None
         if not numbers:
             raise UserError("--ids: it is empty; give at least one token id")
     return prompts
@@ -150,24 +135,12 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(
-            f"--file: {path} cannot be read as UTF-8 text ({reason}); give another file"
-        ) from None
+        problem = f"--file: {path} cannot be read as UTF-8 text ({reason}); give another file"
+        raise UserError(problem) from None
 
 
-def decoding(
-    tokenizer: Any | None,
-    stop: Sequence[str],
-    temperature: float,
-    top_k: int | None,
-    top_p: float,
-    min_p: float,
-) -> "tuple[Sampling, Stop]":
-    """Sampling and stop conditions.
-
-    Raises:
-      UserError: an option is out of range.
-    """
+def decoding(tokenizer: Any | None, stop: Sequence[str], *options: Any) -> "tuple[Sampling, Stop]":
+    """Sampling, from its options in their order, and stop conditions."""
     if "" in stop:
         raise UserError("--stop: an empty text would end everything at once; leave it out")
     if stop and tokenizer is None:
@@ -176,7 +149,7 @@ def decoding(
     from bmojo.generation.stopping import Stop
 
     try:
-        sampling = Sampling(temperature, top_k, top_p, min_p)
+        sampling = Sampling(*options)
     except ValueError as error:
         raise UserError(f"--{str(error).replace('_', '-', 1)}") from None
     if tokenizer is None:
@@ -186,17 +159,7 @@ def decoding(
 
 @dataclasses.dataclass
 class Work:
-    """Generation with its output and its times.
-
-    Attributes:
-      model: with the run's parameters.
-      tokenizer: of the run, if it has one.
-      stop: ends of a continuation.
-      sampling: of the tokens.
-      count: tokens of each continuation, at most.
-      seed: of the draws.
-      memory: a store to read with, or None.
-    """
+    """Generation with its output and its times; ``store`` is that of --memory."""
 
     model: Any
     tokenizer: Any | None
@@ -204,7 +167,8 @@ class Work:
     sampling: "Sampling"
     count: int
     seed: int
-    memory: Memory | None = None
+    use: "Use"
+    store: "Store | None" = None
     prompt_tokens: int = 0
     new_tokens: int = 0
     steps: int = 0
@@ -219,22 +183,14 @@ class Work:
         """Continue the prompts of these numbers together."""
         import jax
 
-        from bmojo.generation.generate import CHUNK, pad, prefill, state_bytes
-        from bmojo.session import Session
+        from bmojo.generation.generate import CHUNK, ENDED, pad, state_bytes
 
         tokens, lengths = pad([prompts[row] for row in rows])
         capacity = -(-(tokens.shape[1] + self.count - 1) // CHUNK) * CHUNK
         started = time.perf_counter()
         self._warm_up(len(rows), capacity)
         ready = time.perf_counter()
-        session = None
-        if self.memory is None:
-            logits, state = prefill(self.model, tokens, lengths, capacity=capacity)
-        else:
-            source = f"prompt {rows[0] + 1}"
-            session = Session(self.model, self.memory.store, self.memory.use, source=source)
-            logits, state = session.read(tokens[0])[None], session.state
-            session.ask = "before"
+        logits, state, session = self._begin(tokens, lengths, capacity, self.store, rows[0] + 1)
         jax.block_until_ready(logits)
         read = time.perf_counter()
         self.compiling += ready - started
@@ -242,17 +198,22 @@ class Work:
         self.prompt_tokens += int(lengths.sum())
         self.state_bytes = state_bytes(state)
         drawn: list[list[int]] = [[] for _ in rows]
-        alone = len(prompts) == 1
+        alone, self._shown = len(prompts) == 1, 0
         title = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
-        shown: Any = self._stream() if alone else progress_bar(title, self.count)
+        bar: Any = contextlib.nullcontext(self._show) if alone else progress_bar(title, self.count)
         try:
-            with shown as show, _finished(session):
+            with bar as show:
                 for step in self._decode(logits, state, session, self.count, list(rows)):
-                    self._note(step, drawn)
+                    self.steps += 1
+                    for row, token in zip(drawn, step.tolist(), strict=True):
+                        row += [token] if token != ENDED else []
                     show(drawn[0] if alone else 1)
                 if session is not None:
                     session.read(drawn[0][session.position - int(lengths[0]) :])
         finally:
+            if session is not None:
+                session.finish()
+            self.new_tokens += sum(map(len, drawn))
             self.decoding += time.perf_counter() - read
             if alone:
                 typer.echo(self._text(drawn[0], whole=True)[self._shown :])
@@ -270,83 +231,49 @@ class Work:
             f"state {self.state_bytes:,} bytes, compilation {self.compiling:.1f} s"
         )
 
-    def _warm_up(self, batch: int, capacity: int) -> None:
-        """Compile the programs on rows of one token, so that times are those of the work."""
-        import numpy as np
-
+    def _begin(self, tokens: Any, lengths: Any, capacity: int, store: Any, number: int) -> Any:
+        """Read prompts: the next logits, the state, and the session if there is a store."""
         from bmojo.generation.generate import prefill
         from bmojo.session import Session
 
-        if (batch, capacity) in self._warm:
-            return
-        self._warm.add((batch, capacity))
-        session = None
-        if self.memory is None:
-            tokens = np.zeros((batch, 1), np.int32)
-            logits, state = prefill(self.model, tokens, capacity=capacity)
-        else:
-            session = Session(self.model, None, self.memory.use)
-            session.read([0, 0])
-            logits, state = session.read([0])[None], session.state
-        for _ in self._decode(logits, state, session, 2):
-            pass
+        if self.store is None:
+            return *prefill(self.model, tokens, lengths, capacity=capacity), None
+        session = Session(self.model, store, self.use, source=f"prompt {number}")
+        logits = session.read(tokens[0])[None]
+        session.ask = "before"
+        return logits, session.state, session
+
+    def _warm_up(self, batch: int, capacity: int) -> None:
+        """Compile the programs on short rows, so that times are those of the work."""
+        import numpy as np
+
+        if (batch, capacity) not in self._warm:
+            self._warm.add((batch, capacity))
+            tokens = np.zeros((batch, 1 if self.store is None else 3), np.int32)
+            logits, state, session = self._begin(tokens, None, capacity, None, 0)
+            for _ in self._decode(logits, state, session, 2):
+                pass
 
     def _decode(
         self, logits: Any, state: Any, session: Any, count: int, rows: list[int] | None = None
     ) -> "Iterator[np.ndarray]":
         from bmojo.generation.generate import decode
 
-        return decode(
-            self.model,
-            logits,
-            state,
-            max_new_tokens=count,
-            sampling=self.sampling,
-            stop=self.stop if rows else None,
-            seed=self.seed,
-            rows=rows,
-            advance=None if session is None else session.advance,
-        )
+        advance = None if session is None else session.advance
+        options: Any = {"sampling": self.sampling, "seed": self.seed, "rows": rows}
+        options |= {"max_new_tokens": count, "stop": self.stop if rows else None}
+        return decode(self.model, logits, state, **options, advance=advance)
 
-    def _note(self, step: "np.ndarray", drawn: list[list[int]]) -> None:
-        """Add the tokens of a step to their rows."""
-        from bmojo.generation.generate import ENDED
-
-        self.steps += 1
-        for row, token in zip(drawn, step.tolist(), strict=True):
-            if token != ENDED:
-                row.append(token)
-                self.new_tokens += 1
-
-    @contextlib.contextmanager
-    def _stream(self) -> Iterator[Callable[[list[int]], None]]:
-        """Print the continuation as far as no further token will change it."""
-        self._shown = 0
-
-        def show(ids: list[int]) -> None:
-            text = self._text(ids, whole=False)
-            typer.echo(text[self._shown :], nl=False)
-            self._shown = len(text)
-
-        yield show
+    def _show(self, ids: list[int]) -> None:
+        """Print a continuation as far as no further token will change it."""
+        text = self._text(ids, whole=False)
+        typer.echo(text[self._shown :], nl=False)
+        self._shown = len(text)
 
     def _text(self, ids: list[int], whole: bool) -> str:
-        """The text of a continuation: all of it, or as far as no further token will change it."""
+        """The text of a continuation, or what no further token will change of it."""
         if self.tokenizer is None:
             return " ".join(map(str, ids))
         from bmojo.generation.stopping import cut, readable
 
         return (cut if whole else readable)(self.tokenizer.decode(ids), self.stop.strings)
-
-
-@contextlib.contextmanager
-def _finished(session: Any | None) -> Iterator[None]:
-    """Write the rest of the session's tokens to the store at the end, also if interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if session is not None:
-            session.finish()
-        raise
-    if session is not None:
-        session.finish()

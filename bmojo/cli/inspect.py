@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from bmojo.cli.common import Numbers, Overrides, argument, option, progress_bar, split
-from bmojo.console import line, make_console, make_table
+from bmojo.cli.common import Numbers, Overrides, Place, argument, option, split
+from bmojo.console import line, make_console, make_table, progress_bar
 from bmojo.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,21 +22,11 @@ def inspect(
     overrides: Overrides = None,
     length: Annotated[
         Numbers,
-        option(
-            "L",
-            "Sequence length of the costs; repeat for more. With --memory: tokens of FILE to read "
-            "at most.",
-            min=1,
-        ),
+        option("L", "Tokens of a sequence; repeat for more. With --memory: of FILE.", min=1),
     ] = None,
     text: Annotated[bool, option(None, "Also print every binding in force.", "--config")] = False,
     memory: Annotated[
-        Path | None,
-        option(
-            "FILE",
-            "Show the memory of the trained RUN while it reads this text (for a task without text: "
-            "token ids separated by blanks), as a page in RUN/memory.",
-        ),
+        Place, option("FILE", "Show the memory of RUN while it reads this text, or token ids.")
     ] = None,
 ) -> None:
     """Show the costs of a model, without making it: parameters, memory, operations.
@@ -68,8 +58,7 @@ def inspect(
     else:
         experiment, bound = load(config, bindings, overlays)
     if memory is not None:
-        report = remember(run, memory, length[0] if length else None)
-        line(console, report)
+        line(console, remember(run, memory, length[0] if length else None))
         return
     description = describe(experiment.model)
     console.print(parameter_table(description))
@@ -114,9 +103,8 @@ def parameter_table(description: "Description") -> "Table":
 def length_table(description: "Description", lengths: Sequence[int]) -> "Table":
     """Memory of one sequence, and forward operations per token, by its length."""
     rows = [
-        [f"{x:,}" for x in (length, *description.memory(length))]
-        + [f"{description.flops_per_token(length):,.0f}"]
-        for length in lengths
+        [f"{x:,.0f}" for x in (n, *description.memory(n), description.flops_per_token(n))]
+        for n in lengths
     ]
     columns = ("length", "state bytes", "key-value bytes", "forward FLOPs per token")
     return make_table("one sequence", columns, rows)

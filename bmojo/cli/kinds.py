@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer.core import TyperGroup
 
-from bmojo.cli.common import option, progress_bar
-from bmojo.console import line, make_console
+from bmojo.cli.common import option
+from bmojo.console import line, make_console, progress_bar
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
     import numpy as np
 
     from bmojo.evaluation.perplexity import Measured
-    from bmojo.experiment import Experiment
     from bmojo.runs import TrainedRun
 
 __all__ = ["BatchSize", "Documents", "Kind", "KindGroup", "Subject", "length_option"]
@@ -116,28 +115,14 @@ class KindGroup(TyperGroup):
 
 
 class Subject:
-    """A run that is measured.
-
-    Attributes:
-      run: opened; its model is read when the first kind needs it.
-      console: for tables.
-    """
+    """A run that is measured; its model is read when the first kind needs it."""
 
     def __init__(self, run: "TrainedRun"):
-        self.run = run
+        self.run, self.experiment = run, run.experiment
         self.console = make_console()
         self.texts = functools.cache(self._texts)
         self.losses = functools.cache(self._losses)
-
-    @property
-    def experiment(self) -> "Experiment":
-        """Of the run's config and overrides."""
-        return self.run.experiment
-
-    @property
-    def training_length(self) -> int:
-        """Longest sequence of the training."""
-        return max(stage.data.length for stage in self.experiment.curriculum)
+        self.training_length = max(stage.data.length for stage in run.experiment.curriculum)
 
     def measure(self, kinds: Sequence[Kind]) -> None:
         """Load the model, and measure; without kinds, the evaluations of the config."""
@@ -155,7 +140,14 @@ class Subject:
             for _ in kind:
                 pass
         if not kinds:
-            self._measure_own()
+            from bmojo.evaluation.recall import evaluate
+            from bmojo.training.report import result_tables
+
+            evaluations = self.experiment.evaluations
+            with progress_bar("measuring", sum(e.batches for e in evaluations)) as done:
+                rows = evaluate(self.run.model, evaluations, done)
+            for table in result_tables(rows, evaluations):
+                self.console.print(table)
 
     def need_evaluations(self) -> None:
         """Raise UserError unless the config has evaluations."""
@@ -175,16 +167,6 @@ class Subject:
         for place in [path] if figure is None else [path, path.with_suffix(".png")]:
             line(self.console, place)
 
-    def _measure_own(self) -> None:
-        from bmojo.evaluation.recall import evaluate
-        from bmojo.training.report import result_tables
-
-        evaluations = self.experiment.evaluations
-        with progress_bar("measuring", sum(e.batches for e in evaluations)) as done:
-            rows = evaluate(self.run.model, evaluations, done)
-        for table in result_tables(rows, evaluations):
-            self.console.print(table)
-
     def _texts(self, folder: Path | None) -> "Sequence[np.ndarray]":
         """The documents of a folder, or the test split of the run's data."""
         from bmojo.evaluation.documents import read_documents, run_documents
@@ -200,11 +182,5 @@ class Subject:
         texts = self.texts(folder)
         decode = getattr(self.run.tokenizer, "decode_bytes", None)
         with progress_bar("reading", sum(max(len(text) - 1, 0) for text in texts)) as done:
-            return measure(
-                self.run.model,
-                texts,
-                longest,
-                batch_size=batch_size,
-                decode_bytes=decode,
-                progress=done,
-            )
+            options: dict[str, Any] = {"decode_bytes": decode, "progress": done}
+            return measure(self.run.model, texts, longest, batch_size=batch_size, **options)

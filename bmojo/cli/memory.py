@@ -1,5 +1,6 @@
 """`bmojo memory`: reports of a store of memory on disk, forgetting, compaction, verification."""
 
+import dataclasses
 import json
 import re
 import time
@@ -8,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, progress_bar, told
-from bmojo.errors import UserError
+from bmojo.cli.common import EXIT_CODES, Numbers, Words, argument, make_app, option
+from bmojo.console import make_console, make_table, progress_bar
+from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,12 +19,7 @@ if TYPE_CHECKING:
     from bmojo.data.text.tokenizers import Tokenizer
     from bmojo.storage import Identity, Policy, Record, Store
 
-app = typer.Typer(
-    help="Look into a memory on disk, and forget parts of it.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    epilog="\b\nExample:\n  bmojo memory stats memories/prose",
-)
+app = make_app("Look into a memory on disk, and forget parts of it.")
 
 DAMAGED = 1
 VERIFY_EXIT_CODES = f"""{EXIT_CODES}
@@ -30,19 +27,14 @@ VERIFY_EXIT_CODES = f"""{EXIT_CODES}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MANY_SOURCES = 20
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The directory of a store.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON in place of text.")]
+Directory = Annotated[Path, argument("DIR", "The directory of a store.")]
+Json = Annotated[bool, option(None, "Print JSON in place of text.", "--json")]
 
 
 @app.command(epilog=EXIT_CODES)
 def stats(directory: Directory, as_json: Json = False) -> None:
-    """Show counts, sizes, sources, ages, policy and identity.
-
-    \b
-    Example:
-      bmojo memory stats memories/prose
-    """
-    with told(), _reading(directory) as store:
+    """Show counts, sizes, sources, ages, policy and identity."""
+    with _open(directory) as store:
         found = store.records.stats()
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
@@ -53,8 +45,8 @@ def stats(directory: Directory, as_json: Json = False) -> None:
 @app.command(epilog=EXIT_CODES)
 def search(
     directory: Directory,
-    text: Annotated[str, typer.Argument(help="Text, or ids with blanks between them.")],
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Show so many at most.")] = 20,
+    text: Annotated[str, argument("TEXT", "Text, or ids with blanks between them.")],
+    limit: Annotated[int, option("N", "Show so many at most.", min=1)] = 20,
 ) -> None:
     """Show entries whose context contains a text, the oldest first.
 
@@ -66,30 +58,24 @@ def search(
       bmojo memory search memories/prose "the treaty of"
       bmojo memory search memories/recall "17 4 4"
     """
-    with told(), _reading(directory) as store:
+    with _open(directory) as store:
         coder = _tokenizer(store.identity)
-        ids = _wanted_ids(text) if coder is None else ()
+        if coder is None:
+            text = _ids(text)
         hits: list[int] = []
-        more = 0
         with progress_bar("contexts", len(store)) as done:
             for number, context in store.records.contexts():
                 done(1)
-                if coder is None:
-                    hit = _contains(context.tolist(), ids)
-                else:
-                    hit = text in coder.decode(context)
-                if hit and len(hits) < limit:
+                if text in (_ids(context) if coder is None else coder.decode(context)):
                     hits.append(number)
-                else:
-                    more += hit
-        for number in hits:
+        for number in hits[:limit]:
             record = store.records[number]
             typer.echo(
                 f"{number}  layer {record.layer}  {record.source}:{record.position}  "
                 f"innovation {record.innovation:.4g}  {_context(record.context, coder)}"
             )
-        if more:
-            typer.echo(f"{more:,} more; --limit shows them")
+        if hits[limit:]:
+            typer.echo(f"{len(hits) - limit:,} more; --limit shows them")
         if not hits:
             typer.echo("no entry contains it")
 
@@ -97,42 +83,27 @@ def search(
 @app.command(epilog=EXIT_CODES)
 def show(
     directory: Directory,
-    number: Annotated[int, typer.Argument(metavar="ID", help="Number of the entry.")],
+    number: Annotated[int, argument("ID", "Number of the entry.")],
     as_json: Json = False,
 ) -> None:
-    """Show all that is stored of an entry.
-
-    \b
-    Example:
-      bmojo memory show memories/prose 1041
-    """
-    with told(), _reading(directory) as store:
+    """Show all that is stored of an entry."""
+    with _open(directory) as store:
         record, coder = store.records[number], _tokenizer(store.identity)
     facts = _facts(record, coder)
     if as_json:
         facts |= {"key": record.key.tolist(), "value": record.value.tolist()}
         typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
-        return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        typer.echo(f"{name:<{width}}  {value}")
+    else:
+        typer.echo("\n".join(f"{name:<11}  {value}" for name, value in facts.items()))
 
 
 @app.command(epilog=EXIT_CODES)
 def forget(
     directory: Directory,
-    source: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Entries of this source.")
-    ] = None,
-    older_than: Annotated[
-        str | None,
-        typer.Option(metavar="AGE", help="Entries written longer ago, such as 30d, 12h, 90s."),
-    ] = None,
-    ids: Annotated[
-        list[int] | None,
-        typer.Option("--id", metavar="ID", help="This entry; may be given several times."),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    source: Annotated[str | None, option("NAME", "Entries of this source.")] = None,
+    older_than: Annotated[str | None, option("AGE", "Entries older than 30d, 12h, 90s.")] = None,
+    ids: Annotated[Numbers, option("ID", "This entry; may be given several times.", "--id")] = None,
+    yes: Annotated[bool, option(None, "Do not ask.", "--yes")] = False,
 ) -> None:
     """Delete entries for good.
 
@@ -144,39 +115,30 @@ def forget(
       bmojo memory forget memories/prose --source letters.txt
       bmojo memory forget memories/prose --older-than 30d --yes
     """
-    with told():
-        if source is None and older_than is None and not ids:
-            raise UserError("forget: says nothing to forget; give --source, --older-than or --id")
-        age = None if older_than is None else _seconds(older_than)
-        with _writing(directory) as store:
-            chosen = set(store.records.select(source, age))
-            if ids:
-                missing = set(ids) - chosen
-                if missing:
-                    raise UserError(
-                        f"--id: {directory} has no entry {min(missing)} of that kind; bmojo memory "
-                        "search shows some"
-                    )
-                chosen &= set(ids)
-            question = f"Forget {len(chosen):,} of {len(store):,} entries?"
-            if chosen and not yes and not typer.confirm(question):
-                raise typer.Exit
-            count = store.forget(chosen)
+    if source is None and older_than is None and not ids:
+        raise UserError("forget: says nothing to forget; give --source, --older-than or --id")
+    age = None if older_than is None else _seconds(older_than)
+    with _open(directory, write=True) as store:
+        chosen = set(store.records.select(source, age))
+        if ids:
+            missing = set(ids) - chosen
+            if missing:
+                raise UserError(
+                    f"--id: {directory} has no entry {min(missing)} of that kind; bmojo memory "
+                    "search shows some"
+                )
+            chosen &= set(ids)
+        question = f"Forget {len(chosen):,} of {len(store):,} entries?"
+        if chosen and not yes and not typer.confirm(question):
+            raise typer.Exit
+        count = store.forget(chosen)
     typer.echo(f"{directory}: {count:,} entries forgotten")
 
 
 @app.command(epilog=EXIT_CODES)
 def policy(
     directory: Directory,
-    bounds: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[KEY=VALUE]...",
-            help="capacity, half_life_tokens, half_life_seconds, reinforcement or floor, and a "
-            "number or None.",
-            show_default=False,
-        ),
-    ] = None,
+    bounds: Annotated[Words, argument("[KEY=VALUE]...", "A bound, and a number or None.")] = None,
 ) -> None:
     """Show what bounds a store, or change it.
 
@@ -188,21 +150,15 @@ def policy(
       bmojo memory policy memories/prose
       bmojo memory policy memories/prose half_life_tokens=100000 capacity=50000
     """
-    with told():
-        import dataclasses
-
-        if not bounds:
-            with _reading(directory) as store:
-                now = store.policy
-        else:
-            changes = _bounds(bounds)
-            with _reading(directory) as store:
-                try:
-                    now = dataclasses.replace(store.policy, **changes)
-                except ValueError as error:
-                    raise UserError(str(error)) from None
-            with _writing(directory, now):
-                pass
+    changes = _bounds(bounds or [])
+    with _open(directory) as store:
+        try:
+            now = dataclasses.replace(store.policy, **changes)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    if changes:
+        with _open(directory, write=True, policy=now):
+            pass
     for name, value in dataclasses.asdict(now).items():
         typer.echo(f"{name} = {value}")
 
@@ -212,12 +168,8 @@ def compact(directory: Directory) -> None:
     """Forget entries below the policy's floor, and make the file as small as it can be.
 
     No model may write to the store meanwhile.
-
-    \b
-    Example:
-      bmojo memory compact memories/prose
     """
-    with told(), _writing(directory) as store:
+    with _open(directory, write=True) as store:
         before = store.records.stats()["bytes"]
         count, left = store.compact(), len(store)
         after = store.records.stats()["bytes"]
@@ -229,19 +181,13 @@ def compact(directory: Directory) -> None:
 
 @app.command(epilog=VERIFY_EXIT_CODES)
 def verify(directory: Directory) -> None:
-    """Read everything and compare it with the checksums that were written.
+    """Read everything and compare it with the checksums that were written."""
+    from bmojo.storage import verify as compare
+    from bmojo.storage.verify import size
 
-    \b
-    Example:
-      bmojo memory verify memories/prose
-    """
-    with told():
-        from bmojo.storage import verify as compare
-        from bmojo.storage.verify import size
-
-        total = size(directory)
-        with progress_bar("entries", total or None) as done:
-            problems = compare(directory, done)
+    total = size(directory)
+    with progress_bar("entries", total or None) as done:
+        problems = compare(directory, done)
     for problem in problems:
         typer.echo(f"{directory}: {problem}")
     if problems:
@@ -249,23 +195,14 @@ def verify(directory: Directory) -> None:
     typer.echo(f"{directory}: {total:,} entries, all as they were written")
 
 
-def _reading(directory: Path) -> "Store":
+def _open(directory: Path, write: bool = False, policy: "Policy | None" = None) -> "Store":
     from bmojo.storage import Store
 
-    return Store.open(directory, write=False)
-
-
-def _writing(directory: Path, policy: "Policy | None" = None) -> "Store":
-    from bmojo.storage import Store
-
-    return Store.open(directory, policy=policy, write=True)
+    return Store.open(directory, policy=policy, write=write)
 
 
 def _bounds(given: list[str]) -> dict[str, Any]:
     """Fields of a policy from KEY=VALUE."""
-    import dataclasses
-
-    from bmojo.errors import suggestion
     from bmojo.storage import Policy
 
     known = [field.name for field in dataclasses.fields(Policy)]
@@ -277,51 +214,43 @@ def _bounds(given: list[str]) -> dict[str, Any]:
         try:
             changes[name] = None if text == "None" else int(text) if text.isdigit() else float(text)
         except ValueError:
-            example = f"{name}=1000"
-            raise UserError(f"{word}: {text!r} is not a number; give one, as {example}") from None
-
+            raise UserError(f"{word}: {text!r} is not a number; give one, as {name}=1000") from None
     return changes
 
 
 def _tokenizer(identity: "Identity") -> "Tokenizer | None":
-    """What turns ids into text; None, which is told, if it is not to be had."""
+    """The store's tokenizer; None, with a note, if it is not to be had."""
     if not identity.tokenizer_spec:
         return None
     from bmojo.data.text.tokenizers import tokenizer
 
     try:
         made = tokenizer(identity.tokenizer_spec)
+        if identity.tokenizer in ("", made.fingerprint):
+            return made
+        problem = f"{identity.tokenizer_spec} is no longer the store's tokenizer"
     except UserError as error:
-        typer.echo(f"note: showing ids, as the tokenizer is not to be had: {error}", err=True)
-        return None
-    if identity.tokenizer and made.fingerprint != identity.tokenizer:
-        typer.echo(
-            f"note: showing ids, as {identity.tokenizer_spec} is no longer the store's tokenizer",
-            err=True,
-        )
-        return None
-    return made
+        problem = f"the tokenizer is not to be had: {error}"
+    typer.echo(f"note: showing ids, as {problem}", err=True)
+    return None
 
 
 def _context(context: "np.ndarray", coder: "Tokenizer | None") -> str:
     if coder is None:
-        return " ".join(map(str, context.tolist()))
+        return _ids(context).strip()
     return json.dumps(coder.decode(context), ensure_ascii=False)
 
 
-def _wanted_ids(text: str) -> tuple[int, ...]:
+def _ids(words: "str | np.ndarray") -> str:
+    """Ids with a blank before and behind each."""
     try:
-        return tuple(int(word) for word in text.split())
+        ids = [int(word) for word in (words.split() if isinstance(words, str) else words)]
     except ValueError:
         raise UserError(
-            f"TEXT: {text!r} is not ids, and the store has no tokenizer that could make ids of it; "
+            f"TEXT: {words!r} is not ids, and the store has no tokenizer that could make some; "
             "give ids with blanks between them, such as '17 4 4'"
         ) from None
-
-
-def _contains(context: list[int], ids: tuple[int, ...]) -> bool:
-    starts = range(len(context) - len(ids) + 1)
-    return any(tuple(context[start : start + len(ids)]) == ids for start in starts)
+    return f" {' '.join(map(str, ids))} "
 
 
 def _seconds(age: str) -> float:
@@ -336,19 +265,12 @@ def _seconds(age: str) -> float:
 def _facts(record: "Record", coder: "Tokenizer | None") -> dict[str, Any]:
     import numpy as np
 
-    return {
-        "id": record.id,
-        "layer": record.layer,
-        "source": record.source,
-        "position": record.position,
-        "token": record.token,
+    names = ("id", "layer", "source", "position", "token", "innovation", "uses", "strength")
+    return {name: getattr(record, name) for name in names} | {
         "context": _context(record.context, coder),
-        "innovation": record.innovation,
         "written": _when(record.written),
         "clock": record.born,
-        "uses": record.uses,
         "used": None if record.used is None else _when(record.used),
-        "strength": record.strength,
         "key norms": [round(float(x), 4) for x in np.linalg.norm(record.key, axis=1)],
         "value norms": [round(float(x), 4) for x in np.linalg.norm(record.value, axis=1)],
     }
@@ -366,28 +288,22 @@ def _age(seconds: float) -> str:
 
 
 def _print_stats(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    def cells(row: dict[str, Any]) -> list[str]:
+        counts = [f"{row[name]:,}" for name in ("layer", "entries", "uses")]
+        if not row["entries"]:
+            return [*counts, "", "", ""]
+        low, high = row["innovation"]
+        oldest, newest = row["age_tokens"]
+        first, last = map(_age, row["age_seconds"])
+        return [
+            *counts,
+            f"{low:.4g} .. {high:.4g}",
+            f"{newest:,} .. {oldest:,}",
+            f"{last} .. {first}",
+        ]
 
-    console = Console()
-    table = Table(title=found["path"])
-    columns = ("layer", "entries", "innovation", "age, tokens", "age", "uses")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for row in found["layers"]:
-        empty = not row["entries"]
-        low, high = row["innovation"] or (0, 0)
-        oldest, newest = row["age_tokens"] or (0, 0)
-        first, last = row["age_seconds"] or (0, 0)
-        table.add_row(
-            str(row["layer"]),
-            f"{row['entries']:,}",
-            "" if empty else f"{low:.4g} .. {high:.4g}",
-            "" if empty else f"{newest:,} .. {oldest:,}",
-            "" if empty else f"{_age(last)} .. {_age(first)}",
-            f"{row['uses']:,}",
-        )
-    console.print(table)
+    columns = ("layer", "entries", "uses", "innovation", "age, tokens", "age")
+    make_console().print(make_table(found["path"], columns, map(cells, found["layers"])))
     identity, policy = found["identity"], found["policy"]
     bounds = ", ".join(f"{name} {value}" for name, value in policy.items() if value is not None)
     lines = {
@@ -400,9 +316,8 @@ def _print_stats(found: dict[str, Any]) -> None:
         "heads": f"{identity['heads']} of width {identity['width']}",
         "sources": f"{len(found['sources']):,}",
     }
-    for name, value in lines.items():
-        typer.echo(f"{name:<10} {value}")
-    for name, count in list(found["sources"].items())[:MANY_SOURCES]:
-        typer.echo(f"  {count:>12,}  {name}")
+    shown = [f"{name:<10} {value}" for name, value in lines.items()]
+    shown += [f"  {n:>12,}  {name}" for name, n in list(found["sources"].items())[:MANY_SOURCES]]
+    typer.echo("\n".join(shown))
     if len(found["sources"]) > MANY_SOURCES:
         typer.echo(f"  and {len(found['sources']) - MANY_SOURCES:,} more; --json has them all")

@@ -39,8 +39,7 @@ def report(
     found = collect(runs)
     text = write(found, out, tasks(found))
     typer.echo(text.partition("\n## Figures")[0])
-    for path in sorted(out.glob("*")):
-        typer.echo(path)
+    typer.echo("\n".join(map(str, sorted(out.glob("*")))))
 
 
 def tasks(runs: Iterable["Run"]) -> dict[str, tuple[str, float | None]]:

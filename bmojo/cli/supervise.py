@@ -15,7 +15,7 @@ from bmojo.multihost import PEER_LOST
 from bmojo.processes import STOPS, SUPERVISED, exit_code, signal_of, start, was_asked_to_stop
 from bmojo.training.run_dir import RunDir
 
-__all__ = ["Supervisor", "without_restarts"]
+__all__ = ["Supervisor"]
 
 OPTION = "--max-restarts"
 FINAL = (0, 2, 3)
@@ -25,6 +25,7 @@ SAME_STEP = 3
 LONGEST_PAUSE = 60.0
 POLL_SECONDS = 0.05
 COORDINATOR = "the first process, which coordinates the others, is gone or could not be reached"
+REMEDY = "see above what it said; the same command goes on from step"
 GOES_ON = "and the same command goes on from the last checkpoint"
 
 
@@ -37,14 +38,12 @@ class Supervisor:
     ``max_restarts`` restarts.
 
     Args:
-      program: the command of ``bmojo``.
-      words: its arguments; ``--fresh`` counts until the new run has begun.
+      program: the command of ``bmojo``; its arguments are ``words``, of which ``--fresh`` counts
+        until the new run has begun.
       run_dir: of the training.
-      max_restarts: largest number of restarts.
       say: called with one line for each restart, and one if there is none.
       pause: seconds of the first pause.
-      others: whether the training is one of several processes. If the first of them dies, JAX
-        aborts the others; the line then says so.
+      others: whether the training is one of several processes, which JAX aborts if the first dies.
     """
 
     def __init__(
@@ -78,6 +77,7 @@ class Supervisor:
         steps: list[int] = []
         number = 0
         while True:
+            number += 1
             code = self._train()
             if code in FINAL or self._asked is not None or was_asked_to_stop(code):
                 return exit_code(code)
@@ -91,16 +91,15 @@ class Supervisor:
                 return exit_code(code)
             if "--fresh" in self._words and self._identity() not in (None, old):
                 self._words.remove("--fresh")
-            number += 1
             if code != PEER_LOST:
                 steps.append(self.step())
             if number > self._max:
-                self._say(f"{why}; {OPTION} {self._max} is used up; {self._remedy(self.step())}")
+                self._say(f"{why}; {OPTION} {self._max} is used up; {REMEDY} {self.step()}")
                 return exit_code(code)
             if code != PEER_LOST and steps[-SAME_STEP:] == [steps[-1]] * SAME_STEP:
                 self._say(
                     f"{why}, for the {SAME_STEP}rd time in a row at step {steps[-1]}: trying again "
-                    f"would not help; {self._remedy(steps[-1])}"
+                    f"would not help; {REMEDY} {steps[-1]}"
                 )
                 return exit_code(code)
             seconds = min(self._pause * 2 ** (number - 1), LONGEST_PAUSE)
@@ -108,7 +107,9 @@ class Supervisor:
                 f"{why}; restart {number} of {self._max} in {seconds:g} s, going on from step "
                 f"{self.step()}"
             )
-            self._wait(seconds)
+            end = time.monotonic() + seconds
+            while self._asked is None and time.monotonic() < end:
+                time.sleep(POLL_SECONDS)
             if self._asked is not None:
                 return 128 + self._asked
 
@@ -138,14 +139,6 @@ class Supervisor:
             return None
         return facts.st_ino, facts.st_mtime_ns
 
-    def _remedy(self, step: int) -> str:
-        return f"see above what it said; the same command goes on from step {step}"
-
-    def _wait(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while self._asked is None and time.monotonic() < end:
-            time.sleep(POLL_SECONDS)
-
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         self._asked = self._asked or number
         if self._child is not None:
@@ -171,17 +164,3 @@ def reason(code: int) -> str:
         name = f"signal {number}"
     memory = " (out of memory, or killed by hand)" if number == signal.SIGKILL else ""
     return f"the training died of {name}{memory}"
-
-
-def without_restarts(words: Sequence[str]) -> list[str]:
-    """A command's arguments without ``--max-restarts N``."""
-    kept: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word == "--":
-            return [*kept, word, *rest]
-        if word == OPTION:
-            next(rest, None)
-        elif not word.startswith(f"{OPTION}="):
-            kept.append(word)
-    return kept

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmojo.cli.common import INTERRUPTED, Words, argument, option
+from bmojo.cli.common import INTERRUPTED, Number, Place, Words, argument, option
 from bmojo.console import line, make_console
 from bmojo.errors import UserError, suggestion
 
@@ -32,30 +32,16 @@ def sweep(
     config: Annotated[str, argument("SWEEP", "A sweep's gin file, or its name under configs/.")],
     overrides: Annotated[
         Words,
-        argument(
-            "[KEY=VALUE | OVERLAY.gin]...",
-            "Overrides for every cell, as of bmojo train, or of the sweep itself, such as "
-            "'Sweep.seeds=(3, 4)'.",
-        ),
+        argument("[KEY=VALUE | OVERLAY.gin]...", "For every cell, or as 'Sweep.seeds=(3, 4)'."),
     ] = None,
-    workers: Annotated[
-        int | None, option("N", "Cells at a time. Default: as many as cores.", min=1)
-    ] = None,
-    out: Annotated[
-        Path | None, option("DIR", "The folder of the runs. Default: Sweep.out, or runs/NAME.")
-    ] = None,
-    only: Annotated[
-        Words, option("PATTERN", "Only cells of such a name, as 'bmojo-*'; repeat for more.")
-    ] = None,
-    show: Annotated[
-        bool, option(None, "Show the commands and the state of the cells; run nothing.", "--list")
-    ] = False,
+    workers: Annotated[Number, option("N", "Cells at a time. Default: the cores.", min=1)] = None,
+    out: Annotated[Place, option("DIR", "The runs. Default: Sweep.out, or runs/NAME.")] = None,
+    only: Annotated[Words, option("PATTERN", "Cells of such a name; repeat for more.")] = None,
+    show: Annotated[bool, option(None, "Show commands and states; run nothing.", "--list")] = False,
     slurm: Annotated[
         Words,
         option(
-            "KEY=VALUE",
-            "Queue each cell on Slurm with this option of sbatch, such as partition=gpu or "
-            "timeout_min=600; repeat for more.",
+            "KEY=VALUE", "Queue each cell on Slurm, with this option of sbatch; repeat for more."
         ),
     ] = None,
 ) -> None:
@@ -92,32 +78,20 @@ def sweep(
             line(console, f"{job.cell.name}: job {number}")
         return
     check_data(todo)
-    code = run_here(jobs, todo, plan.out, workers, console)
-    raise typer.Exit(code)
+    raise typer.Exit(run_here(jobs, todo, plan.out, workers, console))
 
 
 def chosen(plan: "Plan", patterns: Sequence[str]) -> "Plan":
-    """A plan with only the cells that a pattern fits, with or without their seed.
-
-    Raises:
-      UserError: a pattern fits none.
-    """
-
-    def names(cell) -> list[str]:
-        return [cell.name, cell.name.removesuffix(f"-seed{cell.seed}")]
-
+    """A plan with only the cells that a pattern fits, with or without their seed."""
+    kept = [] if patterns else list(plan.cells)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for cell in plan.cells for name in names(cell)):
-            every = [names(cell)[1] for cell in plan.cells]
-            raise UserError(
-                f"--only {pattern}: no cell has such a name; {suggestion(pattern, every)}"
-            )
-    cells = tuple(
-        cell
-        for cell in plan.cells
-        if not patterns or any(fnmatchcase(n, p) for n in names(cell) for p in patterns)
-    )
-    return dataclasses.replace(plan, cells=cells)
+        names = [(cell, cell.name.removesuffix(f"-seed{cell.seed}")) for cell in plan.cells]
+        fits = [c for c, n in names if fnmatchcase(c.name, pattern) or fnmatchcase(n, pattern)]
+        if not fits:
+            near = suggestion(pattern, [name for _, name in names])
+            raise UserError(f"--only {pattern}: no cell has such a name; {near}")
+        kept += fits
+    return dataclasses.replace(plan, cells=tuple(cell for cell in plan.cells if cell in kept))
 
 
 def state(job: "Job") -> str:
@@ -130,11 +104,7 @@ def state(job: "Job") -> str:
 
 
 def run_here(
-    jobs: Sequence["Job"],
-    todo: Sequence["Job"],
-    out: Path,
-    workers: int | None,
-    console: "Console",
+    jobs: "Sequence[Job]", todo: "Sequence[Job]", out: Path, workers: int | None, console: "Console"
 ) -> int:
     """Run cells on this machine and report on them; the exit code."""
     if not todo:
@@ -155,9 +125,8 @@ def run_here(
         head = f"\n{result.job.cell.name} failed with exit code {result.code}; {result.log} ends:"
         line(console, head, style="red")
         line(console, result.tail)
-    left = len([result for result in results if result.stopped])
-    done = len(jobs) - len(failed) - left
-    text = f"{done} of {len(jobs)} cells finished"
+    left = sum(result.stopped for result in results)
+    text = f"{len(jobs) - len(failed) - left} of {len(jobs)} cells finished"
     text += f", {len(failed)} failed" if failed else ""
     text += f", {left} not done; the same command goes on" if left else ""
     line(console, text)

@@ -10,21 +10,13 @@ from typing import Annotated
 
 import typer
 
-from bmojo.cli.common import (
-    Config,
-    Coordinator,
-    Distributed,
-    NumProcesses,
-    Overrides,
-    ProcessId,
-    option,
-    split,
-)
+from bmojo.cli.common import Config, Overrides, among_others, option, split
 from bmojo.errors import UserError
-from bmojo.multihost import cluster
+from bmojo.multihost import Cluster
 from bmojo.processes import PROGRAM, SUPERVISED
 
 
+@among_others
 def train(
     config: Config,
     overrides: Overrides = None,
@@ -37,22 +29,11 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, option("N", "Short for Trainer.seed=N.")] = None,
-    coordinator: Coordinator = None,
-    num_processes: NumProcesses = None,
-    process_id: ProcessId = None,
-    distributed: Distributed = None,
-    fresh: Annotated[
-        bool, option(None, "Move a run that is there aside and start over.", "--fresh")
-    ] = False,
+    fresh: Annotated[bool, option(None, "Move a run aside and start over.", "--fresh")] = False,
     max_restarts: Annotated[
-        int,
-        option(
-            "N",
-            "Train in a process that is started again, at most N times, when it dies of an error "
-            "or of a signal that nobody sent through this one.",
-            min=0,
-        ),
+        int, option("N", "Train in a process that is started again when it dies.", min=0)
     ] = 0,
+    others: Cluster | None = None,
 ) -> None:
     """Train a model, or go on where an interrupted run stopped.
 
@@ -71,15 +52,11 @@ def train(
     if seed is not None:
         bindings.append(f"Trainer.seed={seed}")
     directory = run_dir or default_run_dir(config, overlays, bindings)
-    others = cluster(coordinator, num_processes, process_id, distributed)
     if (max_restarts or others) and not os.environ.get(SUPERVISED):
-        from bmojo.cli.supervise import Supervisor, without_restarts
+        from bmojo.cli.supervise import Supervisor
 
-        say = functools.partial(typer.echo, err=True)
-        words = without_restarts(sys.argv[1:])
-        supervisor = Supervisor(
-            PROGRAM, words, directory, max_restarts, say, others=others is not None
-        )
+        say, several = functools.partial(typer.echo, err=True), others is not None
+        supervisor = Supervisor(PROGRAM, sys.argv[1:], directory, max_restarts, say, others=several)
         raise typer.Exit(supervisor.run())
     from bmojo.experiment import load, prepare_data
     from bmojo.malloc import keep_freed_memory
@@ -98,10 +75,9 @@ def default_run_dir(config: str, overlays: Sequence[str], bindings: Sequence[str
     """The directory of a run that is given none.
 
     For a task under ``experiments/`` it is runs/TASK/MODEL, where the model is the last overlay
-    in a folder ``models``, or the file that the task itself includes. For any other config it is
-    runs/NAME, or runs/NAME-MODEL. Folders between ``experiments/`` and the config are part of the
-    name, and a short hash stands for all other overrides. A run's own config.gin without
-    overrides means that run.
+    in a folder ``models``, or the file that the task itself includes; for any other config
+    runs/NAME, or runs/NAME-MODEL. A short hash stands for all other overrides. A run's own
+    config.gin without overrides means that run.
     """
     from bmojo.config.parse import find, includes
 

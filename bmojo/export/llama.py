@@ -29,16 +29,15 @@ def huggingface_config(
 
     Args:
       config: of the model.
-      parameters: of the model, by name; arrays or shapes.
+      parameters: by name; arrays or shapes.
       length: of the longest sequence that it was trained on.
-      eos: the token that ends documents; None: there is none.
+      eos: the token that ends documents, if there is one.
 
     Raises:
       UserError: the model has what these two cannot express; the message names it.
     """
     config = solve_widths(config)
     attention = _attention(config)
-    rope = {"rope_type": "default", "rope_theta": attention.rope_theta}
     windowed = attention.window is not None
     found = {
         "architectures": ["MistralForCausalLM" if windowed else "LlamaForCausalLM"],
@@ -54,7 +53,7 @@ def huggingface_config(
         "max_position_embeddings": length,
         "rms_norm_eps": NORM_EPSILON,
         "rope_theta": attention.rope_theta,
-        "rope_parameters": rope,
+        "rope_parameters": {"rope_type": "default", "rope_theta": attention.rope_theta},
         "tie_word_embeddings": config.tie_embeddings,
         "attention_dropout": 0.0,
         "bos_token_id": None,
@@ -64,19 +63,17 @@ def huggingface_config(
         "dtype": config.param_dtype,
         "torch_dtype": config.param_dtype,
     }
-    # Mistral's window counts the query's own token, as ours does.
-    other = {"sliding_window": attention.window} if windowed else {"mlp_bias": False}
-    return found | other | ({} if windowed else {"attention_bias": False})
+    if windowed:  # Mistral's window counts the query's own token, as ours does.
+        return found | {"sliding_window": attention.window}
+    return found | {"mlp_bias": False, "attention_bias": False}
 
 
 def huggingface_parameters(
     config: ModelConfig, parameters: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Weights by the names that Llama and Mistral give them.
+    """Weights by the names of Llama and Mistral, of a model that :func:`huggingface_config` takes.
 
-    Args:
-      config: of the model; one that :func:`huggingface_config` takes.
-      parameters: of the model, by name, as :func:`bmojo.training.parameters.split` gives them.
+    ``parameters`` are named as :func:`bmojo.training.parameters.split` names them.
     """
     config = solve_widths(config)
     arrays = {name: np.asarray(value) for name, value in parameters.items()}
@@ -90,17 +87,17 @@ def huggingface_parameters(
     for layer in range(config.n_layers):
         period, pair = divmod(layer, pairs)
         ours = [f"blocks.sublayers.{2 * pair + half}" for half in (0, 1)]
-        theirs = f"model.layers.{layer}"
-        found[f"{theirs}.input_layernorm.weight"] = arrays[f"{ours[0]}.norm.scale"][period]
-        found[f"{theirs}.post_attention_layernorm.weight"] = arrays[f"{ours[1]}.norm.scale"][period]
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-            kernel = arrays[f"{ours[0]}.mixer.heads.{name}.kernel"][period]
-            found[f"{theirs}.self_attn.{name}.weight"] = kernel.T
         gate, up = np.split(arrays[f"{ours[1]}.mixer.up_proj.kernel"][period], 2, axis=-1)
-        found[f"{theirs}.mlp.gate_proj.weight"] = gate.T
-        found[f"{theirs}.mlp.up_proj.weight"] = up.T
-        down = arrays[f"{ours[1]}.mixer.down_proj.kernel"][period]
-        found[f"{theirs}.mlp.down_proj.weight"] = down.T
+        layers = {
+            "input_layernorm": arrays[f"{ours[0]}.norm.scale"][period],
+            "post_attention_layernorm": arrays[f"{ours[1]}.norm.scale"][period],
+            "mlp.gate_proj": gate.T,
+            "mlp.up_proj": up.T,
+            "mlp.down_proj": arrays[f"{ours[1]}.mixer.down_proj.kernel"][period].T,
+        }
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            layers[f"self_attn.{name}"] = arrays[f"{ours[0]}.mixer.heads.{name}.kernel"][period].T
+        found |= {f"model.layers.{layer}.{name}.weight": x for name, x in layers.items()}
     return found
 
 

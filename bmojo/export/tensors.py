@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from bmojo.errors import UserError
@@ -13,26 +14,15 @@ from bmojo.files import write_atomically
 __all__ = ["read", "write"]
 
 DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64",
+    "I32": "int32", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
 
 
 def write(path: str | Path, arrays: Mapping[str, Any], key: str, value: str) -> None:
-    """Write arrays.
+    """Write jax or NumPy arrays by name, and metadata of one key.
 
-    Args:
-      path: of the file.
-      arrays: by name; jax or NumPy arrays, bfloat16 too.
-      key: of the file's metadata. There is only one: the library writes several in any order,
-        and the bytes would differ.
-      value: its value.
+    There is only one key: the library writes several in any order, and the bytes would differ.
 
     Raises:
       UserError: the package safetensors is missing.
@@ -68,12 +58,7 @@ def _array(path: str | Path, name: str, entry: dict[str, Any]) -> np.ndarray:
             f"{path}: {name}: {entry['dtype']} is unknown here; convert it to one of "
             f"{', '.join(DTYPES)}"
         )
-    if kind == "bfloat16":
-        import ml_dtypes
-
-        dtype = np.dtype(ml_dtypes.bfloat16)
-    else:
-        dtype = np.dtype(kind)
+    dtype = ml_dtypes.bfloat16 if kind == "bfloat16" else kind
     return np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
 
 

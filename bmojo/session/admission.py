@@ -36,15 +36,11 @@ class Admission:
         held: np.ndarray,
         first: int,
     ) -> Entries | None:
-        """Take n new tokens, and return the entries of those that have left by now.
+        """Take n new tokens, the first at position ``first``; the entries of those that have left.
 
-        Args:
-          k: keys (n, G, P).
-          v: values (n, G, P).
-          innovation: of each (n,).
-          tokens: ids, the last n of which are theirs; those before are their context.
-          held: positions in the eidetic slots behind them.
-          first: position of the first.
+        Keys ``k`` and values ``v`` are (n, G, P), ``innovation`` (n,). The last n ids of ``tokens``
+        are theirs, those before their context. ``held`` are the positions in the eidetic slots
+        behind them.
         """
         count, before = len(innovation), len(tokens) - len(innovation)
         self._total += float(innovation.sum(dtype=np.float64))

@@ -22,15 +22,10 @@ CELL = 32
 
 @dataclasses.dataclass(frozen=True)
 class StoredLayer:
-    """A layer that has a store, and its place in the model.
+    """A layer that has a store.
 
-    Attributes:
-      number: of the mixer, counted from 1 at the bottom; MLPs do not count.
-      period: which repetition of the pattern it is in.
-      index: its place in the pattern.
-      window: W.
-      heads: key-value heads G.
-      width: of a head, P.
+    ``number`` counts mixers, not MLPs, from 1 at the bottom; ``period`` is the repetition of the
+    pattern, ``index`` the place in it. It has a ``window`` W and ``heads`` G of a ``width`` P.
     """
 
     number: int
@@ -42,13 +37,10 @@ class StoredLayer:
 
 
 def stored_layers(config: Any) -> list[StoredLayer]:
-    """The layers of a model that keep tokens beyond their slots, from the bottom.
-
-    Args:
-      config: a :class:`bmojo.model.ModelConfig`.
+    """The layers with eidetic slots of a :class:`bmojo.model.ModelConfig`, from the bottom.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or their heads differ.
     """
     found, number = [], 0
     for period in range(config.num_blocks):
@@ -62,8 +54,8 @@ def stored_layers(config: Any) -> list[StoredLayer]:
                 found.append(StoredLayer(number, period, index, mixer.window, heads, width))
     if not found:
         raise UserError(
-            "memory: no layer of the model has eidetic slots, so that nothing "
-            "decides what to store; take a run of a model with BMojo.num_eidetic above 0"
+            "memory: no layer of the model has eidetic slots, so that nothing decides what to "
+            "store; take a run of a model with BMojo.num_eidetic above 0"
         )
     if len({(layer.heads, layer.width) for layer in found}) > 1:
         raise UserError(

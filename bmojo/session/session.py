@@ -1,4 +1,4 @@
-"""A model that reads tokens with a store beside it: what it asks, what it keeps.
+"""A model that reads tokens with a store beside it.
 
 Tokens are read in cells of a fixed grid. In a cell every layer with eidetic slots may look up
 entries of the store by its own queries; they join its softmax as further slots
@@ -54,26 +54,16 @@ class Use:
     write: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("every", "nearest"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
-                raise ValueError(f"{name}: must be at least 1, got {number}")
         if self.ask not in ("within", "before"):
             raise ValueError(f"ask: must be 'within' or 'before', got {self.ask!r}")
-        if self.agree < 0:
-            raise ValueError(f"agree: must not be negative, got {self.agree}")
-        if self.threshold is not None and not self.threshold >= 0:
-            raise ValueError(f"threshold: must not be negative, got {self.threshold}")
+        for name, least in (("every", 1), ("nearest", 1), ("agree", 0), ("threshold", 0)):
+            number = getattr(self, name)
+            if number is not None and not number >= least:
+                raise ValueError(f"{name}: must be at least {least}, got {number}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """Some tokens that were read.
-
-    Attributes:
-      start: how many tokens of the session came before them.
-      logits: of the token after each (n, V).
-    """
+class Piece(NamedTuple):
+    """Logits (n, V) of the token after each of n, and how many tokens came before these."""
 
     start: int
     logits: Array
@@ -123,12 +113,10 @@ class Session:
     def pieces(self, tokens: Any) -> Iterator[Piece]:
         """Read tokens, cell by cell."""
         tokens = np.asarray(tokens, np.int32)
-        first = 0
-        while first < len(tokens):
-            size = min(self.every - self.position % self.every, len(tokens) - first)
-            start = self.position
-            yield Piece(start, self._piece(tokens[first : first + size]))
-            first += size
+        while len(tokens):
+            size, start = self.every - self.position % self.every, self.position
+            yield Piece(start, self._piece(tokens[:size]))
+            tokens = tokens[size:]
 
     def read(self, tokens: Any) -> Array:
         """Read tokens; the logits (V,) behind the last one that was ever read."""
@@ -191,10 +179,10 @@ class Session:
     def _look_up(
         self, readings: list["_Reading"], first: int, offset: int, inside: np.ndarray | None
     ) -> None:
-        """Fill the slots from those of token ``offset`` on with the entries of n tokens.
+        """Fill the slots from ``offset`` on with the entries of tokens from position ``first`` on.
 
-        ``first`` is the position of the first token. ``inside`` (n,) are places in the cell that
-        is read with the slots: a token sees those of earlier ones. None: all tokens see all.
+        ``inside`` (n,) are their places in the cell that is read with the slots, where a token sees
+        those of earlier ones; None: all see all.
         """
         use, cell = self.use, self.position - self.position % self.every
         assert self._store is not None
@@ -208,9 +196,7 @@ class Session:
                 alignment=self._alignments[number],
                 first=first,
             )
-            since = (
-                np.zeros(len(q), np.int64) if inside is None else -(cell % layer.window + inside)
-            )
+            since = np.zeros(len(q), int) if inside is None else -(cell % layer.window + inside)
             self._slots.fill(number, start, found, np.repeat(since, use.nearest))
 
     def _keep(self, readings: list["_Reading"]) -> None:
@@ -218,7 +204,7 @@ class Session:
         assert self._store is not None
         size, tokens = len(readings[0].innovation), np.asarray(self._recent, np.int32)
         for layer, admission, new in zip(self.layers, self._admissions, readings, strict=True):
-            if not all(np.isfinite(x).all() for x in (new.k, new.v, new.innovation)):
+            if not all(np.isfinite(x).all() for x in new[1:]):
                 raise UserError(
                     f"memory: keys of layer {layer.number} are not numbers; the model's parameters "
                     "are broken, use another checkpoint"
@@ -250,11 +236,9 @@ def _joined(cell: list[list[_Reading]]) -> list[_Reading]:
 
 
 class _Slots:
-    """The further slots of all layers of a model, for one row.
+    """Further slots of all layers: ``held`` by place in the pattern, ``ids`` (G, count) by layer.
 
-    Attributes:
-      held: slots by place in the pattern, for all periods, of NumPy arrays that are written to.
-      ids: entries in the slots of each layer (G, count), -1 where vacant.
+    The arrays are NumPy's, for one row and all periods; a vacant slot has the id -1.
     """
 
     def __init__(self, state: ModelState, layers: list[StoredLayer], count: int):
@@ -281,16 +265,13 @@ class _Slots:
         slots, at = self.held[layer.index], (layer.period, 0, part)
         slots.k[at], slots.v[at] = found.key.swapaxes(0, 1), found.value.swapaxes(0, 1)
         # A slot is there for all heads or for none.
-        slots.distance[layer.period, 0, 0, part] = np.where(
-            (found.id >= 0).all(axis=0), distance, NEVER
-        )
+        there = (found.id >= 0).all(axis=0)
+        slots.distance[layer.period, 0, 0, part] = np.where(there, distance, NEVER)
         self.ids[number][:, part] = found.id
 
 
 @functools.lru_cache(maxsize=16)
-def _programs(
-    graph: Any, layers: tuple[StoredLayer, ...]
-) -> tuple[Callable[..., ModelState], Callable[..., Any]]:
+def _programs(graph: Any, layers: tuple[StoredLayer, ...]) -> tuple[Callable[..., Any], ...]:
     """Compiled functions of the parameters of one kind of model: a first state, and a reading."""
 
     @jax.jit
@@ -307,8 +288,8 @@ def _programs(
                 blocks[i] = dataclasses.replace(blocks[i], stored=held)
             return dataclasses.replace(state, blocks=tuple(blocks))
 
-        model = nnx.merge(graph, parameters)
         shown, request = with_slots(state, stored), AuxRequest(entries=True)
+        model = nnx.merge(graph, parameters)
         logits, after, aux = model(tokens, shown, None, lengths, None, request)
         readings = []
         for layer in layers:

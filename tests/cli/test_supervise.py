@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bmojo.cli.supervise import Supervisor, without_restarts
+from bmojo.cli.supervise import Supervisor
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -101,18 +101,6 @@ def test_what_is_fresh_stays_when_it_is_started_again(supervise):
     Path("run/config.gin").write_text("text")
     _, _, started = supervise([(KILL, None), (KILL, 5), (0, 10)], 9, "train", "--fresh")
     assert started == ["train --fresh", "train --fresh", "train"]
-
-
-@pytest.mark.parametrize(
-    ("words", "kept"),
-    [
-        ("train a.gin --max-restarts 3 --seed 1", "train a.gin --seed 1"),
-        ("train --max-restarts=3 a.gin", "train a.gin"),
-        ("train a.gin -- --max-restarts 3", "train a.gin -- --max-restarts 3"),
-    ],
-)
-def test_the_child_gets_the_same_words_without_the_option(words, kept):
-    assert without_restarts(words.split()) == kept.split()
 
 
 START = """

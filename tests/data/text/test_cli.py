@@ -69,11 +69,6 @@ def test_skipped_documents_are_counted():
         (["prepare", "none", "--out", "o"], "none: no such file or folder"),
         (["prepare", "books", "--out", "o", "--tokenizer", "byte"], "did you mean 'bytes'"),
         (["prepare", "books", "--out", "o", "--validation", "1"], "--validation: 1.0 is not a"),
-        (["prepare", "books", "--out", "o", "--split-by", "file"], "the only choice is 'folder'"),
-        (
-            ["prepare", "books", "--out", "o", "--split-by", "folder", "--test", "0"],
-            "goes without --validation and --test",
-        ),
         (["show", "books"], "books: no prepared text is here; bmojo data prepare SOURCE --out"),
         (
             ["train-tokenizer", "books", "--vocab-size", "300", "--out", "no/bpe.json"],
