@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from bmojo.cli.bench_session import QUICK, REPETITIONS, Measurement
 from bmojo.cli.common import told
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
-    from bmojo.benchmark.models import Dimensions
+    from bmojo.benchmark.models import Candidate, Dimensions
+    from bmojo.cli.bench_session import Measurement
+
+REPETITIONS, QUICK = 15, 3
 
 BENCH_EXIT_CODES = """\b
 Exit codes:
@@ -62,33 +64,19 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
         list[str] | None,
         typer.Argument(None, metavar="[KEY=VALUE]...", help="Bindings for every model."),
     ),
-    "models": _names(
-        MODELS,
-        "Models of configs/models, or paths of gin files, but for bmojo_ssd, with commas between: "
-        f"{MODELS}.",
-    ),
+    "models": _names(MODELS, "Models of configs/models, bmojo_ssd, or paths of gin files."),
     "model": _option(str, "bmojo", f"A model of {MODELS}.", metavar="NAME"),
     "only": _names(OPERATIONS, "Operations.", "--ops"),
     "others": _names(PEERS, "Other implementations.", "--peers"),
     "environments": _option(
-        Path | None,
-        None,
-        "Where scripts/peers/install.py made their environments. Default: peers in "
-        "BMOJO_CACHE_DIR, or in ~/.cache/bmojo.",
-        metavar="DIR",
+        Path | None, None, "Of scripts/peers/install.py. Default: in the cache.", metavar="DIR"
     ),
-    "peer_window": _size(
-        None, "Window of attention of hf_mistral and recurrentgemma. Default: the whole past."
-    ),
+    "peer_window": _size(None, "Window of hf_mistral and recurrentgemma. Default: the whole past."),
     "part": _option(
-        Literal["model", "layer"],
-        "model",
-        "The whole model, or one layer of it, forward and backward.",
+        Literal["model", "layer"], "model", "The model, or a layer of it, forward and backward."
     ),
     "lengths": _sizes("--length", "Tokens of a row. Default: the powers of two from 4096 to 65536"),
-    "positions": _sizes(
-        "--position", "Tokens that have been read. Default: 1024, 4096, 16384, 65536"
-    ),
+    "positions": _sizes("--position", "Tokens read before. Default: 1024, 4096, 16384, 65536"),
     "segment": _size(2048, "Tokens of a segment; divides every length."),
     "tokens": _size(16, "Tokens of a sample."),
     "batch": _size(1, "Rows."),
@@ -103,23 +91,16 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
     "fading": _size(16, "Fading slots of B'MOJO.", least=0),
     "eidetic": _size(64, "Eidetic slots of B'MOJO.", least=0),
     "parameters": _size(
-        None,
-        "Parameters without embedding and head that all models get, within 2 %. Default: 12 "
-        "width^2 a layer.",
+        None, "Of all models but embedding and head, within 2 %. Default: 12 width^2 a layer."
     ),
     "baseline": _option(
         str | None, None, "The case to compare with. Default: the first.", metavar="NAME"
     ),
     "dtype": _option(Literal["float32", "bfloat16"], "float32", "Dtype of the computation."),
-    "repetitions": _size(
-        None, f"Rounds in which every case takes its turn. Default: {REPETITIONS}."
-    ),
+    "repetitions": _size(None, f"Rounds: every case takes its turn. Default: {REPETITIONS}."),
     "quick": _option(bool, False, f"Take {QUICK} rounds, and change nothing else.", "--quick"),
     "out": _option(
-        Path | None,
-        None,
-        "Write results.json, samples included, and results.md there.",
-        metavar="DIR",
+        Path | None, None, "Write results.json, with samples, and results.md.", metavar="DIR"
     ),
     "json": _option(bool, False, "Print JSON in place of tables.", "--json"),
 }
@@ -128,16 +109,11 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 SIZES = ("batch", "length", "channels", "states", "heads", "width", "window", "fading", "eidetic")
 MODEL = ("width", "layers", "heads", "window", "vocabulary", "fading", "eidetic", "parameters")
 OUTPUT = ("repetitions", "quick", "out", "json")
-Run = Callable[[Measurement, Any], None]
+Run = Callable[["Measurement", Any], None]
 
 
 def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:
-    """Make a function of a measurement and its options a subcommand.
-
-    Args:
-      names: of its options; those of the output are added.
-      defaults: where they are not those of ``OPTIONS``.
-    """
+    """Make a function of a measurement and its options a subcommand; ``defaults`` override."""
     chosen = (*names, *OUTPUT)
 
     def make(function: Run) -> Run:
@@ -146,19 +122,22 @@ def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:
         def run(**options: Any) -> None:
             settings = {n: value for n, value in options.items() if n not in OUTPUT}
             settings |= {n: str(v) for n, v in settings.items() if isinstance(v, Path)}
-            output = [options[n] for n in OUTPUT]
+            rounds, quick, *output = (options[n] for n in OUTPUT)
             with told():
-                function(Measurement(name, settings, *output), SimpleNamespace(**options))
+                if quick and rounds is not None:
+                    raise UserError("--quick: it is a number of repetitions; give one of the two")
+                from bmojo.cli.bench_session import Measurement
+
+                rounds = rounds or (QUICK if quick else REPETITIONS)
+                function(Measurement(name, settings, rounds, *output), SimpleNamespace(**options))
 
         parameters = []
         for n in chosen:
             kind, option = OPTIONS[n]
             option = copy.copy(option)
             option.default = defaults.get(n, option.default)
-            parameter = inspect.Parameter(
-                n, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind
-            )
-            parameters.append(parameter)
+            only = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(inspect.Parameter(n, only, default=option, annotation=kind))
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {n: OPTIONS[n][0] for n in chosen}
         app.command(name, epilog=BENCH_EXIT_CODES, help=inspect.getdoc(function))(run)
@@ -168,7 +147,7 @@ def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:
 
 
 @_command("only", *SIZES)
-def ops(session: Measurement, given: Any) -> None:
+def ops(session: "Measurement", given: Any) -> None:
     """Time operations forward, and with their gradients, beside the same written plainly.
 
     Baselines are loops of lax.scan, whole and in chunks of 64 under jax.checkpoint, softmax
@@ -202,7 +181,7 @@ def ops(session: Measurement, given: Any) -> None:
 
 
 @_command("overrides", "models", "part", "batch", "length", *MODEL, "baseline", "dtype")
-def step(session: Measurement, given: Any) -> None:
+def step(session: "Measurement", given: Any) -> None:
     """Time a whole training step of models with equal parameters: forward, backward, AdamW.
 
     The step is the one that bmojo train runs, its buffers donated. With --part layer: forward
@@ -220,7 +199,7 @@ def step(session: Measurement, given: Any) -> None:
     names = _list("--models", given.models, MODELS)
     against = _baseline(given.baseline, names)
     session.begin()
-    chosen = session.choose(names, _dimensions(given), given.overrides)
+    chosen = _choose(names, given)
     from bmojo.benchmark.steps import layer_cases, step_cases
 
     checks = session.check_segments(chosen, given.length)
@@ -230,7 +209,7 @@ def step(session: Measurement, given: Any) -> None:
 
 
 @_command("overrides", "models", "lengths", "segment", "batch", *MODEL, "dtype", models="bmojo")
-def length(session: Measurement, given: Any) -> None:
+def length(session: "Measurement", given: Any) -> None:
     """Time training steps against the length, on whole sequences and in segments.
 
     In segments, as with Trainer.segments_per_document, the state is carried from one to the
@@ -251,7 +230,7 @@ def length(session: Measurement, given: Any) -> None:
                 "them"
             )
     session.begin()
-    chosen = session.choose(names, _dimensions(given), given.overrides)
+    chosen = _choose(names, given)
     from bmojo.benchmark.steps import conclude_lengths, length_cases
 
     checks = session.check_segments(chosen, wanted[0])
@@ -260,7 +239,7 @@ def length(session: Measurement, given: Any) -> None:
 
 
 @_command("overrides", "models", "positions", "tokens", *MODEL, "baseline", "dtype")
-def decode(session: Measurement, given: Any) -> None:
+def decode(session: "Measurement", given: Any) -> None:
     """Time a decoded token against the position, and count the bytes of the state.
 
     Tokens are drawn greedily behind a text of that length that has been read: in the compiled
@@ -278,7 +257,7 @@ def decode(session: Measurement, given: Any) -> None:
     names = _list("--models", given.models, MODELS)
     against = _baseline(given.baseline, names)
     session.begin()
-    chosen = session.choose(names, _dimensions(given), given.overrides)
+    chosen = _choose(names, given)
     from bmojo.benchmark.decoding import check_decoding, conclude_decoding, decode_cases
 
     checks = session.check_each(chosen, check_decoding)
@@ -288,7 +267,7 @@ def decode(session: Measurement, given: Any) -> None:
 
 
 @_command("model", "batch", "length", *MODEL, "dtype", length=512, layers=24)
-def start(session: Measurement, given: Any) -> None:
+def start(session: "Measurement", given: Any) -> None:
     """Time a process from its start to its first finished training step.
 
     Processes with an empty cache of compiled programs and with one that has all they need take
@@ -301,7 +280,7 @@ def start(session: Measurement, given: Any) -> None:
     """
     session.begin()
     dimensions = _dimensions(given)
-    session.choose([given.model], dimensions)
+    _choose([given.model], given)
     from bmojo.benchmark.starts import Starts
 
     with tempfile.TemporaryDirectory(prefix="bmojo-bench-") as folder:
@@ -313,7 +292,7 @@ def start(session: Measurement, given: Any) -> None:
 
 @_command("overrides", "models", "others", "environments", "peer_window", "batch", "length", *MODEL,
           "baseline", models="bmojo,mamba2,transformer")  # fmt: skip
-def peers(session: Measurement, given: Any) -> None:
+def peers(session: "Measurement", given: Any) -> None:
     """Time training steps of other implementations beside ours, in float32 with AdamW.
 
     Hugging Face transformers (Mamba-2, Mistral, Zamba2, Falcon-H1, in PyTorch), mamba2-jax and
@@ -337,8 +316,7 @@ def peers(session: Measurement, given: Any) -> None:
 
     commands = peers.find(wanted, given.environments)
     session.begin()
-    dimensions = _dimensions(given)
-    chosen = session.choose(names, dimensions, given.overrides)
+    dimensions, chosen = _dimensions(given), _choose(names, given)
     from bmojo.benchmark.machine import threads
     from bmojo.benchmark.steps import step_cases
 
@@ -372,6 +350,13 @@ def _baseline(name: str | None, names: Sequence[str]) -> str:
     if name is not None and name not in names:
         raise UserError(f"--baseline: {name!r} is not measured; {suggestion(name, names)}")
     return name or names[0]
+
+
+def _choose(names: Sequence[str], given: Any) -> "list[Candidate]":
+    """The models of some names, with equal parameters."""
+    from bmojo.benchmark.models import choose
+
+    return choose(names, _dimensions(given), getattr(given, "overrides", None) or ())
 
 
 def _dimensions(given: Any) -> "Dimensions":
