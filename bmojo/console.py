@@ -9,7 +9,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["format_table", "line", "make_console", "make_table", "progress_bar"]
+__all__ = [
+    "Progress", "format_table", "line", "make_console", "make_table", "markdown_table",
+    "progress_bar", "unseen",
+]  # fmt: skip
+
+Progress = Callable[[int], None]
+"""Adds to what is done."""
+
+
+def unseen(count: int) -> None:
+    """Show no progress."""
 
 
 def make_console(**options: Any) -> "Console":
@@ -51,6 +61,12 @@ def make_table(
     return table
 
 
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, whose columns but the first are on the right."""
+    cells = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in cells)
+
+
 class _Cells(string.Formatter):
     """Formats fields of a row; None is an empty cell."""
 
@@ -78,7 +94,7 @@ def format_table(
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress_bar(description: str, total: int | None) -> Iterator[Progress]:
     """A progress bar on standard error, if that is a terminal.
 
     Yields:

@@ -11,13 +11,10 @@ import numpy as np
 
 from bmojo.errors import UserError
 
-__all__ = ["Case", "Check", "Program", "WrongError", "compare", "compiled", "difference", "require"]
-
 LIMITS = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 2e-2}
 """Largest relative difference that rounding may make, by dtype of the computation."""
 
-Tell = Callable[[str], None]
-"""Reports progress."""
+Tell = Callable[[str], None]  # reports progress
 
 
 def silent(text: str) -> None:
@@ -28,11 +25,8 @@ def silent(text: str) -> None:
 class Check:
     """A comparison that a case must pass before it is timed.
 
-    Attributes:
-      case: name of the case.
-      what: the two things that are compared.
-      difference: relative difference, NaN where a value was not finite.
-      limit: largest difference allowed.
+    ``what`` names the two things that are compared; their relative ``difference`` is NaN where a
+    value was not finite.
     """
 
     case: str
@@ -47,16 +41,11 @@ class Check:
 
 
 class WrongError(UserError):
-    """A result is wrong, and so nothing is timed.
-
-    Attributes:
-      checks: all checks, those that passed included.
-    """
+    """A result is wrong, and so nothing is timed."""
 
     exit_code = 1
 
     def __init__(self, checks: Sequence[Check]):
-        self.checks = tuple(checks)
         first, *others = [check for check in checks if not check.passed]
         more = f", and {len(others)} more" if others else ""
         super().__init__(
@@ -96,20 +85,17 @@ class Case:
     """A computation to time.
 
     Attributes:
-      name: unique in its group.
-      group: title of its table.
-      run: computes once and returns when the result is there. It may return the seconds taken,
-        where another process measures them.
+      name: unique in its group, the title of its table.
+      run: computes once and returns when the result is there, or the seconds that another
+        process took for it.
       units: parts of a call that a sample is divided by: tokens, layers.
       baseline: name of the case of the same group to compare with.
-      compile_seconds: time to compile it.
       temporary_bytes: memory that XLA reserves beside arguments and results.
-      flops: operations of one unit, counted by formula.
-      xla_flops: operations of a call as XLA counts them: the body of a loop counts once.
+      flops: operations of one unit by formula; ``xla_flops``: of a call, a loop's body once.
       facts: further columns of its table.
       calls: calls in a sample; None: as many as make it long enough to be timed.
-      pause: seconds to wait before each sample, where another process has just computed; then
-        a call that is not measured comes before the one that is.
+      pause: seconds before each sample and a call that is not measured, where another process
+        has just computed.
       fresh: each call is a process of its own; one call before the samples is enough.
     """
 
@@ -132,10 +118,8 @@ class Case:
 class Program:
     """A function compiled for some arguments.
 
-    Attributes:
-      call: the compiled function.
-      facts: ``compile_seconds`` (tracing included), ``temporary_bytes`` and ``xla_flops``, as
-        arguments of :class:`Case`; None where XLA gives no number.
+    ``facts`` are arguments of :class:`Case`: ``compile_seconds`` (tracing included),
+    ``temporary_bytes`` and ``xla_flops``; None where XLA gives no number.
     """
 
     call: Any

@@ -1,6 +1,7 @@
 """Time of a decoded token, and bytes of the state, against the position."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,16 +10,12 @@ import numpy as np
 
 from bmojo.benchmark.cases import LIMITS, Case, Check, Tell, compare, silent
 from bmojo.benchmark.models import Candidate
-from bmojo.benchmark.results import Row
+from bmojo.benchmark.results import Row, by_fact
 from bmojo.benchmark.rounds import SETTLING, exponent, growth
 from bmojo.generation.generate import decode, prefill, single_steps, state_bytes
 
-__all__ = ["check_decoding", "conclude_decoding", "decode_cases"]
-
-CHUNK = 512
-"""Tokens that are read at once on the way to a position."""
-CHECKED = 8
-"""Tokens that are decoded in the check."""
+CHUNK = 512  # tokens that are read at once on the way to a position
+CHECKED = 8  # tokens that are decoded in the check
 WAYS: dict[str, Callable[[Any], Any] | None] = {"": None, ", a call a token": single_steps}
 """Ways to decode: suffix of the case's name -> maker of ``advance`` from a model."""
 
@@ -32,10 +29,9 @@ def _decode(way: str, model: Any, logits: Any, state: Any, **options: Any) -> An
 def check_decoding(chosen: Candidate) -> list[Check]:
     """Greedy decoding behind a prompt of a window and a half, against the parallel forward pass.
 
-    The logits of single tokens must be those of all tokens at once. The tokens of
-    :func:`bmojo.generation.generate.decode`, in its loop and with a call a token, must be those
-    with the largest logits: these differences are what a token lacks of the largest logit,
-    relative to the root mean square of the logits.
+    The logits of single tokens must be those of all tokens at once. The tokens of ``decode``, in
+    its loop and with a call a token, must be those with the largest logits: these differences are
+    what a token lacks of the largest logit, relative to the root mean square of the logits.
     """
     structure, parameters = chosen.draw()
     model = structure.merge(parameters)
@@ -75,15 +71,7 @@ def decode_cases(
 
     A sample is the time of ``tokens`` tokens of one continuing sequence, greedy, from the
     compiled loop that ``bmojo generate`` runs, at most ``tokens`` in a call of it; and from a
-    call for each token. Full attention has room for as many tokens as it needs.
-
-    Args:
-      models: the models.
-      positions: tokens before the first one that is timed.
-      tokens: of a sample.
-      rounds: samples that will be taken.
-      baseline: model that others are compared with at the same position.
-      tell: reports progress.
+    call for each token. Full attention has room for all tokens of ``rounds`` samples.
     """
     cases = []
     budget = tokens * (rounds + SETTLING + 1)
@@ -102,27 +90,17 @@ def decode_cases(
             for way in WAYS:
                 options = {"max_new_tokens": budget, "block": tokens}
                 stream = _decode(way, model, logits, state, **options)
-                case = Case(
-                    chosen.name + way,
-                    f"decoding at position {position:,}, a token",
-                    _take(stream, tokens),
-                    units=tokens,
-                    baseline=baseline,
-                    facts={"position": position, "state bytes": state_bytes(state)},
-                    calls=1,
-                )
-                cases.append(case)
+                run = functools.partial(_take, stream, tokens)
+                name, group = chosen.name + way, f"decoding at position {position:,}, a token"
+                facts = {"position": position, "state bytes": state_bytes(state)}
+                cases.append(Case(name, group, run, tokens, baseline, facts=facts, calls=1))
     return sorted(cases, key=lambda case: case.facts["position"])
 
 
 def conclude_decoding(rows: Sequence[Row]) -> list[str]:
     """For each model, how time and state grow with the position."""
-    models: dict[str, list[Row]] = {}
-    for row in rows:
-        if "position" in row.facts:
-            models.setdefault(row.case, []).append(row)
     notes = []
-    for name, found in models.items():
+    for name, found in by_fact(rows, "position", lambda row: row.case).items():
         positions = [row.facts["position"] for row in found]
         series = [row.seconds.median for row in found], [row.facts["state bytes"] for row in found]
         time, size = (growth(exponent(positions, values), "position") for values in series)
@@ -130,12 +108,9 @@ def conclude_decoding(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _take(stream: Any, tokens: int) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(tokens):
-            next(stream)
-
-    return run
+def _take(stream: Iterator[Any], tokens: int) -> None:
+    for _ in range(tokens):
+        next(stream)
 
 
 def _with_capacity(model: Any, state: Any, capacity: int) -> Any:

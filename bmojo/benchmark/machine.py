@@ -16,24 +16,10 @@ from bmojo.malloc import keep_freed_memory
 from bmojo.training.report import provenance
 from bmojo.types import Array
 
-__all__ = [
-    "CALIBRATION",
-    "calibration",
-    "check_calibration",
-    "load",
-    "record",
-    "threads",
-    "warnings",
-]
-
-QUIET = 0.5
-"""Load average above which other work is taken to be running."""
-CALIBRATION = "calibration"
-"""Group of the cases that measure peak rates."""
-SQUARE = 2048
-"""Rows of the large square matrices."""
-COPIED = 2**25
-"""Numbers that are copied: 128 MiB, more than fits into caches."""
+QUIET = 0.5  # load average above which other work is taken to be running
+CALIBRATION = "calibration"  # group of the cases that measure peak rates
+SQUARE = 2048  # rows of the large square matrices
+COPIED = 2**25  # numbers that are copied: 128 MiB, more than fits into caches
 EXPONENTIALS = 2**20
 
 
@@ -104,10 +90,6 @@ def calibration(length: int, width: int) -> list[Case]:
 
     Their ``facts`` have ``work`` (operations, bytes read and written, or exponentials of a call)
     and ``rate``, the unit of a billion of them a second.
-
-    Args:
-      length: rows of the left matrix of the first products.
-      width: the other dimensions of those.
     """
 
     def case(name: str, function: Callable[..., Array], work: float, rate: str, *x: Array) -> Case:

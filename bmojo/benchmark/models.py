@@ -17,35 +17,19 @@ from bmojo.experiment import REGISTRY
 from bmojo.model import ModelConfig, describe, solve_widths
 from bmojo.training.parameters import Parameters, Structure, initialize, outline
 
-__all__ = ["MODELS", "Candidate", "Dimensions", "check_segments", "choose", "in_segments"]
-
 MODELS = ("transformer", "mamba", "mamba2", "hybrid", "bmojo_f", "bmojo", "bmojo_ssd")
 """Compared by default. A name is a file in configs/models, but for ``bmojo_ssd``."""
-VARIANTS = {
-    "bmojo_ssd": (
-        "bmojo",
-        ("BMojo.fading=@SSD()", "SSD.expand=1", "SSD.n_heads=%N_HEADS", "SSD.d_state=64"),
-    )
-}
-"""B'MOJO whose fading cell is Mamba-2's."""
-UNEQUAL = 0.02
-"""Largest relative difference between numbers of parameters."""
+SSD = ("BMojo.fading=@SSD()", "SSD.expand=1", "SSD.n_heads=%N_HEADS", "SSD.d_state=64")
+VARIANTS = {"bmojo_ssd": ("bmojo", SSD)}  # B'MOJO whose fading cell is Mamba-2's
+UNEQUAL = 0.02  # largest relative difference between numbers of parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Dimensions:
     """Dimensions that all compared models share.
 
-    Attributes:
-      width: of the residual stream.
-      layers: pairs of sublayers.
-      heads: of attention, and of Mamba-2's recurrence.
-      vocabulary: number of tokens.
-      window: of sliding-window attention.
-      num_fading: fading slots.
-      num_eidetic: eidetic slots.
-      parameters: outside embedding and head; None: 12 width^2 for each layer.
-      dtype: of the computation.
+    ``layers`` are pairs of sublayers; ``parameters`` are those outside embedding and head, None:
+    12 width^2 for each layer.
     """
 
     width: int = 256
@@ -100,10 +84,7 @@ def choose(
 ) -> list[Candidate]:
     """Load models, with equal numbers of parameters within 2 %.
 
-    Args:
-      names: of files in configs/models, of variants, or paths of gin files with a model.
-      dimensions: shared by all.
-      overrides: bindings for all of them, 'KEY=VALUE'.
+    A name is that of a file in configs/models, of a variant, or the path of a gin file.
 
     Raises:
       UserError: there is no such model, its config is wrong, or the numbers cannot be met.
@@ -120,8 +101,6 @@ def choose(
 
 
 def _load(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Candidate:
-    if name == "":
-        raise UserError(f"--models: a name is empty; give some of {', '.join(MODELS)}")
     base, variant = VARIANTS.get(name, (name, ()))
     file = base if base.endswith(".gin") else f"models/{base}.gin"
     last = {binding.key: binding.value for binding in read([file], [*variant, *overrides])[0]}
@@ -150,12 +129,7 @@ def _load(name: str, dimensions: Dimensions, overrides: Sequence[str]) -> Candid
 def in_segments(call: Any, start: Any, parameters: Any, x: Any, part: int) -> jax.Array:
     """Outputs for x (B, L, ...) of a model or layer that reads ``part`` tokens at a time.
 
-    Args:
-      call: (parameters, x, state) -> (outputs, state).
-      start: parameters -> state before the first token.
-      parameters: of the model or layer.
-      x: its inputs.
-      part: tokens of a segment.
+    ``call`` maps (parameters, x, state) to (outputs, state), ``start`` parameters to a state.
     """
     call, state, outs = jax.jit(call), jax.jit(start)(parameters), []
     for first in range(0, x.shape[1], part):
@@ -167,9 +141,8 @@ def in_segments(call: Any, start: Any, parameters: Any, x: Any, part: int) -> ja
 def check_segments(chosen: Candidate, length: int) -> Check:
     """The check that logits of a whole sequence are those of three segments.
 
-    The sequence is a little longer than a window and a half, so that slots are in use, or as
-    long as the measured one (``length``) where that is shorter. The segments do not end at a
-    chunk's edge.
+    The sequence is a little longer than a window and a half, so that slots are in use, but not
+    longer than ``length``. The segments do not end at a chunk's edge.
     """
     structure, parameters = chosen.draw()
     part = max(1, min(chosen.window // 2 + 3 if chosen.window else 13, length // 3))

@@ -23,8 +23,6 @@ from bmojo.ops.selection import EMPTY, running_sets
 from bmojo.ops.ssd import CHUNK_SIZE, ssd
 from bmojo.types import Array
 
-__all__ = ["FORWARD", "GRADIENT", "Family", "Sizes", "check_operations", "families"]
-
 FORWARD, GRADIENT = "forward", "forward and gradient"
 TAPS, SPAN = 4, 4
 IN_CHUNKS = f"lax.scan in chunks of {plain.CHUNK}"
@@ -45,23 +43,15 @@ class Sizes:
     num_eidetic: int = 64
 
 
-ODD = Sizes(2, 37, 6, 3, 2, 8, 7, 2, 3)
-"""Where every implementation is compared with the oracle."""
+ODD = Sizes(2, 37, 6, 3, 2, 8, 7, 2, 3)  # where every implementation is compared with the oracle
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """One operation.
+    """One operation: implementations by name, ``ours`` and ``plain``, of which one is the baseline.
 
-    Attributes:
-      name: its title.
-      operands: arrays to call it with.
-      flops: forward operations.
-      ours: implementations of this package, by name.
-      oracle: the right outputs, computed slowly; called with the operands.
-      plain: other implementations, by name.
-      baseline: the plain one to compare with; None: there is none.
-      gradient: the function whose derivative is the right one; None: there is no derivative.
+    ``flops`` are those of the forward pass, ``oracle`` computes the right outputs slowly;
+    ``gradient`` is the function whose derivative is the right one, None: there is none.
     """
 
     name: str
@@ -102,16 +92,10 @@ def _runnable(forms: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[...
 
 
 def _recurrence(
-    name: str,
-    sizes: Sizes,
-    rng: np.random.Generator,
-    channels: tuple[int, ...],
-    A: Array,
-    flops: int,
-    ours: Mapping[str, Callable[..., Any]],
-    oracle: Callable[..., Any],
+    name: str, sizes: Sizes, rng: np.random.Generator, channels: tuple[int, ...], A: Array,
+    flops: int, ours: Mapping[str, Callable[..., Any]], oracle: Callable[..., Any],
     step: plain.Step,
-) -> Family:
+) -> Family:  # fmt: skip
     """A scan over ``channels`` with a step size for each of the first axis; ``flops`` a token."""
     batch, length, states = sizes.batch, sizes.length, sizes.states
     operands = (
@@ -161,25 +145,20 @@ def _attention(sizes: Sizes, rng: np.random.Generator) -> Family:
     past = np.tril(np.ones((sizes.length, sizes.length), bool))
     segment_pos, every = _segment_pos(sizes), partial(plain.attention, mask=past)
     score = np.zeros(sizes.length)
-    forms = {
-        "causal_attention (in blocks)": causal_attention,
-        "causal_attention, native": attention_native.causal_attention,
+    ours = {
+        "causal_attention (in blocks)": partial(causal_attention, segment_pos=segment_pos),
+        "causal_attention, native": partial(
+            attention_native.causal_attention, segment_pos=segment_pos
+        ),
     }
+    baseline = "jax.nn.dot_product_attention"
+    forms = {"all pairs, masked": every}
+    forms[baseline] = partial(jax.nn.dot_product_attention, is_causal=True)
+    flops = 4.0 * sizes.width * sizes.batch * float(past.sum())
+    oracle = lambda q, k, v: _attention_oracle((q, k, v, k, v), score, sizes.length, 0, 0)  # noqa: E731
+    operands = _heads(sizes, rng, 3)
     return Family(
-        "causal attention",
-        _heads(sizes, rng, 3),
-        4.0 * sizes.width * sizes.batch * float(past.sum()),
-        {
-            name: lambda q, k, v, look=look: look(q, k, v, segment_pos)
-            for name, look in _runnable(forms).items()
-        },
-        lambda q, k, v: _attention_oracle((q, k, v, k, v), score, sizes.length, 0, 0),
-        {
-            "all pairs, masked": every,
-            "jax.nn.dot_product_attention": partial(jax.nn.dot_product_attention, is_causal=True),
-        },
-        "jax.nn.dot_product_attention",
-        every,
+        "causal attention", operands, flops, _runnable(ours), oracle, forms, baseline, every
     )
 
 
@@ -227,19 +206,12 @@ def _memory_attention(sizes: Sizes, rng: np.random.Generator) -> Family:
         return _attention_oracle(operands, score, window, sizes.num_fading, sizes.num_eidetic)
 
     forms = {
-        "memory_attention": memory_attention,
-        "memory_attention, native": attention_native.memory_attention,
+        "memory_attention": partial(ours, memory_attention),
+        "memory_attention, native": partial(ours, attention_native.memory_attention),
     }
-    return Family(
-        "attention to window and memory",
-        _heads(sizes, rng, 5),
-        4.0 * sizes.width * batch * float(sees.sum()),
-        {name: partial(ours, look) for name, look in _runnable(forms).items()},
-        oracle,
-        {"all pairs, masked": every},
-        "all pairs, masked",
-        every,
-    )
+    name, plainly = "attention to window and memory", "all pairs, masked"
+    flops, operands = 4.0 * sizes.width * batch * float(sees.sum()), _heads(sizes, rng, 5)
+    return Family(name, operands, flops, _runnable(forms), oracle, {plainly: every}, plainly, every)
 
 
 def _attention_oracle(
@@ -261,16 +233,11 @@ def _convolution(sizes: Sizes, rng: np.random.Generator) -> Family:
         taps, late = np.asarray(kernel, np.float64), TAPS - 1
         return sum(taps[i] * past[:, late - i : late - i + length] for i in range(TAPS))
 
-    return Family(
-        f"causal convolution, {TAPS} taps",
-        (_normal(rng, batch, length, width), _normal(rng, TAPS, width)),
-        2.0 * TAPS * batch * length * width,
-        {"causal_convolution": lambda x, kernel: causal_convolution(x, kernel, tail)},
-        oracle,
-        {"lax.conv_general_dilated": plain.convolution},
-        "lax.conv_general_dilated",
-        plain.convolution,
-    )
+    ours = {"causal_convolution": lambda x, kernel: causal_convolution(x, kernel, tail)}
+    name, baseline = f"causal convolution, {TAPS} taps", "lax.conv_general_dilated"
+    operands = _normal(rng, batch, length, width), _normal(rng, TAPS, width)
+    flops, form = 2.0 * TAPS * batch * length * width, plain.convolution
+    return Family(name, operands, flops, ours, oracle, {baseline: form}, baseline, form)
 
 
 def _selection(sizes: Sizes, rng: np.random.Generator) -> Family:
@@ -295,13 +262,9 @@ def _selection(sizes: Sizes, rng: np.random.Generator) -> Family:
                 positions[row, chunk, : len(kept)] = kept
         return score, scores, positions
 
-    return Family(
-        "innovation and selection",
-        (_normal(rng, batch, length, width),),
-        float(batch * length * width * (2 * (SPAN + 1) + 2)),
-        {"innovation, running_sets": ours},
-        oracle,
-    )
+    name, forms = "innovation and selection", {"innovation, running_sets": ours}
+    operands, flops = _normal(rng, batch, length, width), 2.0 * (SPAN + 2) * batch * length * width
+    return Family(name, (operands,), flops, forms, oracle)
 
 
 MAKERS: dict[str, Callable[[Sizes, np.random.Generator], Family]] = {
@@ -360,15 +323,11 @@ def operation_cases(
                     notes.append(f"{family.name}: {name}, {kind}, does not run here: {reason}")
                     continue
                 found[name] = _arrays(out[1] if kind == GRADIENT else out)
-                case = program.case(
-                    name,
-                    f"{family.name}, {kind}",
-                    family.operands,
-                    baseline=family.baseline,
-                    flops=family.flops * (3 if kind == GRADIENT else 1),
-                    facts={"whose": "ours" if name in family.ours else "plain"},
-                )
-                cases.append(case)
+                more: dict[str, Any] = {"baseline": family.baseline}
+                more["flops"] = family.flops * (3 if kind == GRADIENT else 1)
+                more["facts"] = {"whose": "ours" if name in family.ours else "plain"}
+                group = f"{family.name}, {kind}"
+                cases.append(program.case(name, group, family.operands, **more))
             right = found.pop(family.baseline or "", None)
             if right is not None:
                 what = f"{kind} and {family.baseline}, {sizes.length} tokens"

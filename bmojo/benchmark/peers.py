@@ -21,31 +21,16 @@ from bmojo.benchmark.steps import STEP_GROUP
 from bmojo.cache import cache_directory
 from bmojo.errors import UserError, suggestion
 
-__all__ = [
-    "PEERS",
-    "Worker",
-    "check_first_loss",
-    "find",
-    "interleaved",
-    "peer_case",
-    "start_worker",
-]
-
-PAUSE = 0.05
-"""Seconds before each sample, for the threads of the process before to come to rest."""
-NEAR_CHANCE = 0.5
-"""Largest difference of a first loss from ln V, as a part of ln V."""
-LEAK = 1e-4
-"""Largest change of earlier logits, beside the largest logit, when later tokens change."""
+PAUSE = 0.05  # seconds before each sample, for the threads of the process before to come to rest
+NEAR_CHANCE = 0.5  # largest difference of a first loss from ln V, as a part of ln V
+LEAK = 1e-4  # largest change of earlier logits, beside the largest logit, when later tokens change
 
 
 class Implementation(NamedTuple):
     """An implementation to compare with.
 
-    Attributes:
-      environment: folder of its Python and worker, as scripts/peers/install.py makes it.
-      worker: module there that ``serve.py`` runs.
-      model: the worker's name of the model.
+    ``environment`` is the folder that scripts/peers/install.py makes, ``worker`` the module there
+    that ``serve.py`` runs, ``model`` the worker's name of the model.
     """
 
     environment: str
@@ -66,10 +51,6 @@ PEERS = {
 
 def find(names: Sequence[str], environments: Path | None = None) -> dict[str, list[str]]:
     """The command that starts each peer's worker.
-
-    Args:
-      names: of peers.
-      environments: their folder; None: ``peers`` in the cache directory.
 
     Raises:
       UserError: there is no such peer, or its environment has not been made.
@@ -130,14 +111,9 @@ class Worker:
 
 @contextlib.contextmanager
 def start_worker(name: str, command: Sequence[str], **options: Any) -> Iterator[Worker]:
-    """A worker that runs until the end of a ``with`` block.
+    """A worker that runs until the end of a ``with`` block; ``options`` are Popen's.
 
     At the end its input is closed, and if it goes on for 5 s it is killed.
-
-    Args:
-      name: its name in errors.
-      command: starts it.
-      options: of :class:`subprocess.Popen`, such as ``env``.
     """
     pipe = subprocess.PIPE
     with (
@@ -165,26 +141,10 @@ def check_first_loss(name: str, loss: float | None, vocabulary: int) -> Check:
 
 
 def peer_case(
-    worker: Worker,
-    model: str,
-    dimensions: Dimensions,
-    batch: int,
-    length: int,
-    window: int | None,
-    threads: int,
-    baseline: str | None,
-) -> tuple[Case, list[Check], Mapping[str, str]]:
-    """Make a peer's model as near as can be to ours, and check it.
-
-    Args:
-      worker: runs the peer.
-      model: the worker's name of the model.
-      dimensions: of ours.
-      batch: rows.
-      length: tokens of a step.
-      window: of attention, where the peer's has one; None: the whole past.
-      threads: that it may use.
-      baseline: case to compare with.
+    worker: Worker, model: str, dimensions: Dimensions, batch: int, length: int,
+    window: int | None, threads: int, baseline: str | None,
+) -> tuple[Case, list[Check], Mapping[str, str]]:  # fmt: skip
+    """Make a peer's model as near as can be to ours, with a window where it has one; check it.
 
     Returns:
       The case, its checks, and the versions of the peer's packages.
@@ -205,14 +165,9 @@ def peer_case(
             raise UserError(f"{worker.name}: the loss of a step is not finite")
         return float(answer["seconds"])
 
-    case = Case(
-        worker.name,
-        STEP_GROUP,
-        run,
-        baseline=baseline,
-        compile_seconds=made.get("compile_seconds"),
-        facts={"parameters": made["parameters"], "tokens": batch * length},
-    )
+    facts = {"parameters": made["parameters"], "tokens": batch * length}
+    compiling = made.get("compile_seconds")
+    case = Case(worker.name, STEP_GROUP, run, 1, baseline, compiling, facts=facts)
     return interleaved(case, made["whose"]), checks, made["versions"]
 
 

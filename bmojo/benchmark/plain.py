@@ -13,10 +13,7 @@ import numpy as np
 
 from bmojo.types import Array
 
-__all__ = ["attention", "channels_last_in_chunks", "convolution", "loop", "scan_step", "ssd_step"]
-
-CHUNK = 64
-"""Tokens of a chunk."""
+CHUNK = 64  # tokens of a chunk
 
 Step = Callable[..., tuple[Array, Array]]
 
@@ -36,17 +33,9 @@ def ssd_step(h: Array, token: Sequence[Array], A: Array) -> tuple[Array, Array]:
     return h, jnp.sum(h * C[:, None, None, :], axis=-1)
 
 
-def loop(
-    step: Step,
-    x: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    state: Array,
-    chunked: bool = False,
-) -> tuple[Array, Array]:
+def loop(step: Step, *operands: Array, chunked: bool = False) -> tuple[Array, Array]:
     """``lax.scan`` of ``step`` over all tokens, whole or in chunks: outputs, and the last state."""
+    x, dt, A, B, C, state = operands
     tokens = tuple(jnp.swapaxes(value, 0, 1) for value in (x, dt, B, C))
     scan = _in_chunks if chunked else jax.lax.scan
     state, y = scan(lambda h, token: step(h, token, A), state, tokens)
@@ -71,14 +60,13 @@ def _in_chunks(step: Step, state: Array, tokens: Sequence[Array]) -> tuple[Array
     return state, y
 
 
-def channels_last_in_chunks(
-    x: Array, dt: Array, A: Array, B: Array, C: Array, state: Array
-) -> tuple[Array, Array]:
+def channels_last_in_chunks(*operands: Array) -> tuple[Array, Array]:
     """The selective scan by ``lax.scan`` in the layout that suits XLA's CPU compiler, in chunks.
 
     The state lies as (N, E), channels last, and rows go one after the other, so that no loop has
     an axis of length one inside.
     """
+    x, dt, A, B, C, state = operands
     decay = A.T
 
     def step(h: Array, token: Sequence[Array]) -> tuple[Array, Array]:
@@ -86,16 +74,16 @@ def channels_last_in_chunks(
         h = jnp.exp(dt * decay) * h + (dt * x) * B[:, None]
         return h, jnp.sum(h * C[:, None], axis=0)
 
-    def row(operands: Sequence[Array]) -> tuple[Array, Array]:
-        *tokens, h = operands
+    def row(values: Sequence[Array]) -> tuple[Array, Array]:
+        *tokens, h = values
         h, y = _in_chunks(step, h.T, tokens)
         return y, h.T
 
-    operands = (x, dt, B, C, state)
+    rows = (x, dt, B, C, state)
     if len(x) == 1:
-        y, h = row([value[0] for value in operands])
+        y, h = row([value[0] for value in rows])
         return y[None], h[None]
-    return jax.lax.map(row, operands)
+    return jax.lax.map(row, rows)
 
 
 def attention(q: Array, k: Array, v: Array, mask: np.ndarray) -> Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,9 @@ from rich.table import Table
 from bmojo.benchmark import machine
 from bmojo.benchmark.cases import Case, Check, require
 from bmojo.benchmark.rounds import Quantiles, quantiles, ratios, take_turns
+from bmojo.console import Progress, make_table, markdown_table, unseen
 from bmojo.errors import UserError
 from bmojo.files import write_atomically
-
-__all__ = ["Results", "Row", "Sheet", "check_sheet", "markdown", "measure", "save", "sheets"]
 
 FORMAT = 1
 LEGEND = (
@@ -26,15 +25,10 @@ LEGEND = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Measurements of one case; what is not named here is as in :class:`~.cases.Case`.
+    """Measurements of one case, named ``case``; other fields are those of :class:`~.cases.Case`.
 
-    Attributes:
-      case: its name.
-      seconds: of one unit.
-      ratio: its seconds by the baseline's of the same round.
-      gflops: billions of ``flops`` a second.
-      gemm_fraction: ``gflops`` by those of the best matrix product in the same round.
-      samples: seconds by round.
+    ``seconds`` are of one unit, ``samples`` by round; ``ratio`` is to the baseline in the round,
+    ``gemm_fraction`` that of ``gflops`` to the best matrix product in the round.
     """
 
     case: str
@@ -55,16 +49,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """A whole measurement.
+    """A whole measurement: rows of the cases, those of the calibration last.
 
-    Attributes:
-      benchmark: its name.
-      settings: its options.
-      machine: see :func:`bmojo.benchmark.machine.record`.
-      checks: passed before anything was timed.
-      gemm: name of the matrix product that fractions refer to.
-      rows: of the cases, those of the calibration last.
-      notes: conclusions from the rows, and cases that were left out.
+    ``machine`` is the record of :mod:`bmojo.benchmark.machine`, ``gemm`` the matrix product that
+    fractions refer to; ``notes`` are conclusions, and cases that were left out.
     """
 
     benchmark: str
@@ -77,10 +65,7 @@ class Results:
 
     def groups(self) -> dict[str, list[Row]]:
         """Rows by table."""
-        found: dict[str, list[Row]] = {}
-        for row in self.rows:
-            found.setdefault(row.group, []).append(row)
-        return found
+        return by_fact(self.rows, None, lambda row: row.group)
 
     def as_json(self) -> str:
         """All of it as a JSON document."""
@@ -90,6 +75,17 @@ class Results:
         return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
+def by_fact(
+    rows: Iterable[Row], fact: str | None, key: Callable[[Row], str]
+) -> dict[str, list[Row]]:
+    """Rows that have a fact, by ``key``; None: all rows."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if fact is None or fact in row.facts:
+            found.setdefault(key(row), []).append(row)
+    return found
+
+
 def measure(
     benchmark: str,
     settings: Mapping[str, Any],
@@ -97,20 +93,12 @@ def measure(
     checks: Sequence[Check],
     cases: Sequence[Case],
     rounds: int,
-    done: Callable[[int], None] = lambda count: None,
+    done: Progress = unseen,
     conclude: Callable[[Sequence[Row]], Sequence[str]] = lambda rows: (),
 ) -> Results:
-    """Time cases round by round, if all checks passed.
+    """Time the cases of a suite and of the calibration round by round, if all checks passed.
 
-    Args:
-      benchmark: its name.
-      settings: its options, for the record.
-      facts: from :func:`bmojo.benchmark.machine.record`.
-      checks: of the cases.
-      cases: those of the suite and of the calibration.
-      rounds: samples of each case.
-      done: called with 1 after each run.
-      conclude: makes sentences of the rows.
+    ``facts`` are those of the machine; ``conclude`` makes sentences of the rows.
 
     Raises:
       WrongError: a check has failed; nothing was timed.
@@ -127,24 +115,13 @@ def measure(
     rows = []
     for case, seconds, count in zip(cases, samples, calls, strict=True):
         reference = taken.get((case.group, case.baseline or ""))
-        counted = case.flops is not None
-        row = Row(
-            case.name,
-            case.group,
-            quantiles(seconds),
-            None if reference is None else case.baseline,
-            None if reference is None else ratios(seconds, reference),
-            case.compile_seconds,
-            case.temporary_bytes,
-            case.flops,
-            case.xla_flops,
-            quantiles(speeds(case)) if counted else None,
-            ratios(speeds(case), speeds(gemm)) if counted and gemm is not None else None,
-            count,
-            tuple(seconds),
-            dict(case.facts),
-        )
-        rows.append(row)
+        base = None if reference is None else case.baseline
+        ratio = None if reference is None else ratios(seconds, reference)
+        fast = None if case.flops is None else quantiles(speeds(case))
+        share = None if fast is None or gemm is None else ratios(speeds(case), speeds(gemm))
+        known = (case.compile_seconds, case.temporary_bytes, case.flops, case.xla_flops)
+        results = (fast, share, count, tuple(seconds), dict(case.facts))
+        rows.append(Row(case.name, case.group, quantiles(seconds), base, ratio, *known, *results))
     notes = tuple(conclude(rows))
     if gemm is not None:
         notes = (*notes, f"parts of GEMM are of {gemm.name}, the fastest matrix product here")
@@ -154,11 +131,7 @@ def measure(
 
 
 def write_folder(path: Path) -> None:
-    """Make the folder for results, before any work.
-
-    Raises:
-      UserError: it cannot be made or written.
-    """
+    """Make the folder for results, before any work."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".results.tmp"
@@ -188,18 +161,14 @@ class Sheet:
 
     def table(self) -> Table:
         """The table for a terminal."""
-        table = Table(title=self.title)
-        for index, name in enumerate(self.head):
-            table.add_column(name, justify="right" if index else "left", overflow="fold")
-        for line in self.lines:
-            table.add_row(*line)
+        table = make_table(self.title, self.head, self.lines, left=self.head[:1])
+        for column in table.columns:
+            column.overflow = "fold"
         return table
 
     def markdown(self) -> str:
         """The table in Markdown, without the title."""
-        rule = ("---", *["---:"] * (len(self.head) - 1))
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.head, *self.lines)]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
+        return markdown_table(self.head, self.lines)
 
 
 def sheets(results: Results) -> list[Sheet]:

@@ -10,24 +10,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from bmojo.benchmark.cases import Case
+from bmojo.console import Progress, unseen
 
-__all__ = ["Quantiles", "exponent", "growth", "orders", "quantiles", "ratios", "take_turns"]
-
-SHORTEST = 0.005
-"""Seconds: calls that are shorter are repeated within a sample until they last as long."""
-MOST_CALLS = 1000
+SHORTEST, MOST_CALLS = 0.005, 1000  # seconds: shorter calls are repeated within a sample
+# Calls before the first sample, since the heap of a process grows in the first few; seconds after
+# which no further one is begun.
 SETTLING, LONG = 4, 30.0
-"""Calls before the first sample, since the heap of a process grows in the first few; seconds after
-which no further one is begun."""
-NEAR = 0.1
-"""An exponent this near to a whole number is called by its name."""
+NEAR = 0.1  # an exponent this near to a whole number is called by its name
 
 
 def orders(count: int, rounds: int) -> Iterator[list[int]]:
-    """The order of each round: rotated by one each time, and reversed in every other round.
-
-    So no case always follows the same one.
-    """
+    """The order of each round: rotated by one each time, and reversed in every other round."""
     for number in range(rounds):
         order = [(number + step) % count for step in range(count)]
         yield order[::-1] if number % 2 else order
@@ -36,16 +29,10 @@ def orders(count: int, rounds: int) -> Iterator[list[int]]:
 def take_turns(
     cases: Sequence[Case],
     rounds: int,
-    done: Callable[[int], None] = lambda count: None,
+    done: Progress = unseen,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[list[float]], list[int]]:
     """Run each case until it has settled, then all of them round by round.
-
-    Args:
-      cases: the cases.
-      rounds: samples of each.
-      done: called with 1 after each run.
-      clock: the time in seconds.
 
     Returns:
       Seconds by case and round, for one unit of the case, and calls in a sample by case.
@@ -110,13 +97,7 @@ def quantiles(samples: Sequence[float]) -> Quantiles:
 
 
 def ratios(samples: Sequence[float], baseline: Sequence[float]) -> Quantiles:
-    """Quantiles of the ratios of samples to those of the baseline taken in the same rounds.
-
-    A slow round slows both and leaves the ratio.
-
-    Raises:
-      ValueError: there are more of one than of the other.
-    """
+    """Quantiles of the ratios of samples to those of the baseline taken in the same rounds."""
     return quantiles([one / other for one, other in zip(samples, baseline, strict=True)])
 
 

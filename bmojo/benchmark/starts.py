@@ -15,22 +15,13 @@ from bmojo.benchmark.peers import check_first_loss, start_worker
 from bmojo.benchmark.results import Row
 from bmojo.benchmark.rounds import quantiles
 
-__all__ = ["COLD", "WARM", "Starts"]
-
 COLD, WARM = "empty cache", "warm cache"
 PARTS = ("import", "kernels", "make", "compile", "step")
 PROGRAM = (sys.executable, "-m", "bmojo.benchmark.first_step")
 
 
 class Starts:
-    """Processes that make one step each.
-
-    Args:
-      model: its name.
-      dimensions: of the model.
-      batch: rows.
-      length: tokens of the step.
-      folder: an empty one, for caches of compiled programs.
+    """Processes that make one step each, with caches of compiled programs in an empty ``folder``.
 
     Attributes:
       reports: the reports of the processes, by case.
@@ -55,12 +46,7 @@ class Starts:
         ]
 
     def start(self, kind: str) -> float:
-        """Run a process; the seconds from its start to the end of its step.
-
-        Raises:
-          UserError: it failed.
-          WrongError: its first loss is not near ln V.
-        """
+        """Run a process; the seconds from its start to the end of its step."""
         if kind == WARM:
             return self._run(self._folder / "warm", kind)
         with tempfile.TemporaryDirectory(dir=self._folder) as empty:

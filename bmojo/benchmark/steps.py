@@ -15,7 +15,7 @@ from flax import nnx
 
 from bmojo.benchmark.cases import Case, Check, Program, Tell, compare, compiled, silent
 from bmojo.benchmark.models import Candidate, in_segments
-from bmojo.benchmark.results import Row
+from bmojo.benchmark.results import Row, by_fact
 from bmojo.benchmark.rounds import exponent, growth
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.bmojo_reference import bmojo_reference
@@ -27,16 +27,6 @@ from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import outline, split
 from bmojo.training.train_step import make_eval_step, make_fresh_state, make_train_step
 
-__all__ = [
-    "STEP_GROUP",
-    "Training",
-    "check_reference",
-    "conclude_lengths",
-    "layer_cases",
-    "length_cases",
-    "step_cases",
-]
-
 STEP_GROUP = "training step"
 Made = tuple[list[Case], list[Check]]
 
@@ -44,15 +34,8 @@ Made = tuple[list[Case], list[Check]]
 class Training:
     """A model in training, on the same random tokens at every step.
 
-    Args:
-      chosen: the model.
-      batch: rows.
-      length: tokens of a step.
-      capacity: tokens of the sequences that steps are segments of, their state carried; None:
-        steps are whole sequences.
-
-    Attributes:
-      loss: of the first step; NaN before it.
+    With a capacity, steps are segments of sequences of so many tokens, and the state is carried.
+    ``loss`` is that of the first step, NaN before it.
     """
 
     def __init__(
@@ -106,9 +89,8 @@ def step_cases(
 ) -> Made:
     """One training step of each model: forward, backward, optimizer, buffers donated.
 
-    Returns:
-      The cases, and for each model the check that the loss of its first step is that of the
-      same tokens read in segments, and :func:`check_reference`.
+    The checks are that the loss of the first step is that of the same tokens read in segments, and
+    :func:`check_reference`.
     """
     cases, checks = [], []
     for chosen in models:
@@ -117,16 +99,14 @@ def step_cases(
         what = f"loss of the first step and in three segments, {length} tokens"
         checks.append(training.first_step(chosen, what, -(-length // 3)))
         checks += check_reference(chosen)
-        case = Case(
-            chosen.name,
-            STEP_GROUP,
-            training.step,
-            baseline=baseline,
-            flops=3.0 * batch * length * chosen.flops(length),
-            facts={"parameters": chosen.parameters, "tokens": batch * length},
-            **training.program.facts,
-        )
-        cases.append(case)
+        cases.append(
+            Case(
+                chosen.name, STEP_GROUP, training.step, baseline=baseline,
+                flops=3.0 * batch * length * chosen.flops(length),
+                facts={"parameters": chosen.parameters, "tokens": batch * length},
+                **training.program.facts,
+            )
+        )  # fmt: skip
     return cases, checks
 
 
@@ -142,10 +122,8 @@ def check_reference(chosen: Candidate, length: int = 53) -> list[Check]:
             continue
         if not config.window:
             continue
-        window = min(config.window, 16)
-        small = dataclasses.replace(
-            config, window=window, num_fading=min(config.num_fading, window)
-        )
+        sizes = {"window": min(config.window, 16), "num_fading": min(config.num_fading, 16)}
+        small = dataclasses.replace(config, **sizes)
         layer = small.make(4 * config.n_heads)
         u = np.random.default_rng(0).normal(size=(length, 4 * config.n_heads)).astype(np.float32)
         flat = nnx.to_flat_state(nnx.state(layer, nnx.Param))
@@ -164,10 +142,7 @@ def layer_cases(
     """Forward and backward of one layer of each model: two sublayers, a mixer and an MLP.
 
     A pattern of two layers, as a hybrid's, is run whole and its time divided by two. Gradients
-    are of all parameters and of the inputs.
-
-    Returns:
-      The cases, and checks that outputs at this length are those of two segments.
+    are of all parameters and of the inputs. Checked: outputs are those of two segments.
     """
     cases, checks = [], []
     for chosen in models:
@@ -207,15 +182,10 @@ def _layer(chosen: Candidate, batch: int, length: int, baseline: str | None) -> 
     (_, out), _ = program.call(parameters, x)
     layers = count // 2
     inner = sum(s.mixer.flops_per_token(length) for s in nnx.eval_shape(make).sublayers)
-    case = program.case(
-        chosen.name,
-        "one layer, forward and backward",
-        (parameters, x),
-        units=layers,
-        baseline=baseline,
-        flops=3.0 * batch * length * inner / layers,
-        facts={"layers run": layers, "tokens": batch * length},
-    )
+    facts = {"layers run": layers, "tokens": batch * length}
+    flops, group = 3.0 * batch * length * inner / layers, "one layer, forward and backward"
+    counts: dict[str, Any] = {"units": layers, "flops": flops, "facts": facts}
+    case = program.case(chosen.name, group, (parameters, x), baseline=baseline, **counts)
     what = f"outputs of {length} tokens at once and in two segments"
     parts = in_segments(read, start, parameters, x, -(-length // 2))
     return case, compare(chosen.name, what, out, parts, config.dtype)
@@ -230,34 +200,18 @@ def length_cases(
 ) -> Made:
     """Training steps on whole sequences, and on their last segments with the state carried.
 
-    The state before the last segment is that of training steps on all segments before it, on
-    the same tokens again and again. Every sample starts from it anew.
-
-    Args:
-      models: the models.
-      lengths: of sequences, multiples of ``segment``.
-      segment: tokens of a segment.
-      batch: rows.
-      tell: reports progress.
-
-    Returns:
-      The cases, and for each model the check that the loss of its shortest sequence is that of
-      the same tokens read in segments.
+    Lengths are multiples of ``segment``. The state before the last segment is that of training
+    steps on all segments before it, on the same tokens again and again; every sample starts from
+    it anew. Checked: the loss of the shortest sequence is that of the same tokens in segments.
     """
     cases, checks = [], []
 
     def add(chosen: Candidate, training: Training, run: Any, length: int, whole: bool) -> None:
         tokens = batch * (length if whole else segment)
         kind = "whole sequences" if whole else f"last segment of {segment:,} tokens"
-        case = Case(
-            f"{length:,} tokens",
-            f"{chosen.name}, {kind}",
-            run,
-            flops=3.0 * tokens * chosen.flops(length) if whole else None,
-            facts={"length": length, "tokens in a step": tokens},
-            **training.program.facts,
-        )
-        cases.append(case)
+        more = {"facts": {"length": length, "tokens in a step": tokens}, **training.program.facts}
+        more["flops"] = 3.0 * tokens * chosen.flops(length) if whole else None
+        cases.append(Case(f"{length:,} tokens", f"{chosen.name}, {kind}", run, **more))
 
     for chosen in models:
         for length in sorted(lengths):
@@ -292,12 +246,8 @@ def _again(training: Training) -> Callable[[], float]:
 
 def conclude_lengths(rows: Sequence[Row]) -> list[str]:
     """For each table, how time and temporary memory grow with the length."""
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if "length" in row.facts:
-            groups.setdefault(row.group, []).append(row)
     notes = []
-    for group, found in groups.items():
+    for group, found in by_fact(rows, "length", lambda row: row.group).items():
         lengths = [row.facts["length"] for row in found]
         taken = growth(exponent(lengths, [row.seconds.median for row in found]))
         memory = [row.temporary_bytes for row in found if row.temporary_bytes is not None]

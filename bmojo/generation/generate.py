@@ -23,21 +23,9 @@ from bmojo.ops.positions import Positions
 from bmojo.types import Array, Float, Int
 
 __all__ = [
-    "CHUNK",
-    "ENDED",
-    "check_tokens",
-    "decode",
-    "generate_all",
-    "generate_steps",
-    "memory_grows",
-    "pad",
-    "prefill",
-    "room",
-    "rows_seen",
-    "single_steps",
-    "start",
-    "state_bytes",
-]
+    "CHUNK", "ENDED", "check_tokens", "decode", "generate_all", "generate_steps", "memory_grows",
+    "pad", "prefill", "room", "rows_seen", "single_steps", "start", "state_bytes",
+]  # fmt: skip
 
 CHUNK = 128
 """Tokens of a prompt in one call of the model."""
@@ -106,9 +94,7 @@ def prefill(
     chunk_size: int = CHUNK,
     capacity: int | None = None,
 ) -> tuple[Float[Array, "B V"], State]:
-    """Read prompts, ``chunk_size`` tokens of every row at once.
-
-    Chunks have one shape for prompts of all lengths, so that one program serves all of them.
+    """Read prompts, ``chunk_size`` tokens of every row at once, with one program for all lengths.
 
     Args:
       model: a :class:`bmojo.model.Model`.
@@ -117,8 +103,7 @@ def prefill(
       state: of the rows, from :func:`start` or an earlier call; its arrays are used up. None:
         nothing was read before.
       chunk_size: tokens of a row in one call of the model.
-      capacity: tokens that full attention must hold, where ``state`` is None. None: the
-        longest prompt.
+      capacity: tokens that full attention must hold without a state; None: the longest prompt.
 
     Returns:
       Logits of the token after each row's last one (zeros for a row without tokens), and the
@@ -245,20 +230,10 @@ def generate_steps(
     seed: int = 0,
     **options: Any,
 ) -> Iterator[np.ndarray]:
-    """:func:`prefill` of prompts of any lengths, then :func:`decode`.
+    """:func:`prefill` of non-empty prompts of any lengths, then :func:`decode`, with its options.
 
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      prompts: token sequences, none empty.
-      max_new_tokens: see :func:`decode`.
-      chunk_size: see :func:`prefill`.
-      capacity: tokens that full attention must hold; None: enough for the longest prompt
-        and the new tokens, rounded up to whole chunks.
-      seed: of the draws.
-      **options: sampling, stop and rows of :func:`decode`.
-
-    Yields:
-      As :func:`decode`.
+    The capacity of full attention is enough for the longest prompt and the new tokens, rounded up
+    to whole chunks, unless it is given.
 
     Raises:
       UserError: at once, if a prompt is empty, holds a wrong token, or, with its

@@ -15,25 +15,13 @@ from bmojo.generation.sampling import Sampling, sample
 from bmojo.layers.protocol import State
 from bmojo.types import Array
 
-__all__ = ["BLOCK", "Draws", "in_blocks", "one_by_one"]
-
-BLOCK = 32
-"""Most tokens of a row that one call of a program draws."""
-
-PATIENCE = 0.1
-"""Seconds of a call; longer calls draw fewer tokens, so that they appear steadily."""
+BLOCK = 32  # most tokens of a row that one call of a program draws
+PATIENCE = 0.1  # seconds of a call; longer calls draw fewer tokens, so that they appear steadily
 
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Sampling of B rows.
-
-    Attributes:
-      sampling: the distribution.
-      seed: of all draws.
-      numbers: number of each row (B,).
-      position: of the first token to draw in each row (B,).
-    """
+    """Sampling of B rows, with the number and the position of the first draw of each (B,)."""
 
     sampling: Sampling
     seed: np.uint32
@@ -73,17 +61,9 @@ def in_blocks(
     """Draw up to ``count`` tokens of each row; the model reads within a compiled loop.
 
     The first token is drawn from the logits alone. Calls of the loop then draw 1, 2, 4, ...
-    tokens, fewer where they take long. The tokens do not depend on it.
-
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      logits: of the first token (B, V).
-      state: before it; it is used up.
-      draws: the sampling.
-      ends: tokens that end a row; a loop ends early where all have ended.
-      active: rows that have not ended (B,); the caller changes it in place between steps.
-      count: largest number of steps.
-      block: largest number of steps in one call.
+    tokens, at most ``block``, fewer where they take long. The tokens do not depend on it. The
+    state is used up; a loop ends early where tokens in ``ends`` have ended all ``active`` rows
+    (B,), which the caller changes in place between steps.
     """
     if count < 1:
         return
@@ -96,18 +76,10 @@ def in_blocks(
         state = programs.unstack(parameters, state)
     while done < count:
         began = time.perf_counter()
+        rows = (tokens, active.copy(), ending, draws.seed, draws.numbers, draws.position + done)
+        most = min(size, count - done)
         drawn, tokens, steps, state = programs.block(
-            parameters,
-            state,
-            tokens,
-            active.copy(),
-            ending,
-            draws.seed,
-            draws.numbers,
-            draws.position + done,
-            min(size, count - done),
-            sampling=draws.sampling,
-            size=block,
+            parameters, state, *rows, most, sampling=draws.sampling, size=block
         )
         found = np.array(drawn)[: int(steps)]
         done += len(found)

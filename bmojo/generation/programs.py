@@ -13,8 +13,6 @@ from bmojo.generation.sampling import Sampling, sample
 from bmojo.layers.protocol import State
 from bmojo.types import Array, Bool, Int
 
-__all__ = ["Programs", "growing_leaf", "programs_of"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
@@ -99,18 +97,8 @@ def read_and_draw(
 ) -> tuple[Int[Array, "K B"], Int[Array, "B"], Array, State]:
     """Read a token and draw the next one, up to ``count`` times, until all rows have ended.
 
-    Args:
-      read: gives logits (B, V) and state after one token (B,) of each row.
-      sampling: of the draws.
-      size: K, rows of the result.
-      state: before ``tokens``.
-      tokens: drawn last.
-      active: rows that have not ended.
-      ends: tokens that end a row.
-      seed: of the draws.
-      numbers: number of each row.
-      positions: of the first token to draw.
-      count: tokens of a row to draw, at most ``size``.
+    ``read`` gives logits (B, V) and state after one token (B,) of each row; the ``size`` K of the
+    result is at least ``count``. The state is that before ``tokens``, which were drawn last.
 
     Returns:
       The drawn tokens, of all rows; the last of them; their number; the state before the last.

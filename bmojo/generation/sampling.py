@@ -33,13 +33,10 @@ NOT_A_NUMBER = -1
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """The distribution of tokens, in the terms of this module.
+    """The distribution of tokens, in the terms of this module; the defaults are softmax(z).
 
-    Attributes:
-      temperature: T, 0 for the most likely token.
-      top_k: k; None: all tokens.
-      top_p: P in (0, 1]; 1: all tokens.
-      min_p: m in [0, 1]; 0: all tokens.
+    ``temperature`` 0 takes the most likely token; ``top_k`` None, ``top_p`` 1 and ``min_p`` 0 keep
+    all tokens.
     """
 
     temperature: float = 1.0
@@ -91,14 +88,7 @@ def sample(
     *,
     sampling: Sampling,
 ) -> Int[Array, "B"]:
-    """Draw one token a row.
-
-    Args:
-      logits: of the next token.
-      seed: of the noise.
-      rows: number of each row, the same for all its tokens.
-      positions: of the token to draw in its row.
-      sampling: the distribution.
+    """Draw one token a row, by its number and the position of the token in it.
 
     Returns:
       Token ids, NOT_A_NUMBER for rows with a NaN among their logits.
