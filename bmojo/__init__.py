@@ -42,15 +42,7 @@ if TYPE_CHECKING:
     from bmojo.layers.selective_ssm import SelectiveSSMConfig
     from bmojo.layers.ssd import SSDConfig
     from bmojo.loading import TrainedModel, load
-    from bmojo.mixers import (
-        MLP,
-        SSD,
-        Attention,
-        BMojo,
-        CanonicalSSM,
-        SelectiveSSM,
-        SlidingBMojo,
-    )
+    from bmojo.mixers import MLP, SSD, Attention, BMojo, CanonicalSSM, SelectiveSSM, SlidingBMojo
     from bmojo.model import Model, ModelConfig
 
 

@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-__all__ = ["cache_directory", "use_compilation_cache"]
-
 
 def cache_directory() -> Path:
     """The folder of compiled programs: BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""

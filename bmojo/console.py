@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = [
-    "Progress", "format_table", "line", "make_console", "make_table", "markdown_table",
-    "progress_bar", "unseen",
-]  # fmt: skip
-
 Progress = Callable[[int], None]
 """Adds to what is done."""
 
@@ -23,19 +18,16 @@ def unseen(count: int) -> None:
 
 
 def make_console(**options: Any) -> "Console":
-    """A console that shows every text as it is: brackets are no markup, numbers get no colour.
-
-    Args:
-      **options: of ``rich.console.Console``, such as ``stderr`` and ``width``.
-    """
+    """A ``rich.console.Console`` that shows texts as they are: no markup, no coloured numbers."""
     from rich.console import Console
 
     return Console(**{"markup": False, "emoji": False, "highlight": False, **options})
 
 
 def line(console: "Console", text: Any, **style: Any) -> None:
-    """Print one line, however long it is, without breaking it."""
-    console.print(str(text), soft_wrap=True, **style)
+    """Print one line as it is, on any console, however long it is."""
+    text = str(text)
+    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False, **style)
 
 
 def make_table(
@@ -82,12 +74,8 @@ def format_table(
 ) -> "Table":
     """:func:`make_table` of rows with named fields.
 
-    Args:
-      title: above the table.
-      columns: the format of each column by its heading, such as ``"{loss:.3f}"``; a field that is
-        None gives an empty text.
-      rows: with the fields.
-      left: columns that are flush left.
+    ``columns`` has the format of each column by its heading, such as ``"{loss:.3f}"``; a field
+    that is None gives an empty text.
     """
     cells = ([_Cells().vformat(form, (), row) for form in columns.values()] for row in rows)
     return make_table(title, tuple(columns), cells, left)
@@ -103,16 +91,10 @@ def progress_bar(description: str, total: int | None) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Remaining(),
-    )
+    text = TextColumn("{task.description}", markup=False)
+    columns = (text, BarColumn(), MofNCompleteColumn(), Remaining())
     console = make_console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, disable=hidden
-    ) as bar:
+    options = {"transient": True, "redirect_stdout": False, "disable": not console.is_terminal}
+    with Progress(*columns, console=console, **options) as bar:  # type: ignore[arg-type]
         task = bar.add_task(description, total=total)
         yield lambda count: bar.advance(task, count)

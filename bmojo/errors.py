@@ -10,8 +10,6 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ConfigError", "UserError", "first_line", "nearest", "suggestion", "type_problem"]
-
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 
 
@@ -52,14 +50,11 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
 
 
 def type_problem(value: Any, annotation: Any) -> str | None:
-    """What is wrong with ``value`` as a value of type ``annotation``.
+    """What is wrong with ``value`` as a value of type ``annotation``, with a remedy, or None.
 
     An integer is a number, a boolean is neither. Types known: bool, int, float, str, None,
     Any, unions, Literal, tuple, dict (not what is in it), classes, and protocols, of which the
     names are looked up.
-
-    Returns:
-      A phrase with a remedy, such as "'four' is not an integer", or None if nothing is.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any or annotation is object:
@@ -120,17 +115,13 @@ def _tuple_problem(value: Any, arguments: tuple[Any, ...]) -> str | None:
         return f"{_show(value)} is not a tuple; write {_as_tuple([value])}, with the comma"
     if not arguments:
         return None
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
-        wanted = [arguments[0]] * len(value)
-    elif len(arguments) != len(value):
+    if arguments[1:] == (Ellipsis,):
+        arguments = arguments[:1] * len(value)
+    if len(arguments) != len(value):
         return f"{value!r} has {len(value)} entries; give {len(arguments)}"
-    else:
-        wanted = list(arguments)
-    for index, (entry, annotation) in enumerate(zip(value, wanted, strict=True)):
-        problem = type_problem(entry, annotation)
-        if problem is not None:
-            return f"entry {index}: {problem}"
-    return None
+    problems = map(type_problem, value, arguments)
+    found = (f"entry {index}: {problem}" for index, problem in enumerate(problems) if problem)
+    return next(found, None)
 
 
 def _class_problem(value: Any, wanted: type) -> str | None:

@@ -37,46 +37,23 @@ __all__ = ["REGISTRY", "Experiment", "load", "prepare_data", "register"]
 REGISTRY = config.Registry(shared_macros=("N_HEADS", "NUM_EIDETIC", "WINDOW"))
 """The names that configs may use."""
 
-for _name, _cls in {
-    "Attention": AttentionConfig,
-    "BMojo": BMojoConfig,
-    "CanonicalSSM": CanonicalSSMConfig,
-    "Compression": CompressionConfig,
-    "Evaluation": Evaluation,
-    "Experiment": Experiment,
-    "FuzzyMQAR": FuzzyMQARConfig,
-    "InContextRegression": InContextRegressionConfig,
-    "InductionHeads": InductionHeadsConfig,
-    "MLP": MLPConfig,
-    "MQAR": MQARConfig,
-    "Markov": MarkovConfig,
-    "Memorization": MemorizationConfig,
-    "Mesh": MeshConfig,
-    "Model": ModelConfig,
-    "NoisyMQAR": NoisyMQARConfig,
-    "Optimizer": OptimizerConfig,
-    "Programs": ProgramsConfig,
-    "SSD": SSDConfig,
-    "SelectiveCopying": SelectiveCopyingConfig,
-    "SelectiveSSM": SelectiveSSMConfig,
-    "SlidingBMojo": SlidingBMojoConfig,
-    "Stage": Stage,
-    "Text": TextConfig,
-    "Trainer": TrainerConfig,
-}.items():
-    REGISTRY.register(_name, _cls)
+_MIXERS: tuple[type, ...] = (AttentionConfig, BMojoConfig, CanonicalSSMConfig, MLPConfig)
+_MIXERS += (SSDConfig, SelectiveSSMConfig, SlidingBMojoConfig)
+_TASKS: tuple[type, ...] = (CompressionConfig, FuzzyMQARConfig, InContextRegressionConfig)
+_TASKS += (InductionHeadsConfig, MQARConfig, MarkovConfig, MemorizationConfig, NoisyMQARConfig)
+_TASKS += (ProgramsConfig, SelectiveCopyingConfig, TextConfig)
+_PARTS = (Evaluation, Experiment, MeshConfig, ModelConfig, OptimizerConfig, Stage, TrainerConfig)
+for _cls in (*_MIXERS, *_TASKS, *_PARTS):
+    REGISTRY.register(_cls.__name__.removesuffix("Config"), _cls)
 
 
 def register(name: str, cls: type) -> None:
     """Let configs name a dataclass of your own: a mixer, a task.
 
     A gin file that needs it says ``import my_package.my_mixer`` in its first line, and that
-    module calls this function.
-
-    Args:
-      name: its name in configs.
-      cls: a frozen dataclass: the config of a mixer (:class:`bmojo.layers.protocol.MixerConfig`,
-        with a method ``make``) or of a task (with a method ``source``).
+    module calls this function. ``cls`` is a frozen dataclass: the config of a mixer
+    (:class:`bmojo.layers.protocol.MixerConfig`, with a method ``make``) or of a task (with a
+    method ``source``).
 
     Raises:
       ValueError: the name is taken, or ``cls`` is no dataclass or lacks both methods.
@@ -98,16 +75,21 @@ def load(
       path: a gin file, or a name under ``configs/``.
       overrides: 'KEY=VALUE', the last to count.
       overlays: further gin files, each overriding those before.
-      training: whether it is to be trained, so that its parts have to fit each other for that.
+      training: whether its parts have to fit each other for a training.
 
     Returns:
-      The experiment, and the text of every binding in force, defaults included, which loads
-      as an equal experiment.
+      The experiment, and the text of every binding in force, which loads as an equal one.
 
     Raises:
       ConfigError: one line with file, line, and the nearest valid name.
     """
-    _check_first(path)
+    bindings, _ = read([path], [])
+    if bindings and not any(binding.name == "Experiment" for binding in bindings):
+        shown = display(find(str(path), Path.cwd()))
+        raise ConfigError(
+            f"{shown}: is a part of an experiment (it binds no Experiment.model); name the "
+            f"experiment first, as in: experiments/mqar.gin {path}"
+        )
     loaded = config.load(REGISTRY, "Experiment", [path, *overlays], overrides)
     try:
         describe(loaded.value.model)
@@ -118,26 +100,12 @@ def load(
     return loaded.value, loaded.text
 
 
-def _check_first(path: str | Path) -> None:
-    """Refuse a part of an experiment, such as a model, in the place of the experiment."""
-    bindings, _ = read([path], [])
-    if bindings and not any(binding.name == "Experiment" for binding in bindings):
-        shown = display(find(str(path), Path.cwd()))
-        raise ConfigError(
-            f"{shown}: is a part of an experiment (it binds no Experiment.model); name the "
-            f"experiment first, as in: experiments/mqar.gin {path}"
-        )
-
-
 def prepare_data(experiment: Experiment, training: bool = True) -> None:
     """Prepare the data that need it, and check that every part of a run has enough examples.
 
     Data configs that need it have a method ``prepare``. One example of each part is made, so
-    that a task which cannot make any is refused before the run has a directory.
-
-    Args:
-      experiment: whose data.
-      training: whether the examples to train on are wanted too, or only those to measure on.
+    that a task which cannot make any is refused before the run has a directory. Without
+    ``training``, only the examples to measure on are looked at.
 
     Raises:
       UserError: data are missing or too short, or a task has no examples of a split.
@@ -146,17 +114,16 @@ def prepare_data(experiment: Experiment, training: bool = True) -> None:
     for part in parts:
         if hasattr(part.data, "prepare"):
             part.data.prepare()
+    wanted = [(s.data, experiment.trainer.seed, "train") for s in experiment.curriculum if training]
+    wanted += [(e.data, e.seed, "test") for e in experiment.evaluations]
     try:
-        for stage in experiment.curriculum if training else ():
-            NamedErrors(stage.data.source(experiment.trainer.seed, "train"), (ValueError,))[0]
-        for evaluation in experiment.evaluations:
-            NamedErrors(evaluation.data.source(evaluation.seed, "test"), (ValueError,))[0]
+        for data, seed, split in wanted:
+            NamedErrors(data.source(seed, split), (ValueError,))[0]
     except ValueError as error:
         raise UserError(str(error)) from None
     for evaluation in experiment.evaluations:
-        wanted = evaluation.batches * evaluation.batch_size
         there = len(evaluation.data.source(evaluation.seed, "test"))
-        if wanted > there:
+        if evaluation.batches * evaluation.batch_size > there:
             raise UserError(
                 f"Evaluation.batches: {evaluation.name!r} asks for {evaluation.batches} batches "
                 f"of {evaluation.batch_size}, its data have {there} examples; lower batches or "

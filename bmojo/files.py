@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-__all__ = ["BLOCK", "atomically", "file_lock", "sha256", "sync_directory", "write_atomically"]
-
 BLOCK = 2**20
 """Bytes that are hashed at once."""
 
@@ -53,19 +51,14 @@ def sync_directory(path: Path) -> None:
 def file_lock(path: Path, wait: bool = False) -> Iterator[IO[str]]:
     """Hold an exclusive lock on a file, which is made if it is not there.
 
-    The lock ends with the block or with the process. A lock file that its holder removed
-    meanwhile is made anew.
-
-    Args:
-      path: the lock file; its folder must be there.
-      wait: wait for the holder instead of raising.
+    The lock ends with the block or with the process; with ``wait``, one waits for its holder. A
+    lock file that the holder removed meanwhile is made anew.
 
     Yields:
       The open file, which holds what its last writer wrote.
 
     Raises:
       BlockingIOError: another process has it; ``filename`` is the lock file.
-      OSError: the file cannot be opened.
     """
     while True:
         with open(path, "a+", encoding="utf8") as handle:

@@ -10,23 +10,13 @@ import numpy as np
 from flax import nnx
 
 from bmojo.errors import UserError
-from bmojo.generation.generate import (
-    CHUNK,
-    check_tokens,
-    decode,
-    prefill,
-    room,
-    rows_seen,
-    start,
-)
+from bmojo.generation.generate import CHUNK, check_tokens, decode, prefill, room, rows_seen, start
 from bmojo.generation.sampling import Sampling
 from bmojo.generation.stopping import Stop, cut
 from bmojo.layers.protocol import State
 from bmojo.model import ModelConfig
 from bmojo.runs import open_run
 from bmojo.types import Array, Float
-
-__all__ = ["TrainedModel", "load"]
 
 
 def load(run: str | Path, step: int | str | None = None) -> "TrainedModel":
@@ -51,14 +41,9 @@ class TrainedModel:
     ``keep=True``; :meth:`logits` never does. All three continue from it. Text is read as the
     beginning of a document while the state is empty: behind the token that ends documents.
 
-    Args:
-      model: a :class:`bmojo.model.Model` with its parameters.
-      tokenizer: with ``encode``, ``decode`` and ``eos``; None: the model reads token ids alone.
-      name: for ``repr``.
-
     Attributes:
       model: the :class:`bmojo.model.Model`; ``model(tokens, state)`` is its call.
-      tokenizer: of the run; None for tasks of bare tokens.
+      tokenizer: with ``encode``, ``decode`` and ``eos``; None: the model reads token ids alone.
       state: after the tokens that were read, one row. It is never changed in place: keep it, and
         it stays what it was.
     """
@@ -156,27 +141,18 @@ class TrainedModel:
         """
         sampling = Sampling(temperature, top_k, top_p, min_p)
         strings = (stop,) if isinstance(stop, str) else tuple(stop)
-        tokenizer = self.tokenizer
-        if tokenizer is None:
-            if strings:
-                raise UserError("stop: the run has no tokenizer to find a text with; leave it out")
-            ends = Stop()
-        else:
+        tokenizer, ends = self.tokenizer, Stop()
+        if tokenizer is not None:
             ends = Stop((int(tokenizer.eos),), strings, tokenizer.decode)
+        elif strings:
+            raise UserError("stop: the run has no tokenizer to find a text with; leave it out")
         logits, state = self._after(self.encode(prompt), max_new_tokens)
         if logits is None:
             raise UserError("prompt: it is empty, and nothing was read; give at least one token")
         if keep:
             self._next, self.state = logits, jax.tree.map(jnp.copy, state)
-        steps = decode(
-            self.model,
-            logits,
-            state,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            stop=ends,
-            seed=seed,
-        )
+        options: dict[str, Any] = {"sampling": sampling, "stop": ends, "seed": seed}
+        steps = decode(self.model, logits, state, max_new_tokens=max_new_tokens, **options)
         drawn = np.asarray([int(step[0]) for step in steps], np.int32)
         if keep:
             self.read(drawn)
@@ -198,12 +174,11 @@ class TrainedModel:
             return jax.tree.map(jnp.copy, self.state)
         while places < self.position + count:
             places *= 2
-        return jax.tree.map(_inside, start(self.model, 1, places), self.state)
 
+        def copied(large: Array, small: Array) -> Array:
+            return large.at[tuple(map(slice, small.shape))].set(small)
 
-def _inside(large: Array, small: Array) -> Array:
-    """The numbers of one array at the beginning of a larger one."""
-    return large.at[tuple(map(slice, small.shape))].set(small)
+        return jax.tree.map(copied, start(self.model, 1, places), self.state)
 
 
 @nnx.jit

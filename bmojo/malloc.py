@@ -11,10 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["environment", "keep_freed_memory", "restart_with_tunables"]
-
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-NEVER = -1
 
 TUNABLES = "GLIBC_TUNABLES"
 ONE_HEAP, LARGE = "glibc.malloc.arena_max", "glibc.malloc.hugetlb"
@@ -31,12 +28,10 @@ def keep_freed_memory() -> bool:
 
     The process goes on holding what it needed at its peak.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    linux = sys.platform.startswith("linux")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if linux else None
+    never = -1
+    return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, never))
 
 
 def restart_with_tunables() -> None:
@@ -64,24 +59,12 @@ def environment(given: dict[str, str]) -> dict[str, str]:
     if name != "glibc":
         return given
     was = given.get(TUNABLES, "")
-    asked = [(ONE_HEAP, True), (LARGE, _large_on_request())]
-    new = [
-        f"{tunable}=1"
-        for tunable, useful in asked
-        if useful and tunable not in was and _numbers(version) >= SINCE[tunable]
-    ]
+    numbers = tuple(map(int, version.split(".")[:2]))
+    on_request = POLICY.is_file() and "[madvise]" in POLICY.read_text()
+    asked = (ONE_HEAP, LARGE) if on_request else (ONE_HEAP,)
+    new = [f"{name}=1" for name in asked if name not in was and numbers >= SINCE[name]]
     return given | {TUNABLES: ":".join(filter(None, [was, *new]))} if new else given
 
 
 def _library() -> str:
-    if not sys.platform.startswith("linux"):
-        return ""
-    return os.confstr("CS_GNU_LIBC_VERSION") or ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")[:2]))
-
-
-def _large_on_request() -> bool:
-    return POLICY.is_file() and "[madvise]" in POLICY.read_text()
+    return (sys.platform.startswith("linux") and os.confstr("CS_GNU_LIBC_VERSION")) or ""

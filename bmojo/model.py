@@ -26,10 +26,9 @@ from bmojo.layers.protocol import (
 )
 from bmojo.ops.axes import RULES, Names, constrain, is_cut
 from bmojo.ops.cross_entropy import blocked_cross_entropy, cross_entropy
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, Float, Int, at_least_float32
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-REMAT = ("none", "full", "products")
 KERNELS = ("ffi_call", "pallas_call")
 """JAX's names of kernels."""
 
@@ -75,7 +74,7 @@ class ModelConfig:
     unroll: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "d_model", "n_layers", "unroll"):
+        for name in ("vocab_size", "d_model", "n_layers", "parameters", "unroll"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if not self.pattern:
@@ -88,10 +87,8 @@ class ModelConfig:
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"{name}: must be one of {DTYPES}, got {getattr(self, name)!r}")
-        if self.remat not in REMAT:
-            raise ValueError(f"remat: must be one of {REMAT}, got {self.remat!r}")
-        if self.parameters is not None and self.parameters < 1:
-            raise ValueError(f"parameters: must be positive, got {self.parameters}")
+        if self.remat not in ("none", "full", "products"):
+            raise ValueError(f"remat: give 'none', 'full' or 'products', got {self.remat!r}")
 
     @property
     def num_blocks(self) -> int:
@@ -110,8 +107,7 @@ class ModelState:
 
     Attributes:
       blocks: for each sublayer of the pattern its state, whose arrays have the blocks as first
-        axis (:meth:`Model.init_state`); or a state of this form for each block, without that
-        axis (:meth:`unstacked`).
+        axis; or a list of such states without that axis (:meth:`unstacked`).
       readout: state of a part beside the head; () where there is none.
     """
 
@@ -129,22 +125,9 @@ class Sublayer(nnx.Module):
 
     axes: ClassVar[dict[str, Names]] = {"norm.scale": (None,)}
 
-    def __init__(
-        self,
-        d_model: int,
-        config: MixerConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
-    ) -> None:
-        """Make the norm and the mixer.
-
-        Raises:
-          ValueError: the mixer lacks a member of the protocol.
-        """
-        self.norm = RMSNorm(d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        self.mixer = config.make(d_model, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+    def __init__(self, d_model: int, config: MixerConfig, **options: Any) -> None:
+        self.norm = RMSNorm(d_model, **options)
+        self.mixer = config.make(d_model, **options)
         check_mixer_members(self.mixer)
 
 
@@ -152,14 +135,8 @@ class Block(nnx.Module):
     """One repetition of the pattern."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        """Make its sublayers."""
-        dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
-        self.sublayers = nnx.List(
-            [
-                Sublayer(config.d_model, mixer, rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-                for mixer in config.pattern
-            ]
-        )
+        options = _options(config, rngs)
+        self.sublayers = nnx.List([Sublayer(config.d_model, m, **options) for m in config.pattern])
 
     def __call__(
         self,
@@ -191,21 +168,11 @@ class Model(nnx.Module):
     tables: ClassVar[tuple[str, ...]] = ("embedding.embedding",)
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        """Draw the parameters.
-
-        Raises:
-          ValueError: ``config.parameters`` cannot be reached, or a mixer lacks a member of the
-            protocol.
-        """
+        """Draw the parameters; ValueError if ``config.parameters`` cannot be reached."""
         self.config = config = solve_widths(config)
-        dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.embedding = nnx.Embed(
-            config.vocab_size,
-            config.d_model,
-            embedding_init=nnx.initializers.normal(1.0),
-            **options,
-        )
+        options, draw = _options(config, rngs), nnx.initializers.normal(1.0)
+        shape = (config.vocab_size, config.d_model)
+        self.embedding = nnx.Embed(*shape, embedding_init=draw, **options)
         make = nnx.vmap(lambda keys: Block(config, rngs=keys), in_axes=0, out_axes=0)
         self.blocks = make(rngs.split(config.num_blocks))
         self.norm = RMSNorm(config.d_model, **options)
@@ -256,14 +223,8 @@ class Model(nnx.Module):
 
         All losses of training, evaluation and harness come from here. Beyond ``LOGITS_AT_ONCE``
         words the logits of all tokens never exist at once; where arrays are cut over a mesh,
-        each device has those of its own rows or words.
-
-        Args:
-          tokens: ids in 0 .. V - 1.
-          targets: the token after each of them; -1: none, its loss is zero.
-          state: as in :meth:`__call__`, as are the following.
-          segment_ids: document of each token.
-          lengths: valid tokens of each row.
+        each device has those of its own rows or words. Arguments are those of :meth:`__call__`,
+        and ``targets``, the token after each; -1: none, its loss is zero.
 
         Returns:
           Cross-entropy in nats, 1.0 where the target was the likeliest token and else 0.0, both
@@ -313,7 +274,9 @@ class Model(nnx.Module):
                 results.append(after)
             after, found = map(list, zip(*results, strict=True))
         else:
-            body, count = _remat(block, self.config.remat), self.config.num_blocks
+            count, remat = self.config.num_blocks, self.config.remat
+            stored = _products if remat == "products" else None
+            body = block if remat == "none" else jax.checkpoint(block, policy=stored)
             unroll = self.config.unroll or (count if count <= FEW_BLOCKS else 1)
             x, (after, found) = jax.lax.scan(
                 body, x, (parameters, memory), unroll=min(unroll, count)
@@ -323,11 +286,11 @@ class Model(nnx.Module):
 
     def logits(self, features: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """The head, in float32 or wider."""
+        dtype = at_least_float32(features.dtype)
         if self.config.tie_embeddings:
             factors, table = self.logit_factors(features)
-            dtype = jnp.result_type(jnp.float32, features.dtype)
             return jnp.einsum("bld,vd->blv", factors, table, preferred_element_type=dtype)
-        return self.head(features).astype(jnp.result_type(jnp.float32, features.dtype))
+        return self.head(features).astype(dtype)
 
     def logit_factors(
         self, features: Float[Array, "B L D"]
@@ -339,12 +302,7 @@ class Model(nnx.Module):
         return features, self.head.kernel[...].astype(features.dtype).T
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> ModelState:
-        """The state before the first token.
-
-        Args:
-          batch_size: rows.
-          capacity: tokens that full attention must be able to hold.
-        """
+        """The state before the first token; full attention has room for ``capacity`` tokens."""
         graph, parameters = nnx.split(self.blocks)
 
         def block(own: nnx.State) -> State:
@@ -360,6 +318,11 @@ class Model(nnx.Module):
         return jnp.take(table.astype(self.embedding.dtype), tokens, axis=0)
 
 
+def _options(config: ModelConfig, rngs: nnx.Rngs) -> dict[str, Any]:
+    dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+    return {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+
+
 def _blocks_of(state: ModelState | SequenceShard | None) -> Any:
     """The part of a model's state that its blocks are called with."""
     if isinstance(state, SequenceShard):
@@ -373,13 +336,6 @@ def _by_sublayer(states: State | SequenceShard | None, count: int) -> tuple[Any,
         firsts = _by_sublayer(states.first, count)
         return tuple(SequenceShard(states.axis, states.size, first) for first in firsts)
     return (None,) * count if states is None else states
-
-
-def _remat(block: Any, policy: str) -> Any:
-    """A block that stores less for its backward pass."""
-    if policy == "none":
-        return block
-    return jax.checkpoint(block, policy=_products if policy == "products" else None)
 
 
 def _products(primitive: Any, *arguments: Any, **parameters: Any) -> bool:
@@ -398,31 +354,23 @@ def solve_widths(config: ModelConfig) -> ModelConfig:
     """
     if config.parameters is None:
         return config
-    declared = [getattr(m, "free_width", None) for m in config.pattern]
-    field = next(filter(None, reversed(declared)), "a width")
-    free = [
-        m
-        for m, name in zip(config.pattern, declared, strict=True)
-        if name == field and getattr(m, field) is None
-    ]
+    fields = [getattr(m, "free_width", None) for m in config.pattern]
+    field = next(filter(None, reversed(fields)), "a width")
+    mixers = zip(config.pattern, fields, strict=True)
+    free: list[Any] = [m for m, own in mixers if own == field and getattr(m, field) is None]
     if not free:
         raise ValueError(
             f"parameters: nothing is free to reach {config.parameters}; leave {field} unset"
         )
-    step = math.lcm(
-        2 if config.d_model < 256 else 8, *(getattr(m, "width_multiple", 1) for m in free)
-    )
+    multiples = [getattr(mixer, "width_multiple", 1) for mixer in free]
+    step = math.lcm(2 if config.d_model < 256 else 8, *multiples)
 
     def at(width: int) -> ModelConfig:
-        pattern = tuple(
-            dataclasses.replace(m, **{field: width})  # type: ignore[type-var]
-            if any(m is other for other in free)
-            else m
-            for m in config.pattern
-        )
-        return dataclasses.replace(config, pattern=pattern, parameters=None)
+        wide = [dataclasses.replace(m, **{field: width}) for m in free]
+        pattern = [wide[free.index(m)] if m in free else m for m in config.pattern]
+        return dataclasses.replace(config, pattern=tuple(pattern), parameters=None)
 
-    base, slope = _inner_parameters(at(step)), 0
+    base = _inner_parameters(at(step))
     slope = _inner_parameters(at(2 * step)) - base
     steps = 1 + round((config.parameters - base) / slope)
     if steps < 1:
@@ -445,35 +393,32 @@ def _inner_parameters(config: ModelConfig) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What a model costs, known before it is made.
+    """What a model of ``config``, whose widths are solved, costs; known before it is made.
 
-    Attributes:
-      parts: parameters by part of the model, repeated sublayers summed.
-      parameters: all of them.
-      embedding_parameters: those of the embedding and, if untied, the head.
-      widths: solved or given inner widths of the sublayers, by name of the part.
-      config: the config with solved widths.
+    ``parts`` counts the parameters of each part, repeated sublayers summed; ``widths`` has the
+    inner widths of the sublayers by name of the part.
     """
 
-    parts: list[tuple[str, int]]
-    parameters: int
-    embedding_parameters: int
+    parts: dict[str, int]
     widths: dict[str, dict[str, int]]
     config: ModelConfig
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return sum(self.parts.values())
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Those of the embedding and, if untied, the head."""
+        return self.parts["embedding"] + self.parts.get("head", 0)
 
     def memory(self, length: int) -> tuple[int, int]:
         """Bytes of one row's state after ``length`` tokens: (recurrent state, keys and values)."""
         model = nnx.eval_shape(lambda: Model(self.config, rngs=nnx.Rngs(0)))
-        kinds: list[bool] = []
-
-        def leaves() -> list[Array]:
-            found = jax.tree_util.tree_leaves_with_path(model.init_state(1, length))
-            kinds.extend(getattr(path[-1], "name", None) in ("k", "v") for path, _ in found)
-            return [leaf for _, leaf in found]
-
-        shapes = jax.eval_shape(leaves)
-        sizes = [0, 0]
-        for is_key_value, leaf in zip(kinds, shapes, strict=True):
+        state, sizes = jax.eval_shape(lambda: model.init_state(1, length)), [0, 0]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            is_key_value = getattr(path[-1], "name", None) in ("k", "v")
             sizes[is_key_value] += math.prod(leaf.shape) * leaf.dtype.itemsize
         return sizes[0], sizes[1]
 
@@ -489,16 +434,10 @@ def describe(config: ModelConfig) -> Description:
     """Count a model's parameters without making it."""
     config = solve_widths(config)
     model = nnx.eval_shape(lambda: Model(config, rngs=nnx.Rngs(0)))
-    embedding = count_parameters(model.embedding)
-    parts = [("embedding", embedding)]
-    widths = {}
+    modules, widths = {"embedding": model.embedding}, {}
     for index, sublayer in enumerate(model.blocks.sublayers):
         name = f"{config.num_blocks} x {type(sublayer.mixer).__name__} ({index + 1})"
-        parts.append((name, count_parameters(sublayer)))
-        widths[name] = dict(getattr(sublayer.mixer, "widths", {}))
-    parts.append(("norm", count_parameters(model.norm)))
-    if not config.tie_embeddings:
-        head = count_parameters(model.head)
-        embedding += head
-        parts.append(("head", head))
-    return Description(parts, sum(n for _, n in parts), embedding, widths, config)
+        modules[name], widths[name] = sublayer, dict(getattr(sublayer.mixer, "widths", {}))
+    modules |= {"norm": model.norm} | ({} if config.tie_embeddings else {"head": model.head})
+    parts = {name: count_parameters(module) for name, module in modules.items()}
+    return Description(parts, widths, config)

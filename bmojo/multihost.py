@@ -1,10 +1,9 @@
 """Several processes that train one model: their meeting, their agreement and their loss.
 
-JAX's distributed runtime connects them; each runs the same program on devices of its own. The
-first process, the main one, owns the run directory, talks to the user and decides what all
-have to agree on. Nothing here uses the devices: messages go through the key-value store of
-JAX's coordinator. JAX is imported where it is used, so that a command line can look for a
-scheduler at once.
+JAX's distributed runtime connects them; messages go through the key-value store of its
+coordinator, not over the devices. The first process, the main one, owns the run directory, talks
+to the user and decides what all have to agree on. JAX is imported where it is used, so that a
+command line can look for a scheduler at once.
 """
 
 import contextlib
@@ -20,52 +19,32 @@ from typing import Any
 
 from bmojo.errors import UserError, first_line
 
-__all__ = ["PEER_LOST", "Cluster", "Processes", "cluster", "detect", "start"]
-
-PEER_LOST = 6
-"""Exit code where another process of the run died or stopped."""
-
+PEER_LOST = 6  # exit code where another process of the run died or stopped
 BEAT_SECONDS = 1.0
-SILENT_BEATS = 12
-"""A process that has not moved for so many beats of an observer is taken for dead."""
-
-PARTING_SECONDS = 30
-"""How long the main process waits for the others to leave before it."""
-
-WAIT_SECONDS = 600
-"""How long a process waits for another one that lives."""
-
+SILENT_BEATS = 12  # of an observer, after which a process that does not move is taken for dead
+PARTING_SECONDS = 30  # that the main process waits for the others to leave before it
+WAIT_SECONDS = 600  # that a process waits for another one that lives
 BEATS, FAILED, LOST = "bmojo/beat/", "bmojo/failed/", "bmojo/lost/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """How processes find each other.
+    """How processes find each other; without any field, JAX asks the scheduler."""
 
-    Attributes:
-      coordinator: HOST:PORT of the first process; None: JAX asks the scheduler.
-      count: processes; None: JAX asks the scheduler.
-      index: of this process; None: JAX asks the scheduler.
-    """
-
-    coordinator: str | None = None
+    coordinator: str | None = None  # HOST:PORT of the first process
     count: int | None = None
     index: int | None = None
 
     def __post_init__(self) -> None:
-        given = [value is not None for value in (self.coordinator, self.count, self.index)]
-        if any(given) and not all(given):
+        if self.coordinator is None and self.count is None and self.index is None:
+            return
+        if self.coordinator is None or self.count is None or self.index is None:
             raise UserError(
                 "--coordinator, --num-processes, --process-id: give all three, or none where a "
                 "scheduler is to be asked"
             )
-        if self.coordinator is None:
-            return
-        assert self.count is not None and self.index is not None
-        if (
-            not self.coordinator.rpartition(":")[0]
-            or not self.coordinator.rpartition(":")[2].isdigit()
-        ):
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit():
             raise UserError(f"--coordinator: {self.coordinator!r} is not HOST:PORT")
         if self.count < 1:
             raise UserError(f"--num-processes: {self.count} is too small; give at least 1")
@@ -95,14 +74,7 @@ def cluster(
 ) -> Cluster | None:
     """What a command line says of other processes; None: there are none.
 
-    Args:
-      coordinator: HOST:PORT.
-      count: processes.
-      index: of this one.
-      distributed: whether to ask the scheduler; None: if it started several.
-
-    Raises:
-      UserError: only a part of it is said.
+    ``distributed`` is whether to ask the scheduler; None: if it started several.
     """
     if coordinator is not None or count is not None or index is not None:
         return Cluster(coordinator, count, index)
@@ -117,12 +89,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 class Processes:
-    """All processes of a run as one of them sees them.
-
-    Attributes:
-      index: of this process.
-      count: of all.
-    """
+    """All ``count`` processes of a run as the one with number ``index`` sees them."""
 
     def __init__(self, index: int = 0, count: int = 1):
         self.index, self.count = index, count
@@ -138,14 +105,9 @@ class Processes:
         return self.index == 0
 
     def from_main(self, make: Callable[[], Any], patience: float = WAIT_SECONDS) -> Any:
-        """The JSON value that ``make`` gives on the main process, on all processes.
+        """The JSON value that ``make`` gives on the main process, or its UserError, on all.
 
-        Args:
-          make: called on the main process alone.
-          patience: seconds that the others wait.
-
-        Raises:
-          UserError: ``make`` raised one there; the same line on every process.
+        The others wait for ``patience`` seconds.
         """
         if self.count == 1:
             return make()
@@ -198,40 +160,29 @@ class Processes:
             raise
         if self._watch is not None:
             self.meet("end")
+            self._stop_watching()
+            if self.main:  # the last one: the others need it to leave JAX's runtime
+                end, everyone = time.monotonic() + PARTING_SECONDS, list(range(self.count))
+                while len(_client().get_live_nodes(everyone)) > 1 and time.monotonic() < end:
+                    time.sleep(0.1)
+            jax.distributed.shutdown()
+
+    def _stop_watching(self) -> None:
+        if self._watch is not None:
             self._watch.stop()
-            self._watch = None
-            self._part()
-
-    def _part(self) -> None:
-        """Leave JAX's runtime, the main process as the last: the others need it to leave."""
-        import jax
-
-        if self.main:
-            end = time.monotonic() + PARTING_SECONDS
-            everyone = list(range(self.count))
-            while len(_client().get_live_nodes(everyone)) > 1 and time.monotonic() < end:
-                time.sleep(0.1)
-        jax.distributed.shutdown()
+        self._watch = None
 
     def _fail(self, message: str) -> None:
         """Tell the others that this process stops, and why."""
         if self._watch is not None:
-            self._watch.stop()
-            self._watch = None
+            self._stop_watching()
             _client().key_value_set(f"{FAILED}{self.index}", message, allow_overwrite=True)
             if self.main:
                 time.sleep(3 * BEAT_SECONDS)  # with this process the key-value store goes
 
 
 def start(cluster: Cluster | None) -> Processes:
-    """Join the other processes, before anything touches a device.
-
-    Args:
-      cluster: how to find them; None: this process is alone.
-
-    Raises:
-      UserError: they cannot be found.
-    """
+    """Join the other processes, before anything touches a device; UserError if it cannot."""
     if cluster is None or cluster.count == 1:
         return Processes()
     import jax
@@ -300,10 +251,9 @@ class _Watch(threading.Thread):
         """The sentence about a process whose beat has stopped, or None."""
         for index in expected:
             text = beats.get(index, "")
-            if text:
-                who = json.loads(text)["who"]
-                if self._who.setdefault(index, who) != who:
-                    return f"{self._called(index)} has died and was started again as {who}"
+            who = json.loads(text)["who"] if text else None
+            if who is not None and self._who.setdefault(index, who) != who:
+                return f"{self._called(index)} has died and was started again as {who}"
             before, silent = self._seen.get(index, ("", 0))
             silent = silent + 1 if text == before else 0
             self._seen[index] = (text, silent)
@@ -326,12 +276,8 @@ class _Watch(threading.Thread):
 
 def _end(reason: str) -> None:
     """Leave at once: threads that wait for a dead process cannot be asked to."""
-    print(
-        f"error: {reason}; this process stops too, and the same command goes on from the last "
-        "checkpoint",
-        file=sys.stderr,
-        flush=True,
-    )
+    remedy = "this process stops too, and the same command goes on from the last checkpoint"
+    print(f"error: {reason}; {remedy}", file=sys.stderr, flush=True)
     os._exit(PEER_LOST)
 
 

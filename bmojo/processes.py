@@ -10,18 +10,6 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-__all__ = [
-    "PROGRAM",
-    "STOPS",
-    "SUPERVISED",
-    "StopSignals",
-    "exit_code",
-    "run_bmojo",
-    "signal_of",
-    "start",
-    "was_asked_to_stop",
-]
-
 PROGRAM = (sys.executable, "-m", "bmojo.cli", "--child")
 """The command of a ``bmojo`` that another one starts."""
 
@@ -35,9 +23,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen:
     """Start a program in a process group of its own, so that Ctrl-C reaches it through us only.
 
-    Args:
-      command: the program and its arguments.
-      options: of :class:`subprocess.Popen`; ``env`` is completed so that output comes at once.
+    Its output comes at once; the options are those of :class:`subprocess.Popen`.
     """
     environment = dict(options.pop("env", None) or os.environ, PYTHONUNBUFFERED="1")
     return subprocess.Popen(list(command), env=environment, process_group=0, **options)
@@ -66,13 +52,10 @@ def was_asked_to_stop(code: int) -> bool:
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a request that a loop sees at its next step.
+    """Turns SIGINT and SIGTERM into a request that a loop sees; ``notice`` is called with a name.
 
     A second SIGINT interrupts at once, as usual. Outside the main thread, where Python sets no
     handlers, nothing is caught.
-
-    Args:
-      notice: called with the signal's name when the request comes.
     """
 
     def __init__(self, notice: Callable[[str], None] = lambda name: None):

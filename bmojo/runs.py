@@ -15,8 +15,6 @@ from bmojo.training.metrics import best_of
 from bmojo.training.parameters import Parameters, Structure, outline
 from bmojo.training.run_dir import RunDir, RunError
 
-__all__ = ["TrainedRun", "open_run", "run_tokenizer", "text_of"]
-
 
 def open_run(
     path: str | Path,
@@ -52,10 +50,8 @@ def open_run(
 
 
 def _step(path: Path, experiment: Experiment, step: int | str | None) -> int | None:
-    if step is None or isinstance(step, int):
-        return step
-    if step.isdecimal():
-        return int(step)
+    if step is None or isinstance(step, int) or step.isdecimal():
+        return None if step is None else int(step)
     if step != "best":
         raise RunError(f"--step: {step!r} is no step; give a number, or best")
     wanted = experiment.trainer.best
@@ -74,11 +70,8 @@ def _step(path: Path, experiment: Experiment, step: int | str | None) -> int | N
 class TrainedRun:
     """A run directory that is read; what costs time is read at the first use.
 
-    Attributes:
-      path: of the run directory.
-      experiment: of the run's config and overrides.
-      config_text: every binding in force.
-      wanted_step: of the checkpoint; None: the newest.
+    ``config_text`` has every binding in force; without ``wanted_step``, the newest checkpoint is
+    read.
     """
 
     path: Path
@@ -88,11 +81,7 @@ class TrainedRun:
 
     @functools.cached_property
     def tokenizer(self) -> Any | None:
-        """Of the run's text; None for tasks of bare tokens.
-
-        Raises:
-          UserError: the prepared text is not where the config says.
-        """
+        """Of the run's text, UserError if it is not there; None for tasks of bare tokens."""
         return run_tokenizer(self.experiment)
 
     @functools.cached_property
@@ -112,11 +101,7 @@ class TrainedRun:
 
     @property
     def parameters(self) -> Parameters:
-        """Of the checkpoint, by name; no tokenizer is needed.
-
-        Raises:
-          RunError: there is no such checkpoint, it is damaged, or it does not fit the model.
-        """
+        """Of the checkpoint, by name; RunError if there is none, or it does not fit."""
         return self._checkpoint[1]
 
     @functools.cached_property

@@ -172,10 +172,10 @@ IN_A_FILE = {
         "main.gin:2: BMojo.tokens: 'inputs' is unknown; "
         "did you mean 'input'? The choices are 'ssm', 'conv', 'input'",
     ),
-    "unknown choice, checked by the class": (
+    "unknown schedule": (
         "Optimizer.schedule = 'cosin'",
         "main.gin:2: Optimizer.schedule: 'cosin' is unknown; "
-        "choose one of 'cosine', 'linear', 'constant'; did you mean 'cosine'?",
+        "did you mean 'cosine'? The choices are 'cosine', 'linear', 'constant'",
     ),
     "out of range": (
         "\n\nOptimizer.learning_rate = -1.0",

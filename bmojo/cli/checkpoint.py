@@ -15,7 +15,7 @@ from bmojo.errors import UserError
 
 if TYPE_CHECKING:
     from bmojo.runs import TrainedRun
-    from bmojo.training.checkpoints.reading import Entry
+    from bmojo.training.checkpoints import Entry
 
 app = make_app("List, verify and export the checkpoints of a run.")
 DAMAGED = 1
@@ -33,7 +33,7 @@ def list_checkpoints(run: Run) -> None:
     reads nothing; bmojo checkpoint verify reads everything.
     """
     from bmojo.runs import open_run
-    from bmojo.training.checkpoints.reading import inventory
+    from bmojo.training.checkpoints import inventory
     from bmojo.training.experiment import Curriculum
     from bmojo.training.metrics import best_of
     from bmojo.training.run_dir import RunDir
@@ -66,8 +66,8 @@ def verify(
 ) -> None:
     """Read all files of checkpoints and compare them with the hashes that were written."""
     from bmojo.runs import open_run
-    from bmojo.training.checkpoints import hashes
-    from bmojo.training.checkpoints.reading import steps_of
+    from bmojo.training import hashes
+    from bmojo.training.checkpoints import steps_of
     from bmojo.training.run_dir import RunDir
 
     directory = RunDir(open_run(run).path).checkpoints

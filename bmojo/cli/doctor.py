@@ -18,7 +18,7 @@ from bmojo.multihost import Cluster, detect, start
 if TYPE_CHECKING:
     from bmojo.experiment import Experiment
     from bmojo.multihost import Processes
-    from bmojo.training.preflight.program import Step
+    from bmojo.training.preflight import Step
     from bmojo.training.sharding import Layout
 
 DOES_NOT_FIT = 1
@@ -102,14 +102,14 @@ class Report:
 
     def machine(self) -> None:
         """Versions, processes, devices, cache."""
-        from bmojo.training.preflight import machine
+        from bmojo.training import preflight
 
         self.facts |= {
-            "versions": machine.versions(),
-            "devices": machine.devices(self.processes),
-            "cache": machine.cache(),
+            "versions": preflight.versions(),
+            "devices": preflight.devices(self.processes),
+            "cache": preflight.cache(),
         }
-        for name, text in machine.lines(self.facts):
+        for name, text in preflight.lines(self.facts):
             self.say(name, text)
         cache = self.facts["cache"]
         if cache["problem"]:
@@ -143,30 +143,30 @@ class Report:
 
     def speed(self, mebibytes: int, matrix: int | None, layout: "Layout | None") -> None:
         """Products on one device; collectives over all, and along each axis of the mesh."""
-        from bmojo.training.preflight import machine
+        from bmojo.training import preflight
 
         if matrix is None:
             matrix = 1024 if self.facts["devices"]["platform"] == "cpu" else 8192
         with self.doing("multiplying matrices"):
-            self.facts["products"] = list(machine.products(matrix))
-        self.console.print(machine.product_table(self.facts["products"]))
+            self.facts["products"] = list(preflight.products(matrix))
+        self.console.print(preflight.product_table(self.facts["products"]))
         rows = self.facts["collectives"] = []
         if self.facts["devices"]["all"] == 1:
             self.say("collectives", "none: there is one device")
             return
-        meshes = [(machine.row_of_devices(), machine.ALL)]
+        meshes = [(preflight.row_of_devices(), preflight.ALL)]
         if layout is not None and layout.mesh is not None:
             sizes = layout.sizes.items()
             meshes += [(layout.mesh, axis) for axis, n in sizes if 1 < n < layout.mesh.size]
         for mesh, axis in meshes:
             with self.doing(f"collectives along {axis}"):
-                rows.extend(machine.collectives(mesh, axis, mebibytes))
-        self.console.print(machine.collective_table(rows))
+                rows.extend(preflight.collectives(mesh, axis, mebibytes))
+        self.console.print(preflight.collective_table(rows))
 
     def step(self, experiment: "Experiment", layout: "Layout") -> None:
         """Parameters, memory and compilation of the training step."""
         from bmojo.experiment import prepare_data
-        from bmojo.training.preflight import program
+        from bmojo.training import preflight
         from bmojo.training.run_dir import RunError
         from bmojo.training.run_setup import RunSetup
 
@@ -174,22 +174,22 @@ class Report:
             prepare_data(experiment)
         with layout.active():
             try:
-                step = program.Step(RunSetup(experiment, self.processes, layout=layout))
+                step = preflight.Step(RunSetup(experiment, self.processes, layout=layout))
             except RunError as error:
                 self.problems.append(str(error))
                 return
             rows, totals = step.parameters(), step.totals()
             self.facts |= {"parameters": rows, "totals": totals}
-            self.console.print(program.parameter_table(rows))
+            self.console.print(preflight.parameter_table(rows))
             if layout.mesh is not None:
-                line(self.console, program.uncut_text(rows))
-            self.console.print(program.totals_table(totals))
+                line(self.console, preflight.uncut_text(rows))
+            self.console.print(preflight.totals_table(totals))
             self.compiled(step, experiment.trainer.compilation_cache)
 
     def compiled(self, step: "Step", cached: bool) -> None:
         """Memory, operations and time of the compiled step."""
         from bmojo.cache import use_compilation_cache
-        from bmojo.training.preflight.machine import entries
+        from bmojo.training.preflight import entries
 
         directory = use_compilation_cache() if cached else None
         before = entries(directory) if directory else set()
@@ -219,7 +219,7 @@ class Report:
 
     def memory(self, memory: "dict[str, int] | None") -> None:
         """Memory of the compiled step beside that of a device."""
-        from bmojo.training.preflight.machine import size
+        from bmojo.training.preflight import size
 
         limit = self.facts["devices"]["memory_bytes"]
         if memory is None:

@@ -91,7 +91,7 @@ def parameter_table(description: "Description") -> "Table":
 
     inner = description.parameters - description.embedding_parameters
     rows = [
-        *((name, widths(name), f"{count:,}") for name, count in description.parts),
+        *((name, widths(name), f"{count:,}") for name, count in description.parts.items()),
         None,
         ("without embedding and head", "", f"{inner:,}"),
         ("all", "", f"{description.parameters:,}"),

@@ -1,59 +1,15 @@
-"""Configs of a training run: stages, optimizer, trainer, evaluations.
-
-Every class is frozen and checks its own fields, so that a wrong value is named where it was
-written.
-"""
+"""Configs of a training run: stages, optimizer, trainer, evaluations; each checks its fields."""
 
 import dataclasses
 import math
 import operator
 import typing
-from typing import Any, Protocol, SupportsIndex
-
-import numpy as np
+from typing import Any, Literal
 
 from bmojo.errors import type_problem
 
-__all__ = ["Evaluation", "OptimizerConfig", "Source", "Stage", "Task", "TrainerConfig"]
-
-LARGEST_SEED = 2**32 - 1
-"""JAX takes no more than the last 32 bits of a seed."""
-
-MEASURED = ("accuracy", "loss", "bits_per_byte")
-"""Fields that an evaluation can have."""
-
-SCHEDULES = ("cosine", "linear", "constant")
-
-
-class Source(Protocol):
-    """Random access to examples: ``source[i]`` is the same example whenever it is asked for."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, np.ndarray]: ...
-
-
-class Task(Protocol):
-    """The members of a data config that training uses."""
-
-    @property
-    def length(self) -> int:
-        """Tokens of an example."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Tokens are below this number."""
-
-    @property
-    def chance(self) -> float | None:
-        """Accuracy of guessing; None where tokens are not equally likely."""
-
-    @property
-    def slices(self) -> str | None:
-        """Name of the quantity in the field ``group`` of an example; None: there are no groups."""
-
-    def source(self, seed: int, split: str) -> Source:
-        """The examples of a split, 'train' or 'test'."""
+LARGEST_SEED = 2**32 - 1  # JAX takes no more than the last 32 bits of a seed
+MEASURED = ("accuracy", "loss", "bits_per_byte")  # fields that an evaluation can have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +17,7 @@ class Stage:
     """A part of a curriculum: so many steps on one kind of data.
 
     Attributes:
-      data: a task config, such as ``MQARConfig``.
+      data: a task config, such as ``MQARConfig``; see :mod:`bmojo.data`.
       steps: optimizer steps.
       batch_size: examples a step.
     """
@@ -71,8 +27,7 @@ class Stage:
     batch_size: int
 
     def __post_init__(self):
-        _task("Stage", self.data)
-        check_types(self)
+        _check_task(self)
         _at_least(1, self, "steps", "batch_size")
 
 
@@ -101,8 +56,7 @@ class Evaluation:
     segments_per_document: int = 1
 
     def __post_init__(self):
-        _task("Evaluation", self.data)
-        check_types(self)
+        _check_task(self)
         if not self.name:
             raise ValueError("Evaluation.name: is empty; give a short string, such as 'recall'")
         _at_least(1, self, "batches", "batch_size", "segments_per_document")
@@ -139,7 +93,7 @@ class OptimizerConfig:
     clip: float | None = 1.0
     warmup: float = 0.05
     final_learning_rate: float = 1e-5
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
 
     def __post_init__(self):
         check_types(self)
@@ -147,11 +101,6 @@ class OptimizerConfig:
         _within(self, *rates, "clip", above=0)
         _within(self, "b1", "b2", "warmup", least=0, below=1)
         _within(self, "weight_decay", "final_learning_rate", least=0)
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"Optimizer.schedule: {self.schedule!r} is unknown; "
-                f"choose one of {', '.join(map(repr, SCHEDULES))}"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,19 +112,17 @@ class TrainerConfig:
       accumulate: parts that each batch is cut into by rows, run one after the other; one
         update with the gradient of all. The memory of a step is that of a part.
       segments_per_document: truncated backpropagation through time: each training sequence is
-        cut into so many segments of equal length, one optimizer step each; the model's state
-        is carried from a segment to the next, without gradient. The memory of a step is that
-        of a segment.
+        cut into so many equal segments, one optimizer step each; the model's state is carried
+        from one to the next, without gradient. The memory of a step is that of a segment.
       on_nonfinite: what happens where the loss or the gradient is infinite or not a number:
         'stop', keeping the batch, or 'skip' the update and count it; ten in a row stop too.
       log_every: steps between two lines of ``metrics.jsonl``; a line holds means over them.
       eval_every: steps between two evaluations; there is always one at the end. 0: only that.
       checkpoint_every: steps between two checkpoints; there is always one at the end.
       keep: checkpoints kept, the newest.
-      best: what the best evaluation is chosen by, as 'evaluation/field', such as
-        'recall/accuracy' or 'validation/loss'. The checkpoint of the best one so far is kept
-        beyond ``keep``. The highest accuracy is the best, the lowest loss or bits_per_byte.
-        None: only the newest are kept.
+      best: what the best evaluation is chosen by: 'evaluation/field', such as 'recall/accuracy'.
+        The checkpoint of the best one so far is kept beyond ``keep``. The highest accuracy is the
+        best, the lowest loss or bits_per_byte. None: only the newest are kept.
       tensorboard: also write TensorBoard events, if tensorboardX is installed.
       compilation_cache: keep compiled programs under ``~/.cache/bmojo``, or where the
         environment variable BMOJO_CACHE_DIR says.
@@ -185,7 +132,7 @@ class TrainerConfig:
     seed: int = 0
     accumulate: int = 1
     segments_per_document: int = 1
-    on_nonfinite: str = "stop"
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     log_every: int = 10
     eval_every: int = 100
     checkpoint_every: int = 200
@@ -196,27 +143,18 @@ class TrainerConfig:
     plots: bool = True
 
     def __post_init__(self):
-        name = "Trainer"
         check_types(self)
         if self.best is not None:
             best_parts(self.best)
         _at_least(0, self, "seed", "eval_every")
-        _at_least(1, self, "accumulate", "segments_per_document")
-        _at_least(1, self, "log_every", "checkpoint_every", "keep")
+        _at_least(1, self, "accumulate", "segments_per_document", "log_every")
+        _at_least(1, self, "checkpoint_every", "keep")
         if self.seed > LARGEST_SEED:
-            raise ValueError(f"{name}.seed: {self.seed} is too large; give at most {LARGEST_SEED}")
-        if self.on_nonfinite not in ("stop", "skip"):
-            raise ValueError(
-                f"{name}.on_nonfinite: {self.on_nonfinite!r} is unknown; give 'stop' or 'skip'"
-            )
+            raise ValueError(f"Trainer.seed: {self.seed} is too large; give at most {LARGEST_SEED}")
 
 
 def best_parts(best: str) -> tuple[str, str]:
-    """Evaluation and field of ``Trainer.best``.
-
-    Raises:
-      ValueError: it is not of the form 'evaluation/field' with a field of evaluations.
-    """
+    """Evaluation and field of ``Trainer.best``; ValueError if it has not both."""
     evaluation, slash, field = best.rpartition("/")
     if not (evaluation and slash and field in MEASURED):
         raise ValueError(
@@ -235,21 +173,19 @@ def check_segments(name: str, segments: Any, data: Any) -> None:
         )
 
 
-def _task(name: str, value: Any) -> None:
-    missing = [part for part in ("source", "length", "vocab_size") if not hasattr(value, part)]
-    if missing or isinstance(value, type):
+def _check_task(config: Any) -> None:
+    task = config.data
+    known = all(hasattr(task, member) for member in ("source", "length", "vocab_size"))
+    if isinstance(task, type) or not known:
         raise TypeError(
-            f"{name}.data: {value!r} is not a task config; give one such as @MQAR() "
+            f"{_name(config)}.data: {task!r} is not a task config; give one such as @MQAR() "
             "(with the parentheses)"
         )
+    check_types(config)
 
 
 def check_types(config: Any) -> None:
-    """Check every field of a config class by its annotation.
-
-    Raises:
-      TypeError: with the name of the field as configs write it.
-    """
+    """Check every field of a config class by its annotation; TypeError names the field."""
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         problem = type_problem(getattr(config, field.name), hints[field.name])
@@ -264,24 +200,22 @@ def _name(config: Any) -> str:
 
 def _at_least(least: int, config: Any, *fields: str) -> None:
     for field in fields:
-        value = getattr(config, field)
-        if value < least:
-            raise ValueError(
-                f"{_name(config)}.{field}: {value} is too small; give at least {least}"
-            )
+        if (value := getattr(config, field)) < least:
+            where = f"{_name(config)}.{field}"
+            raise ValueError(f"{where}: {value} is too small; give at least {least}")
 
 
 def _within(config: Any, *fields: str, **bounds: float) -> None:
     """Refuse numbers that are not finite or outside ``above``, ``least`` and ``below``."""
-    texts = {"above": "above {}", "least": "at least {}", "below": "below {}"}
-    tests = {"above": operator.gt, "least": operator.ge, "below": operator.lt}
+    kinds = {
+        "above": (operator.gt, "above"),
+        "least": (operator.ge, "at least"),
+        "below": (operator.lt, "below"),
+    }
     for field in fields:
         value = getattr(config, field)
-        if value is None:
-            continue
-        within = all(tests[kind](value, bound) for kind, bound in bounds.items())
-        if not (math.isfinite(value) and within):
-            wanted = " and ".join(texts[kind].format(bound) for kind, bound in bounds.items())
-            raise ValueError(
-                f"{_name(config)}.{field}: {value} is out of range; give a number {wanted}"
-            )
+        within = value is None or all(kinds[kind][0](value, b) for kind, b in bounds.items())
+        if not within or (value is not None and not math.isfinite(value)):
+            wanted = " and ".join(f"{kinds[kind][1]} {bound}" for kind, bound in bounds.items())
+            where = f"{_name(config)}.{field}"
+            raise ValueError(f"{where}: {value} is out of range; give a number {wanted}")

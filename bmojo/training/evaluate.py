@@ -35,13 +35,7 @@ class Meter:
         stopped: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda batches: None,
     ) -> list[Row] | None:
-        """Take every evaluation.
-
-        Args:
-          parameters: of the model.
-          evaluations: to take.
-          stopped: asked before each batch; once true, the measurement is given up.
-          progress: called with 1 after every batch.
+        """Take every evaluation; give up once ``stopped`` is true before a batch.
 
         Returns:
           For each evaluation one row for each group in rising order, if its data has groups,
@@ -51,20 +45,16 @@ class Meter:
         """
         rows: list[Row] = []
         for evaluation in evaluations:
-            batches = Batches(
-                evaluation.data.source(evaluation.seed, "test"), evaluation.batch_size
-            )
-            parts = Segments(batches, evaluation.segments_per_document)
-            groups, tables = [], []
+            source = evaluation.data.source(evaluation.seed, "test")
+            batches = Batches(source, evaluation.batch_size)
+            parts, found = Segments(batches, evaluation.segments_per_document), []
             for _ in range(evaluation.batches):
                 if stopped():
                     return None
-                group, table = self._sums(parameters, evaluation, parts)
-                groups.append(group)
-                tables.append(table)
+                found.append(self._sums(parameters, evaluation, parts))
                 progress(1)
-            table = np.concatenate(tables, axis=1)
-            rows.extend(_rows(evaluation, np.concatenate(groups), table))
+            groups, tables = zip(*found, strict=True)
+            rows += _rows(evaluation, np.concatenate(groups), np.concatenate(tables, axis=1))
         return rows
 
     def _sums(
@@ -84,12 +74,12 @@ class Meter:
 
     def _placed(self, fields: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
         """Fields on the mesh, padded to ``rows`` with rows that count nothing."""
-        fill = {"targets": -1}
         first, end = self._layout.local_rows(rows)
 
         def mine(name: str, value: np.ndarray) -> np.ndarray:
             widths = [(0, rows - len(value))] + [(0, 0)] * (value.ndim - 1)
-            return np.pad(value, widths, constant_values=fill.get(name, 0))[first:end]
+            fill = -1 if name == "targets" else 0
+            return np.pad(value, widths, constant_values=fill)[first:end]
 
         return self._layout.put({n: mine(n, v) for n, v in fields.items()}, rows)
 

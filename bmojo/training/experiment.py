@@ -8,18 +8,10 @@ from typing import Any
 
 from bmojo.errors import suggestion
 from bmojo.model import ModelConfig
-from bmojo.training.config import (
-    Evaluation,
-    OptimizerConfig,
-    Stage,
-    TrainerConfig,
-    best_parts,
-    check_segments,
-)
+from bmojo.training import config
+from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.run_dir import RunError
 from bmojo.training.sharding import ONE_DEVICE, Layout, MeshConfig
-
-__all__ = ["Curriculum", "Experiment", "check"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +25,7 @@ class Experiment:
       curriculum: stages, one after the other.
       evaluations: measurements during training and at its end.
       mesh: of the devices; None: one device.
-      max_steps: no stage takes more steps than this; None: as many as it says. For trying a
-        config out.
+      max_steps: no stage takes more steps than this, for trying a config out; None: as it says.
       max_batches: the same for the batches of evaluations.
     """
 
@@ -49,9 +40,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "max_batches"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ValueError(f"{name}: must be at least 1, got {limit}")
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {getattr(self, name)}")
         if not self.curriculum:
             raise ValueError("curriculum: needs at least one stage")
         for field, parts in (("curriculum", self.curriculum), ("evaluations", self.evaluations)):
@@ -64,32 +54,26 @@ class Experiment:
         names = [evaluation.name for evaluation in self.evaluations]
         if len(set(names)) < len(names):
             raise ValueError(f"evaluations: names must differ, got {', '.join(names)}")
-        stages = tuple(_at_most(stage, "steps", self.max_steps) for stage in self.curriculum)
-        measured = tuple(_at_most(e, "batches", self.max_batches) for e in self.evaluations)
-        object.__setattr__(self, "curriculum", stages)
-        object.__setattr__(self, "evaluations", measured)
+        self._at_most("curriculum", "steps", self.max_steps)
+        self._at_most("evaluations", "batches", self.max_batches)
 
-
-def _at_most(part: Any, field: str, limit: int | None) -> Any:
-    if limit is None or getattr(part, field) <= limit:
-        return part
-    return dataclasses.replace(part, **{field: limit})
+    def _at_most(self, parts: str, field: str, limit: int | None) -> None:
+        if limit is not None:
+            cut = [
+                part
+                if getattr(part, field) <= limit
+                else dataclasses.replace(part, **{field: limit})
+                for part in getattr(self, parts)
+            ]
+            object.__setattr__(self, parts, tuple(cut))
 
 
 def check(experiment: Experiment, layout: Layout = ONE_DEVICE) -> None:
-    """Check the rules of a training run: its parts fit each other, and the mesh.
-
-    Args:
-      experiment: of the run.
-      layout: of its mesh; one device as long as the mesh is not known.
-
-    Raises:
-      RunError: a rule is broken; the message names the field.
-    """
+    """Check that the parts of a run fit each other, and the mesh; RunError names the field."""
     trainer = experiment.trainer
     for stage in experiment.curriculum:
         try:
-            check_segments("Trainer", trainer.segments_per_document, stage.data)
+            config.check_segments("Trainer", trainer.segments_per_document, stage.data)
         except ValueError as error:
             raise RunError(str(error)) from None
         if stage.batch_size % trainer.accumulate:
@@ -101,13 +85,10 @@ def check(experiment: Experiment, layout: Layout = ONE_DEVICE) -> None:
         layout.check("Stage", length, stage.batch_size // trainer.accumulate)
     for e in experiment.evaluations:
         layout.check("Evaluation", e.data.length // e.segments_per_document)
-    if trainer.best is not None:
-        _check_best(trainer.best, experiment.evaluations)
-
-
-def _check_best(wanted: str, evaluations: Sequence[Evaluation]) -> None:
-    name, field = best_parts(wanted)
-    data: dict[str, Any] = {evaluation.name: evaluation.data for evaluation in evaluations}
+    if trainer.best is None:
+        return
+    wanted, (name, field) = trainer.best, config.best_parts(trainer.best)
+    data: dict[str, Any] = {e.name: e.data for e in experiment.evaluations}
     if name not in data:
         raise RunError(
             f"Trainer.best: {wanted!r}: no evaluation is called {name!r}; {suggestion(name, data)}"
@@ -122,13 +103,8 @@ def _check_best(wanted: str, evaluations: Sequence[Evaluation]) -> None:
 class Curriculum:
     """Steps, examples and tokens of stages one after the other; no example is used twice.
 
-    Args:
-      stages: of the curriculum.
-      segments: optimizer steps that a sequence is cut into.
-
-    Attributes:
-      ends: steps done after each stage.
-      total: steps of all stages.
+    A sequence is cut into ``segments`` optimizer steps; ``ends`` are the steps done after each
+    stage, ``total`` those of all.
     """
 
     def __init__(self, stages: Sequence[Stage], segments: int = 1):

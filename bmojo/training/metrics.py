@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +19,18 @@ Record = dict[str, Any]
 
 DIGITS = 7
 AVERAGED = ("loss", "accuracy", "grad_norm")
-LOWER_IS_BETTER = {"loss": True, "bits_per_byte": True, "accuracy": False}
-
-
-def dumps(record: Record) -> str:
-    """One line of JSON: floats to seven significant digits, keys in the order given."""
-    return json.dumps({key: rounded(value) for key, value in record.items()}, allow_nan=False)
 
 
 def rounded(value: Any) -> Any:
-    """A value as a line holds it; None if it is not finite."""
+    """A value as a line holds it: floats to seven significant digits, None if not finite."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     return value
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """All whole lines of a file; a last line that was cut off is left out."""
+    """All whole lines of a file, RunError if one is no record; one that was cut off is left out."""
     return [record for _, record in _lines(path)]
-
-
-def cut(path: Path, keep: Callable[[Record], bool]) -> None:
-    """Leave only the lines to keep, byte by byte as they were, in one atomic step.
-
-    Raises:
-      RunError: a whole line is no record.
-    """
-    if path.exists():
-        write_atomically(path, b"".join(line for line, record in _lines(path) if keep(record)))
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
@@ -68,14 +52,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
 class MetricsWriter(contextlib.ExitStack):
     """metrics.jsonl, speed.jsonl and events of a run that goes on from ``step``.
 
-    Lines that were written after that step are taken out.
-
-    Args:
-      run: the directory.
-      step: steps done.
-      window: metrics since the last line, from the checkpoint.
-      tensorboard: also write events, if tensorboardX is installed.
-      writes: false in all processes of a run but one; they write nothing.
+    Lines that were written after that step are taken out. ``window`` has the metrics since the
+    last line; ``tensorboard`` asks for events, ``writes`` is false in all processes but one.
     """
 
     def __init__(
@@ -88,19 +66,16 @@ class MetricsWriter(contextlib.ExitStack):
     ):
         super().__init__()
 
-        def stays(record: Record) -> bool:
-            at = record["step"]
-            return at < step or (at == step and "evaluation" not in record)
-
-        def lines(path: Path) -> Lines:
-            if writes:
-                cut(path, stays)
+        def open_lines(path: Path) -> Lines:
+            if writes and path.exists():
+                kept = [line for line, record in _lines(path) if _stays(record, step)]
+                write_atomically(path, b"".join(kept))
             return self.enter_context(Lines(path if writes else None))
 
         self.window = window
         self.tokens_per_second: float | None = None
         self._mark: tuple[float, int] | None = None
-        self._metrics, self._speed = lines(run.metrics), lines(run.speed)
+        self._metrics, self._speed = open_lines(run.metrics), open_lines(run.speed)
         self._events = self.enter_context(Events(run.tensorboard, step, tensorboard and writes))
 
     def step(self, step: int, metrics: dict[str, float] | None, tokens: int) -> None:
@@ -148,26 +123,25 @@ class MetricsWriter(contextlib.ExitStack):
         self._metrics.sync()
 
 
-class Lines(contextlib.ExitStack):
-    """A file to which whole lines are added; each reaches the system as soon as it is written.
+def _stays(record: Record, step: int) -> bool:
+    """Whether a run that goes on from ``step`` keeps a record; evaluations of it are due again."""
+    return record["step"] < step or (record["step"] == step and "evaluation" not in record)
 
-    Args:
-      path: of the file; None: nothing is written.
-    """
+
+class Lines(contextlib.ExitStack):
+    """A file to which whole lines are added, unbuffered; without a path, nothing is written."""
 
     def __init__(self, path: Path | None):
         super().__init__()
         self._file: Any = path and self.enter_context(open(path, "ab", buffering=0))
 
     def write(self, record: Record) -> None:
-        """Add a line.
-
-        Raises:
-          OSError: not all of it could be written; its part in the file will not be read.
-        """
-        line = dumps(record).encode() + b"\n" if self._file else b""
-        while line:  # a disk that fills up takes a part, and refuses the rest
-            line = line[self._file.write(line) :]
+        """Add a line; if that raises OSError, its part in the file will not be read."""
+        if self._file:
+            shown = {key: rounded(value) for key, value in record.items()}
+            line = json.dumps(shown, allow_nan=False).encode() + b"\n"
+            while line:  # a disk that fills up takes a part, and refuses the rest
+                line = line[self._file.write(line) :]
 
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
@@ -178,15 +152,8 @@ class Lines(contextlib.ExitStack):
 class Events(contextlib.ExitStack):
     """Scalars for TensorBoard; writes nothing if switched off or tensorboardX is absent.
 
-    They are written by the thread that calls, so that a full disk is an error there.
-
-    Args:
-      path: directory of the event files.
-      step: events of later steps, left by a run that was cut off, are hidden.
-      enabled: false to write nothing.
-
-    Raises:
-      OSError: they cannot be written.
+    They are written by the thread that calls, so that a full disk is an error there. Those of
+    steps after ``step``, left by a run that was cut off, are hidden.
     """
 
     def __init__(self, path: Path, step: int, enabled: bool = True):
@@ -231,14 +198,8 @@ class Best:
     """The best of evaluations that are taken in order of their steps.
 
     Numbers count as ``metrics.jsonl`` has them, so that a run that was interrupted finds the
-    same one. The first of equal ones stays.
-
-    Args:
-      wanted: 'evaluation/field', such as 'recall/accuracy'; None: nothing is the best.
-
-    Attributes:
-      step: of the best evaluation so far; None: there was none.
-      value: measured there.
+    same one. The first of equal ones stays. ``wanted`` is ``Trainer.best``; ``step`` is that of
+    the best so far, ``value`` what was measured there, None if there was none.
     """
 
     def __init__(self, wanted: str | None):
@@ -250,16 +211,17 @@ class Best:
         """Take records of any kind; true if one of them is the best evaluation so far."""
         if self._wanted is None:
             return False
-        name, field = self._wanted
-        better = False
+        (name, field), better = self._wanted, False
         for record in found:
             if record.get("evaluation") != name or record.get("group") is not None:
                 continue
             value = rounded(record.get(field))
             if value is None:  # it was not finite
                 continue
-            gain = 0.0 if self.value is None else value - self.value
-            if self.value is None or (gain < 0 if LOWER_IS_BETTER[field] else gain > 0):
+            gain = math.inf if self.value is None else value - self.value
+            if self.value is not None and field != "accuracy":  # the lowest is the best
+                gain = -gain
+            if gain > 0:
                 self.step, self.value, better = record["step"], value, True
         return better
 

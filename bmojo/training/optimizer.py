@@ -15,20 +15,15 @@ def schedule(config: OptimizerConfig, steps: int, group: str = "other") -> optax
     ``final_learning_rate`` at ``steps``; a group whose highest rate is lower than that stays
     at its highest.
     """
-    peak = {
-        "ssm": config.ssm_learning_rate,
-        "attention": config.attention_learning_rate,
-        "other": config.learning_rate,
-    }[group]
-    peak = config.learning_rate if peak is None else peak
-    final = min(config.final_learning_rate, peak)
-    warmup = round(config.warmup * steps)
+    own = {"ssm": config.ssm_learning_rate, "attention": config.attention_learning_rate}.get(group)
+    peak = config.learning_rate if own is None else own
+    final, warmup = min(config.final_learning_rate, peak), round(config.warmup * steps)
     remaining = max(1, steps - warmup)
-    after = {
-        "cosine": lambda: optax.cosine_decay_schedule(peak, remaining, alpha=final / peak),
-        "linear": lambda: optax.linear_schedule(peak, final, remaining),
-        "constant": lambda: optax.constant_schedule(peak),
-    }[config.schedule]()
+    after = optax.constant_schedule(peak)
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, remaining, alpha=final / peak)
+    elif config.schedule == "linear":
+        after = optax.linear_schedule(peak, final, remaining)
     if warmup == 0:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
@@ -37,23 +32,16 @@ def schedule(config: OptimizerConfig, steps: int, group: str = "other") -> optax
 def make_optimizer(
     config: OptimizerConfig, steps: int, groups: Mapping[str, Group]
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW with the groups' learning rates.
+    """Clipping by global norm, then AdamW with the learning rates of ``groups``, by name.
 
-    Args:
-      config: rates, moments, decay and schedule.
-      steps: updates of the whole curriculum, over which the schedule runs.
-      groups: of the parameters, by name; the parameters are a flat dict.
+    The schedule runs over ``steps`` updates; the parameters are a flat dict.
     """
     decaying = ("always", "embedding") if config.decay_embeddings else ("always",)
-    rates = {
-        label: optax.scale_by_learning_rate(schedule(config, steps, label)) for label in GROUPS
-    }
+    decayed = {name: group.decay in decaying for name, group in groups.items()}
+    rates = {g: optax.scale_by_learning_rate(schedule(config, steps, g)) for g in GROUPS}
     return optax.chain(
         optax.identity() if config.clip is None else optax.clip_by_global_norm(config.clip),
         optax.scale_by_adam(b1=config.b1, b2=config.b2),
-        optax.add_decayed_weights(
-            config.weight_decay,
-            mask={name: group.decay in decaying for name, group in groups.items()},
-        ),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
         optax.partition(rates, {name: group.rate for name, group in groups.items()}),
     )

@@ -20,44 +20,25 @@ Parameters = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """All of a model but its parameters' values.
-
-    Attributes:
-      graph: the model's graph definition.
-      tree: how parameters hang on the graph.
-      names: of the parameters, in the order of the tree's leaves.
-      labels: the optimizer group of each, in the same order.
-    """
+    """All of a model but its parameters' values: its graph, and how they hang on it."""
 
     graph: Any
     tree: Any
-    names: tuple[str, ...]
-    labels: tuple[Group, ...]
-
-    @property
-    def groups(self) -> dict[str, Group]:
-        """The optimizer group of each parameter, by name."""
-        return dict(zip(self.names, self.labels, strict=True))
+    groups: dict[str, Group]  # by name of the parameter, in the order of the tree's leaves
 
     def merge(self, parameters: Parameters) -> Any:
         """The model with these parameters."""
-        leaves = [parameters[name] for name in self.names]
+        leaves = [parameters[name] for name in self.groups]
         return nnx.merge(self.graph, jax.tree.unflatten(self.tree, leaves))
 
 
 def split(model: Any) -> tuple[Structure, Parameters]:
-    """Take a model apart.
-
-    Raises:
-      ValueError: the model holds variables that are not parameters.
-    """
+    """Take a model apart; ValueError if it holds variables that are not parameters."""
     graph, state = nnx.split(model, nnx.Param)
     leaves, tree = jax.tree_util.tree_flatten_with_path(state)
-    names = tuple(_name(path) for path, _ in leaves)
+    parameters = {_key(path).removesuffix(".value"): leaf for path, leaf in leaves}
     groups = parameter_groups(model)
-    labels = tuple(groups[name] for name in names)
-    parameters = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
-    return Structure(graph, tree, names, labels), parameters
+    return Structure(graph, tree, {name: groups[name] for name in parameters}), parameters
 
 
 def outline(make: Callable[[], Any]) -> tuple[Structure, Parameters]:
@@ -68,10 +49,7 @@ def outline(make: Callable[[], Any]) -> tuple[Structure, Parameters]:
 def initialize(make: Callable[[], Any], shardings: Any = None) -> Parameters:
     """The parameters of a new model, drawn in one compiled program.
 
-    Args:
-      make: makes the model.
-      shardings: where each parameter is to lie, by name; each device draws its own part. None:
-        on the first device.
+    ``shardings`` says where each is to lie, and each device draws its part; None: on the first.
     """
     return jax.jit(lambda: split(make())[1], out_shardings=shardings)()
 
@@ -98,7 +76,3 @@ def unflatten(template: Any, flat: dict[str, Array]) -> Any:
 
 def _key(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _name(path: Any) -> str:
-    return _key(path).removesuffix(".value")

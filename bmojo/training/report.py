@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import bmojo
+from bmojo.console import format_table, line, make_table
 from bmojo.files import write_atomically
 from bmojo.training.config import Evaluation, Stage
 from bmojo.training.evaluate import Row
@@ -31,13 +32,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Status(contextlib.ExitStack):
-    """Progress of a run: a bar on a terminal, a line now and then elsewhere.
-
-    Args:
-      console: that shows it.
-      total: steps of the whole run.
-      step: steps done before.
-    """
+    """Progress of a run from ``step`` to ``total``: a bar on a terminal, else lines."""
 
     def __init__(self, console: Console, total: int, step: int = 0):
         super().__init__()
@@ -46,17 +41,15 @@ class Status(contextlib.ExitStack):
         self._last_line = 0.0
         self._bar: Progress | None = None
         if console.is_terminal:
-            self._bar = Progress(
+            columns = (
                 TextColumn("{task.fields[stage]}"),
                 BarColumn(bar_width=None),
                 TextColumn("{task.completed:.0f}/{task.total:.0f}"),
                 TextColumn("{task.fields[numbers]}"),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
-                console=console,
-                expand=True,
-                transient=True,
             )
+            self._bar = Progress(*columns, console=console, expand=True, transient=True)
             self.enter_context(self._bar)
             self._task = self._bar.add_task("", total=total, completed=step, stage="", numbers="")
 
@@ -72,15 +65,12 @@ class Status(contextlib.ExitStack):
             return
         now = time.monotonic()
         if self._started is None:  # the first step has waited for the compiler
-            self._started = self._last_line = now
-            self._first = step
+            self._started, self._last_line, self._first = now, now, step
         if now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             left = (now - self._started) / (step - self._first) * (self._total - step)
-            self._console.print(
-                f"step {step}/{self._total}  {stage}  {numbers}  ETA {clock(left)}",
-                highlight=False,
-            )
+            shown = f"step {step}/{self._total}  {stage}  {numbers}  ETA {clock(left)}"
+            line(self._console, shown)
 
 
 def clock(seconds: float) -> str:
@@ -92,13 +82,12 @@ def clock(seconds: float) -> str:
 
 def provenance(seed: int) -> dict[str, Any]:
     """Command, code, versions, machine and seed behind a result."""
-    versions = {name: version(name) for name in PACKAGES}
     device = jax.devices()[0]
     return {
         "seed": seed,
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git_revision": git_revision(),
-        "versions": {"bmojo": bmojo.__version__, "python": platform.python_version(), **versions},
+        "versions": versions(),
         "device": f"{len(jax.devices())} x {device.device_kind} ({device.platform})",
     }
 
@@ -108,24 +97,23 @@ def git_revision() -> str | None:
 
     def git(*arguments: str) -> str:
         options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 10}
-        command = ["git", *arguments]
-        done = subprocess.run(command, cwd=Path(__file__).parent, check=True, **options)
-        return done.stdout.strip()
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=folder, check=True, **options).stdout.strip()
 
     try:
-        revision = git("rev-parse", "HEAD")
         changed = git("status", "--porcelain", "--untracked-files=no", ".")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return revision + ("+" if changed else "")
 
 
-def version(name: str) -> str | None:
-    """The version of an installed package; None if it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def versions() -> dict[str, str | None]:
+    """Versions of bmojo, Python and the packages; None of one that is not installed."""
+    found: dict[str, str | None] = dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return {"bmojo": bmojo.__version__, "python": platform.python_version(), **found}
 
 
 def slice_name(evaluation: Evaluation) -> str | None:
@@ -157,16 +145,13 @@ def result_tables(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> lis
 
 def loss_table(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Table:
     """Loss, perplexity, accuracy and, of text, bits per byte."""
-    table = Table(title="next-token prediction")
-    for name in ("evaluation", "targets", "loss (nats)", "perplexity", "bits/byte", "accuracy"):
-        table.add_column(name, justify="left" if name == "evaluation" else "right")
     overall = {row["evaluation"]: row for row in rows if row["group"] is None}
-    for evaluation in evaluations:
-        row = overall[evaluation.name]
-        bits = f"{row['bits_per_byte']:.4f}" if "bits_per_byte" in row else ""
-        numbers = (f"{row['count']:,}", f"{row['loss']:.4f}", f"{math.exp(row['loss']):.3f}", bits)
-        table.add_row(evaluation.name, *numbers, f"{row['accuracy']:.3f}")
-    return table
+    found = [{"bits_per_byte": None, **overall[e.name]} for e in evaluations]
+    columns = {"evaluation": "{evaluation}", "targets": "{count:,}", "loss (nats)": "{loss:.4f}"}
+    columns |= {"perplexity": "{perplexity:.3f}", "bits/byte": "{bits_per_byte:.4f}"}
+    columns |= {"accuracy": "{accuracy:.3f}"}
+    shown = ({**row, "perplexity": math.exp(row["loss"])} for row in found)
+    return format_table("next-token prediction", columns, shown, left=["evaluation"])
 
 
 def accuracy_table(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Table:
@@ -175,16 +160,13 @@ def accuracy_table(rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> Ta
     rows = [row for row in rows if row["evaluation"] in shown]
     groups = sorted({row["group"] for row in rows if row["group"] is not None})
     names = " / ".join(dict.fromkeys(slice_name(e) or "group" for e in evaluations))
-    table = Table(title=f"accuracy by {names}")
-    table.add_column("evaluation")
-    for group in [*groups, "all", "chance"]:
-        table.add_column(str(group), justify="right")
+    cells = []
     for evaluation in evaluations:
-        found = {row["group"]: row for row in rows if row["evaluation"] == evaluation.name}
-        cells = [f"{found[g]['accuracy']:.3f}" if g in found else "" for g in [*groups, None]]
-        level = chance(evaluation)
-        table.add_row(evaluation.name, *cells, "" if level is None else f"{level:.3f}")
-    return table
+        found = {r["group"]: r["accuracy"] for r in rows if r["evaluation"] == evaluation.name}
+        numbers = [*map(found.get, [*groups, None]), chance(evaluation)]
+        cells.append([evaluation.name, *("" if x is None else f"{x:.3f}" for x in numbers)])
+    columns = ("evaluation", *map(str, groups), "all", "chance")
+    return make_table(f"accuracy by {names}", columns, cells, left=["evaluation"])
 
 
 def print_results(
@@ -192,14 +174,12 @@ def print_results(
 ) -> None:
     """Print the final metrics, accuracy beside chance, and the paths of the figures."""
     final = summary["final"]
-    console.print(
-        f"training loss {final['loss']:.4f}, accuracy {final['accuracy']:.4f}", highlight=False
-    )
+    line(console, f"training loss {final['loss']:.4f}, accuracy {final['accuracy']:.4f}")
     for table in result_tables(summary["evaluations"], evaluations):
         console.print(table)
     for path in (run.curve, run.accuracy):
         if path.exists():
-            console.print(str(path), highlight=False, soft_wrap=True)
+            line(console, path)
 
 
 def plot_run(
@@ -218,54 +198,50 @@ def plot_run(
 
 def _plot_curve(path: Path, records: Sequence[Record], stages: Sequence[Stage]) -> None:
     """Loss and accuracy over steps, with evaluations as points and stages as dashed lines."""
-    from matplotlib.figure import Figure  # slow to start
-
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
     train = [record for record in records if "evaluation" not in record]
     measured = [r for r in records if "evaluation" in r and r["group"] is None]
-    edges = list(itertools.accumulate(stage.steps for stage in stages[:-1]))
-    for axis, field in zip(axes, ("loss", "accuracy"), strict=True):
-        axis.plot([r["step"] for r in train], [r[field] for r in train], label="training")
-        for name in dict.fromkeys(r["evaluation"] for r in measured):
-            rows = [r for r in measured if r["evaluation"] == name]
-            steps, values = [r["step"] for r in rows], [r[field] for r in rows]
-            axis.plot(steps, values, "o--", markersize=4, linewidth=1, label=name)
-        for edge in edges:
-            axis.axvline(edge, color="grey", linestyle="--", linewidth=0.8)
-        axis.set_ylabel("loss (nats)" if field == "loss" else field)
-        axis.grid(alpha=0.3)
-    axes[1].set(ylim=(-0.02, 1.02), xlabel="step")
-    axes[0].legend(fontsize="small")
-    _save(figure, path)
+    with _figure(path, (8, 6), 2) as axes:
+        for axis, field in zip(axes, ("loss", "accuracy"), strict=True):
+            axis.plot([r["step"] for r in train], [r[field] for r in train], label="training")
+            for name in dict.fromkeys(r["evaluation"] for r in measured):
+                rows = [r for r in measured if r["evaluation"] == name]
+                steps, values = [r["step"] for r in rows], [r[field] for r in rows]
+                axis.plot(steps, values, "o--", markersize=4, linewidth=1, label=name)
+            for edge in itertools.accumulate(stage.steps for stage in stages[:-1]):
+                axis.axvline(edge, color="grey", linestyle="--", linewidth=0.8)
+            axis.set_ylabel("loss (nats)" if field == "loss" else field)
+        axes[1].set(ylim=(-0.02, 1.02), xlabel="step")
 
 
 def _plot_accuracy(path: Path, rows: Sequence[Row], evaluations: Sequence[Evaluation]) -> None:
     """Accuracy by group, a line for each evaluation, and the level of chance."""
+    ticks = sorted({row["group"] for row in rows if row["group"] is not None})
+    names = " / ".join(dict.fromkeys(str(slice_name(evaluation)) for evaluation in evaluations))
+    with _figure(path, (6, 4)) as (axis,):
+        for evaluation in evaluations:
+            own = [r for r in rows if r["evaluation"] == evaluation.name and r["group"] is not None]
+            groups, values = [r["group"] for r in own], [r["accuracy"] for r in own]
+            axis.plot(groups, values, "o-", label=evaluation.name)
+        for level in sorted({level for level in map(chance, evaluations) if level is not None}):
+            axis.axhline(level, color="grey", linestyle=":", label=f"chance {level:.3g}")
+        if ticks and ticks[0] > 0:
+            axis.set_xscale("log", base=2)
+        axis.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+        axis.minorticks_off()
+        axis.set(xlabel=names.replace("_", " "), ylabel="accuracy", ylim=(-0.02, 1.02))
+
+
+@contextlib.contextmanager
+def _figure(path: Path, size: tuple[int, int], rows: int = 1) -> Iterator[Any]:
+    """The axes of a figure, to be drawn on; it is written when the block ends."""
     from matplotlib.figure import Figure  # slow to start
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
-    ticks = set()
-    for evaluation in evaluations:
-        found = [r for r in rows if r["evaluation"] == evaluation.name and r["group"] is not None]
-        groups = [row["group"] for row in found]
-        ticks.update(groups)
-        axis.plot(groups, [row["accuracy"] for row in found], "o-", label=evaluation.name)
-    for level in sorted({level for level in map(chance, evaluations) if level is not None}):
-        axis.axhline(level, color="grey", linestyle=":", label=f"chance {level:.3g}")
-    if ticks and min(ticks) > 0:
-        axis.set_xscale("log", base=2)
-    axis.set_xticks(sorted(ticks), labels=[str(tick) for tick in sorted(ticks)])
-    axis.minorticks_off()
-    names = " / ".join(dict.fromkeys(str(slice_name(evaluation)) for evaluation in evaluations))
-    axis.set(xlabel=names.replace("_", " "), ylabel="accuracy", ylim=(-0.02, 1.02))
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
+    yield axes
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_atomically(path, buffer.getvalue())

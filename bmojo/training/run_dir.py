@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import itertools
 import json
 import os
 import re
@@ -16,12 +17,8 @@ from bmojo.files import file_lock, write_atomically
 
 LOCK = ".lock"
 
-UNWRITABLE = {
-    getattr(errno, name)
-    for name in (
-        "EACCES EDQUOT EEXIST EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
-    ).split()
-}
+_NAMES = "EACCES EDQUOT EEXIST EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
+UNWRITABLE = {getattr(errno, name) for name in _NAMES.split()}
 """Errors of the system about a place that cannot be written."""
 
 
@@ -36,11 +33,7 @@ class WriteError(RunError):
 
 
 class RunDir:
-    """Paths and rules of one run directory.
-
-    Args:
-      path: the directory; made when it is locked.
-    """
+    """Paths and rules of one run directory, which is made when it is locked."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).expanduser().absolute()
@@ -55,11 +48,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process out of the directory.
-
-        Raises:
-          RunError: another process trains in it, or it cannot be made.
-        """
+        """Make the directory, and keep others out of it; RunError if one of both cannot be."""
         with contextlib.ExitStack() as held:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -82,11 +71,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn the system's refusal to write files of the run into one line.
-
-        Raises:
-          WriteError: the system refused it: no space, no rights, no such place any more.
-        """
+        """Turn the system's refusal to write files of the run into a WriteError."""
         try:
             yield
         except UserError:
@@ -105,20 +90,15 @@ class RunDir:
         entries = [entry for entry in self.path.iterdir() if entry.name != LOCK]
         if not entries:
             return None
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.old{number}")).exists():
-            number += 1
+        names = (self.path.with_name(f"{self.path.name}.old{n}") for n in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
         aside.mkdir()
         for entry in entries:
             entry.rename(aside / entry.name)
         return aside
 
     def claim(self, config_text: str) -> None:
-        """Write the config, or check that the one there is the same, its mesh apart.
-
-        Raises:
-          RunError: the directory belongs to another config.
-        """
+        """Write the config; RunError if another one is there, the mesh apart."""
         if not self.config.exists():
             if self.checkpoints.exists() or self.metrics.exists():
                 raise RunError(
@@ -144,11 +124,7 @@ class RunDir:
             write_atomically(self.config, config_text)
 
     def see(self, config_text: str) -> None:
-        """Wait for the config that another process has written.
-
-        Raises:
-          RunError: it is not there.
-        """
+        """Wait for the config that another process has written; RunError if it is not there."""
         for _ in range(20):  # storage over a network may take a while to show a new file
             if self.config.exists() and self.config.read_text(encoding="utf8") == config_text:
                 return
@@ -159,11 +135,7 @@ class RunDir:
         )
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of the run, if it has come to its end.
-
-        Raises:
-          RunError: it cannot be read.
-        """
+        """The summary of the run, if it has come to its end; RunError if it cannot be read."""
         if not self.summary.exists():
             return None
         problem = "has no 'status'"
@@ -180,8 +152,8 @@ class RunDir:
 
 def _without_mesh(config: str) -> list[str]:
     """The lines of a config but for the mesh, which changes no result."""
-    lines = config.splitlines()
-    return [line for line in lines if line and not line.startswith(("Mesh.", "Experiment.mesh"))]
+    mesh = ("Mesh.", "Experiment.mesh")
+    return [line for line in config.splitlines() if line and not line.startswith(mesh)]
 
 
 def _refusal(error: BaseException | None, place: Path) -> str | None:
@@ -191,20 +163,16 @@ def _refusal(error: BaseException | None, place: Path) -> str | None:
     """
     if error is None:
         return None
-    number = None
+    number, name = None, getattr(error, "filename", None)
     quoted = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
     if quoted is not None:
         number = int(quoted[1]) if str(place) in str(error) else None
-    elif isinstance(error, OSError):
-        elsewhere = error.filename is not None and not _below(error.filename, place)
-        number = None if elsewhere else error.errno
+    elif isinstance(error, OSError) and not isinstance(name, int):
+        below = name is None or Path(os.fsdecode(name)).absolute().is_relative_to(place)
+        number = error.errno if below else None
     if number is not None and number in UNWRITABLE:
         return os.strerror(number)
     return _refusal(error.__cause__, place)
-
-
-def _below(name: Any, place: Path) -> bool:
-    return not isinstance(name, int) and Path(os.fsdecode(name)).absolute().is_relative_to(place)
 
 
 def _reason(error: Exception) -> str:

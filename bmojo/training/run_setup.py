@@ -18,24 +18,11 @@ from bmojo.training.train_step import make_fresh_state, make_train_step
 
 
 class RunSetup:
-    """An experiment on the devices that are here, checked, before anything is computed.
+    """An experiment on the devices that are here, before anything is computed.
 
-    Args:
-      experiment: to train.
-      processes: this process and the others of the run.
-      config_text: of the experiment, kept in checkpoints.
-      layout: the places of arrays; None: the experiment's mesh on all devices.
-
-    Attributes:
-      layout: the places of arrays.
-      curriculum: steps, examples and tokens.
-      structure: of the model.
-      shapes: of its parameters, with their shardings.
-      optimizer: of its parameters.
-      learning_rate: by update.
-
-    Raises:
-      RunError: the configs do not fit each other, or the devices.
+    ``layout`` is by default that of the experiment's mesh on all devices; ``shapes`` are those of
+    the parameters, with their shardings; ``learning_rate`` is a function of updates done. Raises
+    RunError where the configs do not fit each other, or the devices.
     """
 
     def __init__(
@@ -64,14 +51,9 @@ class RunSetup:
 
     def train_step(self) -> jax.stages.Wrapped:
         """The optimizer step of this run; see :func:`bmojo.training.train_step.make_train_step`."""
-        return make_train_step(
-            self.structure,
-            self.optimizer,
-            self.layout,
-            shardings_of(self.shapes),
-            self.trainer.accumulate,
-            self.trainer.on_nonfinite == "skip",
-        )
+        places, skip = shardings_of(self.shapes), self.trainer.on_nonfinite == "skip"
+        parts = self.trainer.accumulate
+        return make_train_step(self.structure, self.optimizer, self.layout, places, parts, skip)
 
     def optimizer_shapes(self) -> Any:
         """Shapes of the optimizer's state with their shardings."""
@@ -86,8 +68,7 @@ class RunSetup:
 
     def fresh_state(self, parameters: Parameters, stage: Stage) -> State:
         """State of the model before the first segment of a stage's sequences."""
-        rows, length = stage.batch_size, stage.data.length
-        return self.layout.settle(self._fresh(parameters, rows, length))
+        return self.layout.settle(self._fresh(parameters, stage.batch_size, stage.data.length))
 
     def state_shapes(self, stage: Stage) -> State:
         """Shapes of :meth:`fresh_state` with their shardings."""
@@ -141,11 +122,7 @@ class RunSetup:
 
 
 def implementations(model_config: Any) -> dict[str, str]:
-    """The implementations of scans and attention on this machine, by what they compute.
-
-    Raises:
-      ValueError: an implementation was asked for by name that is not for this machine.
-    """
+    """The implementations of scans and attention by what they compute; ValueError if not here."""
     found: dict[str, str] = {}
     for mixer in getattr(model_config, "pattern", ()):
         found |= getattr(mixer, "implementations", {})

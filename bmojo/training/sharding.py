@@ -82,25 +82,20 @@ class MeshConfig:
                     "('embed', 'fsdp')"
                 )
             name, axes = rule[0], (rule[1],) if isinstance(rule[1], str) else tuple(rule[1] or ())
+            problem = ""
             if name not in NAMES:
-                raise ValueError(
-                    f"Mesh.rules: no axis is called {name!r}; {suggestion(name, NAMES)}"
-                )
+                problem = f"no axis is called {name!r}; {suggestion(name, NAMES)}"
+            elif name in table:
+                problem = f"two rules for {name!r}; leave one out"
             for axis in set(axes) - set(AXES):
-                raise ValueError(
-                    f"Mesh.rules: the mesh has no axis {axis!r}; {suggestion(axis, AXES)}"
-                )
-            if name in table:
-                raise ValueError(f"Mesh.rules: two rules for {name!r}; leave one out")
+                problem = problem or f"the mesh has no axis {axis!r}; {suggestion(axis, AXES)}"
+            if problem:
+                raise ValueError(f"Mesh.rules: {problem}")
             table[name] = axes
         return table
 
     def shape(self, devices: int) -> tuple[int, ...]:
-        """Sizes of the four axes over so many devices.
-
-        Raises:
-          RunError: they do not fill the devices.
-        """
+        """Sizes of the four axes over so many devices; RunError if they do not fill them."""
         sizes = [getattr(self, axis) for axis in AXES]
         fixed = math.prod(size for size in sizes if size != -1)
         written = " x ".join(f"{a} {s}" for a, s in zip(AXES, sizes, strict=True))
@@ -118,33 +113,26 @@ class MeshConfig:
 
 
 class Layout:
-    """The places of arrays: on a mesh, or on one device.
-
-    Args:
-      config: sizes and rules of the mesh; None: one device, where nothing is cut.
-      devices: of the mesh; None: all of all processes.
+    """The places of arrays: on a mesh of all devices or those given, or on one device.
 
     Attributes:
-      mesh: None on one device.
+      mesh: None on one device, where nothing is cut.
       sizes: of the mesh, by axis.
     """
 
     def __init__(self, config: MeshConfig | None, devices: Sequence[Any] | None = None):
         self.mesh: Mesh | None = None
         self.sizes = dict.fromkeys(AXES, 1)
-        self._rules: Mapping[str, tuple[str, ...]] = {}
+        self._rules: dict[str, tuple[str, ...]] = {}
         if config is None:
             return
         devices = jax.devices() if devices is None else list(devices)
-        shape = config.shape(len(devices))
+        shape, kinds = config.shape(len(devices)), (AxisType.Auto,) * len(AXES)
         # make_mesh knows which devices of an accelerator are neighbours.
-        kinds = (AxisType.Auto,) * len(AXES)
         self.mesh = jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
         self.sizes = dict(zip(AXES, shape, strict=True))
-        self._rules = {
-            name: tuple(axis for axis in axes if self.sizes[axis] > 1)
-            for name, axes in config.table.items()
-        }
+        for name, axes in config.table.items():
+            self._rules[name] = tuple(axis for axis in axes if self.sizes[axis] > 1)
 
     @property
     def devices(self) -> int:
@@ -177,16 +165,20 @@ class Layout:
         return NamedSharding(self.mesh, partition(names, self._rules)) if self.mesh else None
 
     def parameters(self, axes: Mapping[str, Names], shapes: Parameters) -> Any:
-        """Shapes of parameters with their shardings; one without axis names lies on every device.
+        """Shapes of parameters with their shardings; RunError if one cannot be cut evenly.
 
-        Raises:
-          RunError: an axis of a parameter cannot be cut evenly.
+        A parameter without axis names lies on every device.
         """
         placed = {}
         for name, value in shapes.items():
             names = axes.get(name, ())
             for size, axis in zip(value.shape, names, strict=False):
-                self._divides(size, axis, f"parameter {name} of shape {tuple(value.shape)}")
+                if size % (parts := self._parts(axis)):
+                    raise RunError(
+                        f"Mesh.{self._rules[axis or ''][0]}: {parts} does not divide the {size} of "
+                        f"parameter {name} of shape {tuple(value.shape)}; choose a divisor, or "
+                        f"leave {axis!r} out of Mesh.rules"
+                    )
             placed[name] = self._placed(value, *names)
         return placed
 
@@ -215,11 +207,7 @@ class Layout:
         return arrays if self.mesh is None else jax.lax.with_sharding_constraint(arrays, shardings)
 
     def check(self, what: str, length: int, rows: int = 0) -> None:
-        """Check that time and rows of a batch can be cut.
-
-        Raises:
-          RunError: they cannot be cut evenly.
-        """
+        """Check that time and rows of a batch can be cut evenly; RunError if not."""
         if rows % self.rows:
             raise RunError(
                 f"{what}: {rows} rows cannot be shared evenly by {self.rows} devices (Mesh.data "
@@ -234,8 +222,7 @@ class Layout:
     def local_rows(self, rows: int) -> tuple[int, int]:
         """First of the rows of a batch that this process's devices hold, and the one after them.
 
-        Raises:
-          RunError: they do not lie together.
+        RunError if they do not lie together.
         """
         where = self.batch((rows,))
         if where is None:
@@ -271,12 +258,8 @@ class Layout:
     def flag(self, number: int) -> jax.Array:
         """An array on the mesh with one number a device, given by the device's process."""
         assert self.mesh is not None
-        sharding = NamedSharding(self.mesh, PartitionSpec(AXES))
-
-        def mine(index: Any) -> np.ndarray:
-            return np.full(1, number, np.int32)
-
-        return jax.make_array_from_callback((self.mesh.size,), sharding, mine)
+        sharding, mine = NamedSharding(self.mesh, PartitionSpec(AXES)), np.full(1, number, np.int32)
+        return jax.make_array_from_callback((self.mesh.size,), sharding, lambda index: mine)
 
     def settle(self, arrays: Any) -> Any:
         """``arrays``; on forced host devices, after waiting for them.
@@ -293,14 +276,6 @@ class Layout:
     def _parts(self, name: str | None) -> int:
         return math.prod(self.sizes[axis] for axis in self._rules.get(name or "", ()))
 
-    def _divides(self, size: int, name: str | None, what: str) -> None:
-        parts = self._parts(name)
-        if size % parts:
-            raise RunError(
-                f"Mesh.{self._rules[name or ''][0]}: {parts} does not divide the {size} of {what}; "
-                f"choose a divisor, or leave {name!r} out of Mesh.rules"
-            )
-
     def __str__(self) -> str:
         return " x ".join(f"{axis} {size}" for axis, size in self.sizes.items())
 
@@ -309,11 +284,7 @@ ONE_DEVICE = Layout(None)
 
 
 def make_layout(config: MeshConfig | None, processes: int = 1) -> Layout:
-    """The layout of a config; None: one device.
-
-    Raises:
-      RunError: the mesh does not fit the devices, or several processes have none.
-    """
+    """The layout of a config; RunError if several processes have none, or it does not fit."""
     if config is None and processes > 1:
         raise RunError(
             f"Experiment.mesh: {processes} processes need a mesh; add Experiment.mesh=@Mesh()"
@@ -326,10 +297,3 @@ def shardings_of(shapes: Any) -> Any:
     if any(leaf.sharding is None for leaf in jax.tree.leaves(shapes)):
         return None
     return jax.tree.map(lambda leaf: leaf.sharding, shapes)
-
-
-def spec_text(sharding: NamedSharding) -> str:
-    """A sharding in a few words, such as '- fsdp tensor'; '-' is an axis that is not cut."""
-    spec: PartitionSpec = sharding.spec
-    words = ["+".join(p) if isinstance(p, tuple) else str(p or "-") for p in spec]
-    return " ".join(words) or "-"

@@ -1,16 +1,14 @@
 """The training loop: from an experiment to a run directory that is safe to interrupt.
 
-A run is a function of its config. Its ``metrics.jsonl`` is the same to the byte whether it ran
-through or was killed and started again any number of times, on the same machine with the same
-versions.
-
-The order at a step that has everything due is: line of metrics, checkpoint, evaluation. So a
-run that is resumed at step s keeps the lines up to s, drops evaluations of s, and takes them
-again if they are due.
+Its ``metrics.jsonl`` is the same to the byte whether a run went through or was killed and started
+again any number of times, on the same machine with the same versions. At a step that has
+everything due the order is: line of metrics, checkpoint, evaluation. So a run that is resumed at
+step s keeps the lines up to s, drops evaluations of s, and takes them again if they are due.
 """
 
 import collections
 import contextlib
+import dataclasses
 import json
 import math
 import signal
@@ -19,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from bmojo.cache import use_compilation_cache
+from bmojo.console import line, make_console
 from bmojo.data.pipeline import Batch, Batches, DataError, Segments
 from bmojo.files import write_atomically
 from bmojo.multihost import Processes
@@ -32,19 +32,42 @@ from bmojo.training.experiment import Experiment
 from bmojo.training.metrics import AVERAGED, Best, MetricsWriter, read_metrics
 from bmojo.training.report import Status, clock, one_line, plot_run, print_results, provenance
 from bmojo.training.run_dir import RunDir, RunError
-from bmojo.training.run_result import (
-    NOT_FINITE,
-    NotFiniteError,
-    RunResult,
-    already_finished,
-    not_finite,
-)
 from bmojo.training.run_setup import RunSetup
 from bmojo.training.train_state import restore_or_begin
 from bmojo.training.train_step import STOP, device_fields
 
 SKIPS_IN_A_ROW = 10
 """Updates that may be skipped one after the other before a run gives up."""
+
+NOT_FINITE = 3
+"""Exit code of a run whose loss or gradient is not a number."""
+
+
+class NotFiniteError(Exception):
+    """A loss or a gradient is not a finite number."""
+
+    def __init__(self, step: int, batch: Batch, metrics: dict[str, float]):
+        super().__init__(f"step {step}: {metrics}")
+        self.step, self.batch, self.metrics = step, batch, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+      status: 'finished', 'interrupted' or 'not finite'.
+      step: steps done.
+      exit_code: 0, 128 + the signal's number, or 3.
+      message: one line for the user.
+      summary: what ``summary.json`` holds, if the run is finished.
+    """
+
+    status: str
+    step: int
+    exit_code: int
+    message: str
+    summary: dict[str, Any] | None = None
 
 
 def train(
@@ -65,66 +88,49 @@ def train(
       config_text: kept as ``config.gin``; it must be that of the run to resume.
       console: shows progress; None: standard output.
       fresh: move the run that is in ``run_dir`` aside and start over.
-      processes: this process and the others that call this function with it; None: it is
-        alone.
-
-    Returns:
-      How the run ended.
+      processes: this process and the others that call this function with it; None: it is alone.
 
     Raises:
       RunError: the directory is in use, holds another config, or cannot be read or written;
         or the experiment does not fit the devices.
     """
     processes = processes or Processes()
-    console = console or Console(quiet=not processes.main)
-    with processes.together():
+    console = console or make_console(quiet=not processes.main)
+    run = RunDir(run_dir)
+    with processes.together(), contextlib.ExitStack() as held:
         setup = RunSetup(experiment, processes, config_text)
-        return _run(setup, RunDir(run_dir), console, fresh)
-
-
-def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResult:
-    with run.writing(), contextlib.ExitStack() as held:
+        held.enter_context(run.writing())
 
         def begin() -> dict[str, Any] | None:
             held.enter_context(run.lock())
             if fresh and (aside := run.move_aside()) is not None:
-                console.print(f"the run that was here is now in {aside}", soft_wrap=True)
-            run.claim(setup.config_text)
+                line(console, f"the run that was here is now in {aside}")
+            run.claim(config_text)
             return run.finished()
 
-        summary = setup.processes.from_main(begin)
-        run.see(setup.config_text)
+        summary = processes.from_main(begin)
+        run.see(config_text)
         if summary is not None:
-            return already_finished(run, summary, setup.experiment.evaluations, console)
+            message = (
+                f"{run.path}: this run is finished ({summary['step']} steps); start over with "
+                "--fresh, or choose another directory with --run-dir"
+            )
+            line(console, message)
+            print_results(run, summary, experiment.evaluations, console)
+            return RunResult("finished", summary["step"], 0, message, summary)
         held.enter_context(setup.layout.active())
         if setup.trainer.compilation_cache:
             use_compilation_cache()
-
-        def notice(name: str) -> None:
-            console.print(f"{name}: saving after this step", highlight=False)
-
-        stop = held.enter_context(StopSignals(notice))
-        checkpoints = held.enter_context(
-            Checkpoints(run.checkpoints, setup.trainer.keep, console.print, setup.processes)
-        )
-        return _Loop(setup, run, console, stop, checkpoints).run()
+        return _Loop(setup, run, console).run()
 
 
 class _Loop:
     """One process's part of a run."""
 
-    def __init__(
-        self,
-        setup: RunSetup,
-        run: RunDir,
-        console: Console,
-        stop: StopSignals,
-        checkpoints: Checkpoints,
-    ):
+    def __init__(self, setup: RunSetup, run: RunDir, console: Console):
         self.setup, self.trainer, self.curriculum = setup, setup.trainer, setup.curriculum
         self.evaluations, self.processes = setup.experiment.evaluations, setup.processes
         self.dir, self.console = run, console
-        self.stop, self.checkpoints = stop, checkpoints
         self.meter = Meter(setup.structure, setup.layout)
         self.signal = 0
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
@@ -132,25 +138,32 @@ class _Loop:
         self.rows: list[Row] = []
         self.best = Best(setup.trainer.best)
         self.programs: dict[Any, Any] = {}
+        self.stop = StopSignals(lambda name: self._say(f"{name}: saving after this step"))
 
     def run(self) -> RunResult:
         """Restore or begin, train to the end, report."""
+        keep = self.trainer.keep
+        with (
+            self.stop,
+            Checkpoints(self.dir.checkpoints, keep, self._say, self.processes) as self.checkpoints,
+        ):
+            return self._run()
+
+    def _run(self) -> RunResult:
         self.now, warnings = restore_or_begin(self.setup, self.checkpoints)
         for warning in warnings:
             self._say(warning, style="yellow")
         written = read_metrics(self.dir.metrics) if self.now.step else []
         self.best.take(record for record in written if record["step"] < self.now.step)
         self.checkpoints.best = self.best.step
-        for line in (f"run directory {self.dir.path}", *self.setup.head()):
-            self._say(line)
+        for text in (f"run directory {self.dir.path}", *self.setup.head()):
+            self._say(text)
         if self.now.step:
             self._say(f"going on from step {self.now.step} of {self.curriculum.total}")
-        tensorboard, writes = self.trainer.tensorboard, self.processes.main
+        options = (self.now.window, self.trainer.tensorboard, self.processes.main)
         try:
             with (
-                MetricsWriter(
-                    self.dir, self.now.step, self.now.window, tensorboard, writes
-                ) as self.metrics,
+                MetricsWriter(self.dir, self.now.step, *options) as self.metrics,
                 Status(self.console, self.curriculum.total, self.now.step) as self.status,
             ):
                 finished = self._evaluate_if_due() and self._train()
@@ -162,31 +175,26 @@ class _Loop:
 
     def _train(self) -> bool:
         """Run the stages that are left; false if asked to stop."""
-        for index, (stage, end) in enumerate(
-            zip(self.curriculum.stages, self.curriculum.ends, strict=True)
-        ):
-            if self.now.step < end:
-                source = stage.data.source(self.trainer.seed, "train")
-                rows = self.setup.layout.local_rows(stage.batch_size)
-                first = self.curriculum.examples(index)
-                parts = Segments(
-                    Batches(source, stage.batch_size, first, rows), self.curriculum.segments
-                )
-                if self.now.step > self.curriculum.begin(index):
-                    self._resume_data(parts, index)
-                self.now.stage = index
-                if not self._train_stage(index, end, parts):
-                    return False
+        now, plan = self.now, self.curriculum
+        for index, stage in enumerate(plan.stages):
+            if now.step >= plan.ends[index]:
+                continue
+            source = stage.data.source(self.trainer.seed, "train")
+            rows = self.setup.layout.local_rows(stage.batch_size)
+            batches = Batches(source, stage.batch_size, plan.examples(index), rows)
+            parts = Segments(batches, plan.segments)
+            if now.step > plan.begin(index):
+                if now.stage != index or now.data is None:
+                    raise RunError(
+                        f"{self.checkpoints.directory}: the checkpoint of step {now.step} has the "
+                        f"data position of stage {now.stage + 1}, not {index + 1}; start over "
+                        "with --fresh"
+                    )
+                parts.set_state(now.data)
+            now.stage = index
+            if not self._train_stage(index, plan.ends[index], parts):
+                return False
         return True
-
-    def _resume_data(self, batches: Segments, stage: int) -> None:
-        if self.now.stage != stage or self.now.data is None:
-            raise RunError(
-                f"{self.checkpoints.directory}: the checkpoint of step {self.now.step} has the "
-                f"data position of stage {self.now.stage + 1}, not {stage + 1}; start over with "
-                "--fresh"
-            )
-        batches.set_state(self.now.data)
 
     def _train_stage(self, index: int, end: int, batches: Segments) -> bool:
         stage, now = self.curriculum.stages[index], self.now
@@ -209,8 +217,7 @@ class _Loop:
                 within, batch, after = self._read(batches)
             self._settle(1)
 
-            log = self._due(self.trainer.log_every)
-            save = self._due(self.trainer.checkpoint_every)
+            log, save = map(self._due, (self.trainer.log_every, self.trainer.checkpoint_every))
             if log or save or self._due(self.trainer.eval_every) or self._stopping():
                 self._settle(0)
             if log:
@@ -364,9 +371,18 @@ class _Loop:
 
     def _give_up(self, error: NotFiniteError) -> RunResult:
         self.checkpoints.wait()
-        message = not_finite(self.dir, error, self.checkpoints.latest, self.processes.index)
+        saved, index = self.checkpoints.latest, self.processes.index
+        part = f"_process{index}" if index else ""
+        path = self.dir.path / f"bad_batch_step{error.step}{part}.npz"
+        np.savez(path, **error.batch)  # type: ignore[arg-type]
+        before = f"the checkpoint of step {saved} stays" if saved else "nothing was saved before"
+        message = (
+            f"step {error.step}: loss {error.metrics['loss']}, gradient norm "
+            f"{error.metrics['grad_norm']}; the batch is in {path}, {before}; lower "
+            "Optimizer.learning_rate or Optimizer.clip and start over with --fresh"
+        )
         self._say(message, style="red")
         return RunResult("not finite", error.step, NOT_FINITE, message)
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        line(self.console, text, style=style)

@@ -17,17 +17,10 @@ META = ("stage", "data", "window", "skipped", "compile_seconds")
 class TrainState:
     """The state of a run between two steps.
 
-    Attributes:
-      parameters: of the model.
-      optimizer_state: of the optimizer.
-      step: steps done.
-      stage: index of the stage that the last step belongs to.
-      data: position in its data; None before the first step.
-      carried: state of the model between two segments of a sequence; None between sequences.
-      window: metrics of the steps since the last line; None for a skipped one.
-      skipped: updates skipped one after the other.
-      compile_seconds: spent on compilation.
-      seconds_before: of the run before this process.
+    ``stage`` is that of the last step, ``data`` the position in it, None before the first step;
+    ``carried`` the model's state between two segments of a sequence, None between sequences;
+    ``window`` the metrics of the steps since the last line, None for a skipped one; ``skipped``
+    counts updates skipped one after the other.
     """
 
     parameters: Parameters
@@ -58,29 +51,19 @@ class TrainState:
 
 def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:
     """The state of the newest good checkpoint, or a new one; and lines to warn with."""
-    began = time.monotonic()
-    stages = setup.experiment.curriculum
+    began, stages = time.monotonic(), setup.experiment.curriculum
 
     def carried_shapes(meta: dict[str, Any]) -> dict[str, Any] | None:
         within = meta["data"]["part"]
         return flatten(setup.state_shapes(stages[meta["stage"]])) if within else None
 
-    checkpoint, warnings = checkpoints.restore(
-        setup.shapes, setup.optimizer_shapes(), carried_shapes
-    )
-    if checkpoint is None:
+    found, warnings = checkpoints.restore(setup.shapes, setup.optimizer_shapes(), carried_shapes)
+    if found is None:
         return TrainState(*setup.initialize(), began=began), warnings
-    meta, carried = checkpoint.meta, None
-    if checkpoint.carried is not None:
-        fresh = setup.fresh_state(checkpoint.parameters, stages[meta["stage"]])
-        carried = unflatten(fresh, checkpoint.carried)
-    state = TrainState(
-        checkpoint.parameters,
-        checkpoint.optimizer_state,
-        checkpoint.step,
-        carried=carried,
-        seconds_before=meta["seconds"],
-        began=began,
-        **{name: meta[name] for name in META},
-    )
-    return state, warnings
+    meta, carried = found.meta, None
+    if found.carried is not None:
+        fresh = setup.fresh_state(found.parameters, stages[meta["stage"]])
+        carried = unflatten(fresh, found.carried)
+    kept = {name: meta[name] for name in META}
+    kept |= {"carried": carried, "seconds_before": meta["seconds"], "began": began}
+    return TrainState(found.parameters, found.optimizer_state, found.step, **kept), warnings

@@ -43,14 +43,8 @@ def make_train_step(
     afterwards. Metrics: ``loss``, ``accuracy``, and ``grad_norm``, the global norm before
     clipping.
 
-    Args:
-      structure: of the model.
-      optimizer: its transformation of gradients.
-      layout: the places of arrays.
-      shardings: of the parameters, by name; None on one device.
-      accumulate: parts of a batch that are run one after the other, their gradients summed; a
-        divisor of the rows.
-      skip: leave everything but the metrics as it is where loss or gradient is not finite.
+    A batch is run in ``accumulate`` parts one after the other, their gradients summed. With
+    ``skip``, only the metrics change where loss or gradient is not finite.
     """
     look = _make_look(structure, layout)
 
@@ -141,43 +135,26 @@ def _make_look(structure: Structure, layout: Layout) -> Look:
     def look(
         parameters: Parameters, carried: State | None, batch: dict[str, Array]
     ) -> tuple[Sums, State | None]:
-        return through(structure.merge(parameters), carried, batch, carried is not None)
-
-    def through(
-        model: Any, state: Any, batch: dict[str, Array], keep: bool
-    ) -> tuple[Sums, State | None]:
-        targets = batch["targets"]
+        state, targets = carried, batch["targets"]
+        if layout.sequence > 1:
+            state = SequenceShard("sequence", layout.sequence, carried)
+        model = structure.merge(parameters)
         losses, right, after = model.score(
             batch["inputs"], targets, state, batch.get("segment_ids")
         )
         sums = (losses, right, (targets >= 0).astype(losses.dtype))
-        return sums, after if keep else None
+        return sums, None if carried is None else after
 
     if layout.sequence == 1:
         return look
-
-    def along_time(
-        parameters: Parameters, carried: State | None, batch: dict[str, Array]
-    ) -> tuple[Sums, State | None]:
-        ahead = SequenceShard("sequence", layout.sequence, carried)
-        return through(structure.merge(parameters), ahead, batch, carried is not None)
-
     cut, whole = PartitionSpec(None, "sequence"), PartitionSpec()
-    return jax.shard_map(
-        along_time,
-        mesh=layout.mesh,
-        in_specs=(whole, whole, cut),
-        out_specs=(cut, whole),
-        axis_names={"sequence"},
-        check_vma=False,
-    )
+    specs: dict[str, Any] = {"in_specs": (whole, whole, cut), "out_specs": (cut, whole)}
+    axes = {"sequence"}
+    return jax.shard_map(look, mesh=layout.mesh, **specs, axis_names=axes, check_vma=False)
 
 
 def _parts(tree: Any, count: int, axis: int) -> Any:
-    """Rows along ``axis`` to ``count`` parts along a new first axis.
-
-    Every ``count``-th row, so that a device's rows stay on it.
-    """
+    """Every ``count``-th row along ``axis``, so that a device's rows stay on it, a part each."""
 
     def cut(x: Array) -> Array:
         shape = (*x.shape[:axis], x.shape[axis] // count, count, *x.shape[axis + 1 :])

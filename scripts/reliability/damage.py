@@ -9,7 +9,7 @@ from rich.console import Console
 from bmojo.data.mqar import MQARConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.model import ModelConfig
-from bmojo.training.checkpoints import hashes
+from bmojo.training import hashes
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.experiment import Experiment
 from bmojo.training.train import train

@@ -47,7 +47,7 @@ MODULES = {
     "training.loop": "bmojo.training.train",
     "training.measure": "bmojo.training.evaluate",
     "training.mesh": "bmojo.training.sharding",
-    "training.outcome": "bmojo.training.run_result",
+    "training.outcome": "bmojo.training.train",
     "training.pages": "bmojo.malloc",
     "training.placed": "bmojo.training.sharding",
     "training.plan": "bmojo.training.curriculum",

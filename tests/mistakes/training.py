@@ -85,8 +85,8 @@ TRAIN = {
         "command line: ...: Optimizer.learning_rate: -1.0 is out of range; give a number above 0"),
     "unknown schedule": (
         nothing, "train tiny.gin Optimizer.schedule=cosin",
-        "command line: ...: Optimizer.schedule: 'cosin' is unknown; choose one of 'cosine', "
-        "'linear', 'constant'; did you mean 'cosine'?"),
+        "command line: ...: Optimizer.schedule: 'cosin' is unknown; did you mean 'cosine'? The "
+        "choices are 'cosine', 'linear', 'constant'"),
     "heads that do not divide": (
         nothing, "train tiny.gin Attention.n_heads=3",
         "command line: ...: Attention.n_heads: must divide d_model = 8, got 3"),

@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from bmojo.multihost import Cluster, start
-from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes
+from bmojo.training import hashes
+from bmojo.training.checkpoints import Checkpoint, Checkpoints
 
 
 def main(directory, port, process):

@@ -1,6 +1,6 @@
 import pytest
 
-from bmojo.training.checkpoints import hashes
+from bmojo.training import hashes
 from scripts.reliability.damage import damage
 
 

@@ -12,7 +12,8 @@ import optax
 import pytest
 
 import bmojo
-from bmojo.training.checkpoints import Checkpoint, Checkpoints, hashes, reading, restore_parameters
+from bmojo.training import hashes
+from bmojo.training.checkpoints import FORMAT, Checkpoint, Checkpoints, restore_parameters
 from bmojo.training.config import OptimizerConfig, TrainerConfig
 from bmojo.training.run_dir import RunError
 from scripts.reliability import damage as corrupt
@@ -67,7 +68,7 @@ def test_a_format_that_is_not_known(saved, monkeypatch):
     save, path, *expected = saved
     with monkeypatch.context() as patch:
         wrote = {"format": 7, "version": "9.1"}
-        patch.setattr("bmojo.training.checkpoints.manager.stamp", lambda: wrote)
+        patch.setattr("bmojo.training.checkpoints.stamp", lambda: wrote)
         save(1)
     message = (
         f"{path}/1: the checkpoint was written by bmojo 9.1 in format 7, bmojo "
@@ -79,7 +80,7 @@ def test_a_format_that_is_not_known(saved, monkeypatch):
     with pytest.raises(RunError) as caught:
         restore_parameters(path, expected[0])
     assert str(caught.value) == message
-    assert (path / "1").is_dir() and reading.FORMAT == 2
+    assert (path / "1").is_dir() and FORMAT == 2
 
 
 def test_a_checkpoint_says_who_wrote_it(saved):
@@ -95,7 +96,7 @@ def test_a_checkpoint_of_the_first_version_is_refused_in_one_line(saved, monkeyp
     """Its parameters have other names; what it lacks says who wrote it."""
     save, path, *expected = saved
     with monkeypatch.context() as patch:
-        patch.setattr("bmojo.training.checkpoints.manager.stamp", lambda: wrote)
+        patch.setattr("bmojo.training.checkpoints.stamp", lambda: wrote)
         save(1)
     message = r"/1: the checkpoint was written by bmojo 0\.1\.0 in format 1, .*use bmojo 0\.1\.0"
     with Checkpoints(path) as kept, pytest.raises(RunError, match=message) as caught:

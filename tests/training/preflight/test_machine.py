@@ -6,24 +6,24 @@ import pytest
 from jax.sharding import AxisType
 
 from bmojo.multihost import Processes
-from bmojo.training.preflight import machine
+from bmojo.training import preflight
 
 
 def test_devices_are_counted():
-    facts = machine.devices(Processes())
+    facts = preflight.devices(Processes())
     assert (facts["all"], facts["by_process"], facts["platform"]) == (8, [8], "cpu")
     assert facts["memory_bytes"] is None and facts["machine_memory_bytes"] > 2**20
 
 
 def test_the_cache_is_counted_and_tried(tmp_path, monkeypatch):
     monkeypatch.setenv("BMOJO_CACHE_DIR", str(tmp_path))
-    assert machine.cache()["entries"] == 0
+    assert preflight.cache()["entries"] == 0
     (tmp_path / "jax" / "jit_step-abc-cache").write_bytes(b"12345")
     (tmp_path / "jax" / "jit_step-abc-atime").write_bytes(b"1")
-    facts = machine.cache()
+    facts = preflight.cache()
     assert (facts["entries"], facts["bytes"], facts["problem"]) == (1, 5, None)
     monkeypatch.setenv("BMOJO_CACHE_DIR", str(tmp_path / "jax" / "jit_step-abc-cache"))
-    assert machine.cache()["problem"] == "Not a directory"
+    assert preflight.cache()["problem"] == "Not a directory"
 
 
 def test_collectives_do_what_they_are_called(monkeypatch):
@@ -38,8 +38,8 @@ def test_collectives_do_what_they_are_called(monkeypatch):
         seen.append(np.asarray(program(mine)).reshape(2, 4, -1))
         return 0.5, 0.25
 
-    monkeypatch.setattr(machine, "_time", look)
-    rows = list(machine.collectives(mesh, "axis", 1))
+    monkeypatch.setattr(preflight, "_time", look)
+    rows = list(preflight.collectives(mesh, "axis", 1))
     numbers = 2**18
     assert [row["bytes"] for row in rows] == [4 * numbers] * 4
     sent = {"all-gather": 0.75, "reduce-scatter": 0.75, "all-reduce": 1.5, "ppermute": 1.0}
@@ -56,7 +56,7 @@ def test_collectives_do_what_they_are_called(monkeypatch):
 
 
 def test_times_are_of_running(monkeypatch):
-    rows = list(machine.products(8, repeats=1))
+    rows = list(preflight.products(8, repeats=1))
     assert [row["dtype"] for row in rows] == ["float32", "bfloat16"]
     assert all(row["gigaflops"] == 2 * 8**3 / row["seconds"] / 1e9 for row in rows)
 
@@ -66,4 +66,4 @@ def test_times_are_of_running(monkeypatch):
     [(None, "unknown"), (0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (2**40, "1 TiB")],
 )
 def test_sizes_are_told_in_words(number, text):
-    assert machine.size(number) == text
+    assert preflight.size(number) == text

@@ -13,7 +13,7 @@ from bmojo.multihost import Processes
 from bmojo.ops.axes import Names
 from bmojo.training.config import OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.experiment import Experiment
-from bmojo.training.preflight.program import Step
+from bmojo.training.preflight import Step
 from bmojo.training.run_dir import RunError
 from bmojo.training.run_setup import RunSetup
 from bmojo.training.sharding import Layout, MeshConfig

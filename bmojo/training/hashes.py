@@ -13,10 +13,7 @@ from pathlib import Path
 
 from bmojo.files import sha256, write_atomically
 
-__all__ = ["NAME", "changes", "shown", "size", "write"]
-
 NAME = "hashes.json"
-
 READERS = 4
 SHOWN = 3
 
@@ -25,10 +22,10 @@ Progress = Callable[[int], None]
 
 def write(directory: Path) -> None:
     """Read all files of a checkpoint and write their sizes and hashes."""
-    files = sorted(_files(directory))
-    hashed = _hashed(directory, files, lambda count: None)
+    hashed = _hashed(directory, sorted(_files(directory)), lambda count: None)
     found = {
-        name: {"bytes": (directory / name).stat().st_size, "sha256": hashed[name]} for name in files
+        name: {"bytes": (directory / name).stat().st_size, "sha256": digest}
+        for name, digest in hashed.items()
     }
     write_atomically(directory / NAME, _text(found))
 
@@ -43,8 +40,7 @@ def changes(
 
     Args:
       directory: of the checkpoint.
-      progress: called with the bytes that were read since it was called last, one call at a
-        time, from any thread.
+      progress: called with the bytes read since its last call, from any thread, one at a time.
       within: names of the checkpoint's folders to look at; None: all files.
       content: whether to read the files, or only look at their names and sizes.
 
@@ -71,17 +67,13 @@ def changes(
         there = {name for name in there if name.split("/")[0] in folders}
     found = {name: "is missing" for name in known.keys() - there}
     found |= {name: "is not one of the checkpoint's files" for name in there - known.keys()}
-    same = []
-    for name in sorted(known.keys() & there):
+    for name in known.keys() & there:
         bytes_now, bytes_then = (directory / name).stat().st_size, known[name]["bytes"]
         if bytes_now != bytes_then:
             found[name] = f"has {bytes_now:,} bytes, {bytes_then:,} were written"
-        else:
-            same.append(name)
-    same = same if content else []
-    hashed = _hashed(directory, same, progress)
-    for name in same:
-        if hashed[name] != known[name]["sha256"]:
+    same = sorted((known.keys() & there) - found.keys())
+    for name, digest in _hashed(directory, same if content else [], progress).items():
+        if digest != known[name]["sha256"]:
             found[name] = "has changed since it was written (SHA-256)"
     return [f"{name}: {found[name]}" for name in sorted(found)]
 
@@ -112,11 +104,8 @@ def _hashed(directory: Path, names: Iterable[str], progress: Progress) -> dict[s
         with lock:
             progress(count)
 
-    def read(name: str) -> tuple[str, str]:
-        return name, sha256(directory / name, counted)
-
     with ThreadPoolExecutor(READERS) as pool:
-        return dict(pool.map(read, names))
+        return dict(pool.map(lambda name: (name, sha256(directory / name, counted)), names))
 
 
 def _text(files: dict[str, dict[str, object]]) -> str:

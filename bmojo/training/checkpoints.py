@@ -1,0 +1,370 @@
+"""The checkpoints of a run: saved in the background, restored from the newest whole one."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+
+import bmojo
+from bmojo.errors import first_line
+from bmojo.multihost import Processes
+from bmojo.training import hashes
+from bmojo.training.metrics import Record, read_metrics
+from bmojo.training.parameters import Parameters, flatten, unflatten
+from bmojo.training.run_dir import RunDir, RunError
+
+# Orbax logs every save and restore through absl.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+FORMAT = 2
+"""Version of the items and of ``meta``; it also changes when parameters get other names."""
+
+FIRST = {"format": 1, "version": "0.1.0"}  # of checkpoints without a stamp
+
+LONGEST = 86400.0  # seconds that processes wait while the main one verifies
+
+Carried = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def stamp() -> dict[str, Any]:
+    """The entries of ``meta`` that say who wrote a checkpoint."""
+    return {"format": FORMAT, "version": bmojo.__version__}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run: all that it needs to go on as if it had never stopped.
+
+    ``meta`` has JSON values: position in the data, metrics not yet written, config. ``carried`` is
+    the model's state between two segments of a sequence, flattened; None between sequences.
+    """
+
+    step: int
+    parameters: Parameters
+    optimizer_state: optax.OptState
+    meta: dict[str, Any]
+    carried: dict[str, Any] | None = None
+
+
+class Checkpoints(contextlib.ExitStack):
+    """The checkpoints of one run directory; several processes call the same methods in order.
+
+    Args:
+      directory: where they lie, one folder for each, named by its step.
+      keep: how many of the newest are kept; None: all.
+      say: prints a line about a failure in the background.
+      processes: this process and the others of the run.
+
+    Attributes:
+      latest: step of the one saved or restored last.
+      best: step of one that is kept however old it gets; None: there is none.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keep: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        processes: Processes | None = None,
+    ):
+        super().__init__()
+        self.directory = Path(directory).absolute()
+        self.best: int | None = None
+        self._keep, self._say, self._processes = keep, say, processes or Processes()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self.latest = self._manager.latest_step()
+        self._hashing: threading.Thread | None = None
+        self._trouble: str | None = None
+        self.callback(self._manager.close)
+        self.callback(self._end_writing)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Start saving; the arrays may be donated as soon as this returns."""
+        self._end_writing()  # lest what is being hashed is deleted
+        parameters, step = checkpoint.parameters, checkpoint.step
+        shapes = {name: list(value.shape) for name, value in parameters.items()}
+        arrays = {"parameters": parameters, "optimizer": flatten(checkpoint.optimizer_state)}
+        if checkpoint.carried:
+            arrays["carried"] = checkpoint.carried
+        items = {name: ocp.args.StandardSave(_held(item)) for name, item in arrays.items()}
+        items["meta"] = ocp.args.JsonSave({**stamp(), **checkpoint.meta})
+        items["shapes"] = ocp.args.JsonSave(shapes)
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+        self.latest = step
+        if self._processes.main:
+            self._hashing = threading.Thread(target=self._hash, args=(step,), name="hashes")
+            self._hashing.start()
+
+    def wait(self) -> None:
+        """Wait until what was saved, and its hashes, are on the disk, and delete the rest."""
+        self._end_writing()
+        self._processes.meet("hashes")
+        steps = sorted(self._manager.all_steps())
+        for step, stays in zip(steps, self._stays(steps), strict=True):
+            if not stays:
+                self._manager.delete(step)
+
+    def restore(
+        self,
+        parameters: Parameters,
+        optimizer_state: optax.OptState,
+        carried: Carried = lambda meta: None,
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """The newest checkpoint that is as it was written and can be read.
+
+        Those that are not are moved aside, if an older one is.
+
+        Args:
+          parameters: shape and dtype of each, and by its ``sharding`` where it must lie; None:
+            on the first device. How it lay, and its dtype, when it was saved does not matter.
+          optimizer_state: the same of the optimizer.
+          carried: from ``meta``, the same of the state that was carried, or None.
+
+        Returns:
+          The checkpoint, None if there is none, and a line about each trouble met.
+
+        Raises:
+          RunError: there are checkpoints, and none can be read; or one is of a format that is
+            not known here.
+        """
+        failures: list[tuple[int, str, str]] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            verify = functools.partial(hashes.changes, self.directory / str(step))
+            problems = self._processes.from_main(verify, LONGEST)
+            if problems:
+                failures.append((step, "is damaged", hashes.shown(problems)))
+                continue
+            checkpoint, reason = None, None
+            try:
+                checkpoint = self._read(step, parameters, optimizer_state, carried)
+            except RunError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise whatever they met.
+                reason = first_line(error)
+            reason = next(filter(None, self._processes.gather(reason)), None)
+            if checkpoint is None or reason is not None:
+                failures.append((step, "cannot be read", reason or "another process failed"))
+                continue
+            lines = [self._move_aside(*failure) for failure in failures]
+            if problems is None:
+                write = functools.partial(hashes.write, self.directory / str(step))
+                self._processes.from_main(write)
+                lines.append(
+                    f"the checkpoint of step {step} had no hashes (the run was killed before they "
+                    "were written); it could be read, and has them now"
+                )
+            self.latest = step
+            return checkpoint, lines
+        if failures:
+            step, _, reason = failures[0]
+            raise RunError(
+                f"{self.directory}: no checkpoint can be read; the newest, of step {step}: "
+                f"{reason}; start over with --fresh, or use the code version of summary.json"
+            )
+        return None, []
+
+    def _read(
+        self, step: int, parameters: Parameters, optimizer_state: optax.OptState, carried: Carried
+    ) -> Checkpoint:
+        meta = _read_meta(self._manager, self.directory, step, parameters)
+        items = {"parameters": parameters, "optimizer": flatten(optimizer_state)}
+        if (between := carried(meta)) is not None:
+            items["carried"] = between
+        restored = _read_arrays(self._manager, step, items)
+        state = unflatten(optimizer_state, restored["optimizer"])
+        return Checkpoint(step, restored["parameters"], state, meta, restored.get("carried"))
+
+    def _move_aside(self, step: int, state: str, reason: str) -> str:
+        def move() -> str:
+            aside = self.directory.parent / f"unreadable-checkpoint-{step}"
+            names = (aside.with_name(f"{aside.name}-{n}") for n in itertools.count(2))
+            free = next(p for p in itertools.chain([aside], names) if not p.exists())
+            (self.directory / str(step)).rename(free)
+            return f"the checkpoint of step {step} {state} ({reason}); moved to {free}"
+
+        line = self._processes.from_main(move)
+        self._manager.reload()
+        self._processes.meet("moved aside")
+        return line
+
+    def _hash(self, step: int) -> None:
+        """Write the hashes as soon as a checkpoint is final; run in a thread."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception:  # the thread that saves gets it too
+            return
+        try:
+            hashes.write(self.directory / str(step))
+        except OSError as error:
+            self._trouble = (
+                f"the hashes of the checkpoint of step {step} could not be written "
+                f"({first_line(error)}); a later change of its files will not be found"
+            )
+
+    def _end_writing(self) -> None:
+        """Wait for what is being saved and hashed."""
+        self._manager.wait_until_finished()
+        if self._hashing is not None:
+            self._hashing.join()
+        self._hashing, trouble, self._trouble = None, self._trouble, None
+        if trouble is not None:
+            self._say(trouble)
+
+    def _stays(self, steps: Sequence[int]) -> list[bool]:
+        """Whether each checkpoint is kept, of steps in rising order: the newest and the best."""
+        newest = steps if self._keep is None else steps[-self._keep :]
+        return [step in newest or step == self.best for step in steps]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Orbax's policy of preservation."""
+        return self._stays([checkpoint.step for checkpoint in checkpoints])
+
+
+def _held(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Arrays that stay as they are while they are written, whatever becomes of those given.
+
+    Orbax takes what is on an accelerator to the host before it returns. On the host it would
+    only look at arrays that the next step of training is about to overwrite: of these, and of
+    each process's part of them alone, copies are made.
+    """
+
+    def copy(array: Any) -> jax.Array:
+        if not isinstance(array, jax.Array):
+            return jax.device_put(np.array(array), jax.local_devices()[0])
+        device: Any = next(iter(array.sharding.device_set))
+        if device.platform != "cpu":
+            return array
+        shards = [jax.device_put(np.array(s.data), s.device) for s in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
+
+    return {name: copy(value) for name, value in arrays.items()}
+
+
+def _read_meta(
+    manager: ocp.CheckpointManager, directory: Path, step: int, expected: Parameters
+) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint, after a check that it fits this program and this model."""
+    items = ocp.args.Composite(meta=ocp.args.JsonRestore(), shapes=ocp.args.JsonRestore())
+    small = manager.restore(step, args=items)
+    wrote = FIRST | {name: small["meta"][name] for name in FIRST if name in small["meta"]}
+    if wrote["format"] != FORMAT:
+        raise RunError(
+            f"{directory / str(step)}: the checkpoint was written by bmojo {wrote['version']} in "
+            f"format {wrote['format']}, bmojo {bmojo.__version__} reads format {FORMAT}; use "
+            f"bmojo {wrote['version']}, or train again with --fresh"
+        )
+    saved, wanted = small["shapes"], {name: list(x.shape) for name, x in expected.items()}
+    for name in sorted(saved.keys() | wanted.keys()):
+        there, here = saved.get(name), wanted.get(name)
+        if there != here:
+            raise ValueError(
+                f"parameter {name} is {there or 'absent'} in the checkpoint, "
+                f"{here or 'absent'} in the model"
+            )
+    return small["meta"]
+
+
+def _read_arrays(
+    manager: ocp.CheckpointManager, step: int, items: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Items of a checkpoint; each array as, and where, its shape, dtype and sharding say."""
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def target(value: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(value, "sharding", None) or first
+        return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=sharding)
+
+    targets = {name: jax.tree.map(target, arrays) for name, arrays in items.items()}
+    arguments = {name: ocp.args.StandardRestore(arrays) for name, arrays in targets.items()}
+    restored = manager.restore(step, args=ocp.args.Composite(**arguments))
+    return {name: restored[name] for name in items}
+
+
+def restore_parameters(
+    directory: Path, expected: Parameters, step: int | None = None
+) -> tuple[int, Parameters, dict[str, Any]]:
+    """Step, parameters and ``meta`` of the newest checkpoint, or of ``step``; no optimizer.
+
+    The directory may be in use; ``expected`` is as ``parameters`` of :meth:`Checkpoints.restore`.
+    RunError if there is no such checkpoint, it is damaged, or not of this model.
+    """
+    directory = Path(directory).absolute()
+    if not directory.is_dir():
+        raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(directory, options=options) as manager:
+        steps = sorted(manager.all_steps())
+        if not steps:
+            raise RunError(f"{directory}: there is no checkpoint yet; train on with bmojo train")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise RunError(
+                f"{directory}: there is no checkpoint of step {step}; take one of "
+                f"{', '.join(map(str, steps))}"
+            )
+        place = directory / str(step)
+        if problems := hashes.changes(place, within=("parameters", "meta", "shapes")):
+            others = [str(other) for other in steps if other != step]
+            remedy = f"take that of step {' or '.join(others)}" if others else "train again"
+            raise RunError(
+                f"{place}: the checkpoint is damaged: {hashes.shown(problems)}; {remedy}"
+            )
+        try:
+            meta = _read_meta(manager, directory, step, expected)
+            parameters = _read_arrays(manager, step, {"parameters": expected})["parameters"]
+        except RunError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise whatever they met.
+            raise RunError(
+                f"{directory}: the checkpoint of step {step} does not fit the model: "
+                f"{first_line(error)}; use the config.gin and the code of that run"
+            ) from error
+    return step, parameters, meta
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A checkpoint in a list."""
+
+    step: int
+    when: float  # seconds since 1970
+    bytes: int
+    problems: list[str] | None  # of names and sizes; None: there are no hashes
+    loss: float | None  # of the last line of metrics up to it
+    evaluations: list[Record]  # of this step, over all groups
+
+
+def steps_of(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a directory, rising; RunError if there are none."""
+    if directory.is_dir():
+        names = [entry.name for entry in directory.iterdir() if entry.is_dir()]
+        if steps := sorted(int(name) for name in names if name.isdecimal()):
+            return steps
+    raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
+
+
+def inventory(run: RunDir) -> list[Entry]:
+    """All checkpoints of a run in order of their steps; RunError if there are none."""
+    history, entries = read_metrics(run.metrics), []
+    for step in steps_of(run.checkpoints):
+        folder = run.checkpoints / str(step)
+        losses = [r["loss"] for r in history if "evaluation" not in r and r["step"] <= step]
+        measured = [r for r in history if "evaluation" in r and r["step"] == step]
+        overall = [r for r in measured if r["group"] is None]
+        problems, when = hashes.changes(folder, content=False), folder.stat().st_mtime
+        size, loss = hashes.size(folder), losses[-1] if losses else None
+        entries.append(Entry(step, when, size, problems, loss, overall))
+    return entries
