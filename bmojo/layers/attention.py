@@ -1,14 +1,14 @@
 """Attention as a mixer: over the whole past, or over a sliding window."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
-from bmojo.layers.protocol import Aux, AuxRequest, SequenceShard
+from bmojo.layers.protocol import Aux, AuxRequest, MakesMixer, Options, SequenceShard
 from bmojo.ops.attention_mass import causal_mass, memory_mass
 from bmojo.ops.masks import memory_keys
 from bmojo.ops.memory_attention import (
@@ -20,14 +20,14 @@ from bmojo.ops.memory_attention import (
 from bmojo.ops.positions import Positions, TokenPositions, next_tail
 from bmojo.ops.rotary import rotate
 from bmojo.ops.time_sharding import TimeContext, open_context
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, Float, Int
 
 NOWHERE = 2**30
 """Position of padding: beyond any capacity."""
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionConfig:
+class AttentionConfig(MakesMixer):
     """Attention over the past.
 
     Attributes:
@@ -57,8 +57,7 @@ class AttentionConfig:
             raise ValueError(
                 f"window: counts the query's own token, so it is at least 1, got {self.window}"
             )
-        if self.max_length < 1:
-            raise ValueError(f"max_length: must be at least 1, got {self.max_length}")
+        self._check_positive("max_length")
         if self.rope_theta <= 0:
             raise ValueError(f"rope_theta: must be positive, got {self.rope_theta}")
 
@@ -67,16 +66,7 @@ class AttentionConfig:
         """The implementation of the attention on this machine."""
         return {"attention": IMPLEMENTATIONS.describe(self.attention_implementation)}
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> "Attention":
-        """Make the mixer."""
-        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "Attention":
         return Attention(d_model, self, **options)
 
 
@@ -98,15 +88,7 @@ class AttentionState:
 class Attention(nnx.Module):
     """softmax(q k^T) v over the past or a window of it, without or with rotary positions."""
 
-    def __init__(
-        self,
-        d_model: int,
-        config: AttentionConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
-    ) -> None:
+    def __init__(self, d_model: int, config: AttentionConfig, **options: Unpack[Options]) -> None:
         """Make the projections of queries, keys, values and output.
 
         Raises:
@@ -118,7 +100,6 @@ class Attention(nnx.Module):
                 f"rope: heads must have an even width, got {d_model} / {config.n_heads}; "
                 "change n_heads, or set it to False"
             )
-        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.heads = Heads(d_model, config.n_heads, config.n_kv_heads, **options)
 
     def __call__(

@@ -1,7 +1,7 @@
 """B'MOJO: eidetic memory, fading memory and a sliding window under one softmax."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,14 +10,14 @@ from flax import nnx
 from bmojo.layers.bmojo_config import BMojoOptions, BMojoState
 from bmojo.layers.eidetic_memory import EideticMemory, eidetic_slots, fading_slots, freeze
 from bmojo.layers.heads import KeyValues, MemoryHeads
-from bmojo.layers.protocol import Aux, AuxRequest, Mixer, SequenceShard
+from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard
 from bmojo.ops.attention_mass import memory_mass
 from bmojo.ops.masks import EIDETIC, NEVER, AttentionKeys, Slots, memory_keys
 from bmojo.ops.memory_attention import memory_attention
 from bmojo.ops.positions import Positions, next_tail
 from bmojo.ops.selection import VACANT, InnovationSelection
 from bmojo.ops.time_sharding import open_context
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +45,8 @@ class BMojoConfig(BMojoOptions):
       normalize_innovation: scale each channel's residual by its running variance.
     """
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> Mixer:
-        """Make the mixer: the layer, or its fading cell where ``window`` is 0."""
-        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
-        if self.window == 0:
-            assert self.fading is not None
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "Mixer":
+        if self.window == 0 and self.fading is not None:
             return self.fading.make(d_model, **options)
         return BMojo(d_model, self, **options)
 
@@ -72,21 +62,12 @@ class BMojo(nnx.Module):
 
     groups: ClassVar[dict[str, str]] = {"fading": "ssm"}
 
-    def __init__(
-        self,
-        d_model: int,
-        config: BMojoOptions,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
-    ) -> None:
+    def __init__(self, d_model: int, config: BMojoOptions, **options: Unpack[Options]) -> None:
         """Make the fading cell and the heads."""
-        self.config, self.d_model, self.dtype = config, d_model, dtype
+        self.config, self.d_model, self.dtype = config, d_model, options["dtype"]
         self.rule = InnovationSelection(
             config.num_eidetic, config.span, config.normalize_innovation
         )
-        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         cell = None if config.fading is None else config.fading.make(d_model, **options)
         self.fading: Mixer | None = nnx.data(cell)
         self.heads = MemoryHeads(

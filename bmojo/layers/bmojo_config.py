@@ -7,7 +7,7 @@ import jax
 
 from bmojo.layers.eidetic_memory import EideticMemory
 from bmojo.layers.heads import KeyValues, check_heads
-from bmojo.layers.protocol import MixerConfig, State
+from bmojo.layers.protocol import MakesMixer, MixerConfig, State
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.ops.masks import Slots
 from bmojo.ops.memory_attention import IMPLEMENTATIONS, Implementation
@@ -18,7 +18,7 @@ TOKENS = ("ssm", "conv", "input")
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryOptions:
+class MemoryOptions(MakesMixer):
     """Options of every layer that attends to a window and to a fading memory."""
 
     window: int = 64

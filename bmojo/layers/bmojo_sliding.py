@@ -1,7 +1,7 @@
 """The sliding form of B'MOJO-F, as the authors' released code has it."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ from flax import nnx
 
 from bmojo.layers.bmojo_config import MemoryOptions
 from bmojo.layers.heads import KeyValues, MemoryHeads
-from bmojo.layers.protocol import Aux, AuxRequest, Mixer, SequenceShard, State
+from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard, State
 from bmojo.ops.attention_mass import memory_mass
 from bmojo.ops.masks import Slots, memory_keys
 from bmojo.ops.memory_attention import memory_attention
 from bmojo.ops.positions import Positions, next_tail
 from bmojo.ops.time_sharding import open_context
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +27,10 @@ class SlidingBMojoConfig(MemoryOptions):
       n_heads: query heads.
       n_kv_heads: key-value heads, a divisor of n_heads; None: n_heads.
       fading: config of the fading cell, any mixer.
-      tokens: the tokens that keys and values are made from: 'ssm' is the input plus the SSM's
-        output there, 'conv' the input plus a short causal convolution of it, 'input' the bare
-        input.
+      tokens: as in :class:`bmojo.layers.bmojo.BMojoConfig`: 'ssm', 'conv' or 'input'.
       read_fading: add the SSM's output to the layer's output.
       tie_projections: SSM outputs share the key and value projections of tokens.
-      attention_implementation: 'auto' (the fastest here), 'xla' (any device), 'native' (C++
-        kernels for CPUs) or 'pallas' (kernels for TPUs and GPUs); see
-        :mod:`bmojo.ops.memory_attention`.
+      attention_implementation: see :mod:`bmojo.ops.memory_attention`.
     """
 
     def __post_init__(self) -> None:
@@ -44,16 +40,7 @@ class SlidingBMojoConfig(MemoryOptions):
         if self.fading is None:
             raise ValueError("fading: the sliding form needs a cell, whose outputs it attends to")
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> "SlidingBMojo":
-        """Make the mixer."""
-        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "SlidingBMojo":
         return SlidingBMojo(d_model, self, **options)
 
 
@@ -83,18 +70,11 @@ class SlidingBMojo(nnx.Module):
     groups: ClassVar[dict[str, str]] = {"fading": "ssm"}
 
     def __init__(
-        self,
-        d_model: int,
-        config: SlidingBMojoConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
+        self, d_model: int, config: SlidingBMojoConfig, **options: Unpack[Options]
     ) -> None:
         """Make the fading cell and the heads."""
         assert config.fading is not None
-        self.config, self.d_model, self.dtype = config, d_model, dtype
-        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        self.config, self.d_model, self.dtype = config, d_model, options["dtype"]
         self.fading: Mixer = config.fading.make(d_model, **options)
         self.heads = MemoryHeads(
             d_model,
@@ -135,11 +115,8 @@ class SlidingBMojo(nnx.Module):
 
         # 3. One softmax over both, output and next state.
         operands = (new.k, new.v, tail.k, tail.v, tokens.segment_pos)
-        options: dict[str, Any] = {
-            "window": window,
-            "slots": slots,
-            "slot_range": (window, 2 * window),
-        }
+        options: dict[str, Any] = {"window": window, "slots": slots}
+        options["slot_range"] = (window, 2 * window)
         implementation = config.attention_implementation
         mixed = memory_attention(q, *operands, **options, implementation=implementation)
         out = heads.output(mixed)

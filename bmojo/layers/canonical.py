@@ -2,28 +2,25 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
-from bmojo.layers.selective_ssm import init_dt_bias
-from bmojo.layers.short_convolution import ShortConvolution
-from bmojo.ops.axes import Names, constrain
-from bmojo.ops.channels import scale
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.selective_ssm import MambaBlock, check_steps
+from bmojo.ops.axes import Names
 from bmojo.ops.collectives import compose_matrices
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.positions import Positions, next_tail
 from bmojo.ops.recurrence import COMPANION, Loop
 from bmojo.ops.time_sharding import open_context
-from bmojo.types import Array, DType, Float, Int, at_least_float32
+from bmojo.types import Array, Float, Int, at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
-class CanonicalSSMConfig:
+class CanonicalSSMConfig(MakesMixer):
     """Mamba's block around a companion recurrence of small order.
 
     Attributes:
@@ -50,14 +47,8 @@ class CanonicalSSMConfig:
     def __post_init__(self) -> None:
         if self.order not in (2, 3, 4):
             raise ValueError(f"order: must be 2, 3 or 4, got {self.order}")
-        for field in ("d_conv", "expand", "d_inner"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"{field}: must be at least 1, got {value}")
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(
-                f"dt_min: must be positive and at most dt_max = {self.dt_max}, got {self.dt_min}"
-            )
+        self._check_positive("d_conv", "expand", "d_inner")
+        check_steps(self.dt_min, self.dt_max)
         COMPANION.check(self.implementation)
 
     @property
@@ -65,16 +56,7 @@ class CanonicalSSMConfig:
         """The implementation of the scan on this machine."""
         return {"CanonicalSSM scan": COMPANION.describe(self.implementation)}
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> "CanonicalSSM":
-        """Make the mixer."""
-        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "CanonicalSSM":
         return CanonicalSSM(d_model, self, **options)
 
 
@@ -84,7 +66,7 @@ class CanonicalSSMState:
     """What a :class:`CanonicalSSM` carries over time.
 
     Attributes:
-      positions: where the rows stand.
+      positions: of each row.
       tail: the last d_conv - 1 inputs of the convolution, in the compute dtype.
       cell: the last R values of the recurrence, the oldest first, at least float32.
       radius: the radii of the last R - 1 tokens, on which coefficients of later ones depend.
@@ -96,7 +78,7 @@ class CanonicalSSMState:
     radius: Float[Array, "... B T2 E"]
 
 
-class CanonicalSSM(nnx.Module):
+class CanonicalSSM(MambaBlock):
     """Mamba's block with an input-varying companion form of order R in every channel.
 
     z_t = sum_i a_{t,i} z_{t-i} + g_t b_t x_t and y_t = sum_j c_{t,j} z_{t-j+1} + D x_t, where
@@ -112,57 +94,28 @@ class CanonicalSSM(nnx.Module):
     See :class:`bmojo.layers.protocol.Mixer`.
     """
 
-    groups: ClassVar[dict[str, str]] = {"": "ssm"}
     undecayed: ClassVar[tuple[str, ...]] = ("dt_bias", "A_log", "theta", "D")
     axes: ClassVar[dict[str, Names]] = {
-        "in_proj.kernel": ("embed", "inner"),
-        "x_proj.kernel": ("inner", None),
-        "dt_proj.kernel": (None, "inner"),
-        "dt_bias": ("inner",),
+        **MambaBlock.axes,
         "A_log": ("inner",),
         "theta": ("inner", None),
-        "D": ("inner",),
-        "out_proj.kernel": ("inner", "embed"),
     }
 
     def __init__(
-        self,
-        d_model: int,
-        config: CanonicalSSMConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
+        self, d_model: int, config: CanonicalSSMConfig, **options: Unpack[Options]
     ) -> None:
         """Initialize as Mamba does, and each pair at an angle uniform in a band of its own."""
-        self.config = config
-        self.dtype = dtype
-        self.d_model = d_model
-        self.d_inner = config.d_inner or config.expand * d_model
-        self.dt_rank = math.ceil(d_model / 16)
-        pairs = config.order // 2
-
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        options = {"use_bias": False, **types}
-        self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, **options)
-        self.conv = ShortConvolution(self.d_inner, config.d_conv, **types)
-        self.x_proj = nnx.Linear(self.d_inner, self.dt_rank + 1 + config.order, **options)
-        uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        self.dt_proj = nnx.Linear(self.dt_rank, self.d_inner, kernel_init=uniform, **options)
-        self.dt_bias = nnx.Param(
-            init_dt_bias(rngs.params(), self.d_inner, config.dt_min, config.dt_max, param_dtype)
-        )
+        super().__init__(d_model, config, math.ceil(d_model / 16), 1 + config.order, **options)
+        param_dtype, pairs = options["param_dtype"], config.order // 2
         self.A_log = nnx.Param(jnp.zeros((self.d_inner,), param_dtype))
-        place = jax.random.uniform(
-            rngs.params(), (self.d_inner, pairs), at_least_float32(param_dtype), 0.05, 0.95
-        )
+        shape, wide = (self.d_inner, pairs), at_least_float32(param_dtype)
+        place = jax.random.uniform(options["rngs"].params(), shape, wide, 0.05, 0.95)
         # A real pole takes the arc within pi / R of angle 0.
         lowest = config.order % 2 / config.order
         place = lowest + (1 - lowest) * (place + jnp.arange(pairs)) / pairs
-        angles = jnp.pi * place
-        self.theta = nnx.Param(angles.astype(param_dtype))
+        self.theta = nnx.Param((jnp.pi * place).astype(param_dtype))
         self.D = nnx.Param(jnp.ones((self.d_inner,), param_dtype))
-        self.out_proj = nnx.Linear(self.d_inner, d_model, **options)
+        self.out_proj = nnx.Linear(self.d_inner, d_model, use_bias=False, **options)
 
     def __call__(
         self,
@@ -176,15 +129,9 @@ class CanonicalSSM(nnx.Module):
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
-        wide = at_least_float32(self.dtype)
-        rank, order = self.dt_rank, self.config.order
-
-        x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        x, tail = self.conv(x, before.tail, tokens, lengths, context)
-
-        dt, b, c = jnp.split(self.x_proj(x), [rank, rank + 1], axis=-1)
-        dt = constrain(self.dt_proj(dt), "batch", None, "inner")
-        dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
+        wide, order = at_least_float32(self.dtype), self.config.order
+        x, gate, dt, others, tail = self._projected(u, before.tail, tokens, lengths, context)
+        b, c = jnp.split(others, [1], axis=-1)
         exponent = -dt * jnp.exp(self.A_log[...].astype(wide))
         radius = jnp.exp(exponent)
         theta = self.theta[...].astype(wide)
@@ -210,40 +157,26 @@ class CanonicalSSM(nnx.Module):
         z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
-        y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(gate)
-        out = self.out_proj(y).astype(u.dtype)
+        out = self._output(y, x, gate).astype(u.dtype)
         after = next_tail(radii, radius, lengths)
-        last = CanonicalSSMState(positions=positions, tail=tail, cell=cell, radius=after)
-        return with_aux(aux, out, context.last(last))
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """The inner width."""
-        return {"d_inner": self.d_inner}
+        return with_aux(aux, out, context.last(CanonicalSSMState(positions, tail, cell, after)))
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> CanonicalSSMState:
-        """The state of rows that have seen nothing; ``capacity`` changes nothing."""
-        del capacity
+        """Nothing seen; ``capacity`` is unused."""
         wide, order = at_least_float32(self.dtype), self.config.order
-        return CanonicalSSMState(
-            positions=Positions.zero(batch_size),
-            tail=self.conv.init_tail(batch_size),
-            cell=jnp.zeros((batch_size, self.d_inner, order), wide),
-            radius=jnp.ones((batch_size, order - 1, self.d_inner), wide),
-        )
+        cell = jnp.zeros((batch_size, self.d_inner, order), wide)
+        radius = jnp.ones((batch_size, order - 1, self.d_inner), wide)
+        tail = self.conv.init_tail(batch_size)
+        return CanonicalSSMState(Positions.zero(batch_size), tail, cell, radius)
 
     def flops_per_token(self, length: int) -> float:
-        """Projections, convolution and recurrence; the same at every length.
-
-        The recurrence takes 6 operations per channel and order (coefficient, autoregression,
-        read-out), 5 for each distance between poles in the gain, and 7 per channel (radius,
-        input map, skip).
-        """
-        del length
+        """Projections, convolution and recurrence; the same at every length."""
         width, rank, order = self.d_inner, self.dt_rank, self.config.order
         projections = 2 * width * (3 * self.d_model + 2 * rank + 1 + order)
         convolution = 2 * self.config.d_conv * width
         distances = (order + 1) // 2 * (order - 1)
+        # Per channel and order: coefficient, autoregression, read-out; for each distance between
+        # poles: the gain; per channel: radius, input map, skip.
         return float(projections + convolution + width * (6 * order + 5 * distances + 7))
 
 
@@ -257,17 +190,9 @@ def unit_coefficients(theta: Float[Array, "E pairs"], order: int) -> Float[Array
 
 
 def varying_coefficients(
-    unit: Float[Array, "E R"],
-    radius: Float[Array, "B L E"],
-    past: Float[Array, "B T E"],
+    unit: Float[Array, "E R"], radius: Float[Array, "B L E"], past: Float[Array, "B T E"]
 ) -> Float[Array, "B L E R"]:
-    """a_{t,i} = unit_i r_t r_{t-1} ... r_{t-i+1}.
-
-    Args:
-      unit: coefficients at radius one, by lag.
-      radius: r of each token.
-      past: r of the R - 1 tokens before the call, in order of time.
-    """
+    """a_{t,i} = unit_i r_t r_{t-1} ... r_{t-i+1}, from r of the tokens and of those before."""
     length, before = radius.shape[1], past.shape[1]
     history = jnp.concatenate([past, radius], axis=1)
     product, products = radius, [radius]
@@ -284,11 +209,7 @@ def peak_gain(
 
     At the angle of pole k the gain is ``1 / prod_j |1 - r e^{i (theta_j - theta_k)}|``, and
     ``|1 - r e^{i phi}|^2 = (1 - r)^2 + 4 r sin^2(phi / 2)``, where nothing cancels.
-
-    Args:
-      theta: angles of the pairs of poles; an odd order adds a real pole, at angle 0.
-      order: number of poles.
-      exponent: log r.
+    ``exponent`` is log r; an odd order adds a real pole, at angle 0.
     """
     angles = list(theta.T) + ([jnp.zeros_like(theta[:, 0])] if order % 2 else [])
     poles: list[tuple[int | None, Array]] = list(enumerate(angles))

@@ -45,16 +45,8 @@ def eidetic_slots(
 ) -> tuple[Slots, EideticMemory]:
     """The slots frozen at each chunk edge that the call may reach, and the memory after the call.
 
-    Args:
-      rule: of the selection.
-      memory: before the tokens of all devices.
-      score: of the tokens, by the rule.
-      power: state of the rule after the call.
-      new: keys and values of the tokens.
-      tokens: their places.
-      window: W, tokens of a chunk.
-      offset: tokens of the current chunk that precede the call, per row; None: zero.
-      context: the devices that the sequence is cut over.
+    ``memory`` is that before the tokens of all devices, ``power`` the state of the rule after
+    the call; ``offset`` counts tokens of the current chunk that precede the call (None: zero).
     """
 
     def own() -> tuple[Array, EideticMemory]:
@@ -102,14 +94,10 @@ def _gathered(
     old_position: Int[Array, "B S M"],
     position: Int[Array, "B ..."],
 ) -> tuple[KeyValues, Int[Array, "B ..."]]:
-    """Keys and values (B, ..., M, G, P) and positions (B, ..., S, M) of the tokens in some sets.
+    """Keys and values (B, ..., M, G, P) and positions (B, ..., S, M) of sets (B, ..., S, M).
 
-    Args:
-      sets: (B, ..., S, M).
-      kept: keys and values of the tokens that sources count first.
-      new: those that they count behind.
-      old_position: of the former.
-      position: of the latter, (B, L) or (B, S, L).
+    Sources count ``kept`` at ``old_position`` first, then ``new`` at ``position``, (B, L) or
+    (B, S, L).
     """
     (rows, *more, heads, size), vacant = sets.source.shape, sets.score == EMPTY
     index = jnp.moveaxis(sets.source.reshape(rows, -1, heads, size), 2, 1)
@@ -140,14 +128,9 @@ def fading_slots(
     window: int,
     offset: Int[Array, "B"] | None,
 ) -> tuple[Float[Array, "B C M D"], Int[Array, "B C 1 M"]]:
-    """The last ``count`` outputs of the fading memory at each chunk edge, and their distances.
+    """The last M = ``count`` outputs of the fading memory at each chunk edge, and distances.
 
-    Args:
-      outputs: of the fading memory before the call, at least ``count``.
-      y: of the call's tokens.
-      count: M.
-      window: W, tokens of a chunk.
-      offset: tokens of the current chunk that precede the call, per row; None: zero.
+    ``outputs`` are those before the call, at least ``count``; ``offset`` as above.
     """
     rows, length, width = y.shape
     chunks = -(-length // window)
@@ -175,16 +158,9 @@ def freeze(
 ) -> tuple[Slots | None, Slots]:
     """The slots that each chunk of the call sees, and those of the chunk that comes after it.
 
-    None in place of the former if there are none.
-
-    Args:
-      entry: slots frozen at the last edge before the tokens of all devices, (B, M, ...).
-      parts: slots frozen at the edges of the call, (B, C, M, ...), by kind.
-      stored: further slots for every chunk, (B, M', ...).
-      tokens: places of the tokens.
-      window: W, tokens of a chunk.
-      offset: tokens of the current chunk that precede the call, per row; None: zero.
-      context: the devices that the sequence is cut over.
+    None in place of the former if there are none. ``entry`` are slots (B, M, ...) frozen at the
+    last edge before the tokens of all devices, ``parts`` those (B, C, M, ...) frozen at the edges
+    of the call, by kind, ``stored`` further ones (B, M', ...) for every chunk.
 
     Raises:
       ValueError: a device's tokens are not whole chunks.

@@ -1,17 +1,18 @@
 """Heads: the projections of an attention, and the tokens that B'MOJO's are made from."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.protocol import Options
 from bmojo.ops.axes import RULES, Names, constrain
 from bmojo.ops.convolution import causal_convolution
 from bmojo.ops.native import library
 from bmojo.ops.time_sharding import TimeContext
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, Float, Int
 
 TOKEN_TAPS = 4
 """Taps of the convolution of ``tokens='conv'``."""
@@ -67,14 +68,7 @@ class Heads(nnx.Module):
     }
 
     def __init__(
-        self,
-        d_model: int,
-        n_heads: int,
-        n_kv_heads: int | None,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
+        self, d_model: int, n_heads: int, n_kv_heads: int | None, **options: Unpack[Options]
     ) -> None:
         """Make four projections without bias.
 
@@ -86,13 +80,12 @@ class Heads(nnx.Module):
         self.d_model, self.n_heads = d_model, n_heads
         self.n_kv_heads = n_kv_heads or n_heads
         self.d_head = d_model // n_heads
-        self.dtype = dtype
-        options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.dtype = options["dtype"]
         d_kv = self.n_kv_heads * self.d_head
-        self.q_proj = nnx.Linear(d_model, d_model, **options)
-        self.k_proj = nnx.Linear(d_model, d_kv, **options)
-        self.v_proj = nnx.Linear(d_model, d_kv, **options)
-        self.o_proj = nnx.Linear(d_model, d_model, **options)
+        self.q_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
+        self.k_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
+        self.v_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
+        self.o_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
 
     def queries(self, u: Float[Array, "*rest D"]) -> Float[Array, "*rest H P"]:
         """W_q u, cut into heads."""
@@ -146,23 +139,9 @@ class MemoryHeads(Heads):
         *,
         tokens: Literal["ssm", "conv", "input"],
         own_fading: bool,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
+        **options: Unpack[Options],
     ) -> None:
-        """Make the projections.
-
-        Args:
-          d_model: width of inputs and outputs.
-          n_heads: query heads.
-          n_kv_heads: key-value heads; None: as many.
-          tokens: the tokens that keys and values are made from; see :meth:`contextualise`.
-          own_fading: fading slots have key and value projections of their own.
-          rngs: source of the initial parameters.
-          dtype: of the computation.
-          param_dtype: of the parameters.
-        """
-        options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
+        """Make the projections, with ``own_fading`` also keys' and values' of fading slots."""
         super().__init__(d_model, n_heads, n_kv_heads, **options)
         self.tokens = tokens
         self.reach = TOKEN_TAPS - 1 if tokens == "conv" else 0
@@ -171,9 +150,8 @@ class MemoryHeads(Heads):
             self.fading_k_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
             self.fading_v_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
         if tokens == "conv":
-            draw = jax.random.uniform(
-                rngs.params(), (TOKEN_TAPS, d_model), param_dtype, minval=-1.0, maxval=1.0
-            )
+            key, shape = options["rngs"].params(), (TOKEN_TAPS, d_model)
+            draw = jax.random.uniform(key, shape, options["param_dtype"], -1.0, 1.0)
             self.conv_kernel = nnx.Param(draw * TOKEN_TAPS**-0.5)
 
     def contextualised(
@@ -186,15 +164,8 @@ class MemoryHeads(Heads):
     ) -> tuple[Float[Array, "B L H P"], KeyValues, Float[Array, "B T D"]]:
         """Queries of u, and keys and values of contextualised tokens: u + y, u + conv(u) or u.
 
-        Args:
-          u: inputs.
-          y: outputs of the fading memory.
-          inputs: those before the tokens of all devices, for the convolution.
-          segment_pos: tokens of the same document before each token.
-          context: the devices that the sequence is cut over.
-
-        Returns:
-          Queries, keys and values, and the inputs before this device's tokens.
+        ``inputs`` are those before the tokens of all devices, for the convolution. Returned
+        behind the keys and values are the inputs before this device's tokens.
         """
         tokens = u + y if self.tokens == "ssm" else u
         if self.tokens == "conv":

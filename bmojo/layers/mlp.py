@@ -1,20 +1,19 @@
 """SwiGLU, the sublayer without memory."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
 from bmojo.ops.axes import Names
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
-class MLPConfig:
+class MLPConfig(MakesMixer):
     """Gated MLP.
 
     Attributes:
@@ -26,20 +25,10 @@ class MLPConfig:
     free_width: ClassVar[str] = "d_ff"
 
     def __post_init__(self) -> None:
-        if self.d_ff is not None and self.d_ff < 1:
-            raise ValueError(f"d_ff: must be at least 1, got {self.d_ff}")
+        self._check_positive("d_ff")
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> "MLP":
-        """Make the sublayer."""
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "MLP":
         d_ff = self.d_ff or max(8, round(8 * d_model / 3 / 8) * 8)
-        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
         return MLP(d_model, d_ff, **options)
 
 
@@ -51,14 +40,11 @@ class MLP(nnx.Module):
         "down_proj.kernel": ("mlp", "embed"),
     }
 
-    def __init__(
-        self, d_model: int, d_ff: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
-    ) -> None:
+    def __init__(self, d_model: int, d_ff: int, **options: Unpack[Options]) -> None:
         """Make the two projections; gate and up are one matrix."""
-        options = {"use_bias": False, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.d_model, self.d_ff = d_model, d_ff
-        self.up_proj = nnx.Linear(d_model, 2 * d_ff, **options)
-        self.down_proj = nnx.Linear(d_ff, d_model, **options)
+        self.up_proj = nnx.Linear(d_model, 2 * d_ff, use_bias=False, **options)
+        self.down_proj = nnx.Linear(d_ff, d_model, use_bias=False, **options)
 
     def __call__(
         self,

@@ -12,17 +12,11 @@ from bmojo.types import Array
 def project(
     linear: nnx.Linear, u: Array, sizes: Sequence[int], names: Sequence[str | None]
 ) -> tuple[Array, ...]:
-    """The outputs of a projection that makes several things at once.
+    """The outputs (B, L, size) of a projection without bias that makes several at once.
 
-    Args:
-      linear: the projection, without bias.
-      u: its input (B, L, D).
-      sizes: channels of all outputs but the last.
-      names: the axis name of each output's channels.
-
-    Returns:
-      The outputs (B, L, size). Where rules are in force each comes from its own part of the
-      kernel: parts of one product would begin in the middle of a device's share.
+    ``sizes`` are channels of all outputs but the last, ``names`` the axis names of all. Where
+    rules are in force each output comes from its own part of the kernel: parts of one product
+    would begin in the middle of a device's share.
     """
     edges = [sum(sizes[: i + 1]) for i in range(len(sizes))]
     if RULES.get() is None:

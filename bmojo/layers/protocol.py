@@ -7,32 +7,15 @@ outputs and the next state. Its config is a frozen dataclass that makes it. :dat
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.ops.axes import Names
-from bmojo.ops.time_sharding import SequenceShard
+from bmojo.ops.time_sharding import SequenceShard as SequenceShard
 from bmojo.types import Array, DType, Float, Int
-
-__all__ = [
-    "GROUPS",
-    "Aux",
-    "AuxRequest",
-    "Group",
-    "Mixer",
-    "MixerConfig",
-    "OPTIONAL",
-    "OPTIONAL_CONFIG",
-    "SequenceShard",
-    "State",
-    "check_config",
-    "check_mixer_members",
-    "parameter_axes",
-    "parameter_groups",
-    "with_aux",
-]
 
 State = Any
 """A frozen dataclass pytree of arrays with a leading batch axis; () if there is none."""
@@ -142,20 +125,49 @@ class MixerConfig(Protocol):
         """
 
 
+class Options(TypedDict):
+    """Keywords of :meth:`MixerConfig.make`."""
+
+    rngs: nnx.Rngs
+    dtype: DType
+    param_dtype: DType
+
+
+class MakesMixer:
+    """Base of our configs: ``make`` with defaults, by the config's own ``_make``."""
+
+    def make(
+        self,
+        d_model: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
+    ) -> Any:
+        """Make the mixer; see :meth:`MixerConfig.make`. Without ``rngs`` the seed is 0."""
+        options = Options(rngs=rngs or nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype)
+        return self._make(d_model, **options)
+
+    def _make(self, d_model: int, **options: Unpack[Options]) -> Any:
+        raise NotImplementedError
+
+    def _check_positive(self, *fields: str) -> None:
+        """Raise ValueError unless the fields are None or at least 1."""
+        for field in fields:
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field}: must be at least 1, got {value}")
+
+
 GROUPS = ("ssm", "attention", "other")
 """Learning-rate groups."""
 
 
 class Group(NamedTuple):
-    """The optimizer's group of a parameter.
+    """The optimizer's group of a parameter."""
 
-    Attributes:
-      rate: of :data:`GROUPS`, the learning rate.
-      decay: 'always', 'never', or 'embedding' for tables that decay only if that is asked for.
-    """
-
-    rate: str
-    decay: str
+    rate: str  # of GROUPS, the learning rate
+    decay: str  # 'always', 'never', or 'embedding': decays only if that is asked for
 
 
 OPTIONAL = {
@@ -200,14 +212,8 @@ def check_mixer_members(mixer: Any) -> None:
     for member in REQUIRED:
         if not callable(getattr(mixer, member, None)):
             raise ValueError(f"{name}: has no method {member}; see bmojo.layers.protocol.Mixer")
-    kinds: dict[str, Any] = {
-        "axes": Mapping,
-        "groups": Mapping,
-        "undecayed": tuple,
-        "tables": tuple,
-        "widths": Mapping,
-    }
-    for member, kind in kinds.items():
+    for member in OPTIONAL:
+        kind: Any = tuple if member in ("undecayed", "tables") else Mapping
         value = getattr(mixer, member, None)
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{name}.{member}: must be a {OPTIONAL[member]}")
@@ -219,8 +225,13 @@ def parameter_axes(model: nnx.Module) -> dict[str, Names]:
     A further axis in front, that of stacked blocks, is never cut.
     """
     found: dict[str, Names] = {}
-    for full, value, names in _declared(model, "axes"):
-        found[full] = (None,) * (value.ndim - len(names)) + tuple(names)
+    for path, module in nnx.iter_modules(model):
+        for name, names in getattr(module, "axes", {}).items():
+            value: Any = module
+            for part in name.split("."):
+                value = getattr(value, part, None)
+            if value is not None:
+                found[_name((*path, name))] = (None,) * (value.ndim - len(names)) + tuple(names)
     return found
 
 
@@ -249,14 +260,3 @@ def parameter_groups(model: nnx.Module) -> dict[str, Group]:
 
 def _name(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
-
-
-def _declared(model: nnx.Module, member: str) -> Any:
-    """Name, value and declaration of each parameter that a module declares in a member."""
-    for path, module in nnx.iter_modules(model):
-        for name, declared in getattr(module, member, {}).items():
-            value: Any = module
-            for part in name.split("."):
-                value = getattr(value, part, None)
-            if value is not None:
-                yield _name((*path, name)), value, declared

@@ -2,14 +2,14 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
@@ -21,7 +21,7 @@ from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
-class SelectiveSSMConfig:
+class SelectiveSSMConfig(MakesMixer):
     """The block of Mamba (arXiv 2312.00752, section 3.4).
 
     Attributes:
@@ -47,14 +47,8 @@ class SelectiveSSMConfig:
     free_width: ClassVar[str] = "d_inner"
 
     def __post_init__(self) -> None:
-        for field in ("d_state", "d_conv", "expand", "dt_rank", "d_inner"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"{field}: must be at least 1, got {value}")
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(
-                f"dt_min: must be positive and at most dt_max = {self.dt_max}, got {self.dt_min}"
-            )
+        self._check_positive("d_state", "d_conv", "expand", "dt_rank", "d_inner")
+        check_steps(self.dt_min, self.dt_max)
         SELECTIVE.check(self.implementation)
 
     @property
@@ -62,36 +56,81 @@ class SelectiveSSMConfig:
         """The implementation of the scan on this machine."""
         return {"SelectiveSSM scan": SELECTIVE.describe(self.implementation)}
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> "SelectiveSSM":
-        """Make the mixer."""
-        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "SelectiveSSM":
         return SelectiveSSM(d_model, self, **options)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class SelectiveSSMState:
-    """What a :class:`SelectiveSSM` carries over time.
+class RecurrentState:
+    """What Mamba and Mamba-2 carry over time.
 
     Attributes:
-      positions: where the rows stand.
-      tail: the last d_conv - 1 inputs of the convolution, in the compute dtype.
-      hidden: state of the recurrence, at least float32.
+      positions: of each row.
+      tail: the last d_conv - 1 inputs of the convolution (those of x, or of x, B and C), in the
+        compute dtype.
+      hidden: state of the recurrence (E, N) or (H, P, N), at least float32.
     """
 
     positions: Positions
-    tail: Float[Array, "... B T E"]
-    hidden: Float[Array, "... B E N"]
+    tail: Float[Array, "... T channels"]
+    hidden: Float[Array, "... N"]
 
 
-class SelectiveSSM(nnx.Module):
+class MambaBlock(nnx.Module):
+    """Mamba's block around a recurrence, which a subclass adds with A_log, D and out_proj."""
+
+    groups: ClassVar[dict[str, str]] = {"": "ssm"}
+    axes: ClassVar[dict[str, Names]] = {
+        "in_proj.kernel": ("embed", "inner"),
+        "x_proj.kernel": ("inner", None),
+        "dt_proj.kernel": (None, "inner"),
+        "dt_bias": ("inner",),
+        "D": ("inner",),
+        "out_proj.kernel": ("inner", "embed"),
+    }
+
+    def __init__(
+        self, d_model: int, config: Any, dt_rank: int, outputs: int, **options: Unpack[Options]
+    ) -> None:
+        """Make everything up to the step size and ``outputs`` further projections of x."""
+        self.config, self.d_model, self.dtype = config, d_model, options["dtype"]
+        self.d_inner, self.dt_rank = config.d_inner or config.expand * d_model, dt_rank
+        self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, use_bias=False, **options)
+        self.conv = ShortConvolution(self.d_inner, config.d_conv, **options)
+        self.x_proj = nnx.Linear(self.d_inner, dt_rank + outputs, use_bias=False, **options)
+        init = _symmetric_uniform(dt_rank**-0.5)
+        self.dt_proj = nnx.Linear(
+            dt_rank, self.d_inner, use_bias=False, kernel_init=init, **options
+        )
+        key, dtype = options["rngs"].params(), options["param_dtype"]
+        self.dt_bias = nnx.Param(
+            init_dt_bias(key, self.d_inner, config.dt_min, config.dt_max, dtype)
+        )
+
+    def _projected(
+        self, u: Array, tail: Array, tokens: Any, lengths: Array | None, context: Any
+    ) -> tuple[Array, ...]:
+        """x, its gate, the step size (float32 or wider), the other projections; the new tail."""
+        wide = at_least_float32(self.dtype)
+        x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
+        x, tail = self.conv(x, tail, tokens, lengths, context)
+        dt, others = jnp.split(self.x_proj(x), [self.dt_rank], axis=-1)
+        dt = constrain(self.dt_proj(dt), "batch", None, "inner")
+        dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
+        return x, gate, dt, others, tail
+
+    def _output(self, y: Array, x: Array, gate: Array) -> Array:
+        """W_out ((y + D x) * silu(gate))."""
+        return self.out_proj((y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(gate))
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The inner width."""
+        return {"d_inner": self.d_inner}
+
+
+class SelectiveSSM(MambaBlock):
     """Mamba (arXiv 2312.00752, section 3.4), a mixer with a fading memory.
 
     x and a gate z are projected from u; x passes a short convolution and silu; the step size
@@ -99,56 +138,24 @@ class SelectiveSSM(nnx.Module):
     and dt are computed in float32 at least. See :class:`bmojo.layers.protocol.Mixer`.
     """
 
-    groups: ClassVar[dict[str, str]] = {"": "ssm"}
     undecayed: ClassVar[tuple[str, ...]] = ("dt_bias", "A_log", "D")
-    axes: ClassVar[dict[str, Names]] = {
-        "in_proj.kernel": ("embed", "inner"),
-        "x_proj.kernel": ("inner", None),
-        "dt_proj.kernel": (None, "inner"),
-        "dt_bias": ("inner",),
-        "A_log": ("inner", None),
-        "D": ("inner",),
-        "out_proj.kernel": ("inner", "embed"),
-    }
+    axes: ClassVar[dict[str, Names]] = {**MambaBlock.axes, "A_log": ("inner", None)}
 
     def __init__(
-        self,
-        d_model: int,
-        config: SelectiveSSMConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
+        self, d_model: int, config: SelectiveSSMConfig, **options: Unpack[Options]
     ) -> None:
         """Initialize as Mamba does: A = -(1..N), D = 1, steps log-uniform in [dt_min, dt_max]."""
-        self.config = config
-        self.dtype = dtype
-        self.d_model = d_model
-        self.d_inner = config.d_inner or config.expand * d_model
-        self.dt_rank = config.dt_rank or math.ceil(d_model / 16)
-        d_state = config.d_state
-
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        options = {"use_bias": False, **types}
-        bound = self.dt_rank**-0.5
-        self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, **options)
-        self.conv = ShortConvolution(self.d_inner, config.d_conv, **types)
-        self.x_proj = nnx.Linear(self.d_inner, self.dt_rank + 2 * d_state, **options)
-        self.dt_proj = nnx.Linear(
-            self.dt_rank, self.d_inner, kernel_init=_symmetric_uniform(bound), **options
-        )
-        self.dt_bias = nnx.Param(
-            init_dt_bias(rngs.params(), self.d_inner, config.dt_min, config.dt_max, param_dtype)
-        )
-        poles = jnp.arange(1, d_state + 1, dtype=param_dtype)
+        rank, param_dtype = config.dt_rank or math.ceil(d_model / 16), options["param_dtype"]
+        super().__init__(d_model, config, rank, 2 * config.d_state, **options)
+        poles = jnp.arange(1, config.d_state + 1, dtype=param_dtype)
         self.A_log = nnx.Param(jnp.tile(jnp.log(poles), (self.d_inner, 1)))
         self.D = nnx.Param(jnp.ones((self.d_inner,), param_dtype))
-        self.out_proj = nnx.Linear(self.d_inner, d_model, **options)
+        self.out_proj = nnx.Linear(self.d_inner, d_model, use_bias=False, **options)
 
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: SelectiveSSMState | SequenceShard | None = None,
+        state: RecurrentState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
         aux: AuxRequest | None = None,
@@ -157,19 +164,11 @@ class SelectiveSSM(nnx.Module):
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
-        wide = at_least_float32(self.dtype)
-
-        x, z = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
-        x, tail = self.conv(x, before.tail, tokens, lengths, context)
-
-        dt, B, C = jnp.split(
-            self.x_proj(x), [self.dt_rank, self.dt_rank + self.config.d_state], axis=-1
-        )
-        dt = constrain(self.dt_proj(dt), "batch", None, "inner")
-        dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
+        x, z, dt, others, tail = self._projected(u, before.tail, tokens, lengths, context)
+        B, C = jnp.split(others, 2, axis=-1)
         if tokens.valid is not None:
             dt = jnp.where(tokens.valid[..., None], dt, 0)
-        A = -jnp.exp(self.A_log[...].astype(wide))
+        A = -jnp.exp(self.A_log[...].astype(dt.dtype))
 
         def scan(hidden: Array) -> tuple[Array, Array]:
             return selective_scan(x, dt, A, B, C, hidden, tokens.start, self.config.implementation)
@@ -180,38 +179,29 @@ class SelectiveSSM(nnx.Module):
 
         _, hidden = context.scan(compose, (jnp.ones_like(before.hidden), before.hidden), whole)
         y, hidden = scan(hidden)
-        y = (y + scale(x, self.D[...].astype(x.dtype))) * jax.nn.silu(z)
-        out = self.out_proj(y).astype(u.dtype)
-        after = SelectiveSSMState(positions=positions, tail=tail, hidden=hidden)
-        return with_aux(aux, out, context.last(after))
+        out = self._output(y, x, z).astype(u.dtype)
+        return with_aux(aux, out, context.last(RecurrentState(positions, tail, hidden)))
 
-    @property
-    def widths(self) -> dict[str, int]:
-        """The inner width."""
-        return {"d_inner": self.d_inner}
-
-    def init_state(self, batch_size: int, capacity: int | None = None) -> SelectiveSSMState:
-        """The state of rows that have seen nothing; ``capacity`` changes nothing."""
-        del capacity
+    def init_state(self, batch_size: int, capacity: int | None = None) -> RecurrentState:
+        """Nothing seen; ``capacity`` is unused."""
         shape = (batch_size, self.d_inner, self.config.d_state)
-        return SelectiveSSMState(
-            positions=Positions.zero(batch_size),
-            tail=self.conv.init_tail(batch_size),
-            hidden=jnp.zeros(shape, at_least_float32(self.dtype)),
-        )
+        hidden = jnp.zeros(shape, at_least_float32(self.dtype))
+        return RecurrentState(Positions.zero(batch_size), self.conv.init_tail(batch_size), hidden)
 
     def flops_per_token(self, length: int) -> float:
-        """Projections, convolution and recurrence; the same at every length.
-
-        The recurrence takes 7 operations per channel and state (dt A, its exponential, decay
-        times state, input map, sum, and a multiply-add of the output map) and 3 per channel
-        (dt x, and the skip).
-        """
-        del length
+        """Projections, convolution and recurrence; the same at every length."""
         width, rank, d_state = self.d_inner, self.dt_rank, self.config.d_state
         projections = 2 * width * (3 * self.d_model + 2 * rank + 2 * d_state)
         convolution = 2 * self.config.d_conv * width
+        # Per channel and state: dt A, its exponential, decay times state, input map, sum, and a
+        # multiply-add of the output map; per channel: dt x, and the skip.
         return float(projections + convolution + 7 * width * d_state + 3 * width)
+
+
+def check_steps(dt_min: float, dt_max: float) -> None:
+    """Raise ValueError unless steps can be drawn between the two."""
+    if not 0 < dt_min <= dt_max:
+        raise ValueError(f"dt_min: must be positive and at most dt_max = {dt_max}, got {dt_min}")
 
 
 def init_dt_bias(

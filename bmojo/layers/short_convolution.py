@@ -1,17 +1,18 @@
 """The short causal convolution in front of a recurrence, with its parameters."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.protocol import Options
 from bmojo.ops.axes import Names
 from bmojo.ops.convolution import causal_convolution
 from bmojo.ops.positions import TokenPositions, next_tail
 from bmojo.ops.time_sharding import TimeContext
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, Float, Int
 
 
 class ShortConvolution(nnx.Module):
@@ -25,21 +26,19 @@ class ShortConvolution(nnx.Module):
     axes: ClassVar[dict[str, Names]] = {"kernel": (None, "inner"), "bias": ("inner",)}
     undecayed: ClassVar[tuple[str, ...]] = ("bias",)
 
-    def __init__(
-        self, width: int, d_conv: int, *, rngs: nnx.Rngs, dtype: DType, param_dtype: DType
-    ):
+    def __init__(self, width: int, d_conv: int, **options: Unpack[Options]) -> None:
         """Initialize taps and bias uniformly within 1 / sqrt(d_conv), as Mamba does."""
         bound = 1 / math.sqrt(d_conv)
-        self.dtype = dtype
-        self.kernel = nnx.Param(
-            jax.random.uniform(rngs.params(), (d_conv, width), param_dtype, -bound, bound)
-        )
-        self.bias = nnx.Param(
-            jax.random.uniform(rngs.params(), (width,), param_dtype, -bound, bound)
-        )
+        self.dtype = options["dtype"]
+
+        def draw(*shape: int) -> nnx.Param:
+            key, dtype = options["rngs"].params(), options["param_dtype"]
+            return nnx.Param(jax.random.uniform(key, shape, dtype, -bound, bound))
+
+        self.kernel, self.bias = draw(d_conv, width), draw(width)
 
     def init_tail(self, batch_size: int) -> Float[Array, "B T D"]:
-        """The tail of rows that have seen nothing, in the compute dtype."""
+        """Nothing seen: zeros, in the compute dtype."""
         taps, width = self.kernel.shape
         return jnp.zeros((batch_size, taps - 1, width), self.dtype)
 
@@ -51,17 +50,9 @@ class ShortConvolution(nnx.Module):
         lengths: Int[Array, "B"] | None,
         context: TimeContext,
     ) -> tuple[Float[Array, "B L D"], Float[Array, "B T D"]]:
-        """Convolve ``x`` and apply silu.
+        """silu(conv(x)) in the compute dtype, and the tail after the call.
 
-        Args:
-          x: inputs.
-          tail: inputs before the tokens of all devices.
-          tokens: places of the tokens.
-          lengths: valid tokens of each row; None: all.
-          context: the devices that the sequence is cut over.
-
-        Returns:
-          The result in the compute dtype, and the tail after the call.
+        ``tail`` holds the inputs before the tokens of all devices.
         """
         before = context.tail(tail, x)
         after = next_tail(before, x, lengths)

@@ -1,7 +1,7 @@
 """Mamba-2's block: a state-space model with one decay per head, the fast fading memory."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,8 @@ from flax import nnx
 
 from bmojo.layers.norm import RMSNorm
 from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, SequenceShard, with_aux
-from bmojo.layers.selective_ssm import init_dt_bias
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.selective_ssm import RecurrentState, init_dt_bias
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
@@ -18,14 +18,14 @@ from bmojo.ops.collectives import compose, surviving
 from bmojo.ops.positions import Positions
 from bmojo.ops.ssd import IMPLEMENTATIONS, Implementation, ssd
 from bmojo.ops.time_sharding import open_context
-from bmojo.types import Array, DType, Float, Int, at_least_float32
+from bmojo.types import Array, Float, Int, at_least_float32
 
 DT_MIN, DT_MAX = 1e-3, 0.1
 DECAY_MIN, DECAY_MAX = 1.0, 16.0
 
 
 @dataclasses.dataclass(frozen=True)
-class SSDConfig:
+class SSDConfig(MakesMixer):
     """The block of Mamba-2 (arXiv 2405.21060, section 7), with one group of B and C.
 
     Attributes:
@@ -49,10 +49,7 @@ class SSDConfig:
     free_width: ClassVar[str] = "d_inner"
 
     def __post_init__(self) -> None:
-        for field in ("d_state", "d_conv", "expand", "n_heads", "chunk_size", "d_inner"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"{field}: must be at least 1, got {value}")
+        self._check_positive("d_state", "d_conv", "expand", "n_heads", "chunk_size", "d_inner")
         if self.d_inner is not None and self.d_inner % self.n_heads:
             raise ValueError(f"n_heads: must divide d_inner = {self.d_inner}, got {self.n_heads}")
         IMPLEMENTATIONS.check(self.implementation)
@@ -67,34 +64,8 @@ class SSDConfig:
         """The implementation of the scan on this machine."""
         return {"SSD scan": IMPLEMENTATIONS.describe(self.implementation)}
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> "SSD":
-        """Make the mixer."""
-        options = {"rngs": rngs or nnx.Rngs(0), "dtype": dtype, "param_dtype": param_dtype}
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "SSD":
         return SSD(d_model, self, **options)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SSDState:
-    """What an :class:`SSD` carries over time.
-
-    Attributes:
-      positions: where the rows stand.
-      tail: the last d_conv - 1 inputs of the convolution, in the compute dtype; their
-        channels are those of x, B and C.
-      hidden: state of the recurrence, at least float32.
-    """
-
-    positions: Positions
-    tail: Float[Array, "... B T F"]
-    hidden: Float[Array, "... B H P N"]
 
 
 class SSD(nnx.Module):
@@ -118,44 +89,35 @@ class SSD(nnx.Module):
         "out_proj.kernel": ("inner", "embed"),
     }
 
-    def __init__(
-        self,
-        d_model: int,
-        config: SSDConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
-    ) -> None:
+    def __init__(self, d_model: int, config: SSDConfig, **options: Unpack[Options]) -> None:
         """Initialize as Mamba-2 does: -A uniform in [1, 16], D = 1, steps as in Mamba.
 
         Raises:
           ValueError: n_heads does not divide the inner width.
         """
-        self.config = config
-        self.dtype = dtype
-        self.d_model = d_model
+        rngs, param_dtype = options["rngs"], options["param_dtype"]
+        self.config, self.d_model, self.dtype = config, d_model, options["dtype"]
         self.d_inner = config.d_inner or config.expand * d_model
         heads, d_state = config.n_heads, config.d_state
         if self.d_inner % heads:
             raise ValueError(f"n_heads: must divide the inner width {self.d_inner}, got {heads}")
 
-        types = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        options = {"use_bias": False, **types}
         convolved = self.d_inner + 2 * d_state
-        self.in_proj = nnx.Linear(d_model, self.d_inner + convolved + heads, **options)
-        self.conv = ShortConvolution(convolved, config.d_conv, **types)
+        self.in_proj = nnx.Linear(
+            d_model, self.d_inner + convolved + heads, use_bias=False, **options
+        )
+        self.conv = ShortConvolution(convolved, config.d_conv, **options)
         self.dt_bias = nnx.Param(init_dt_bias(rngs.params(), heads, DT_MIN, DT_MAX, param_dtype))
         decay = jax.random.uniform(rngs.params(), (heads,), param_dtype, DECAY_MIN, DECAY_MAX)
         self.A_log = nnx.Param(jnp.log(decay))
         self.D = nnx.Param(jnp.ones((heads,), param_dtype))
-        self.norm = RMSNorm(self.d_inner, **types)
-        self.out_proj = nnx.Linear(self.d_inner, d_model, **options)
+        self.norm = RMSNorm(self.d_inner, **options)
+        self.out_proj = nnx.Linear(self.d_inner, d_model, use_bias=False, **options)
 
     def __call__(
         self,
         u: Float[Array, "B L D"],
-        state: SSDState | SequenceShard | None = None,
+        state: RecurrentState | SequenceShard | None = None,
         segment_ids: Int[Array, "B L"] | None = None,
         lengths: Int[Array, "B"] | None = None,
         aux: AuxRequest | None = None,
@@ -195,24 +157,19 @@ class SSD(nnx.Module):
         y = y.reshape(z.shape) + scale(x.reshape(z.shape), skip)
         y = self.norm(y * jax.nn.silu(z))
         out = self.out_proj(y).astype(u.dtype)
-        after = SSDState(positions=positions, tail=tail, hidden=hidden)
-        return with_aux(aux, out, context.last(after))
+        return with_aux(aux, out, context.last(RecurrentState(positions, tail, hidden)))
 
     @property
     def widths(self) -> dict[str, int]:
         """The inner width."""
         return {"d_inner": self.d_inner}
 
-    def init_state(self, batch_size: int, capacity: int | None = None) -> SSDState:
-        """The state of rows that have seen nothing; ``capacity`` changes nothing."""
-        del capacity
+    def init_state(self, batch_size: int, capacity: int | None = None) -> RecurrentState:
+        """Nothing seen; ``capacity`` is unused."""
         heads = self.config.n_heads
         shape = (batch_size, heads, self.d_inner // heads, self.config.d_state)
-        return SSDState(
-            positions=Positions.zero(batch_size),
-            tail=self.conv.init_tail(batch_size),
-            hidden=jnp.zeros(shape, at_least_float32(self.dtype)),
-        )
+        hidden = jnp.zeros(shape, at_least_float32(self.dtype))
+        return RecurrentState(Positions.zero(batch_size), self.conv.init_tail(batch_size), hidden)
 
     def flops_per_token(self, length: int) -> float:
         """Projections, convolution and recurrence.

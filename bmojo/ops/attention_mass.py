@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmojo.ops import attention_xla
+from bmojo.ops import attention_xla, chunks
 from bmojo.ops.masks import TIERS, WINDOW, AttentionKeys, distance_bin
 from bmojo.types import Array, Bool, Float, Int
 
@@ -24,14 +24,8 @@ def attention_mass(
 ) -> Float[Array, "*rest L H tiers bins"]:
     """Shares of the softmax of :func:`bmojo.ops.attention_xla.attend`, which sum to one.
 
-    Args:
-      q: queries.
-      k: keys.
-      mask: whether a query sees a key, for all heads (S = 1) or each key-value head.
-      distance: tokens from the key forward to the query.
-      tier: kind of memory of each key.
-      bins: octaves of distance (:func:`bmojo.ops.masks.distance_bin`); the last one also
-        counts what lies beyond it.
+    ``distance`` and ``tier`` are those of :class:`bmojo.ops.masks.AttentionKeys`, ``bins`` octaves
+    of distance (:func:`bmojo.ops.masks.distance_bin`), the last with what lies beyond it.
     """
     *rest, length, heads, _ = q.shape
     weights = attention_xla.softmax_weights(q, k, mask)
@@ -71,39 +65,26 @@ def causal_mass(
     block = min(length, max(1, most))
     steps = -(-length // block)
 
-    def cut(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, steps * block - length)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], steps, block, *x.shape[2:]), 1, 0)
-
     def some(now: tuple[Array, Array, Array]) -> Array:
         q, segment_pos, position = now
         distance = (position[..., None] - jnp.arange(k.shape[1], dtype=jnp.int32))[:, None]
         mask = (distance >= 0) & (distance <= segment_pos[:, None, :, None])
         return attention_mass(q, k, mask, distance, tier, bins)
 
-    out = jnp.moveaxis(jax.lax.map(some, (cut(q), cut(segment_pos), cut(position))), 0, 1)
-    return out.reshape(q.shape[0], steps * block, *out.shape[3:])[:, :length]
+    arrays = tuple(chunks.split(x, steps, block) for x in (q, segment_pos, position))
+    return chunks.join(jax.lax.map(some, arrays), length)
 
 
 def over_blocks(look: Callable[..., Array], q: Array, k: Array, *rest: Array) -> Array:
     """``look`` for each block of queries, as many at a time as ``SCORES_AT_ONCE`` allows.
 
-    Args:
-      look: called with blocks of queries, their keys and the other arrays of the blocks.
-      q: queries (B, L, H, P).
-      k: keys (B, n, K, G, P) of n blocks.
-      rest: masks, distances (B, n, ...), the last one (B, n, S, b, K).
+    It is called with blocks of queries ``q`` (B, L, H, P), their keys ``k`` (B, n, K, G, P) and the
+    other arrays (B, n, ...), the last one (B, n, S, b, K).
     """
-    (batch, length, heads, width), blocks, block = q.shape, k.shape[1], rest[-1].shape[3]
-    q = jnp.pad(q, [(0, 0), (0, blocks * block - length), (0, 0), (0, 0)])
+    (batch, length, heads, _), blocks, block = q.shape, k.shape[1], rest[-1].shape[3]
     together = max(1, min(blocks, SCORES_AT_ONCE // (batch * heads * block * k.shape[2])))
     steps = -(-blocks // together)
-
-    def grouped(x: Array) -> Array:
-        x = jnp.pad(x, [(0, 0), (0, steps * together - blocks)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(x.reshape(x.shape[0], steps, together, *x.shape[2:]), 1, 0)
-
-    arrays = (q.reshape(batch, blocks, block, heads, width), k, *rest)
-    out = jax.lax.map(lambda xs: look(*xs), tuple(map(grouped, arrays)))
-    out = jnp.moveaxis(out, 0, 1).reshape(batch, steps * together, *out.shape[3:])[:, :blocks]
+    arrays = (jnp.moveaxis(chunks.split(q, blocks, block), 0, 1), k, *rest)
+    grouped = tuple(chunks.split(x, steps, together) for x in arrays)
+    out = chunks.join(jax.lax.map(lambda xs: look(*xs), grouped), blocks)
     return out.reshape(batch, blocks * block, *out.shape[3:])[:, :length]

@@ -23,15 +23,9 @@ ANY = 2**31 - 1
 
 
 class _Reach(NamedTuple):
-    """Which distances are seen.
+    """Which distances are seen: of tokens 0 .. window - 1, of slots near .. far - 1."""
 
-    Attributes:
-      window: W, of tokens; 0: the whole past.
-      near: nearest distance at which a slot is seen.
-      far: the first distance that is too far for a slot.
-    """
-
-    window: int
+    window: int  # 0: the whole past
     near: int
     far: int
 
@@ -53,17 +47,7 @@ class _Operands(NamedTuple):
 
 
 def memory_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B L G P"],
-    v: Float[Array, "B L G P"],
-    tail_k: Float[Array, "B T G P"],
-    tail_v: Float[Array, "B T G P"],
-    segment_pos: Int[Array, "B L"],
-    *,
-    window: int,
-    slots: Slots | None = None,
-    slot_range: tuple[int, int | None] = (0, None),
-    offset: Int[Array, "B"] | None = None,
+    q, k, v, tail_k, tail_v, segment_pos, *, window, slots=None, slot_range=(0, None), offset=None
 ) -> Float[Array, "B L H P"]:
     """:func:`bmojo.ops.memory_attention.memory_attention` by the kernel.
 
@@ -86,13 +70,7 @@ def memory_attention(
     )
 
 
-def causal_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B S G P"],
-    v: Float[Array, "B S G P"],
-    segment_pos: Int[Array, "B L"],
-    position: Int[Array, "B L"] | None = None,
-) -> Float[Array, "B L H P"]:
+def causal_attention(q, k, v, segment_pos, position=None) -> Float[Array, "B L H P"]:
     """:func:`bmojo.ops.memory_attention.causal_attention` by the kernel.
 
     Raises:

@@ -5,45 +5,25 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.masks import NEVER, Slots
+from bmojo.ops.masks import NEVER
 from bmojo.ops.pallas import attention_kernels as kernels
-from bmojo.ops.pallas.attention_kernels import Geometry
-from bmojo.ops.pallas.targets import (
-    LANES,
-    VMEM,
-    Target,
-    here,
-    pad,
-    power_of_2,
-    round_up,
-)
-from bmojo.types import Array, DType, Float, Int
+from bmojo.ops.pallas.attention_kernels import Geometry, Operands
+from bmojo.ops.pallas.targets import LANES, VMEM, Target, here, pad, power_of_2, round_up
+from bmojo.types import Array, DType, Float
 
 LEAST = 16
 """Rows of a block at the least: a tile of bfloat16 on a TPU, a matrix unit's on a GPU."""
 
 
 def geometry(
-    target: Target,
-    length: int,
-    window: int,
-    num_slots: int,
-    slot_range: tuple[int, int | None] = (0, None),
-    block: int | None = None,
+    target: Target, length: int, window: int, num_slots: int, slot_range=(0, None), block=None
 ) -> Geometry:
     """How so many tokens are cut.
 
     A block has 128 tokens on a TPU and 64 on a GPU, or a whole chunk where the window is no
     longer than that; chunks are filled up to whole blocks, of at least 16 rows and, on a GPU,
     of a power of two. Blocks of slots have 128 on a TPU, at most 64 on a GPU.
-
-    Args:
-      target: the device.
-      length: L.
-      window: W.
-      num_slots: M.
-      slot_range: distances at which slots are seen.
-      block: tokens of a block in place of the above.
+    ``block`` is the tokens of a block in place of that.
     """
     size = (LANES if target.device == "tpu" else 64) if block is None else block
     if window < size:
@@ -53,28 +33,13 @@ def geometry(
     chunks = -(-length // window)
     chunk = round_up(window, size)
     last = length - (chunks - 1) * window
-    return Geometry(
-        target=target,
-        window=window,
-        chunk=chunk,
-        block=size,
-        chunks=chunks,
-        filled=(chunks - 1) * (chunk // size) + -(-last // size),
-        slots=round_up(num_slots, slot_block) if num_slots else 0,
-        slot_block=slot_block,
-        near=slot_range[0],
-        far=slot_range[1],
-    )
+    filled = (chunks - 1) * (chunk // size) + -(-last // size)
+    slots = round_up(num_slots, slot_block) if num_slots else 0
+    return Geometry(target, window, chunk, size, chunks, filled, slots, slot_block, *slot_range)
 
 
 def unfit(
-    length: int,
-    window: int,
-    num_slots: int,
-    width: int,
-    dtype: DType,
-    target: Target | None = None,
-    block: int | None = None,
+    length: int, window: int, num_slots: int, width: int, dtype: DType, target=None, block=None
 ) -> str | None:
     """Why the kernels cannot run with heads of this width and so on; None: they can."""
     target = here() if target is None else target
@@ -95,20 +60,9 @@ def unfit(
 
 
 def memory_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B L G P"],
-    v: Float[Array, "B L G P"],
-    tail_k: Float[Array, "B T G P"],
-    tail_v: Float[Array, "B T G P"],
-    segment_pos: Int[Array, "B L"],
-    *,
-    window: int,
-    slots: Slots | None = None,
-    slot_range: tuple[int, int | None] = (0, None),
-    offset: Int[Array, "B"] | None = None,
-    target: Target | None = None,
-    block: int | None = None,
-) -> Float[Array, "B L H P"]:
+    q, k, v, tail_k, tail_v, segment_pos, *, window, slots=None, slot_range=(0, None), offset=None,
+    target: Target | None = None, block: int | None = None,
+) -> Float[Array, "B L H P"]:  # fmt: skip
     """:func:`bmojo.ops.memory_attention.memory_attention` by the kernels.
 
     Chunks lie on the grid of the slots: with ``offset`` the tokens of each row are moved onto
@@ -160,7 +114,8 @@ def memory_attention(
     segment_positions = on_grid(segment_pos, -1).reshape(segment_pos.shape[0], -1)
     queries, keys = heads_first(on_grid(q * width**-0.5)), heads_first(on_grid(k, before=tail_k))
     values = heads_first(on_grid(v, before=tail_v))
-    out = _attend(g, queries, keys, values, slot_k, slot_v, distance, segment_positions)
+    operands = Operands(queries, keys, values, slot_k, slot_v, distance, segment_positions)
+    out = _attend(g, operands)
     out = out.reshape(*out.shape[:2], g.chunks, g.chunk, padded)[:, :, :, :window, :width]
     out = jnp.moveaxis(out.reshape(*out.shape[:2], g.chunks * window, width), 1, 2)
     out = out if offset is None else _rolled(out, -offset)
@@ -179,17 +134,8 @@ _rolled.defvjp(lambda x, by: (_rolled(x, by), by), lambda by, dx: (_rolled(dx, -
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    g: Geometry,
-    q: Array,
-    k: Array,
-    v: Array,
-    slot_k: Array | None,
-    slot_v: Array | None,
-    distance: Array | None,
-    segment_pos: Array,
-) -> Array:
-    return _written(g, *kernels.forward(g, q, k, v, slot_k, slot_v, distance, segment_pos))[0]
+def _attend(g: Geometry, operands: Operands) -> Array:
+    return _save(g, operands)[0]
 
 
 def _written(g: Geometry, *arrays: Array) -> tuple[Array, ...]:
@@ -198,16 +144,15 @@ def _written(g: Geometry, *arrays: Array) -> tuple[Array, ...]:
     return tuple(pad(x[:, :, :rows], 2, x.shape[2]) for x in arrays)
 
 
-def _save(g, q, k, v, slot_k, slot_v, distance, segment_pos):
-    out, lse = _written(g, *kernels.forward(g, q, k, v, slot_k, slot_v, distance, segment_pos))
-    return out, (q, k, v, slot_k, slot_v, distance, segment_pos, lse, out)
+def _save(g, operands):
+    out, lse = _written(g, *kernels.forward(g, operands))
+    return out, (operands, lse, out)
 
 
 def _backward(g, saved, d_out):
-    q, k, v, slot_k, slot_v, distance, segment_pos, lse, out = saved
+    operands, lse, out = saved
     delta = jnp.sum(d_out.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
-    operands = (q, k, v, slot_k, slot_v, distance, segment_pos)
-    return *kernels.backward(g, *operands, lse, delta, d_out), None, None
+    return (Operands(*kernels.backward(g, operands, lse, delta, d_out), None, None),)
 
 
 _attend.defvjp(_save, _backward)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from bmojo.ops.masks import Slots, memory_keys, visible
-from bmojo.types import Array, Bool, Float, Int, at_least_float32
+from bmojo.types import Array, Bool, Float, at_least_float32
 
 QUERIES = 128
 """Queries of a block on a CPU, at most."""
@@ -45,10 +45,7 @@ def attend(
     *rest, length, heads, width = q.shape
     weights = softmax_weights(q, k, mask)
     mixed = jnp.einsum(
-        "...ghls,...sgp->...lghp",
-        weights.astype(v.dtype),
-        v,
-        preferred_element_type=weights.dtype,
+        "...ghls,...sgp->...lghp", weights.astype(v.dtype), v, preferred_element_type=weights.dtype
     )
     inverse = jnp.moveaxis(1 / weights.sum(axis=-1), -1, -3)
     return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
@@ -69,17 +66,7 @@ def softmax_weights(
 
 
 def memory_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B L G P"],
-    v: Float[Array, "B L G P"],
-    tail_k: Float[Array, "B T G P"],
-    tail_v: Float[Array, "B T G P"],
-    segment_pos: Int[Array, "B L"],
-    *,
-    window: int,
-    slots: Slots | None = None,
-    slot_range: tuple[int, int | None] = (0, None),
-    offset: Int[Array, "B"] | None = None,
+    q, k, v, tail_k, tail_v, segment_pos, *, window, slots=None, slot_range=(0, None), offset=None
 ) -> Float[Array, "B L H P"]:
     """:func:`bmojo.ops.memory_attention.memory_attention` by XLA.
 
@@ -88,17 +75,8 @@ def memory_attention(
     """
     (batch, length, heads, width), groups = q.shape, k.shape[2]
     if length == 1:
-        seen = memory_keys(
-            k,
-            v,
-            tail_k,
-            tail_v,
-            segment_pos,
-            window=window,
-            slots=slots,
-            slot_range=slot_range,
-            offset=offset,
-        )
+        options = {"window": window, "slots": slots, "slot_range": slot_range, "offset": offset}
+        seen = memory_keys(k, v, tail_k, tail_v, segment_pos, **options)
         return attend(q[:, None], seen.k, seen.v, seen.mask)[:, 0]
     if slots is not None and not slots.k.shape[2]:
         slots = None
@@ -121,13 +99,7 @@ def memory_attention(
     return _tokens_first(out, heads)[:, :length]
 
 
-def causal_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B S G P"],
-    v: Float[Array, "B S G P"],
-    segment_pos: Int[Array, "B L"],
-    position: Int[Array, "B L"] | None = None,
-) -> Float[Array, "B L H P"]:
+def causal_attention(q, k, v, segment_pos, position=None) -> Float[Array, "B L H P"]:
     """:func:`bmojo.ops.memory_attention.causal_attention` by XLA.
 
     Blocks of keys that lie after a block's queries, or before the documents of all of them, are
@@ -157,11 +129,7 @@ def causal_attention(
 def _block(heads: int, keys: int, length: int, window: int | None = None) -> int:
     """Queries of a block: a divisor of the window, if there is a good one.
 
-    Args:
-      heads: of all rows together.
-      keys: that a query may see.
-      length: queries.
-      window: W.
+    ``heads`` are those of all rows together, ``keys`` those that a query may see.
     """
     large = 1 if jax.default_backend() == "cpu" else LARGE
     limit = min(QUERIES * large, max(FEW, SCORES * large**2 // (heads * keys)))
@@ -176,34 +144,21 @@ def _block(heads: int, keys: int, length: int, window: int | None = None) -> int
 
 
 class _Plan(NamedTuple):
-    """What is known of a call before anything is computed.
-
-    Attributes:
-      window: W.
-      block: queries of a block.
-      near: nearest distance at which a slot is seen.
-      far: the first distance that is too far for a slot; None: none is.
-      pair: a block of queries may touch two chunks.
-    """
+    """Sizes of a call."""
 
     window: int
-    block: int
-    near: int
+    block: int  # queries
+    near: int  # distances at which slots are seen: near .. far - 1
     far: int | None
-    pair: bool
+    pair: bool  # a block of queries may touch two chunks
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _windowed(
-    plan: _Plan,
-    q: Float[Array, "n B G rows P"],
-    k: Float[Array, "B G T P"],
-    v: Float[Array, "B G T P"],
-    slots: Slots | None,
-    segment_pos: Int[Array, "n B b"],
-    offset: Int[Array, "B"] | None,
-) -> Float[Array, "n B G rows P"]:
-    """Output of every block of scaled queries, rows = H / G b; slots are (B, C, G, M, P)."""
+def _windowed(plan, q, k, v, slots, segment_pos, offset):
+    """Output of every block of scaled queries (n, B, G, H / G b, P), segment_pos (n, B, b).
+
+    Keys and values are (B, G, T, P), those of slots (B, C, G, M, P).
+    """
     return _windowed_save(plan, q, k, v, slots, segment_pos, offset)[0]
 
 
@@ -308,15 +263,8 @@ def _add_to_chunk(x, update, chunk):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _causal(
-    size: int,
-    q: Float[Array, "n B G rows P"],
-    k: Float[Array, "B G S P"],
-    v: Float[Array, "B G S P"],
-    segment_pos: Int[Array, "n B b"],
-    position: Int[Array, "n B b"],
-) -> Float[Array, "n B G rows P"]:
-    """Output of every block of scaled queries, over blocks of ``size`` keys."""
+def _causal(size, q, k, v, segment_pos, position):
+    """Output of every block of scaled queries as above, over blocks of ``size`` keys."""
     return _causal_save(size, q, k, v, segment_pos, position)[0]
 
 

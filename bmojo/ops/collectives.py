@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Shaped
 
 from bmojo.ops.positions import Positions, advance
-from bmojo.types import Array, Bool, Float, Int
+from bmojo.types import Array, Bool, Int
 
 Tree = TypeVar("Tree")
 Transition = tuple[Array, Array]
@@ -26,20 +27,15 @@ def shift(tree: Tree, by: int, axis: str, size: int) -> Tree:
 
 
 def halo(
-    x: Float[Array, "B L *rest"] | Int[Array, "B L *rest"],
+    x: Shaped[Array, "B L *rest"],
     count: int,
     axis: str,
     size: int,
-    first: Float[Array, "B T *rest"] | Int[Array, "B T *rest"] | None = None,
-) -> Float[Array, "B T *rest"] | Int[Array, "B T *rest"]:
-    """The last ``count`` entries before this shard, from as many devices back as it takes.
+    first: Shaped[Array, "B T *rest"] | None = None,
+) -> Shaped[Array, "B T *rest"]:
+    """The last T = ``count`` entries before this shard, from as many devices back as it takes.
 
-    Args:
-      x: the shard's entries.
-      count: T, entries wanted; may be more than L.
-      axis: name of the mesh axis.
-      size: devices along it.
-      first: the T entries before the first shard, in order of time; None: zeros.
+    ``x`` are the shard's entries, ``first`` the T entries before the first shard (None: zeros).
     """
     if first is None:
         first = jnp.zeros((x.shape[0], count, *x.shape[2:]), x.dtype)
@@ -70,14 +66,9 @@ def exclusive_scan(
 ) -> Tree:
     """``first`` combined with the elements of all devices before this one, in their order.
 
-    Takes 1 + ceil(log2(size)) rounds of communication (Hillis and Steele's scan).
-
-    Args:
-      combine: an associative function of (earlier, later).
-      first: what the first device gets.
-      element: this device's element, of the structure, shapes and dtypes of ``first``.
-      axis: name of the mesh axis.
-      size: devices along it.
+    ``combine`` is an associative function of (earlier, later); elements have the structure, shapes
+    and dtypes of ``first``. Takes 1 + ceil(log2(size)) rounds of communication (Hillis and
+    Steele's scan).
     """
     if size == 1:
         return first
@@ -108,15 +99,7 @@ def gather(tree: Tree, axis: str) -> Tree:
 def positions_before(
     positions: Positions, length: int, segment_ids: Int[Array, "B L"] | None, axis: str, size: int
 ) -> Positions:
-    """Where the rows stand before this shard.
-
-    Args:
-      positions: where they stand before the first shard.
-      length: L, tokens of each shard.
-      segment_ids: document of each of the shard's tokens; None: no document starts.
-      axis: name of the mesh axis.
-      size: devices along it.
-    """
+    """Positions of the rows before this shard of L tokens, from those before the first shard."""
     passed = jax.lax.axis_index(axis).astype(jnp.int32) * length
     position = positions.position + passed
     if segment_ids is None:
@@ -126,22 +109,17 @@ def positions_before(
     span, after = advance(Positions(position, unborn, segment), length, segment_ids)
     assert span.start is not None
     nothing = jnp.zeros(positions.segment_pos.shape, bool)
-    _, segment_pos = exclusive_scan(
-        add_in_document,
-        (nothing, positions.segment_pos),
-        (span.start.any(axis=1), after.segment_pos),
-        axis,
-        size,
-    )
+    first, element = (nothing, positions.segment_pos), (span.start.any(axis=1), after.segment_pos)
+    _, segment_pos = exclusive_scan(add_in_document, first, element, axis, size)
     return Positions(position, segment_pos, segment)
 
 
 def add_in_document(
     left: tuple[Array, Array], right: tuple[Array, Array]
-) -> tuple[Bool[Array, "B"], Array]:
-    """Sums over the current document, as pairs (a document started, sum (B, ...))."""
+) -> tuple[Bool[Array, "..."], Array]:
+    """Sums over the current document, as pairs (a document started, sum)."""
     (reset_l, sum_l), (reset_r, sum_r) = left, right
-    anew = reset_r.reshape(reset_r.shape + (1,) * (sum_r.ndim - 1))
+    anew = reset_r.reshape(reset_r.shape + (1,) * (sum_r.ndim - reset_r.ndim))
     return reset_l | reset_r, jnp.where(anew, sum_r, sum_l + sum_r)
 
 

@@ -36,14 +36,13 @@ def companion_scan(
       x: inputs.
       a: coefficients by lag: ``a[..., i - 1]`` multiplies z_{t-i}.
       state: s before the first token; the oldest value first, the latest last.
-      start: true where a document starts: s_{t-1} counts as zero there. None: nowhere.
+      start: as in :func:`bmojo.ops.recurrence.selective_scan`, like ``chunk_size``.
       valid: false at tokens that leave the state as it is, which wins over ``start``. None:
         all count.
       implementation: ``auto`` (``sequential`` on a CPU, else ``associative``), ``sequential``
         (loops in time) or ``associative`` (an associative scan over pairs of matrix and
         vector within a chunk).
-      chunk_size: the most tokens between two states that the backward pass keeps. None: a
-        good one for the implementation.
+      chunk_size: tokens of a chunk.
 
     Returns:
       The states s_t after every token, and after the last. Both in float32, or wider if an

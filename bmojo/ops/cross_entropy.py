@@ -68,14 +68,8 @@ def blocked_cross_entropy(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _losses(
-    count: int,
-    words: int,
-    x: Float[Array, "n T D"],
-    table: Float[Array, "V D"],
-    answers: Int[Array, "n T"],
-) -> tuple[Float[Array, "n T"], Int[Array, "n T"]]:
-    """Losses and likeliest words; the table is padded, ``count`` rows of it mean something."""
+def _losses(count, words, x, table, answers):
+    """Losses and likeliest words (n, T); ``count`` rows of the padded table mean something."""
     return _save(count, words, x, table, answers)[0]
 
 

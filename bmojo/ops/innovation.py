@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from bmojo.ops.collectives import add_in_document
 from bmojo.ops.positions import next_tail
 from bmojo.types import Array, Float, Int, at_least_float32
 
@@ -73,21 +74,12 @@ def innovation(
         return jnp.mean(squares, axis=-1), None
     if segment_pos is None:
         raise ValueError("normalized innovation needs segment_pos of every token")
-    sums = _document_sums(squares, segment_pos == 0, jax.lax.stop_gradient(power))
+    # Running sums that begin anew at the first token of each document.
+    elements = segment_pos == 0, squares
+    resets, sums = jax.lax.associative_scan(add_in_document, elements, axis=1)
+    carried = jax.lax.stop_gradient(power)[:, None]
+    sums = jnp.where(resets[..., None], sums, sums + carried)
     mean = sums / (segment_pos + 1).astype(sums.dtype)[..., None]
     tiny = jnp.finfo(squares.dtype).tiny
     after = next_tail(power[:, None], sums, lengths)[:, 0]
     return jnp.mean(squares / jnp.maximum(mean, tiny), axis=-1), after
-
-
-def _document_sums(
-    x: Float[Array, "B L D"], first: Array, carried: Float[Array, "B D"]
-) -> Float[Array, "B L D"]:
-    """Running sums that begin anew at the first token of each document."""
-
-    def combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-        (reset_l, sum_l), (reset_r, sum_r) = left, right
-        return reset_l | reset_r, jnp.where(reset_r[..., None], sum_r, sum_l + sum_r)
-
-    resets, sums = jax.lax.associative_scan(combine, (first, x), axis=1)
-    return jnp.where(resets[..., None], sums, sums + carried[:, None])

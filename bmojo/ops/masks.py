@@ -89,17 +89,8 @@ def memory_keys(
 ) -> AttentionKeys:
     """The keys of window and slots, written out for blocks of at most W queries.
 
-    Args:
-      k: keys of the call's tokens.
-      v: their values.
-      tail_k: keys of the W - 1 tokens before the call.
-      tail_v: their values.
-      segment_pos: tokens of the same document before each token.
-      window: W.
-      slots: of the chunks that the call touches.
-      slot_range: distances at which a slot is seen.
-      offset: tokens of the current chunk that precede the call.
-      num_fading: slots of each chunk, the first ones, that are fading and not eidetic.
+    Arguments are those of :func:`bmojo.ops.memory_attention.memory_attention`. The first
+    ``num_fading`` slots of each chunk are fading, the others eidetic.
     """
     length, block = k.shape[1], min(window, k.shape[1])
     blocks = -(-length // block)

@@ -147,11 +147,7 @@ def causal_attention(
 def choose(
     q: Float[Array, "B L H P"], window: int, slots: Slots | None, implementation: str = "auto"
 ) -> str:
-    """The implementation of :func:`memory_attention` for these sizes.
-
-    Raises:
-      ValueError: as :func:`memory_attention`.
-    """
+    """The implementation of :func:`memory_attention` for these sizes, whose errors it raises."""
     if implementation == "xla":
         return implementation
     name = IMPLEMENTATIONS.resolve(implementation)
@@ -172,16 +168,7 @@ def choose(
 def choose_causal(
     q: Float[Array, "B L H P"], implementation: str = "auto", first: bool = True
 ) -> str:
-    """The implementation of :func:`causal_attention` for these sizes.
-
-    Args:
-      q: queries.
-      implementation: as in :func:`causal_attention`.
-      first: no tokens precede those of the call.
-
-    Raises:
-      ValueError: as :func:`memory_attention`.
-    """
+    """The same of :func:`causal_attention`; ``first``: no tokens precede those of the call."""
     name = IMPLEMENTATIONS.resolve(implementation)
     if name == "xla":
         return name

@@ -13,27 +13,18 @@ import jax.numpy as jnp
 from bmojo.ops import scan_associative, scan_sequential
 from bmojo.ops.axes import on_each_device
 from bmojo.ops.implementations import Implementations
-from bmojo.ops.native import scan as scan_native
+from bmojo.ops.native.scan import scan as scan_native
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 Implementation = Literal["auto", "associative", "sequential", "native", "pallas"]
 Loop = Literal["auto", "associative", "sequential"]
 """The implementations of recurrences without kernels."""
 
+LOOPS = ("associative", "sequential")
 SELECTIVE = Implementations(
-    "selective scan",
-    ("associative", "sequential", "native", "pallas"),
-    accelerator="pallas",
-    otherwise="associative",
-    cpu="sequential",
+    "selective scan", (*LOOPS, "native", "pallas"), "pallas", "associative", cpu="sequential"
 )
-COMPANION = Implementations(
-    "companion scan",
-    ("associative", "sequential"),
-    accelerator="associative",
-    otherwise="associative",
-    cpu="sequential",
-)
+COMPANION = Implementations("companion scan", LOOPS, "associative", "associative", cpu="sequential")
 
 CHANNELS = ("batch", None, "inner")
 STATES = ("batch", None, None)
@@ -49,7 +40,7 @@ def _kernel(*operands: Any) -> tuple[Array, Array]:
 IMPLEMENTATIONS = {
     "associative": scan_associative.scan,
     "sequential": scan_sequential.scan,
-    "native": scan_native.scan,
+    "native": scan_native,
     "pallas": _kernel,
 }
 

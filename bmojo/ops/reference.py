@@ -76,19 +76,9 @@ def memory_attention(
     Eidetic memory is a list that sequential insertion keeps: the least surprising entry
     gives way to a token that surprises more, among equals the latest.
 
-    Args:
-      q: queries.
-      k: keys of tokens.
-      v: values of tokens.
-      faded_k: keys of the SSM's outputs.
-      faded_v: their values.
-      score: innovation of each token.
-      document: id of each token's document.
-      window: W.
-      num_fading: m_f.
-      num_eidetic: m_e.
-      form: 'chunked', 'sliding' or 'token'.
-      offset: position of the first token on the refresh grid.
+    ``faded_k`` and ``faded_v`` are keys and values of the SSM's outputs, ``score`` is the
+    innovation of each token, ``form`` 'chunked', 'sliding' or 'token', ``offset`` the position of
+    the first token on the refresh grid.
     """
     remembered: list[int] = []
     frozen: list[int] = []

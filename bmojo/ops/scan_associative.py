@@ -4,22 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from bmojo.ops import chunks
-from bmojo.types import Array, Bool, Float
+from bmojo.ops.collectives import compose
+from bmojo.types import Array
 
 CHUNK_SIZE = 64
 """Tokens of a chunk, or N where N is larger: the states kept are no larger than the inputs."""
 
 
-def scan(
-    x: Float[Array, "B L E"],
-    dt: Float[Array, "B L E"],
-    A: Float[Array, "E N"],
-    B: Float[Array, "B L N"],
-    C: Float[Array, "B L N"],
-    state: Float[Array, "B E N"],
-    start: Bool[Array, "B L"] | None,
-    chunk_size: int | None = None,
-) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+def scan(x, dt, A, B, C, state, start, chunk_size=None) -> tuple[Array, Array]:
     """The scan of :func:`bmojo.ops.recurrence.selective_scan`.
 
     An associative scan over the pairs (decay, input) of a chunk, whose backward pass computes
@@ -38,17 +30,10 @@ def scan(
             decay = jnp.where(now["start"][..., None, None], 0, decay)
         update = (now["dt"] * now["x"])[..., None] * now["B"][:, :, None, :]
         update = update.at[:, 0].add(decay[:, 0] * h)
-        _, states = jax.lax.associative_scan(_compose, (decay, update), axis=1)
+        _, states = jax.lax.associative_scan(compose, (decay, update), axis=1)
         return states[:, -1], jnp.einsum("blen,bln->ble", states, now["C"])
 
     state, y = jax.lax.scan(
         chunk, state, {k: chunks.split(v, count, size) for k, v in inputs.items()}
     )
     return chunks.join(y, length), state
-
-
-def _compose(first, second):
-    """The map h -> a h + b that applies ``first``, then ``second``."""
-    a, b = first
-    c, d = second
-    return c * a, c * b + d

@@ -4,22 +4,13 @@ import jax
 import jax.numpy as jnp
 
 from bmojo.ops import chunks
-from bmojo.types import Array, Bool, Float
+from bmojo.types import Array
 
 CHUNK_SIZE = 32
 """Tokens of a chunk, or N where N is larger: the states kept are no larger than the inputs."""
 
 
-def scan(
-    x: Float[Array, "B L E"],
-    dt: Float[Array, "B L E"],
-    A: Float[Array, "E N"],
-    B: Float[Array, "B L N"],
-    C: Float[Array, "B L N"],
-    state: Float[Array, "B E N"],
-    start: Bool[Array, "B L"] | None,
-    chunk_size: int | None = None,
-) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+def scan(x, dt, A, B, C, state, start, chunk_size=None) -> tuple[Array, Array]:
     """The scan of :func:`bmojo.ops.recurrence.selective_scan`.
 
     A loop over chunks of a loop over tokens. The backward pass runs the adjoint recurrence

@@ -91,13 +91,8 @@ class InnovationSelection:
     ) -> tuple[Float[Array, "B L"], Float[Array, "B channels"]]:
         """The innovation of each token, and the state's ``power`` after the call.
 
-        Args:
-          state: before the tokens of all devices.
-          y: outputs of the fading memory.
-          tail: those before the call, at least ``span``.
-          tokens: places of the call's tokens.
-          lengths: valid tokens of each row; None: all.
-          context: the devices that the sequence is cut over.
+        ``state`` is that before the tokens of all devices, ``y`` are outputs of the fading memory,
+        ``tail`` at least ``span`` of those before the call.
         """
         y, tail = jax.lax.stop_gradient((y, tail))
         residuals = residual(y, tail, (1 / self.span,) * self.span, tokens.segment_pos)
@@ -123,17 +118,9 @@ class InnovationSelection:
         chunk: int,
         offset: Int[Array, "B"] | None = None,
     ) -> tuple[Ranked, Ranked]:
-        """The sets at the chunk edges that the call may reach, and the set after the call.
+        """The sets (B, C, S, M) at chunk edges that the call may reach, and (B, S, M) after it.
 
-        Args:
-          state: before this device's tokens.
-          score: of the tokens.
-          tokens: their places.
-          chunk: tokens between two edges.
-          offset: tokens of the current chunk that precede the call, per row; None: zero.
-
-        Returns:
-          Sets (B, C, S, M) and (B, S, M); see :func:`running_sets`.
+        See :func:`running_sets`; ``state`` is that before this device's tokens.
         """
         edges, final = running_sets(
             score, state.score[:, 0], chunk, offset, tokens.start, tokens.valid

@@ -1,6 +1,6 @@
 """State-space duality: Mamba-2's recurrence, one decay per head, as chunkwise matmuls."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from bmojo.ops import chunks
 from bmojo.ops.axes import on_each_device
 from bmojo.ops.implementations import Implementations
-from bmojo.ops.native import ssd as ssd_native
+from bmojo.ops.native.scan import ssd as ssd_native
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 CHUNK_SIZE = 64
@@ -56,8 +56,7 @@ def ssd(
       or wider if an operand is wider.
 
     Raises:
-      ValueError: ``chunk_size`` is less than 1, there is no such implementation, or the kernel
-        was asked for by name and cannot run here.
+      ValueError: as :func:`bmojo.ops.recurrence.selective_scan`.
     """
     name = IMPLEMENTATIONS.resolve(implementation)
     if chunk_size < 1:
@@ -73,10 +72,9 @@ def ssd(
         heads = ("batch", None, "heads")
         names = (INPUTS, heads, ("heads",), STATES, STATES, LAST, ("batch", None))
 
-        def kernel(
-            x: Array, dt: Array, A: Array, B: Array, C: Array, h: Array, first: Any = None
-        ) -> tuple[Array, Array]:
-            return ssd_native.scan(x, dt, A, B, C, h, first, chunk_size)
+        def kernel(*operands: Array) -> tuple[Array, Array]:
+            own = operands if start is not None else (*operands, None)
+            return ssd_native(*own, chunk_size)
 
         run = on_each_device(kernel, names[: len(operands)], (INPUTS, LAST))
         y, state = run(*operands)

@@ -43,22 +43,15 @@ class SequenceShard:
 
 @dataclasses.dataclass(frozen=True)
 class TimeContext:
-    """All tokens of the call are on this device.
+    """All tokens of the call are on this device."""
 
-    Attributes:
-      first: nothing came before the tokens of all devices.
-      size: devices that the call's tokens are spread over.
-    """
-
-    first: bool
-    size: int = 1
+    first: bool  # nothing came before the tokens of all devices
+    size: int = 1  # devices that the call's tokens are spread over
 
     def tail(self, before: Tree, x: Tree) -> Tree:
-        """The last entries before this device's.
+        """The last T entries (B, T, ...) before this device's ``x`` (B, L, ...).
 
-        Args:
-          before: arrays (B, T, ...), the last T entries before the tokens of all devices.
-          x: arrays (B, L, ...), the entries of this device.
+        ``before`` are those before the tokens of all devices.
         """
         return before
 
@@ -67,10 +60,8 @@ class TimeContext:
     ) -> Tree:
         """``before`` combined with the elements of the devices before this one.
 
-        Args:
-          combine: an associative function of (earlier, later).
-          before: left by the tokens before those of all devices.
-          element: makes the contribution of this device's tokens.
+        ``combine`` is an associative function of (earlier, later), ``before`` left by the tokens
+        before those of all devices; ``element`` makes the part of this device's tokens.
         """
         return before
 
@@ -89,13 +80,9 @@ class TimeContext:
 
 @dataclasses.dataclass(frozen=True)
 class ShardedContext(TimeContext):
-    """Device i of a mesh axis holds the i-th part of the call's tokens.
+    """Device i of a mesh axis holds the i-th part of the call's tokens."""
 
-    Attributes:
-      axis: name of the mesh axis.
-    """
-
-    axis: str = ""
+    axis: str = ""  # name of the mesh axis
 
     def tail(self, before: Tree, x: Tree) -> Tree:
         """By :func:`bmojo.ops.collectives.halo`."""
@@ -131,14 +118,7 @@ def open_context(
     segment_ids: Int[Array, "B L"] | None,
     lengths: Int[Array, "B"] | None,
 ) -> tuple[TimeContext, State, TokenPositions, Positions]:
-    """The beginning of a mixer's call.
-
-    Args:
-      init_state: makes the state of so many rows that have seen nothing.
-      state: the mixer was called with; it has a field ``positions``.
-      u: inputs (B, L, D).
-      segment_ids: document of each token.
-      lengths: valid tokens of each row.
+    """The beginning of a mixer's call, whose arguments it takes; states have ``positions``.
 
     Returns:
       The context; the state before the tokens of all devices; the positions of this device's

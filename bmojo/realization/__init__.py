@@ -24,7 +24,6 @@ Derivations: docs/math/realization.md. For layers see `bmojo.layers.canonical`.
 
 from bmojo.realization.canonical import (
     StateSpace,
-    TimeVaryingStateSpace,
     characteristic_polynomial,
     companion,
     from_poles,
@@ -41,41 +40,13 @@ from bmojo.realization.minimality import (
     realize,
     reduce,
 )
-from bmojo.realization.simulation import (
-    impulse_response,
-    innovation,
-    markov_parameters,
-    simulate,
-)
-from bmojo.realization.special_cases import (
-    selective_ssm,
-    shift_register,
-    sliding_window_attention,
-)
+from bmojo.realization.simulation import impulse_response, innovation, markov_parameters, simulate
+from bmojo.realization.special_cases import selective_ssm, shift_register, sliding_window_attention
 
 __all__ = [
-    "StateSpace",
-    "TimeVaryingStateSpace",
-    "characteristic_polynomial",
-    "companion",
-    "companion_to_diagonal",
-    "controllability",
-    "diagonal",
-    "diagonal_to_companion",
-    "from_poles",
-    "hankel",
-    "impulse_response",
-    "innovation",
-    "is_minimal",
-    "markov_parameters",
-    "minimal_order",
-    "observability",
-    "realize",
-    "reduce",
-    "selective_ssm",
-    "shift",
-    "shift_register",
-    "similar",
-    "simulate",
-    "sliding_window_attention",
-]
+    "StateSpace", "characteristic_polynomial", "companion", "companion_to_diagonal",
+    "controllability", "diagonal", "diagonal_to_companion", "from_poles", "hankel",
+    "impulse_response", "innovation", "is_minimal", "markov_parameters", "minimal_order",
+    "observability", "realize", "reduce", "selective_ssm", "shift", "shift_register", "similar",
+    "simulate", "sliding_window_attention",
+]  # fmt: skip

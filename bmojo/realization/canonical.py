@@ -13,10 +13,11 @@ from bmojo.types import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StateSpace:
-    """A time-invariant system: x_t = A x_{t-1} + B u_t, y_t = C x_t + D u_t.
+    """A system x_t = A x_{t-1} + B u_t, y_t = C x_t + D u_t.
 
     The state counts the present input, as in Mamba; a textbook's x_{t+1} = A x_t + B u_t is
-    the same system one step earlier.
+    the same system one step earlier. One that varies over time has a time axis in front, with one
+    (A_t, B_t, C_t, D_t) per token.
 
     Attributes:
       A: transition (states, states).
@@ -25,26 +26,10 @@ class StateSpace:
       D: feed-through (outputs, inputs).
     """
 
-    A: Inexact[Array, "n n"]
-    B: Inexact[Array, "n i"]
-    C: Inexact[Array, "o n"]
-    D: Inexact[Array, "o i"]
-
-    @property
-    def order(self) -> int:
-        """Number of states."""
-        return self.A.shape[-1]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TimeVaryingStateSpace:
-    """The same with one (A_t, B_t, C_t, D_t) per token, time being the leading axis."""
-
-    A: Inexact[Array, "L n n"]
-    B: Inexact[Array, "L n i"]
-    C: Inexact[Array, "L o n"]
-    D: Inexact[Array, "L o i"]
+    A: Inexact[Array, "*L n n"]
+    B: Inexact[Array, "*L n i"]
+    C: Inexact[Array, "*L o n"]
+    D: Inexact[Array, "*L o i"]
 
     @property
     def order(self) -> int:
@@ -61,7 +46,7 @@ def companion(
     coefficients: Inexact[Array, "*L R"],
     readout: Inexact[Array, "*L R"] | None = None,
     feedthrough: Inexact[Array, "*L"] | None = None,
-) -> StateSpace | TimeVaryingStateSpace:
+) -> StateSpace:
     """The controllable canonical form, of one input and one output.
 
     z_t = sum_i a_{t,i} z_{t-i} + u_t and y_t = sum_j c_{t,j} z_{t-j+1} + d_t u_t, with the
@@ -73,9 +58,6 @@ def companion(
       coefficients: a, by lag; with a leading time axis the last row varies over time.
       readout: c, by lag. None: y_t = z_t.
       feedthrough: d. None: 0.
-
-    Returns:
-      A time-varying system if ``coefficients`` have a time axis, else a time-invariant one.
 
     Raises:
       ValueError: if ``coefficients`` have more than two axes.
@@ -90,8 +72,7 @@ def companion(
     if feedthrough is None:
         feedthrough = jnp.zeros(time, dtype)
     rows = jnp.broadcast_to(shift(order).astype(dtype), (*time, order, order))
-    kind = TimeVaryingStateSpace if time else StateSpace
-    return kind(
+    return StateSpace(
         A=rows.at[..., -1, :].set(jnp.flip(coefficients, -1)),
         B=jnp.broadcast_to(newest[:, None], (*time, order, 1)),
         C=jnp.flip(readout, -1)[..., None, :],
@@ -129,14 +110,11 @@ def from_poles(
     feedthrough: Inexact[Array, ""] | None = None,
 ) -> StateSpace:
     """The companion form with these poles; see :func:`companion` for the read-out."""
-    system = companion(characteristic_polynomial(poles), readout, feedthrough)
-    assert isinstance(system, StateSpace)
-    return system
+    return companion(characteristic_polynomial(poles), readout, feedthrough)
 
 
 def similar(system: StateSpace, transform: Inexact[Array, "n n"]) -> StateSpace:
     """The same input-output map, with ``transform`` @ x in place of the state x."""
     back = jnp.linalg.inv(transform)
-    return StateSpace(
-        A=transform @ system.A @ back, B=transform @ system.B, C=system.C @ back, D=system.D
-    )
+    A, B, C = transform @ system.A @ back, transform @ system.B, system.C @ back
+    return StateSpace(A, B, C, system.D)

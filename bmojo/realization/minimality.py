@@ -31,10 +31,9 @@ def observability(system: StateSpace) -> Inexact[Array, "K n"]:
 def is_minimal(system: StateSpace, tolerance: float | None = None) -> bool:
     """Whether every state can be reached and seen: no system with fewer has the same map.
 
-    Args:
-      system: D counts as given: a system x_t = A x_{t-1} + B u_t with singular A could move
-        one step of its memory into D and save a state.
-      tolerance: relative size of singular values that count as zero. None: rounding errors.
+    D counts as given: a system with singular A could move one step of its memory into D and save a
+    state. ``tolerance`` is the relative size of singular values that count as zero (None: rounding
+    errors).
     """
     reached = _rank(controllability(system), tolerance)
     return reached == system.order == _rank(observability(system), tolerance)
@@ -59,9 +58,7 @@ def minimal_order(markov: Inexact[Array, "K o i"], tolerance: float | None = Non
 
 
 def realize(
-    markov: Inexact[Array, "K o i"],
-    order: int,
-    feedthrough: Inexact[Array, "o i"] | None = None,
+    markov: Inexact[Array, "K o i"], order: int, feedthrough: Inexact[Array, "o i"] | None = None
 ) -> StateSpace:
     """A system with these Markov parameters C A^k B, after Ho and Kalman.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Inexact
 
-from bmojo.realization.canonical import StateSpace, TimeVaryingStateSpace
+from bmojo.realization.canonical import StateSpace
 from bmojo.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -14,7 +14,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 @jax.jit
 def simulate(
-    system: StateSpace | TimeVaryingStateSpace,
+    system: StateSpace,
     inputs: Inexact[Array, "L i"],
     state: Inexact[Array, "n"] | None = None,
 ) -> tuple[Inexact[Array, "L o"], Inexact[Array, "L n"]]:
@@ -22,21 +22,13 @@ def simulate(
 
     The map x -> A x + b followed by x -> A' x + b' is x -> A'A x + (A'b + b'), which is
     associative: time L takes log L rounds of matrix products. Memory is O(L * states^2).
-
-    Args:
-      system: of ``L`` tokens if it varies over time.
-      inputs: u_1..u_L; L may be anything, 0 included.
-      state: before the first token. None: zero.
-
-    Returns:
-      The outputs, and the states after every token.
+    L may be 0; ``state`` is that before the first token (None: zero). Returned are the outputs and
+    the states after every token.
     """
     length = inputs.shape[0]
-    if isinstance(system, StateSpace):
-        system = TimeVaryingStateSpace(
-            *(jnp.broadcast_to(m, (length, *m.shape)) for m in _matrices(system))
-        )
-    dtype = jnp.result_type(inputs, *_matrices(system))
+    dtype = jnp.result_type(inputs, *jax.tree.leaves(system))
+    if system.A.ndim == 2:
+        system = jax.tree.map(lambda m: jnp.broadcast_to(m, (length, *m.shape)), system)
     update = jnp.einsum("tni,ti->tn", system.B, inputs, precision=_HIGHEST).astype(dtype)
     transition = system.A.astype(dtype)
     if length == 0:
@@ -83,13 +75,7 @@ def innovation(
     autoregression of :func:`bmojo.realization.companion`, x is its state, C its last row and
     K the last unit vector; the fixed predictor of :mod:`bmojo.ops.innovation` is the one whose
     coefficients are its weights.
-
-    Args:
-      A: transition of the predictor.
-      C: prediction of the next observation from the state.
-      K: gain.
-      observed: y_1..y_L.
-      state: before the first observation. None: zero.
+    ``state`` is that before the first observation (None: zero).
     """
     closed = A - jnp.matmul(K, C, precision=_HIGHEST)
     nothing = jnp.zeros((C.shape[0], K.shape[1]), closed.dtype)
@@ -97,7 +83,3 @@ def innovation(
     _, states = simulate(StateSpace(closed, K, C, nothing), observed, state)
     past = jnp.concatenate([before[None], states])[:-1]
     return observed - jnp.matmul(past, C.T, precision=_HIGHEST)
-
-
-def _matrices(system: StateSpace | TimeVaryingStateSpace) -> tuple[Array, Array, Array, Array]:
-    return system.A, system.B, system.C, system.D

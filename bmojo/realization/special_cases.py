@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bmojo.realization.canonical import StateSpace, TimeVaryingStateSpace, companion
+from bmojo.realization.canonical import StateSpace, companion
 from bmojo.realization.simulation import simulate
 from bmojo.types import Array, Float
 
@@ -18,13 +18,8 @@ def shift_register(window: int, width: int) -> StateSpace:
     """
     scalar = companion(jnp.zeros((window,)))
     same = jnp.eye(width)
-    states, inputs = window * width, width
-    return StateSpace(
-        A=jnp.kron(scalar.A, same),
-        B=jnp.kron(scalar.B, same),
-        C=jnp.eye(states),
-        D=jnp.zeros((states, inputs)),
-    )
+    A, B = jnp.kron(scalar.A, same), jnp.kron(scalar.B, same)
+    return StateSpace(A, B, C=jnp.eye(window * width), D=jnp.zeros((window * width, width)))
 
 
 @functools.partial(jax.jit, static_argnames="window")
@@ -57,18 +52,10 @@ def selective_ssm(
     B: Float[Array, "L N"],
     C: Float[Array, "L N"],
     D: Float[Array, ""],
-) -> TimeVaryingStateSpace:
-    """One channel of Mamba: transition diag(exp(dt_t A)), input map dt_t B_t, output map C_t.
-
-    Args:
-      dt: step sizes.
-      A: continuous-time poles, negative.
-      B: input map.
-      C: output map.
-      D: skip.
-    """
+) -> StateSpace:
+    """One channel of Mamba: transition diag(exp(dt_t A)), input map dt_t B_t, output map C_t."""
     decay = jnp.exp(dt[:, None] * A)
-    return TimeVaryingStateSpace(
+    return StateSpace(
         A=decay[:, :, None] * jnp.eye(A.shape[0]),
         B=(dt[:, None] * B)[:, :, None],
         C=C[:, None, :],

@@ -8,7 +8,6 @@ import pytest
 from bmojo.ops import reference
 from bmojo.realization import (
     StateSpace,
-    TimeVaryingStateSpace,
     companion,
     innovation,
     selective_ssm,
@@ -33,10 +32,8 @@ def test_simulation_is_the_loop_over_time(length, varying):
     A, B, C, D = (rng.normal(size=lead + s) for s in ((3, 3), (3, 2), (4, 3), (4, 2)))
     A = 0.4 * A
     u, x0 = rng.normal(size=(length, 2)), rng.normal(size=3)
-    kind = TimeVaryingStateSpace if varying else StateSpace
-    outputs, states = simulate(
-        kind(*map(jnp.asarray, (A, B, C, D))), jnp.asarray(u), jnp.asarray(x0)
-    )
+    system = StateSpace(*map(jnp.asarray, (A, B, C, D)))
+    outputs, states = simulate(system, jnp.asarray(u), jnp.asarray(x0))
     x, expected = x0, ([], [])
     for t in range(length):
         a, b, c, d = (m[t] if varying else m for m in (A, B, C, D))

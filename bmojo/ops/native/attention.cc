@@ -57,7 +57,7 @@ template <typename T>
 class Stretch {
  public:
   Stretch(const Call<T>& call, int64_t b, int64_t g, int64_t begin, int64_t end)
-      : call_(call), b_(b), g_(g), begin_(begin), end_(end), width_(padded<T>(call.width)) {
+      : call_(call), b_(b), g_(g), begin_(begin), end_(end), width_(whole<T>(call.width)) {
     first_ = std::numeric_limits<int64_t>::max();
     int64_t last = std::numeric_limits<int64_t>::min();
     for (int64_t t = begin; t < end; ++t) {
@@ -240,7 +240,7 @@ class Stretch {
     for (int64_t tile = begin / kKeys; begin < end && tile * kKeys < end; ++tile) {
       const int64_t base = tile * kKeys;
       const int from = static_cast<int>(std::max<int64_t>(0, begin - base)) / kLanes<T> * kLanes<T>;
-      const int to = static_cast<int>(padded<T>(std::min<int64_t>(kKeys, end - base)));
+      const int to = static_cast<int>(whole<T>(std::min<int64_t>(kKeys, end - base)));
       const bool masked = base + from < all_from || base + to > all_to;
       score(block_, keys, tile, from, to, masked, tokens, [&](int64_t i, T* scores) {
         const int64_t a = std::clamp<int64_t>(low[i] - base, from, to);
@@ -255,7 +255,7 @@ class Stretch {
     const int32_t* distance = call_.distance + (b_ * call_.chunks + chunk) * call_.slots;
     for (int64_t base = 0; base < call_.slots; base += kKeys) {
       const int64_t here = std::min<int64_t>(kKeys, call_.slots - base);
-      const int to = static_cast<int>(padded<T>(here));
+      const int to = static_cast<int>(whole<T>(here));
       score(block_, slots, base / kKeys, 0, to, true, tokens, [&](int64_t i, T* scores) {
         const int64_t most = std::min<int64_t>(call_.segment_pos[b_ * call_.length + t + i], call_.far - 1);
         for (int64_t m = 0; m < here; ++m) {
@@ -323,12 +323,14 @@ void backward(ffi::ThreadPool& pool, const Call<T>& call, const Saved<T>& saved,
 
 }  // namespace
 
+// The operands of every kernel, as in attention.py.
+#define BMOJO_OPERANDS                                                                       \
+  In<type> q, In<type> k, In<type> v, In<type> tail_k, In<type> tail_v, In<type> slot_k,     \
+      In<type> slot_v, In<ffi::S32> distance, In<ffi::S32> segment_pos, In<ffi::S32> offset, \
+      In<ffi::S32> position
+
 template <ffi::DataType type>
-Call<ffi::NativeType<type>> read_call(In<type> q, In<type> k, In<type> v, In<type> tail_k,
-                                      In<type> tail_v, In<type> slot_k, In<type> slot_v,
-                                      In<ffi::S32> distance, In<ffi::S32> segment_pos,
-                                      In<ffi::S32> offset, In<ffi::S32> position, int64_t window,
-                                      int64_t near, int64_t far) {
+Call<ffi::NativeType<type>> read_call(int64_t window, int64_t near, int64_t far, BMOJO_OPERANDS) {
   const auto size = q.dimensions(), k_size = k.dimensions(), slot_size = slot_k.dimensions();
   return {size[0], size[1], size[2], size[3], k_size[1], k_size[2], tail_k.dimensions()[1],
           slot_size[1], slot_size[2], window, near, far, q.typed_data(), k.typed_data(),
@@ -338,26 +340,22 @@ Call<ffi::NativeType<type>> read_call(In<type> q, In<type> k, In<type> v, In<typ
 }
 
 template <ffi::DataType type>
-ffi::Error Attend(ffi::ThreadPool pool, In<type> q, In<type> k, In<type> v, In<type> tail_k,
-                  In<type> tail_v, In<type> slot_k, In<type> slot_v, In<ffi::S32> distance,
-                  In<ffi::S32> segment_pos, In<ffi::S32> offset, In<ffi::S32> position, Out<type> out,
-                  Out<type> lse, int64_t window, int64_t near, int64_t far) {
-  const auto call = read_call<type>(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, segment_pos, offset,
-                                    position, window, near, far);
+ffi::Error Attend(ffi::ThreadPool pool, int64_t window, int64_t near, int64_t far, BMOJO_OPERANDS,
+                  Out<type> out, Out<type> lse) {
+  const auto call = read_call<type>(window, near, far, q, k, v, tail_k, tail_v, slot_k, slot_v,
+                                    distance, segment_pos, offset, position);
   forward(pool, call, out->typed_data(), lse->typed_data());
   return ffi::Error::Success();
 }
 
 template <ffi::DataType type>
-ffi::Error AttendBack(ffi::ThreadPool pool, In<type> q, In<type> k, In<type> v, In<type> tail_k,
-                      In<type> tail_v, In<type> slot_k, In<type> slot_v, In<ffi::S32> distance,
-                      In<ffi::S32> segment_pos, In<ffi::S32> offset, In<ffi::S32> position, In<type> out,
-                      In<type> lse, In<type> d_out, Out<type> dq, Out<type> dk, Out<type> dv,
-                      Out<type> d_tail_k, Out<type> d_tail_v, Out<type> d_slot_k,
-                      Out<type> d_slot_v, int64_t window, int64_t near, int64_t far) {
+ffi::Error AttendBack(ffi::ThreadPool pool, int64_t window, int64_t near, int64_t far,
+                      BMOJO_OPERANDS, In<type> out, In<type> lse, In<type> d_out, Out<type> dq,
+                      Out<type> dk, Out<type> dv, Out<type> d_tail_k, Out<type> d_tail_v,
+                      Out<type> d_slot_k, Out<type> d_slot_v) {
   using T = ffi::NativeType<type>;
-  const auto call = read_call<type>(q, k, v, tail_k, tail_v, slot_k, slot_v, distance, segment_pos, offset,
-                                    position, window, near, far);
+  const auto call = read_call<type>(window, near, far, q, k, v, tail_k, tail_v, slot_k, slot_v,
+                                    distance, segment_pos, offset, position);
   for (auto* zero : {&dk, &dv, &d_tail_k, &d_tail_v, &d_slot_k, &d_slot_v})
     std::fill_n((*zero)->typed_data(), (*zero)->element_count(), T(0));
   backward<T>(pool, call, {out.typed_data(), lse.typed_data(), d_out.typed_data()},
@@ -368,48 +366,16 @@ ffi::Error AttendBack(ffi::ThreadPool pool, In<type> q, In<type> k, In<type> v, 
 
 template <ffi::DataType type>
 auto operands() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Arg<In<ffi::S32>>()
-      .template Arg<In<ffi::S32>>()
-      .template Arg<In<ffi::S32>>()
-      .template Arg<In<ffi::S32>>();
+  return takes<4, ffi::S32>(takes<7, type>(
+      ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("window").Attr<int64_t>("near")
+          .Attr<int64_t>("far")));
 }
 
 template <ffi::DataType type>
-auto attend_binding() {
-  return operands<type>()
-      .template Ret<In<type>>()
-      .template Ret<In<type>>()
-      .template Attr<int64_t>("window")
-      .template Attr<int64_t>("near")
-      .template Attr<int64_t>("far");
-}
+auto attend_binding() { return gives<2, type>(operands<type>()); }
 
 template <ffi::DataType type>
-auto attend_back_binding() {
-  return operands<type>()
-      .template Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Arg<In<type>>()
-      .template Ret<In<type>>()
-      .template Ret<In<type>>()
-      .template Ret<In<type>>()
-      .template Ret<In<type>>()
-      .template Ret<In<type>>()
-      .template Ret<In<type>>()
-      .template Ret<In<type>>()
-      .template Attr<int64_t>("window")
-      .template Attr<int64_t>("near")
-      .template Attr<int64_t>("far");
-}
+auto attend_back_binding() { return gives<7, type>(takes<3, type>(operands<type>())); }
 
 BMOJO_HANDLER(attend_float32, Attend<ffi::F32>, attend_binding<ffi::F32>());
 BMOJO_HANDLER(attend_float64, Attend<ffi::F64>, attend_binding<ffi::F64>());

@@ -8,18 +8,12 @@
 #include <limits>
 
 #include "exp2.h"
-#include "gemm.h"
-#include "simd.h"
+#include "matrix.h"
 
 namespace bmojo {
 
 inline constexpr int kKeys = 64;     // keys of a tile
 inline constexpr int kQueries = 64;  // rows of a block, at most: queries times heads of a group
-
-template <typename T>
-inline int64_t padded(int64_t width) {
-  return (width + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-}
 
 // Keys and values in tiles of kKeys, zeros behind the last one. All rows are `width` long, a
 // multiple of the lanes. Parts that a pass does not need are null.

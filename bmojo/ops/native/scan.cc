@@ -9,7 +9,6 @@
 
 #include "exp2.h"
 #include "handler.h"
-#include "lanes.h"
 #include "scratch.h"
 
 namespace bmojo {
@@ -19,7 +18,7 @@ constexpr int kAcross = 2;  // vectors of a block
 
 template <typename T>
 constexpr int kWidth = kAcross * kLanes<T>;  // channels of a block
-static_assert(32 % kWidth<float> == 0 && 32 % kWidth<double> == 0, "scan.py: WIDTH");
+static_assert(32 % kWidth<float> == 0 && 32 % kWidth<double> == 0, "scan.py: fill");
 
 struct Sizes {
   int64_t rows, length, channels, states, chunk, chunks;
@@ -314,11 +313,6 @@ Sizes sizes(const Buffer& x, const Buffer& A, int64_t chunk, int64_t places) {
   return {d[0], d[1], d[2], A.dimensions()[1], chunk, (d[1] + chunk - 1) / chunk, places};
 }
 
-template <typename Flags>
-const bool* flags(const Flags& start) {
-  return start.element_count() ? start.typed_data() : nullptr;
-}
-
 template <ffi::DataType type>
 ffi::Error forward(ffi::ThreadPool pool, int64_t chunk, In<type> x, In<type> dt, In<type> A,
                    In<type> B, In<type> C, In<ffi::PRED> start, In<type> state, Out<type> y,
@@ -356,21 +350,7 @@ ffi::Error backward(ffi::ThreadPool pool, int64_t chunk, In<type> x, In<type> dt
 
 // x, dt (B, L, E); A (E, N); B, C (B, L, N); start (B, L) or (B, 0); state (B, E, N);
 // y (B, L, E); the last state (B, E, N); those before each chunk (B, chunks or 0, N, E filled up).
-template <ffi::DataType type>
-auto forward_binding() {
-  return gives<3, type>(takes<1, type>(takes<1, ffi::PRED>(
-      takes<5, type>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("chunk")))));
-}
-
-// The same with the states before each chunk, dy and the last state's derivative in place of the
-// state; the derivatives by x, dt, A (B, E, N), B and C (groups, B, L, N) and the state, to be
-// added up over the axes in front that A, B and C lack.
-template <ffi::DataType type>
-auto backward_binding() {
-  return gives<6, type>(takes<3, type>(takes<1, ffi::PRED>(
-      takes<5, type>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("chunk")))));
-}
-
+// Derivatives by A (B, E, N), by B and C (groups, B, L, N).
 }  // namespace
 }  // namespace bmojo
 

@@ -207,11 +207,6 @@ Sizes sizes(const Buffer& x, const Buffer& B, int64_t chunk, int64_t places) {
           whole<T>(d[3]), whole<T>(states), whole<T>(chunk)};
 }
 
-template <typename Flags>
-const bool* flags(const Flags& start) {
-  return start.element_count() ? start.typed_data() : nullptr;
-}
-
 template <ffi::DataType type>
 ffi::Error forward(ffi::ThreadPool pool, int64_t chunk, In<type> x, In<type> dt, In<type> A,
                    In<type> B, In<type> C, In<ffi::PRED> start, In<type> state, Out<type> y,
@@ -252,21 +247,7 @@ ffi::Error backward(ffi::ThreadPool pool, int64_t chunk, In<type> x, In<type> dt
 
 // x (B, L, H, P); dt (B, L, H); A (H); B, C (B, L, N); start (B, L) or (B, 0); state (B, H, P, N);
 // y (B, L, H, P); the last state; those before each chunk (B, H, chunks or 0, N, P filled up).
-template <ffi::DataType type>
-auto forward_binding() {
-  return gives<3, type>(takes<1, type>(takes<1, ffi::PRED>(
-      takes<5, type>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("chunk")))));
-}
-
-// The same with the states before each chunk, dy and the last state's derivative in place of the
-// state; the derivatives by x, dt, A (B, H), B and C (groups, B, L, N) and the state, to be added
-// up over the axes in front that A, B and C lack.
-template <ffi::DataType type>
-auto backward_binding() {
-  return gives<6, type>(takes<3, type>(takes<1, ffi::PRED>(
-      takes<5, type>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Attr<int64_t>("chunk")))));
-}
-
+// Derivatives by A (B, H), by B and C (groups, B, L, N).
 }  // namespace
 }  // namespace bmojo
 

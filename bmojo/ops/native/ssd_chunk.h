@@ -6,7 +6,6 @@
 #include <limits>
 
 #include "exp2.h"
-#include "gemm.h"
 #include "matrix.h"
 #include "scratch.h"
 

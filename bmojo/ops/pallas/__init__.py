@@ -1,16 +1,5 @@
 """Kernels for TPUs and GPUs, written in Pallas: the selective scan and the memory attention.
 
-========================== =====================================================================
-module                     what is in it
-========================== =====================================================================
-:mod:`.scan`               the selective scan: layout, tiles, derivative
-:mod:`.scan_tpu`           its kernels for TPUs (Mosaic)
-:mod:`.scan_gpu`           its kernels for GPUs (Triton)
-:mod:`.attention_kernels`  its kernels, for both
-:mod:`.causal`             full attention, by kernels that JAX maintains
-:mod:`.targets`            which of the two a call is for, and the memory that it may take
-========================== =====================================================================
-
 Status: interpreted and lowered for TPU (to Mosaic) and for GPU (to Triton); has not run on a
 device, and neither compiler's later stages have seen it. Speed and the sizes of the tiles are
 therefore unmeasured guesses.

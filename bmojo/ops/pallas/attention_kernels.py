@@ -15,7 +15,7 @@ query comes as a column in the former, as a row in the latter.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 
 from bmojo.ops.masks import visible
-from bmojo.ops.pallas.targets import Target, tiled_bytes
+from bmojo.ops.pallas.targets import Target, like, tiled_bytes
 from bmojo.types import Array, at_least_float32
 
 Ref = Any
@@ -35,31 +35,18 @@ Index = tuple[Array | int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Sizes and masks, known before anything is computed.
-
-    Attributes:
-      target: the device.
-      window: W.
-      chunk: rows that hold a chunk of W tokens, a multiple of ``block``.
-      block: queries, and tokens, of a block.
-      chunks: C, of the queries; the keys have one more in front.
-      filled: blocks of queries from the first on; the rest of the last chunk is empty.
-      slots: M with what fills it up to a multiple of ``slot_block``; 0: none.
-      slot_block: slots of a block.
-      near: the nearest distance at which a slot is seen.
-      far: the first distance that is too far for a slot; None: none is.
-    """
+    """Sizes and masks, known before anything is computed."""
 
     target: Target
-    window: int
-    chunk: int
-    block: int
-    chunks: int
-    filled: int
-    slots: int
-    slot_block: int
-    near: int
-    far: int | None
+    window: int  # W
+    chunk: int  # rows that hold a chunk of W tokens, a multiple of ``block``
+    block: int  # queries, and tokens, of a block
+    chunks: int  # C, of the queries; the keys have one more in front
+    filled: int  # blocks of queries from the first on; the rest of the last chunk is empty
+    slots: int  # M filled up to a multiple of ``slot_block``; 0: none
+    slot_block: int  # slots of a block
+    near: int  # the nearest distance at which a slot is seen
+    far: int | None  # the first distance that is too far for a slot; None: none is
 
     @property
     def blocks(self) -> int:
@@ -89,88 +76,49 @@ class Geometry:
         return visible(query + distance, segment_pos, window=self.far, beyond=self.near)
 
 
-def forward(
-    g: Geometry,
-    q: Array,
-    k: Array,
-    v: Array,
-    slot_k: Array | None,
-    slot_v: Array | None,
-    distance: Array | None,
-    segment_pos: Array,
-) -> tuple[Array, Array]:
-    """Outputs and log-sum-exp of scores; rows of empty blocks are not written.
+class Operands(NamedTuple):
+    """Arrays of a call, laid out for the kernels; None where there are no slots."""
 
-    Args:
-      g: the geometry.
-      q: queries (B, H, C chunk, P), already divided by sqrt(P).
-      k: keys (B, G, (C + 1) chunk, P), those before the call in front.
-      v: their values.
-      slot_k: keys of slots (B, G, C M, P); None: none.
-      slot_v: their values.
-      distance: of slots (B, C, M).
-      segment_pos: of queries (B, C chunk), -1 for rows that are none.
+    q: Array  # (B, H, C chunk, P), already divided by sqrt(P)
+    k: Array  # (B, G, (C + 1) chunk, P), those before the call in front
+    v: Array
+    slot_k: Array | None  # (B, G, C M, P)
+    slot_v: Array | None
+    distance: Array | None  # of slots (B, C, M)
+    segment_pos: Array  # of queries (B, C chunk), -1 for rows that are none
 
-    Returns:
-      outputs (B, H, C chunk, P) in the dtype of ``v`` and log-sum-exp (B, H, C chunk).
+
+def forward(g: Geometry, of: Operands) -> tuple[Array, Array]:
+    """Outputs (B, H, C chunk, P) in the dtype of ``v`` and log-sum-exp of scores (B, H, C chunk).
+
+    Rows of empty blocks are not written.
     """
-    at = _Specs(g, q, k)
-    operands, specs = _seen(g, at, k, v, slot_k, slot_v, distance)
+    q, v, segment_pos = of.q, of.v, of.segment_pos
+    at = _Specs(g, q, of.k)
+    operands, specs = _seen(g, at, of)
     wide = at_least_float32(q.dtype)
-    out, lse = _call(
-        functools.partial(_forward, g),
-        g,
-        at,
-        g.filled,
-        [at.queries, at.segment_positions, *specs],
-        [at.queries, at.columns],
-        [_shape(q, v.dtype), jax.ShapeDtypeStruct((*q.shape[:3], 1), wide)],
-        "memory_attention",
-    )(q, segment_pos[..., None], *operands)
+    inputs, outputs = [at.queries, at.segment_positions, *specs], [at.queries, at.columns]
+    made = [jax.ShapeDtypeStruct(q.shape, v.dtype), jax.ShapeDtypeStruct((*q.shape[:3], 1), wide)]
+    run = _call(_forward, at, g.filled, inputs, outputs, made)
+    out, lse = run(q, segment_pos[..., None], *operands)
     return out, lse[..., 0]
 
 
 def backward(
-    g: Geometry,
-    q: Array,
-    k: Array,
-    v: Array,
-    slot_k: Array | None,
-    slot_v: Array | None,
-    distance: Array | None,
-    segment_pos: Array,
-    lse: Array,
-    delta: Array,
-    d_out: Array,
+    g: Geometry, of: Operands, lse: Array, delta: Array, d_out: Array
 ) -> tuple[Array, Array, Array, Array | None, Array | None]:
     """Gradients with respect to q, k, v and slots.
 
-    Args:
-      g: the geometry.
-      q: as in :func:`forward`, like the following.
-      k: keys.
-      v: values.
-      slot_k: keys of slots.
-      slot_v: values of slots.
-      distance: of slots.
-      segment_pos: of queries.
-      lse: log-sum-exp of their scores, finite in every row.
-      delta: output times its gradient, summed over channels (B, H, C chunk).
-      d_out: gradient of the output, 0 in rows that are no queries.
+    ``lse`` must be finite in every row, ``delta`` (B, H, C chunk) is the output times its gradient,
+    summed over channels, and ``d_out`` 0 in rows that are no queries.
     """
+    q, k, v, slot_k, slot_v, distance, segment_pos = of
     at = _Specs(g, q, k)
-    operands, specs = _seen(g, at, k, v, slot_k, slot_v, distance)
+    operands, specs = _seen(g, at, of)
     wide = at_least_float32(q.dtype)
-    (dq,) = _call(
-        functools.partial(_d_queries, g),
-        g,
-        at,
-        g.filled,
-        [at.queries, at.segment_positions, at.queries, at.columns, at.columns, *specs],
-        [at.queries],
-        [_shape(q, q.dtype)],
-        "memory_attention_dq",
-    )(q, segment_pos[..., None], d_out, lse[..., None], delta[..., None], *operands)
+    inputs = [at.queries, at.segment_positions, at.queries, at.columns, at.columns, *specs]
+    run = _call(_d_queries, at, g.filled, inputs, [at.queries], [like(q)])
+    (dq,) = run(q, segment_pos[..., None], d_out, lse[..., None], delta[..., None], *operands)
     dq = dq.at[:, :, g.filled * g.block :].set(0)
 
     def rows(x: Array) -> Array:
@@ -178,38 +126,19 @@ def backward(
 
     of_queries = (q, d_out, rows(lse), rows(delta), rows(segment_pos))
     # One sum for each query head; those of a group are added up after.
-    shape = (*q.shape[:2], k.shape[2], q.shape[3])
-    dk, dv = _call(
-        functools.partial(_d_tokens, g),
-        g,
-        at,
-        (g.chunks + 1) * g.blocks,
-        [at.tokens, at.tokens, *at.chunk_of_queries(_own), *at.chunk_of_queries(_next)],
-        [at.d_tokens, at.d_tokens],
-        [jax.ShapeDtypeStruct(shape, wide)] * 2,
-        "memory_attention_dkv",
-    )(k, v, *of_queries, *of_queries)
+    made = [jax.ShapeDtypeStruct((*q.shape[:2], k.shape[2], q.shape[3]), wide)] * 2
+    inputs = [at.tokens, at.tokens, *at.chunk_of_queries(_own), *at.chunk_of_queries(_next)]
+    run = _call(_d_tokens, at, (g.chunks + 1) * g.blocks, inputs, [at.queries] * 2, made)
+    dk, dv = run(k, v, *of_queries, *of_queries)
     if slot_k is None or slot_v is None or distance is None:
         return dq, at.of_groups(dk, k), at.of_groups(dv, v), None, None
 
-    shape = (*q.shape[:2], slot_k.shape[2], q.shape[3])
-    dsk, dsv = _call(
-        functools.partial(_d_slots, g),
-        g,
-        at,
-        g.chunks,
-        [at.slots(1), at.slots(1), at.slot_column, *at.chunk_of_queries(lambda g, i: i)],
-        [at.d_slots, at.d_slots],
-        [jax.ShapeDtypeStruct(shape, wide)] * 2,
-        "memory_attention_dslots",
-    )(slot_k, slot_v, distance[..., None], *of_queries)
-    return (
-        dq,
-        at.of_groups(dk, k),
-        at.of_groups(dv, v),
-        at.of_groups(dsk, slot_k),
-        at.of_groups(dsv, slot_v),
-    )
+    made = [jax.ShapeDtypeStruct((*q.shape[:2], slot_k.shape[2], q.shape[3]), wide)] * 2
+    inputs = [at.slots(1), at.slots(1), at.slot_column, *at.chunk_of_queries(lambda g, i: i)]
+    run = _call(_d_slots, at, g.chunks, inputs, [at.d_slots] * 2, made)
+    dsk, dsv = run(slot_k, slot_v, distance[..., None], *of_queries)
+    sums = zip((dk, dv, dsk, dsv), (k, v, slot_k, slot_v), strict=True)
+    return dq, *(at.of_groups(*pair) for pair in sums)
 
 
 def _div(n: Array, by: int) -> Array:
@@ -218,10 +147,6 @@ def _div(n: Array, by: int) -> Array:
 
 def _rem(n: Array, by: int) -> Array:
     return jax.lax.rem(n, np.int32(by))
-
-
-def _shape(x: Array, dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, dtype)
 
 
 def _own(g: Geometry, i: Array) -> Array:
@@ -241,113 +166,79 @@ class _Specs:
         self.rows, self.heads, _, self.width = q.shape
         self.group = self.heads // k.shape[1]
         self.g = g
-        block = (None, None, g.block, self.width)
-        self.queries = pl.BlockSpec(block, lambda n, i: (*self.head(n), i, 0))
-        self.columns = pl.BlockSpec((None, None, g.block, 1), lambda n, i: (*self.head(n), i, 0))
-        self.segment_positions = pl.BlockSpec((None, g.block, 1), lambda n, i: (self.row(n), i, 0))
-        self.tokens = pl.BlockSpec(block, lambda n, i: (*self.kv_head(n), i, 0))
-        self.d_tokens = pl.BlockSpec(block, lambda n, i: (*self.head(n), i, 0))
-        self.slot_column = pl.BlockSpec(
-            (None, None, g.slots, 1), lambda n, i: (self.row(n), i, 0, 0)
-        )
-        self.d_slots = pl.BlockSpec(
-            (None, None, g.slots, self.width), lambda n, i: (*self.head(n), i, 0)
-        )
+        self.queries = self.spec(self.head, g.block, self.width)
+        self.columns = self.spec(self.head, g.block, 1)
+        self.segment_positions = self.spec(self.row, g.block, 1)
+        self.tokens = self.spec(self.kv_head, g.block, self.width)
+        self.slot_column = self.spec(self.row, None, g.slots, 1)
+        self.slot_row = self.spec(self.row, None, 1, g.slots, at=lambda i: _div(i, g.blocks))
+        self.d_slots = self.spec(self.head, g.slots, self.width)
 
-    def row(self, n: Array) -> Array:
-        return _div(n, self.heads)
+    def spec(
+        self, owner: Callable[[Array], Index], *shape: int | None, at: Any = lambda i: i
+    ) -> pl.BlockSpec:
+        """The block ``at(number)`` of the arrays of a program's row or head."""
 
-    def head(self, n: Array) -> tuple[Array, Array]:
-        return self.row(n), _rem(n, self.heads)
+        def index(n: Array, i: Array) -> Index:
+            return *owner(n), at(i), *(0,) * (len(shape) - 1)
 
-    def kv_head(self, n: Array) -> tuple[Array, Array]:
-        row, head = self.head(n)
-        return row, _div(head, self.group)
+        return pl.BlockSpec(((None,) if owner == self.row else (None, None)) + shape, index)
+
+    def row(self, n: Array) -> Index:
+        return (_div(n, self.heads),)
+
+    def head(self, n: Array) -> Index:
+        return *self.row(n), _rem(n, self.heads)
+
+    def kv_head(self, n: Array) -> Index:
+        return *self.row(n), _div(_rem(n, self.heads), self.group)
 
     def chunk_of_keys(self, ahead: int) -> pl.BlockSpec:
         """The chunk before a block of queries, or ``ahead`` chunks later."""
-
-        def index(n: Array, i: Array) -> Index:
-            return *self.kv_head(n), _div(i, self.g.blocks) + ahead, 0
-
-        return pl.BlockSpec((None, None, self.g.chunk, self.width), index)
+        chunk, blocks = self.g.chunk, self.g.blocks
+        return self.spec(self.kv_head, chunk, self.width, at=lambda i: _div(i, blocks) + ahead)
 
     def slots(self, programs: int) -> pl.BlockSpec:
         """The slots of a chunk that so many programs share."""
-
-        def index(n: Array, i: Array) -> Index:
-            return *self.kv_head(n), _div(i, programs), 0
-
-        return pl.BlockSpec((None, None, self.g.slots, self.width), index)
-
-    def slot_row(self) -> pl.BlockSpec:
-        def index(n: Array, i: Array) -> Index:
-            return self.row(n), _div(i, self.g.blocks), 0, 0
-
-        return pl.BlockSpec((None, None, 1, self.g.slots), index)
+        return self.spec(self.kv_head, self.g.slots, self.width, at=lambda i: _div(i, programs))
 
     def chunk_of_queries(self, which: Callable[[Geometry, Array], Array]) -> Specs:
         """Queries, output gradients, log-sum-exp, delta and segment_positions of a chunk."""
-        g = self.g
+        g, at = self.g, functools.partial(which, self.g)
+        many = self.spec(self.head, g.chunk, self.width, at=at)
+        one = self.spec(self.head, None, g.blocks, 1, g.block, at=at)
+        return [many, many, one, one, self.spec(self.row, None, g.blocks, 1, g.block, at=at)]
 
-        def number(n: Array, i: Array) -> Index:
-            return *self.head(n), which(g, i), 0, 0, 0
-
-        def of_row(n: Array, i: Array) -> Index:
-            return self.row(n), which(g, i), 0, 0, 0
-
-        many = pl.BlockSpec(
-            (None, None, g.chunk, self.width), lambda n, i: (*self.head(n), which(g, i), 0)
-        )
-        one = pl.BlockSpec((None, None, None, g.blocks, 1, g.block), number)
-        return [many, many, one, one, pl.BlockSpec((None, None, g.blocks, 1, g.block), of_row)]
-
-    def of_groups(self, parts: Array, like: Array) -> Array:
+    def of_groups(self, parts: Array, operand: Array) -> Array:
         """The sums of the query heads of each key-value head."""
         shape = (self.rows, self.heads // self.group, self.group, *parts.shape[2:])
-        return parts.reshape(shape).sum(axis=2).astype(like.dtype)
+        return parts.reshape(shape).sum(axis=2).astype(operand.dtype)
 
 
-def _seen(
-    g: Geometry,
-    at: _Specs,
-    k: Array,
-    v: Array,
-    slot_k: Array | None,
-    slot_v: Array | None,
-    distance: Array | None,
-) -> tuple[list[Array], Specs]:
+def _seen(g: Geometry, at: _Specs, of: Operands) -> tuple[list[Array], Specs]:
     """What a block of queries looks at."""
+    _, k, v, slot_k, slot_v, distance, _ = of
     before, own = at.chunk_of_keys(0), at.chunk_of_keys(1)
     operands, specs = [k, v, k, v], [before, before, own, own]
     if slot_k is not None and slot_v is not None and distance is not None:
         operands += [slot_k, slot_v, distance[:, :, None]]
-        specs += [at.slots(g.blocks), at.slots(g.blocks), at.slot_row()]
+        specs += [at.slots(g.blocks), at.slots(g.blocks), at.slot_row]
     return operands, specs
 
 
-def _call(
-    kernel: Callable[..., None],
-    g: Geometry,
-    at: _Specs,
-    number: int,
-    in_specs: Specs,
-    out_specs: Specs,
-    out_shape: Sequence[jax.ShapeDtypeStruct],
-    name: str,
-) -> Callable[..., list[Array]]:
+def _call(kernel: Any, at: _Specs, number: int, inputs: Specs, outputs: Specs, made: list) -> Any:
     parameters: Any = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"))
-    if g.target.device == "gpu":
+    if at.g.target.device == "gpu":
         parameters = triton.CompilerParams(num_warps=4, num_stages=2)
     return pl.pallas_call(
-        kernel,
+        functools.partial(kernel, at.g),
         grid=(at.rows * at.heads, number),
-        in_specs=in_specs,
-        out_specs=out_specs,
-        out_shape=out_shape,
+        in_specs=inputs,
+        out_specs=outputs,
+        out_shape=made,
         compiler_params=parameters,
-        interpret=g.target.interpret,
-        name=name,
+        interpret=at.g.target.interpret,
+        name=f"memory_attention{kernel.__name__}",
     )
 
 
@@ -437,11 +328,7 @@ def _d_queries(g: Geometry, *refs: Ref) -> None:
 
 
 def _gather(
-    k: Array,
-    v: Array,
-    seen: Callable[[Array, Array], Array],
-    refs: Sequence[Ref],
-    block: int,
+    k: Array, v: Array, seen: Callable[[Array, Array], Array], refs: Sequence[Ref], block: int
 ) -> Callable[[Array, tuple[Array, Array]], tuple[Array, Array]]:
     """The step that adds to the gradients of keys and values what a block of queries gives.
 

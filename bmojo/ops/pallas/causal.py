@@ -11,7 +11,7 @@ from jax.experimental.pallas.ops.gpu import attention as gpu
 from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 
 from bmojo.ops.pallas.targets import LANES, Target, here, pad, round_up
-from bmojo.types import Array, DType, Float, Int
+from bmojo.types import Array, DType, Float
 
 BLOCK = 128
 """What both kernels want the number of tokens to be a multiple of."""
@@ -29,22 +29,11 @@ def unfit(width: int, dtype: DType, target: Target | None = None) -> str | None:
     return None
 
 
-def causal_attention(
-    q: Float[Array, "B L H P"],
-    k: Float[Array, "B L G P"],
-    v: Float[Array, "B L G P"],
-    segment_pos: Int[Array, "B L"],
-    target: Target | None = None,
-) -> Float[Array, "B L H P"]:
+def causal_attention(q, k, v, segment_pos, target: Target | None = None) -> Float[Array, "B L H P"]:
     """:func:`bmojo.ops.memory_attention.causal_attention` of a call that no tokens precede.
 
-    Args:
-      q: queries.
-      k: keys of the same tokens.
-      v: values of the same tokens.
-      segment_pos: tokens of the same document before each token, all of them in the call.
-      target: the device; None: JAX's default one. The TPU's kernel is interpreted, forward and
-        backward, inside ``jax.experimental.pallas.tpu.force_tpu_interpret_mode`` alone.
+    ``target`` is the device (None: JAX's default one). The TPU's kernel is interpreted, forward and
+    backward, inside ``jax.experimental.pallas.tpu.force_tpu_interpret_mode`` alone.
     """
     target = here() if target is None else target
     length, width = q.shape[1], q.shape[3]

@@ -9,34 +9,18 @@ import jax.numpy as jnp
 
 from bmojo.ops import chunks
 from bmojo.ops.pallas import scan_gpu, scan_tpu
-from bmojo.ops.pallas.targets import (
-    LANES,
-    SUBLANES,
-    VMEM,
-    Target,
-    here,
-    pad,
-    power_of_2,
-    round_up,
-)
-from bmojo.types import Array, Bool, DType, Float
+from bmojo.ops.pallas.targets import LANES, SUBLANES, VMEM, Target, here, pad, power_of_2, round_up
+from bmojo.types import Array, DType
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """What one step of a kernel works on.
-
-    Attributes:
-      target: the device.
-      tokens: of a chunk.
-      channels: of a block.
-      d_state: N, with the states that are added to fill a tile.
-    """
+    """What one step of a kernel works on."""
 
     target: Target
-    tokens: int
-    channels: int
-    d_state: int
+    tokens: int  # of a chunk
+    channels: int  # of a block
+    d_state: int  # N, with the states that are added to fill a tile
 
     @property
     def kernels(self) -> ModuleType:
@@ -98,32 +82,14 @@ def unfit(width: int, d_state: int, dtype: DType, target: Target | None = None) 
 
 
 def scan(
-    x: Float[Array, "B L E"],
-    dt: Float[Array, "B L E"],
-    A: Float[Array, "E N"],
-    B: Float[Array, "B L N"],
-    C: Float[Array, "B L N"],
-    state: Float[Array, "B E N"],
-    start: Bool[Array, "B L"] | None,
-    chunk_size: int | None = None,
-    target: Target | None = None,
-) -> tuple[Float[Array, "B L E"], Float[Array, "B E N"]]:
+    x, dt, A, B, C, state, start, chunk_size=None, target: Target | None = None
+) -> tuple[Array, Array]:
     """The scan of :func:`bmojo.ops.recurrence.selective_scan`.
 
     The state stays on the chip; what is written besides the outputs is the state before each
     chunk, for the backward pass, which computes those within a chunk again. Time is filled up
     with tokens of dt = 0 and channels and states with zeros; neither changes anything.
-
-    Args:
-      x: inputs.
-      dt: step sizes.
-      A: transition.
-      B: input map.
-      C: output map.
-      state: before the first token.
-      start: where documents start.
-      chunk_size: the most tokens between two states kept; see :func:`tiles`.
-      target: the device; None: JAX's default one.
+    ``target`` is the device (None: JAX's default one); for ``chunk_size`` see :func:`tiles`.
 
     Raises:
       ValueError: the sizes fit no tile, or the operands are float64 on a device.
@@ -153,11 +119,8 @@ def scan(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(
-    plan: Tiles, x: Array, dt: Array, A: Array, B: Array, C: Array, keep: Array | None, h: Array
-) -> tuple[Array, Array]:
-    y, h, _ = _run(plan, x, dt, A, B, C, keep, h, save=False)
-    return y, h
+def _scan(plan, x, dt, A, B, C, keep, h):
+    return _run(plan, x, dt, A, B, C, keep, h, save=False)[:2]
 
 
 def _run(plan: Tiles, *operands: Array | None, save: bool) -> tuple[Array, Array, Array | None]:

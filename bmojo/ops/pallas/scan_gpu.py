@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from bmojo.ops.pallas.targets import like
 from bmojo.types import Array
 
 Ref = Any
@@ -30,24 +31,14 @@ def warps(channels: int, d_state: int) -> int:
 
 
 def forward(
-    tokens: int,
-    channels: int,
-    interpret: bool,
-    x: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    keep: Array | None,
-    h: Array,
-    save: bool,
+    tokens: int, channels: int, interpret: bool, x, dt, A, B, C, keep, h, save: bool
 ) -> tuple[Array, Array, Array | None]:
     """See :func:`bmojo.ops.pallas.scan_tpu.forward`; N and ``channels`` are powers of two."""
     rows, length, width = x.shape
     d_state, count = A.shape[0], length // tokens
     at = _Specs(length, count, channels, d_state)
     starts = [] if keep is None else [keep]
-    out_specs, out_shape = [at.time, at.row], [_like(x), _like(h)]
+    out_specs, out_shape = [at.time, at.row], [like(x), like(h)]
     if save:
         out_specs.append(at.bound)
         out_shape.append(jax.ShapeDtypeStruct((rows, count, d_state, width), x.dtype))
@@ -65,19 +56,8 @@ def forward(
 
 
 def backward(
-    tokens: int,
-    channels: int,
-    interpret: bool,
-    x: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    keep: Array | None,
-    bounds: Array,
-    dy: Array,
-    g: Array,
-) -> tuple[Array, Array, Array, Array, Array, Array]:
+    tokens: int, channels: int, interpret: bool, x, dt, A, B, C, keep, bounds, dy, g
+) -> tuple[Array, ...]:
     """See :func:`bmojo.ops.pallas.scan_tpu.backward`."""
     rows, length, width = x.shape
     d_state, count, parts = A.shape[0], length // tokens, width // channels
@@ -90,7 +70,7 @@ def backward(
         in_specs=[at.time, at.time, at.time, at.fixed, at.row, at.bound, at.token, at.token]
         + [at.flag] * len(starts),
         out_specs=[at.time, at.time, at.row, at.row, at.shared, at.shared],
-        out_shape=[_like(x), _like(x), _like(g), _like(g), shared, shared],
+        out_shape=[like(x), like(x), like(g), like(g), shared, shared],
         compiler_params=triton.CompilerParams(num_warps=warps(channels, d_state), num_stages=1),
         interpret=interpret,
         name="selective_scan_backward",
@@ -110,10 +90,6 @@ class _Specs:
         self.token = pl.BlockSpec((None, length, d_state), lambda b, e: (b, 0, 0))
         self.flag = pl.BlockSpec((None, length), lambda b, e: (b, 0))
         self.shared = pl.BlockSpec((None, None, length, d_state), lambda b, e: (b, e, 0, 0))
-
-
-def _like(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _forward(tokens: int, count: int, starts: bool, save: bool, *refs: Ref) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from bmojo.ops.pallas.targets import SUBLANES, tiled_bytes
+from bmojo.ops.pallas.targets import SUBLANES, like, tiled_bytes
 from bmojo.types import Array
 
 Ref = Any
@@ -36,38 +36,19 @@ def vmem_bytes(tokens: int, channels: int, d_state: int) -> int:
 
 
 def forward(
-    tokens: int,
-    channels: int,
-    interpret: bool,
-    x: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    keep: Array | None,
-    h: Array,
-    save: bool,
+    tokens: int, channels: int, interpret: bool, x, dt, A, B, C, keep, h, save: bool
 ) -> tuple[Array, Array, Array | None]:
-    """Outputs, the last state and, if asked for, the state before each chunk.
+    """Outputs, the last state and, with ``save``, the state before each chunk.
 
-    Args:
-      tokens: of a chunk, a multiple of 8.
-      channels: of a block.
-      interpret: whether to interpret the kernel.
-      x: (B, T, E), T a multiple of ``tokens``, E of ``channels``.
-      dt: (B, T, E).
-      A: (N, E).
-      B: (B, T, N).
-      C: (B, T, N).
-      keep: (B, T), 0 where a document starts and 1 elsewhere; None: 1 everywhere.
-      h: (B, N, E).
-      save: whether the states before chunks are wanted.
+    ``x`` and ``dt`` are (B, T, E), T a multiple of ``tokens``, those of a chunk, and of 8, and E of
+    ``channels``, those of a block; A is (N, E), B and C (B, T, N), h (B, N, E); ``keep`` (B, T) is
+    0 where a document starts and 1 elsewhere (None: 1 everywhere).
     """
     rows, length, width = x.shape
     d_state, count = A.shape[0], length // tokens
     at = _Specs(tokens, channels, d_state, lambda c: c)
     across = [] if keep is None else [_across(keep[..., None], count, d_state)]
-    out_specs, out_shape = [at.time, at.row], [_like(x), _like(h)]
+    out_specs, out_shape = [at.time, at.row], [like(x), like(h)]
     if save:
         out_specs.append(at.bound)
         out_shape.append(jax.ShapeDtypeStruct((rows, count, d_state, width), x.dtype))
@@ -87,19 +68,8 @@ def forward(
 
 
 def backward(
-    tokens: int,
-    channels: int,
-    interpret: bool,
-    x: Array,
-    dt: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    keep: Array | None,
-    bounds: Array,
-    dy: Array,
-    g: Array,
-) -> tuple[Array, Array, Array, Array, Array, Array]:
+    tokens: int, channels: int, interpret: bool, x, dt, A, B, C, keep, bounds, dy, g
+) -> tuple[Array, ...]:
     """Gradients with respect to x, dt, A, B, C and h, from those of the outputs and last state."""
     rows, length, width = x.shape
     d_state, count, parts = A.shape[0], length // tokens, width // channels
@@ -112,7 +82,7 @@ def backward(
         in_specs=[at.time, at.time, at.time, at.fixed, at.row, at.bound, at.token, at.token]
         + [at.token] * bool(across),
         out_specs=[at.time, at.time, at.row, at.row, at.shared, at.shared],
-        out_shape=[_like(x), _like(x), _like(g), _like(g), shared, shared],
+        out_shape=[like(x), like(x), like(g), like(g), shared, shared],
         scratch_shapes=[
             pltpu.VMEM((tokens, d_state, channels), x.dtype),
             pltpu.VMEM((d_state, channels), x.dtype),
@@ -146,10 +116,6 @@ class _Specs:
 
 def _params() -> pltpu.CompilerParams:
     return pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))
-
-
-def _like(x: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _across(v: Array, count: int, states: int | None = None) -> Array:

@@ -81,3 +81,8 @@ def tiled_bytes(*shape: int, itemsize: int = 4) -> int:
     for size in rest:
         total *= size
     return total
+
+
+def like(x: Array) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an array."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
