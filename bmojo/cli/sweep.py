@@ -15,8 +15,7 @@ from bmojo.errors import UserError, suggestion
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bmojo.sweep.check import Job
-    from bmojo.sweep.plan import Plan
+    from bmojo.sweep.plan import Cell, Plan
 
 CELL_FAILED = 1
 
@@ -62,30 +61,30 @@ def sweep(
     from bmojo.sweep.plan import read
 
     plan = chosen(read(config, overrides or (), out), only or ())
-    jobs = check(plan)
+    cells = check(plan)
     if show:
-        for job in jobs:
-            typer.echo(f"{state(job):<22} {job.cell.command(plan.out)}")
+        for cell in cells:
+            typer.echo(f"{state(cell):<22} {cell.command()}")
         return
-    todo = [job for job in jobs if job.state != "finished"]
+    todo = [cell for cell in cells if cell.state != "finished"]
     console = make_console()
-    line(console, f"{len(jobs)} cells, {len(jobs) - len(todo)} of them finished, in {plan.out}")
+    line(console, f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, in {plan.out}")
     if slurm:
         from bmojo.processes import run_bmojo
         from bmojo.sweep.slurm import submit
 
-        for job, number in submit(todo, plan.out, slurm, run_bmojo):
-            line(console, f"{job.cell.name}: job {number}")
+        for cell, number in submit(todo, plan.out, slurm, run_bmojo):
+            line(console, f"{cell.name}: job {number}")
         return
     check_data(todo)
-    raise typer.Exit(run_here(jobs, todo, plan.out, workers, console))
+    raise typer.Exit(run_here(cells, todo, workers, console))
 
 
 def chosen(plan: "Plan", patterns: Sequence[str]) -> "Plan":
     """A plan with only the cells that a pattern fits, with or without their seed."""
     kept = [] if patterns else list(plan.cells)
     for pattern in patterns:
-        names = [(cell, cell.name.removesuffix(f"-seed{cell.seed}")) for cell in plan.cells]
+        names = [(cell, cell.unseeded) for cell in plan.cells]
         fits = [c for c, n in names if fnmatchcase(c.name, pattern) or fnmatchcase(n, pattern)]
         if not fits:
             near = suggestion(pattern, [name for _, name in names])
@@ -94,17 +93,17 @@ def chosen(plan: "Plan", patterns: Sequence[str]) -> "Plan":
     return dataclasses.replace(plan, cells=tuple(cell for cell in plan.cells if cell in kept))
 
 
-def state(job: "Job") -> str:
+def state(cell: "Cell") -> str:
     """State of a cell's run."""
-    if job.state != "unfinished":
-        return job.state
+    if cell.state != "unfinished":
+        return cell.state
     from bmojo.sweep.view import progress
 
-    return f"step {progress(job.run).step} of {job.steps}"
+    return f"step {progress(cell.run).step} of {cell.steps}"
 
 
 def run_here(
-    jobs: "Sequence[Job]", todo: "Sequence[Job]", out: Path, workers: int | None, console: "Console"
+    cells: "Sequence[Cell]", todo: "Sequence[Cell]", workers: int | None, console: "Console"
 ) -> int:
     """Run cells on this machine and report on them; the exit code."""
     if not todo:
@@ -115,18 +114,18 @@ def run_here(
 
     number = min(workers or len(schedulable_cores()), len(todo))
     try:
-        with View(console, jobs, number) as view:
-            results, signal = run(todo, out, number, view, PROGRAM)
+        with View(console, cells, number) as view:
+            results, signal = run(todo, number, view, PROGRAM)
     except KeyboardInterrupt:
         console.print("killed; the same command goes on from the last checkpoints")
         return INTERRUPTED
     failed = [result for result in results if result.code != 0 and not result.stopped]
     for result in failed:
-        head = f"\n{result.job.cell.name} failed with exit code {result.code}; {result.log} ends:"
+        head = f"\n{result.cell.name} failed with exit code {result.code}; {result.log} ends:"
         line(console, head, style="red")
         line(console, result.tail)
     left = sum(result.stopped for result in results)
-    text = f"{len(jobs) - len(failed) - left} of {len(jobs)} cells finished"
+    text = f"{len(cells) - len(failed) - left} of {len(cells)} cells finished"
     text += f", {len(failed)} failed" if failed else ""
     text += f", {left} not done; the same command goes on" if left else ""
     line(console, text)

@@ -15,12 +15,7 @@ __all__ = ["Alignment"]
 class Alignment:
     """Lines that the last tokens of a stream agree on, in one layer.
 
-    Args:
-      agree: tokens, of the last ``2 * agree``, that have to have found an entry on a line before
-        the entries on it count.
-
-    Raises:
-      ValueError: ``agree`` is below 1.
+    Entries on a line count once ``agree`` of the last ``2 * agree`` tokens have found one on it.
     """
 
     def __init__(self, agree: int):
@@ -33,18 +28,11 @@ class Alignment:
     def vote(
         self, first: int, source: np.ndarray, position: np.ndarray, votes: np.ndarray
     ) -> np.ndarray:
-        """Let n tokens vote in turn, each for the lines of its candidates.
+        """Which candidates (n, c) lie on a line that enough tokens have voted for.
 
-        A token that has voted does not vote again, and no token sees the votes of later ones.
-
-        Args:
-          first: position of the first token.
-          source: number of the source of each candidate (n, c).
-          position: of each candidate in it (n, c).
-          votes: which candidates vote (n, c).
-
-        Returns:
-          Which candidates lie on a line that enough tokens have voted for (n, c).
+        The n tokens from position ``first`` on vote in turn for the lines of those of their
+        candidates in ``votes``, with numbers of ``source`` and the position in it. A token that
+        has voted does not vote again, and none sees the votes of later ones.
         """
         line = position - (first + np.arange(len(position)))[:, None]
         result = np.zeros(votes.shape, bool)

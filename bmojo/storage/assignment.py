@@ -26,49 +26,37 @@ def assign(
     taken: np.ndarray,
     alignment: Alignment | None,
     first: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Places and scores of n tokens' entries, (G, n * nearest); places are -1 where vacant.
-
-    Queries are (n, G, h, P), ids in ``taken`` (G, c); else as in :meth:`Store.assign`.
-    """
+) -> np.ndarray:
+    """Places of n tokens' entries, (G, n * nearest), -1 where vacant; as :meth:`Store.assign`."""
     count, heads, group, width = queries.shape
     flat = queries.swapaxes(1, 2).reshape(count * group, heads, width)
     found = search(matrix, bias, flat, 4 * nearest + SPARE)
-    place, score, rank = (
-        x.reshape(heads, count, -1) for x in (found.place, found.score, found.rank)
-    )
+    place, rank = (x.reshape(heads, count, -1) for x in found)
     order = np.lexsort((place, -rank))
-    place, score, rank = (np.take_along_axis(x, order, axis=2) for x in (place, score, rank))
+    place, rank = (np.take_along_axis(x, order, axis=2) for x in (place, rank))
     if alignment is not None and len(matrix):
         best = np.isfinite(rank) & (np.arange(rank.shape[2]) < VOTES)
         source, position = matrix.column("source")[place], matrix.column("position")[place]
         by_token = [x.swapaxes(0, 1).reshape(count, -1) for x in (source, position, best)]
         on = alignment.vote(first, *by_token).reshape(count, heads, -1).swapaxes(0, 1)
         rank = np.where(on, rank, -np.inf)
-    column = np.stack(
-        [
-            take(place[head], rank[head], nearest, matrix.places(taken[head]))
-            for head in range(heads)
-        ]
-    )
-    there, column = column >= 0, np.maximum(column, 0)
-    place, score = (np.take_along_axis(x, column, axis=2) for x in (place, score))
-    return np.where(there, place, -1).reshape(heads, -1), score.reshape(heads, -1)
+    args = zip(place, rank, matrix.places(taken), strict=True)
+    return np.stack([take(p, r, nearest, gone) for p, r, gone in args]).reshape(heads, -1)
 
 
 def take(place: np.ndarray, rank: np.ndarray, nearest: int, taken: np.ndarray) -> np.ndarray:
-    """Columns of the candidates that each token takes in turn, (n, nearest); -1 where vacant.
+    """Candidates that each token takes in turn, (n, nearest), -1 where vacant.
 
     Candidates ``place`` (n, c) are sorted, the best first; one may be there twice. Those with the
     rank -inf do not count, and places in ``taken`` are not assigned.
     """
     gone = set(taken.tolist())
     result = np.full((len(place), nearest), -1)
-    for token, (row, there) in enumerate(zip(place.tolist(), np.isfinite(rank), strict=True)):
+    for token, (row, there) in enumerate(zip(place, np.isfinite(rank), strict=True)):
         slot = 0
-        for column, candidate in enumerate(row):
-            if slot < nearest and there[column] and candidate not in gone:
+        for candidate in row[there].tolist():
+            if slot < nearest and candidate not in gone:
                 gone.add(candidate)
-                result[token, slot] = column
+                result[token, slot] = candidate
                 slot += 1
     return result

@@ -1,8 +1,4 @@
-"""The rows of a store in SQLite: one table, with all that is known of every entry.
-
-A transaction that is committed is published: durable, and seen by readers. Every method runs in
-the transaction of its caller.
-"""
+"""The rows of a store in SQLite: one table. A transaction that is committed is published."""
 
 import contextlib
 import json
@@ -53,15 +49,11 @@ def checksum(row: Sequence[Any]) -> int:
 class Database:
     """The SQLite file of a store; made if it is missing and is to be written to.
 
-    Keys and values have the shape (kv heads, width) and the given dtype.
-
-    Raises:
-      UserError: it cannot be opened, or is no database.
+    Keys and values have the shape (kv heads, width). A UserError if it is no database.
     """
 
-    def __init__(self, directory: Path, write: bool, shape: tuple[int, int], dtype: str):
-        self.path = directory / NAME
-        self._shape, self._dtype = shape, np.dtype(dtype).newbyteorder("<")
+    def __init__(self, directory: Path, write: bool, shape: tuple[int, int]):
+        self.path, self._shape = directory / NAME, shape
         log = directory / f"{NAME}-wal"
         try:
             self._connect("rwc" if write else "ro")
@@ -82,12 +74,9 @@ class Database:
             ) from None
 
     def _connect(self, mode: str) -> None:
+        name = f"{self.path.as_uri()}?mode={mode}"
         self._connection = sqlite3.connect(
-            f"{self.path.as_uri()}?mode={mode}",
-            PATIENCE_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-            uri=True,
+            name, PATIENCE_SECONDS, isolation_level="IMMEDIATE", check_same_thread=False, uri=True
         )
         self.execute = self._connection.execute
         self._published = self._connection.total_changes
@@ -145,23 +134,17 @@ class Database:
         return dict(self.execute("SELECT name, value FROM counters").fetchall())
 
     def _count(self, name: str, number: int = 1) -> None:
-        self._begin()
         self.execute("UPDATE counters SET value = value + ? WHERE name = ?", (number, name))
-
-    def _begin(self) -> None:
-        if not self._connection.in_transaction:
-            self.execute("BEGIN IMMEDIATE")
 
     def set_clock(self, tokens: int) -> None:
         """Set the number of tokens processed."""
-        self._begin()
         self.execute("UPDATE counters SET value = max(value, ?) WHERE name = 'clock'", (tokens,))
 
     def insert(self, layer: int, entries: Entries, source: str, born: int, written: float) -> int:
         """Write entries; the id of the first, behind which those of the others follow."""
         rows, first = [], self.counters()["next_id"]
         facts = [x.tolist() for x in (entries.position, entries.token, entries.innovation)]
-        arrays = [x.astype(self._dtype) for x in (entries.key, entries.value)]
+        arrays = [x.astype("<f4") for x in (entries.key, entries.value)]
         contexts = [x[x >= 0].astype("<i4") for x in entries.context]
         for number, (*fact, context, key, value) in enumerate(
             zip(*facts, contexts, *arrays, strict=True), first
@@ -187,22 +170,16 @@ class Database:
 
     def touch(self, rows: Sequence[tuple[int, int, float, int, float]]) -> None:
         """Write retrievals: id, further uses, logarithm of strength, clock, time."""
-        self._begin()
-        publication = self.counters()["publication"] + 1
         self._connection.executemany(
             "UPDATE entries SET uses = uses + ?2, log_strength = ?3, clock = ?4, time = ?5, "
-            f"touched = {publication} WHERE id = ?1",
+            f"touched = {self.counters()['publication'] + 1} WHERE id = ?1",
             rows,
         )
 
     def load(
         self, after: int, sources: dict[str, int]
     ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]]:
-        """Entries with ids above ``after``: layer (n,), key (n, G, P) and COLUMNS (n,) each.
-
-        Names without a number in ``sources`` get the next. Damaged entries raise a ValueError, a
-        TypeError or an sqlite3.Error.
-        """
+        """Layer (n,), key (n, G, P), COLUMNS (n,) of entries after an id; sources get numbers."""
         query = f"SELECT layer, key, {', '.join(COLUMNS)} FROM entries WHERE id > ? ORDER BY id"
         cursor = self.execute(query, (after,))
         while rows := cursor.fetchmany(4096):
@@ -232,14 +209,12 @@ class Database:
             return dict(zip(ids, self.arrays([found[number] for number in ids]), strict=True))
         except (ValueError, TypeError, KeyError):
             raise UserError(
-                f"{self.path}: entries that were found are damaged; bmojo memory verify names all "
-                "that are"
+                f"{self.path}: found entries are damaged; bmojo memory verify names all that are"
             ) from None
 
     def arrays(self, blobs: Sequence[bytes]) -> np.ndarray:
         """Keys or values (n, G, P), float32; ValueError if one has another size."""
-        size = self._shape[0] * self._shape[1] * self._dtype.itemsize
-        if any(len(blob) != size for blob in blobs):
+        if any(len(blob) != 4 * self._shape[0] * self._shape[1] for blob in blobs):
             raise ValueError("a key or a value of another size")
-        data = np.frombuffer(b"".join(blobs), self._dtype)
+        data = np.frombuffer(b"".join(blobs), "<f4")
         return data.reshape(len(blobs), *self._shape).astype(np.float32)

@@ -10,17 +10,12 @@ from bmojo.errors import UserError, type_problem
 from bmojo.files import write_atomically
 from bmojo.storage.policy import Policy
 
-__all__ = ["Description", "Identity", "NoStore"]
+__all__ = ["Description", "Identity"]
 
 FORMAT = 2
-DTYPES = ("float32", "float16")
 NAME = "store.json"
 OWN = ("writer.lock", *(f"entries.sqlite{end}" for end in ("", "-wal", "-shm", "-journal")))
 """Names of the other files of a store."""
-
-
-class NoStore(UserError):
-    """There is no store at a path."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,30 +49,25 @@ class Identity:
             problem = type_problem(getattr(self, field.name), field.type)
             if problem is not None:
                 raise ValueError(f"Identity.{field.name}: {problem}")
-        for name in ("heads", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Identity.{name}: {getattr(self, name)} is none; give 1 or more")
+        if min(self.heads, self.width) < 1:
+            raise ValueError(f"Identity: {self.heads} heads of width {self.width}; give 1 or more")
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
-            raise ValueError(
-                f"Identity.layers: {self.layers} does not name layers; give each index once"
-            )
+            raise ValueError(f"Identity.layers: {self.layers}; give the index of each layer once")
         if not self.model:
             raise ValueError("Identity.model: is empty; give the fingerprint of the model")
 
     def require(self, here: "Identity", path: Path) -> None:
-        """Compare the identity of a store with a model's; a UserError says how they differ."""
+        """Raise a UserError if the identity of a store differs from that of the model here."""
+        kinds = dict.fromkeys(("heads", "width", "layers"), "a model of another shape")
+        kinds |= {"model": "another model", "tokenizer": "a model with another tokenizer"}
         words = {
             name: f"{name} {_shown(there)} there and {_shown(wanted)} here"
-            for name in ("heads", "width", "layers", "model", "tokenizer")
+            for name in kinds
             if (there := getattr(self, name)) != (wanted := getattr(here, name))
         }
         if not words:
             return
-        kind = "a model with another tokenizer"
-        if words.keys() & {"heads", "width", "layers"}:
-            kind = "a model of another shape"
-        elif "model" in words:
-            kind = "another model"
+        kind = kinds[next(iter(words))]
         origin = f", written by {self.description}" if self.description else ""
         raise UserError(
             f"{path}: holds the memory of {kind} ({'; '.join(words.values())}{origin}); open it "
@@ -93,24 +83,11 @@ def _shown(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """The content of ``store.json``.
-
-    Attributes:
-      identity: of the model that the store belongs to.
-      policy: bounds of the store.
-      dtype: of keys and values on disk.
-
-    Raises:
-      ValueError: the dtype is unknown.
-    """
+    """The content of ``store.json``: the model that the store belongs to, and its bounds."""
 
     identity: Identity
     policy: Policy
     dtype: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: {self.dtype!r} is unknown; choose one of {DTYPES}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -119,33 +96,28 @@ class Description:
 
     @classmethod
     def read(cls, directory: Path) -> "Description":
-        """Read the description of the store in a directory.
-
-        Raises:
-          NoStore: there is none.
-          UserError: it cannot be read, or is of another format.
-        """
+        """Read that of the store in a directory; a UserError if it cannot be."""
         path = directory / NAME
         try:
             there = json.loads(path.read_bytes())
             number, version = there["format"], there.get("version", "0.1.0 or earlier")
-            if number == FORMAT:
+            if number == FORMAT and there["dtype"] == cls.dtype:
                 fields = there["identity"] | {"layers": tuple(there["identity"]["layers"])}
-                return cls(Identity(**fields), Policy(**there["policy"]), there["dtype"])
+                return cls(Identity(**fields), Policy(**there["policy"]))
         except (FileNotFoundError, NotADirectoryError):
-            raise NoStore(
+            raise UserError(
                 f"{directory}: no store is here (no {NAME}); name the directory of one, or let a "
                 "model write one"
             ) from None
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         except (ValueError, TypeError, KeyError, AttributeError):
-            raise UserError(
-                f"{path}: not readable as the description of a store; put it back"
-            ) from None
+            reason = "not readable as the description of a store; put it back"
+            raise UserError(f"{path}: {reason}") from None
         raise UserError(
             f"{path}: has format {number}, written by bmojo {version}; this version reads format "
-            f"{FORMAT}: use the version that wrote it, or let the model write a new store"
+            f"{FORMAT} in {cls.dtype}: use the version that wrote it, or let the model write a "
+            "new store"
         )
 
     def write(self, directory: Path) -> None:
@@ -156,17 +128,13 @@ class Description:
 
     @staticmethod
     def claim(directory: Path) -> bool:
-        """Make a directory for a store; whether a store is there already.
-
-        A directory that cannot be made or that holds other files raises a UserError.
-        """
+        """Make a directory for a store; whether one is there already. UserError if not possible."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             names = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
         except OSError as error:
             raise UserError(
-                f"{directory}: no store can be made here ({error.strerror}); choose another "
-                "directory"
+                f"{directory}: no store can be made here ({error.strerror}); choose another place"
             ) from None
         strangers = [name for name in names if name not in OWN]
         if NAME not in names and strangers:

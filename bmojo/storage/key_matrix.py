@@ -74,16 +74,13 @@ class KeyMatrix:
         places = np.minimum(np.searchsorted(known, ids), len(known) - 1)
         return np.where(known[places] == ids, places, -1)
 
-    def log_strength(
-        self, clock: int, now: float, places: np.ndarray | slice = slice(None)
-    ) -> np.ndarray:
+    def log_strength(self, clock: int, now: float) -> np.ndarray:
         """Logarithm of the strength that entries have now."""
-        log, then, time = (self.column(n)[places] for n in ("log_strength", "clock", "time"))
+        log, then, time = (self.column(name) for name in ("log_strength", "clock", "time"))
         return self._policy.decayed(log, then, time, clock, now)
 
-    def touch(self, ids: np.ndarray, clock: int, now: float) -> np.ndarray:
-        """Reinforce entries that are retrieved; logarithms of their new strength, (n,)."""
-        log = self.log_strength(clock, now, self.places(ids))
+    def touch(self, ids: np.ndarray, log: np.ndarray, clock: int, now: float) -> np.ndarray:
+        """Reinforce entries whose strength has the logarithm ``log``; that of the new one (n,)."""
         if self._policy.reinforcement:
             log = np.logaddexp(log, np.log(self._policy.reinforcement))
         self.update(ids, log_strength=log, clock=clock, time=now)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -45,21 +46,16 @@ class Policy:
             value = getattr(self, field.name)
             problem = type_problem(value, field.type)
             if problem is None and value is not None:
-                problem = self._range_problem(field.name, value)
+                if not math.isfinite(value):
+                    problem = f"{value} is not finite; give a number, or None for no bound"
+                elif value < 0 and field.name in ("reinforcement", "floor"):
+                    problem = f"{value} is negative; give 0 or more"
+                elif value <= 0 and field.name not in ("reinforcement", "floor"):
+                    problem = f"{value} is not positive; give more, or None for no bound"
             if problem is not None:
                 raise ValueError(f"Policy.{field.name}: {problem}")
 
-    @staticmethod
-    def _range_problem(name: str, value: float) -> str | None:
-        if not math.isfinite(value):
-            return f"{value} is not finite; give a number, or None for no bound"
-        if name in ("reinforcement", "floor"):
-            return None if value >= 0 else f"{value} is negative; give 0 or more"
-        return None if value > 0 else f"{value} is not positive; give more, or None for no bound"
-
-    def decayed(
-        self, log: np.ndarray, clock: np.ndarray, time: np.ndarray, clock_now: int, now: float
-    ) -> np.ndarray:
+    def decayed(self, log: Any, clock: Any, time: Any, clock_now: int, now: float) -> Any:
         """Natural logarithm of a strength now, from that at ``clock`` and ``time``."""
         if self.half_life_tokens is not None:
             log = log - math.log(2) / self.half_life_tokens * np.maximum(clock_now - clock, 0)

@@ -28,11 +28,7 @@ class Records:
     clock: int
 
     def __getitem__(self, number: int) -> Record:
-        """One entry.
-
-        Raises:
-          UserError: there is none of this number, or it is damaged.
-        """
+        """One entry; a UserError if there is none of this number, or it is damaged."""
         rows = self.rows
         row = rows.execute(
             "SELECT id, layer, source, position, token, innovation, born, written, uses, "
@@ -43,8 +39,7 @@ class Records:
         if row is None:
             raise UserError(f"{self.path}: has no entry {number}; bmojo memory search shows some")
         *facts, context, log, clock, when, key = row
-        then = np.array(log), np.array(clock), np.array(when)
-        left = self.description.policy.decayed(*then, self.clock, time.time())
+        left = self.description.policy.decayed(log, clock, when, self.clock, time.time())
         facts += [np.frombuffer(context, "<i4"), math.exp(left), rows.arrays([key])[0]]
         values: Any = (*facts, rows.values([number])[number])
         return Record(*values)
@@ -55,15 +50,8 @@ class Records:
         for number, context in cursor:
             yield number, np.frombuffer(context, "<i4")
 
-    def select(
-        self, source: str | None = None, older_than: float | None = None, now: float | None = None
-    ) -> list[int]:
-        """Ids of entries.
-
-        Args:
-          source: only of this one.
-          older_than: only written longer ago than so many seconds.
-          now: seconds since 1970; None: the time of the call.
+    def select(self, source: str | None = None, older_than: float | None = None) -> list[int]:
+        """Ids of entries: of one source, written longer ago than so many seconds.
 
         Raises:
           UserError: there is no such source.
@@ -71,20 +59,15 @@ class Records:
         known = self.sources
         if source is not None and source not in known:
             raise UserError(f"{self.path}: has no source {source!r}; {suggestion(source, known)}")
-        now = time.time() if now is None else now
         cursor = self.rows.execute(
             "SELECT id FROM entries WHERE (?1 IS NULL OR source = ?1) "
             "AND (?2 IS NULL OR written < ?2) ORDER BY id",
-            (source, None if older_than is None else now - older_than),
+            (source, None if older_than is None else time.time() - older_than),
         )
         return [number for (number,) in cursor]
 
     def stats(self) -> dict[str, Any]:
-        """Counts, sizes and ages, as plain values.
-
-        Ages are those of the oldest and of the newest entry, in tokens of the store's clock and
-        in seconds.
-        """
+        """Counts, sizes, and ages of the oldest and newest entry in tokens and in seconds."""
         rows, now, clock = self.rows, time.time(), self.clock
         layers = {}
         with rows.snapshot():

@@ -5,7 +5,6 @@ the bound of its rounding errors; these are ranked again in float64. So the resu
 on the blocks, nor on the number of cores, nor on the other queries.
 """
 
-import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from bmojo.storage.key_matrix import KeyMatrix
 
-__all__ = ["Candidates", "merge", "search"]
+__all__ = ["search"]
 
 BLOCK = 8192
 """Keys that are compared with all queries before the next ones are read."""
@@ -27,25 +26,16 @@ CORES = os.cpu_count() or 1
 POOL = ThreadPoolExecutor(CORES, thread_name_prefix="bmojo-search")
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidates:
-    """The c best entries of each query in each head, best first; of equal ones the older.
+def search(
+    matrix: KeyMatrix, bias: np.ndarray, queries: np.ndarray, nearest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``nearest`` best entries of each query (Q, G, P), the best first, of equals the older.
 
-    Attributes:
-      place: in the matrix (G, Q, c), -1 where vacant.
-      score: inner products (G, Q, c), float64.
-      rank: score plus bias (G, Q, c), float64; -inf where vacant.
-    """
+    ``bias`` (n,), float64, is added to all inner products of an entry; -inf excludes it.
 
-    place: np.ndarray
-    score: np.ndarray
-    rank: np.ndarray
-
-
-def search(matrix: KeyMatrix, bias: np.ndarray, queries: np.ndarray, nearest: int) -> Candidates:
-    """The ``nearest`` best entries of each query (Q, G, P).
-
-    ``bias`` (n,), float64, is added to all scores of an entry; -inf excludes it.
+    Returns:
+      Places in the matrix (G, Q, nearest), -1 where vacant, and inner product plus bias there,
+      float64, -inf where vacant.
     """
     count, heads, width = queries.shape
     rounded = np.full(-(-len(bias) // TILE[1]) * TILE[1], -np.inf, np.float32)
@@ -82,9 +72,9 @@ def search(matrix: KeyMatrix, bias: np.ndarray, queries: np.ndarray, nearest: in
     column = np.arange(len(order)) - np.searchsorted(index, index)
     order = order[column < nearest]
     at, shape = (head[order], row[order], column[column < nearest]), (heads, count, nearest)
-    result = Candidates(np.full(shape, -1), np.zeros(shape), np.full(shape, -np.inf))
-    result.place[at], result.score[at], result.rank[at] = place[order], score[order], rank[order]
-    return result
+    places, ranks = np.full(shape, -1), np.full(shape, -np.inf)
+    places[at], ranks[at] = place[order], rank[order]
+    return places, ranks
 
 
 def _scan(
@@ -136,18 +126,3 @@ def _lower_bound(ranks: np.ndarray, nearest: int) -> np.ndarray:
     if nearest > best.shape[1]:
         return np.full(count, -np.inf, np.float32)
     return np.partition(best, -nearest, axis=1)[:, -nearest]
-
-
-def merge(place: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """Join the results of several queries (Q, k), without duplicates.
-
-    Every query's best comes before any query's second; inside a rank the better comes first.
-
-    Returns:
-      Indices into the flattened arrays, best first; vacant places are left out.
-    """
-    there = np.flatnonzero(rank.reshape(-1) > -np.inf)
-    place, value = place.reshape(-1)[there], rank.reshape(-1)[there]
-    order = np.lexsort((place, -value, there % max(rank.shape[1], 1)))
-    _, first = np.unique(place[order], return_index=True)
-    return there[order[np.sort(first)]]

@@ -1,9 +1,9 @@
 """Verification: all rows of a store compared with the checksums that were written."""
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from bmojo.storage.database import FIXED, NAME, Database, checksum
@@ -18,18 +18,14 @@ SHOWN = 100
 def _open(directory: str | os.PathLike[str]) -> tuple[Database, tuple[int, ...]]:
     path = Path(directory).expanduser().absolute()
     there = Description.read(path)
-    return Database(path, False, there.shape, there.dtype), there.identity.layers
+    return Database(path, False, there.shape), there.identity.layers
 
 
 def size(directory: str | os.PathLike[str]) -> int:
     """The number of entries that :func:`verify` will read; raises what it raises."""
-    rows, _ = _open(directory)
-    try:
+    with contextlib.closing(_open(directory)[0]) as rows, contextlib.suppress(sqlite3.Error):
         return rows.counters()["entries"]
-    except sqlite3.Error:
-        return 0
-    finally:
-        rows.close()
+    return 0
 
 
 def verify(
@@ -37,14 +33,11 @@ def verify(
 ) -> list[str]:
     """Compare all of a store with its checksums.
 
-    Publications that come meanwhile are not seen.
-
-    Args:
-      directory: of the store.
-      progress: called with numbers of entries of those that :func:`size` counts.
+    Publications that come meanwhile are not seen. ``progress`` is called with numbers of entries
+    of those that :func:`size` counts.
 
     Returns:
-      What is wrong, a line for each; empty if nothing is.
+      What is wrong, a line for each.
 
     Raises:
       UserError: there is no store, or its rows cannot be opened.
@@ -59,7 +52,7 @@ def verify(
     except sqlite3.Error as error:
         problems.append(f"{NAME}: cannot be read any further ({error})")
     finally:
-        with suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error):
             rows.close()
     return problems
 

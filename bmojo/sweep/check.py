@@ -12,28 +12,11 @@ from bmojo.experiment import load, prepare_data
 from bmojo.sweep.plan import Cell, Plan
 from bmojo.training.run_dir import RunDir
 
-__all__ = ["Job", "check", "check_data"]
+__all__ = ["check", "check_data"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A cell that can run.
-
-    Attributes:
-      cell: of the sweep.
-      run: its run directory.
-      steps: of the whole run.
-      state: 'finished', 'unfinished' or 'new'.
-    """
-
-    cell: Cell
-    run: Path
-    steps: int
-    state: str
-
-
-def check(plan: Plan) -> list[Job]:
-    """Load the config of every cell and compare it with the run that is there.
+def check(plan: Plan) -> list[Cell]:
+    """The cells with ``steps`` and ``state``, by their configs and the runs that are there.
 
     A binding that only one of two configs knows came or went with a version of the program; a
     finished run is not refused for it.
@@ -42,24 +25,19 @@ def check(plan: Plan) -> list[Job]:
       UserError: a config does not load, or a run directory holds another config.
     """
     known: dict[tuple, tuple[str, int]] = {}
-    jobs = []
+    checked = []
     for cell in plan.cells:
         if cell.variant not in known:
             known[cell.variant] = _load(cell, plan)
         text, steps = known[cell.variant]
         text = re.sub(r"(?m)^((?:\S+/)?Trainer\.seed = )\d+$", rf"\g<1>{cell.seed}", text)
-        run = plan.out / cell.name
-        jobs.append(Job(cell, run, steps, _state(run, text)))
-    return jobs
+        checked.append(dataclasses.replace(cell, steps=steps, state=_state(cell.run, text)))
+    return checked
 
 
-def check_data(jobs: Sequence[Job]) -> None:
-    """Prepare the data of cells, once for all of them, and see that there are enough.
-
-    Raises:
-      UserError: data are missing or too short.
-    """
-    for cell in {job.cell.variant: job.cell for job in jobs}.values():
+def check_data(cells: Sequence[Cell]) -> None:
+    """Prepare the data of cells, once for all; a UserError if they are missing or too short."""
+    for cell in {cell.variant: cell for cell in cells}.values():
         experiment, _ = load(cell.config, cell.seeded, cell.overlays)
         try:
             prepare_data(experiment)

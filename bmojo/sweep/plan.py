@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from bmojo import config
 from bmojo.config.parse import Place, display, find
 from bmojo.errors import ConfigError, UserError, suggestion
 
-__all__ = ["REGISTRY", "Cell", "Plan", "Sweep", "cells", "read", "split"]
+__all__ = ["REGISTRY", "Cell", "Plan", "Sweep", "cells", "read"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Sweep:
                 raise TypeError(f"labels: {label!r} is not a string; quote it")
         own = itertools.chain.from_iterable(cell[1:] for cell in self.cells)
         for name, words in (("overrides", self.overrides), ("cells", own), ("grid", self.grid)):
-            if any(word.partition("=")[0].strip() == "Trainer.seed" for word in words):
+            if _bind_seed(words):
                 raise ValueError(f"{name}: Trainer.seed is bound; give seeds in Sweep.seeds")
 
 
@@ -89,18 +89,32 @@ class Cell:
     """One training run of a sweep.
 
     Attributes:
-      name: of its run directory, unique in the sweep.
+      run: its run directory, with a name that is unique in the sweep.
       config: an experiment's gin file.
       overlays: further gin files, each overriding those before.
       bindings: 'KEY=VALUE', the last to count.
       seed: ``Trainer.seed``.
+      steps: of the whole run; 0 where :func:`bmojo.sweep.check.check` has not seen it.
+      state: 'finished', 'unfinished' or 'new'.
     """
 
-    name: str
+    run: Path
     config: str
-    overlays: tuple[str, ...]
-    bindings: tuple[str, ...]
-    seed: int
+    overlays: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    seed: int = 0
+    steps: int = 0
+    state: str = "new"
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.run.name
+
+    @property
+    def unseeded(self) -> str:
+        """The name without the seed."""
+        return self.name.removesuffix(f"-seed{self.seed}")
 
     @property
     def variant(self) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
@@ -112,25 +126,19 @@ class Cell:
         """The bindings with the seed."""
         return *self.bindings, f"Trainer.seed={self.seed}"
 
-    def arguments(self, out: Path) -> list[str]:
+    def arguments(self) -> list[str]:
         """The arguments of ``bmojo`` that train this cell."""
-        options = ["--seed", str(self.seed), "--run-dir", str(out / self.name)]
+        options = ["--seed", str(self.seed), "--run-dir", str(self.run)]
         return ["train", self.config, *self.overlays, *self.bindings, *options]
 
-    def command(self, out: Path) -> str:
+    def command(self) -> str:
         """The command line that trains this cell."""
-        return shlex.join(["bmojo", *self.arguments(out)])
+        return shlex.join(["bmojo", *self.arguments()])
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A sweep that was read.
-
-    Attributes:
-      path: its file.
-      out: the folder of its runs.
-      cells: its runs, one seed after the other.
-    """
+    """A sweep that was read: its file, the folder of its runs, and these, seed after seed."""
 
     path: Path
     out: Path
@@ -139,41 +147,31 @@ class Plan:
 
 REGISTRY = config.Registry()
 """The names that files of sweeps may use."""
-
 REGISTRY.register("Sweep", Sweep)
 
 
 def read(path: str | Path, words: Sequence[str] = (), out: Path | None = None) -> Plan:
-    """Read a sweep.
+    """Read a sweep from a gin file or a name under ``configs/``; a ConfigError names the place.
 
-    Args:
-      path: a gin file, or a name under ``configs/``.
-      words: overrides: 'Sweep.NAME=VALUE' changes the sweep, any other binding and any gin file
-        goes to every cell after its own.
-      out: the folder of the runs; None: that of the sweep.
-
-    Raises:
-      ConfigError: one line with the place of the error.
+    Of the overrides, 'Sweep.NAME=VALUE' changes the sweep, any other binding and any gin file
+    goes to every cell after its own. ``out`` is the folder of the runs; None: the sweep's.
     """
     own = [word for word in words if re.match(r"\s*Sweep\.", word)]
-    overlays, bindings = split([word for word in words if word not in own])
-    loaded = config.load(REGISTRY, "Sweep", [path], own)
+    overlays, bindings = _split([word for word in words if word not in own])
+    sweep: Sweep = config.load(REGISTRY, "Sweep", [path], own).value
     file = find(str(path), Path.cwd())
     last = (*(str(find(name, Path.cwd())) for name in overlays), *bindings)
-    if any(word.partition("=")[0].strip() == "Trainer.seed" for word in last):
+    if _bind_seed(last):
         raise UserError("command line: seeds are the sweep's; give 'Sweep.seeds=(0, 1)'")
-    sweep: Sweep = loaded.value
     folder = out or Path(sweep.out or Path("runs") / file.stem)
-    return Plan(file, folder, tuple(cells(sweep, file, last)))
+    return Plan(file, folder, tuple(cells(sweep, file, folder, last)))
 
 
-def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
-    """The runs of a sweep: for each seed, config, model, cell and point of the grid.
+def cells(sweep: Sweep, file: Path, out: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
+    """The runs of a sweep in ``out``: for each seed, config, model, cell and point of the grid.
 
-    Args:
-      sweep: of the file.
-      file: from whose folder gin files are looked for.
-      last: overrides of every cell that go after its own.
+    Gin files are looked for from the sweep's ``file``; the overrides ``last`` go after each
+    cell's own.
 
     Raises:
       ConfigError: a gin file is missing, or two runs have one name.
@@ -189,14 +187,10 @@ def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
             for key, value in zip(sweep.grid, point, strict=True):
                 parts.append(_part(sweep, key, value))
                 words.append(value if _is_file(value) else f"{key}={_text(value)}")
-            overlays, bindings = split([*words, *last])
-            cell = Cell(
-                name="-".join([*filter(None, parts), f"seed{seed}"]),
-                config=_found(name, file),
-                overlays=tuple(_found(overlay, file) for overlay in overlays),
-                bindings=tuple(bindings),
-                seed=seed,
-            )
+            overlays, bindings = _split([*words, *last])
+            run = out / "-".join([*filter(None, parts), f"seed{seed}"])
+            found = tuple(_found(overlay, file) for overlay in overlays)
+            cell = Cell(run, _found(name, file), found, tuple(bindings), seed)
             other = seen.setdefault(cell.name, cell)
             if other is not cell:
                 raise ConfigError(
@@ -206,10 +200,14 @@ def cells(sweep: Sweep, file: Path, last: Sequence[str] = ()) -> Iterator[Cell]:
             yield cell
 
 
-def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overlay files and bindings."""
     overlays = [word for word in words if _is_file(word)]
     return overlays, [word for word in words if not _is_file(word)]
+
+
+def _bind_seed(words: Iterable[str]) -> bool:
+    return any(word.partition("=")[0].strip() == "Trainer.seed" for word in words)
 
 
 def _is_file(value: Any) -> bool:
@@ -226,9 +224,7 @@ def _shown(cell: Cell) -> str:
 
 def _text(value: Any) -> str:
     """A value of the grid as gin reads it."""
-    if isinstance(value, str) and value.startswith(("@", "%")):
-        return value
-    return repr(value)
+    return value if isinstance(value, str) and value.startswith(("@", "%")) else repr(value)
 
 
 def _part(sweep: Sweep, key: str, value: Any) -> str:

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import IO, Any
 
 from bmojo.errors import UserError
 from bmojo.processes import StopSignals, start, was_asked_to_stop
-from bmojo.sweep.check import Job
+from bmojo.sweep.plan import Cell
 
 __all__ = ["Result", "cores_of", "run", "schedulable_cores"]
 
@@ -25,16 +24,19 @@ class Result:
     """The end of a cell.
 
     Attributes:
-      job: the cell.
+      cell: of the sweep.
       code: exit code of its process, or minus the signal that ended it; None: not started.
-      log: the file of its output.
-      tail: the last lines of it.
+      tail: the last lines of its output.
     """
 
-    job: Job
+    cell: Cell
     code: int | None
-    log: Path
     tail: str = ""
+
+    @property
+    def log(self) -> Path:
+        """The file of its output."""
+        return _log(self.cell)
 
     @property
     def stopped(self) -> bool:
@@ -44,9 +46,8 @@ class Result:
 
 def schedulable_cores() -> list[int]:
     """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    every = range(os.cpu_count() or 1)
+    return sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else every)
 
 
 def cores_of(worker: int, workers: int, cores: Sequence[int]) -> list[int]:
@@ -59,44 +60,38 @@ def cores_of(worker: int, workers: int, cores: Sequence[int]) -> list[int]:
 
 @dataclasses.dataclass
 class _Running:
-    job: Job
+    cell: Cell
     process: subprocess.Popen
     log: IO[bytes]
     begin: int
 
 
 def run(
-    jobs: Sequence[Job], out: Path, workers: int, view: Any, program: Sequence[str]
+    cells: Sequence[Cell], workers: int, view: Any, program: Sequence[str]
 ) -> tuple[list[Result], int | None]:
     """Run cells, ``workers`` at a time; the others go on if one fails.
 
     SIGINT and SIGTERM stop all of them softly: each saves and can go on. A second SIGINT kills
-    them.
-
-    Args:
-      jobs: the cells, in this order.
-      out: the folder of the runs; a cell's output is added to NAME.log there.
-      workers: processes at a time.
-      view: with the methods ``started(job)``, ``ended(result)`` and ``tick()``, such as
-        :class:`bmojo.sweep.view.View`.
-      program: the command that trains a cell; before the arguments of ``bmojo`` it takes
-        ``--cores 0,1`` with the cores to keep to.
+    them. A cell's output is added to NAME.log beside its run directory. ``view`` is told of all
+    (:class:`bmojo.sweep.view.View`). The ``program`` that trains a cell takes ``--cores 0,1``, the
+    cores to keep to, before the arguments of ``bmojo``.
 
     Returns:
       How each ended, and the signal that stopped the sweep, if one did.
 
     Raises:
       KeyboardInterrupt: at a second SIGINT.
-      UserError: ``out`` cannot be made.
+      UserError: the folder of the runs cannot be made.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{out}: the folder of the runs cannot be made ({error.strerror}); choose another "
-            "with --out"
-        ) from None
-    waiting = collections.deque(jobs)
+    for out in {cell.run.parent for cell in cells}:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{out}: the folder of the runs cannot be made ({error.strerror}); choose another "
+                "with --out"
+            ) from None
+    waiting = collections.deque(cells)
     cores = schedulable_cores()
     running: dict[int, _Running] = {}
     results: list[Result] = []
@@ -107,58 +102,51 @@ def run(
                 for worker in range(workers):
                     if worker not in running and waiting and not stop.requested():
                         share = cores_of(worker, workers, cores) if workers > 1 else []
-                        running[worker] = _start(waiting.popleft(), out, share, program)
-                        view.started(running[worker].job)
+                        running[worker] = _start(waiting.popleft(), share, program)
+                        view.started(running[worker].cell)
                 if stop.requested() and not asked:
                     asked = True
-                    for cell in running.values():
-                        cell.process.terminate()
-                for worker, cell in list(running.items()):
-                    if cell.process.poll() is not None:
+                    for one in running.values():
+                        one.process.terminate()
+                for worker, one in list(running.items()):
+                    if one.process.poll() is not None:
                         results.append(_result(running.pop(worker)))
                         view.ended(results[-1])
                 view.tick()
                 if running:
                     time.sleep(POLL_SECONDS)
         finally:
-            for cell in running.values():
-                cell.process.kill()
-                cell.process.wait()
-                cell.log.close()
-    results.extend(Result(job, None, _log(job, out)) for job in waiting)
+            for one in running.values():
+                one.process.kill()
+                one.process.wait()
+                one.log.close()
+    results.extend(Result(cell, None) for cell in waiting)
     return results, stop.number
 
 
-def _log(job: Job, out: Path) -> Path:
-    return out / f"{job.cell.name}.log"
+def _log(cell: Cell) -> Path:
+    return cell.run.with_name(f"{cell.name}.log")
 
 
-def _start(job: Job, out: Path, share: Sequence[int], program: Sequence[str]) -> _Running:
+def _start(cell: Cell, share: Sequence[int], program: Sequence[str]) -> _Running:
     environment = dict(os.environ)
     pin = []
     if share:
         environment.setdefault("OMP_NUM_THREADS", str(len(share)))
         if hasattr(os, "sched_setaffinity"):
             pin = ["--cores", ",".join(map(str, share))]
-    arguments = job.cell.arguments(out)
-    log = open(_log(job, out), "ab")  # noqa: SIM115
+    log = open(_log(cell), "ab")  # noqa: SIM115
     begin = log.tell()
-    log.write(f"$ {shlex.join(['bmojo', *arguments])}\n".encode())
+    log.write(f"$ {cell.command()}\n".encode())
     log.flush()
-    process = start(
-        [*program, *pin, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-    )
-    return _Running(job, process, log, begin)
+    files: dict[str, Any] = dict(stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+    process = start([*program, *pin, *cell.arguments()], env=environment, **files)
+    return _Running(cell, process, log, begin)
 
 
-def _result(cell: _Running) -> Result:
-    cell.log.close()
-    with open(cell.log.name, "rb") as file:
-        file.seek(cell.begin)
+def _result(running: _Running) -> Result:
+    running.log.close()
+    with open(running.log.name, "rb") as file:
+        file.seek(running.begin)
         lines = file.read().decode(errors="replace").splitlines()
-    tail = "\n".join(lines[1:][-TAIL_LINES:])
-    return Result(cell.job, cell.process.returncode, Path(cell.log.name), tail)
+    return Result(running.cell, running.process.returncode, "\n".join(lines[1:][-TAIL_LINES:]))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bmojo.errors import UserError
-from bmojo.sweep.check import Job
+from bmojo.sweep.plan import Cell
 
 __all__ = ["SlurmRun", "parameters", "submit"]
 
@@ -16,25 +16,17 @@ SUBMITITS_OWN = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_no
 
 
 class SlurmRun:
-    """One cell as submitit calls it on a node.
+    """One cell as submitit calls it on a node; it trains in the process of the job.
 
-    It trains in the process of the job. At the end of the job's time submitit asks for a
-    ``checkpoint`` and queues the job again, and the run goes on from its last checkpoint.
-
-    Args:
-      program: is ``bmojo`` when called with arguments; a function of a module.
-      arguments: what follows ``bmojo`` on the command line.
+    ``program`` is ``bmojo`` when called with ``arguments``; a function of a module. At the end of
+    the job's time submitit asks for a ``checkpoint`` and queues the job again, and the run goes on.
     """
 
-    def __init__(self, program: Callable[[Sequence[str]], None], arguments: Sequence[str]):
+    def __init__(self, program: Callable[..., None], arguments: Sequence[str]):
         self.program, self.arguments = program, list(arguments)
 
     def __call__(self) -> None:
-        """Train.
-
-        Raises:
-          RuntimeError: training ended with another exit code than 0.
-        """
+        """Train; a RuntimeError if that ends with another exit code than 0."""
         try:
             self.program(self.arguments)
         except SystemExit as end:
@@ -49,11 +41,7 @@ class SlurmRun:
 
 
 def parameters(words: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE words as parameters of submitit; sbatch's own get submitit's prefix.
-
-    Raises:
-      UserError: a word has no =.
-    """
+    """KEY=VALUE words as parameters of submitit; sbatch's own get submitit's prefix."""
     given: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -65,24 +53,14 @@ def parameters(words: Sequence[str]) -> dict[str, Any]:
 
 
 def submit(
-    jobs: Sequence[Job],
-    out: Path,
-    words: Sequence[str],
-    program: Callable[[Sequence[str]], None],
-) -> Iterator[tuple[Job, str]]:
-    """Queue cells, one Slurm job each.
+    cells: Sequence[Cell], out: Path, words: Sequence[str], program: Callable[..., None]
+) -> Iterator[tuple[Cell, str]]:
+    """Queue cells, one Slurm job each, and yield each with the number of its job.
 
     Jobs of one run directory have one name and wait for each other ('singleton'), so that
-    queueing a cell twice does no harm: the second finds it finished, or goes on with it.
-
-    Args:
-      jobs: the cells.
-      out: the folder of the runs; scripts and logs of the jobs are in its folder ``slurm``.
-      words: KEY=VALUE for sbatch, such as partition=gpu.
-      program: of :class:`SlurmRun`.
-
-    Yields:
-      Each cell with the number of its job, as soon as it is queued.
+    queueing a cell twice does no harm: the second finds it finished, or goes on with it. Scripts
+    and logs of the jobs are in ``out``/slurm. ``words`` are those of :func:`parameters`, and
+    ``program`` is that of :class:`SlurmRun`.
 
     Raises:
       UserError: submitit is missing, there is no Slurm here, or it takes no such parameter.
@@ -96,15 +74,15 @@ def submit(
         executor = submitit.AutoExecutor(folder=out / "slurm", cluster="slurm")
     except RuntimeError as error:
         raise UserError(f"--slurm: {_line(error)}; run this on a node that has sbatch") from None
-    for job in jobs:
-        name = f"{job.cell.name}-{hashlib.sha256(str(job.run.resolve()).encode()).hexdigest()[:8]}"
+    for cell in cells:
+        name = f"{cell.name}-{hashlib.sha256(str(cell.run.resolve()).encode()).hexdigest()[:8]}"
         alone = {"dependency": "singleton"}
         try:
             executor.update_parameters(name=name, slurm_additional_parameters=alone, **given)
-            queued = executor.submit(SlurmRun(program, job.cell.arguments(out)))
+            queued = executor.submit(SlurmRun(program, cell.arguments()))
         except (NameError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"--slurm: {_line(error)}") from None
-        yield job, str(queued.job_id)
+        yield cell, str(queued.job_id)
 
 
 def _line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Progress of a sweep, read from the files of its runs, as a live table or as lines."""
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -12,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bmojo.sweep.check import Job
+from bmojo.sweep.plan import Cell
 from bmojo.sweep.pool import Result
 from bmojo.training.report import clock
 
@@ -25,14 +26,9 @@ SECONDS_BETWEEN_LINES = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Progress of a run.
+    """Progress of a run: steps logged, numbers of the newest line, seconds so far.
 
-    Attributes:
-      step: steps done and logged.
-      loss: of the newest line, or None.
-      accuracy: of the newest line, or None.
-      pace: seconds a step since the first line, without compilation; None: not known.
-      seconds: of the run so far.
+    The ``pace`` is seconds a step since the first line, without compilation; None: not known.
     """
 
     step: int = 0
@@ -57,39 +53,30 @@ def _pace(speed: Sequence[dict[str, Any]]) -> float | None:
     """Seconds a step between the first and the last line, or up to the only one."""
     if not speed:
         return None
-    step, seconds = speed[-1]["step"], speed[-1]["seconds"]
-    first = speed[0]
-    if first["step"] < step and first["seconds"] < seconds:
-        step, seconds = step - first["step"], seconds - first["seconds"]
+    (first, begin), (step, seconds) = ((x["step"], x["seconds"]) for x in (speed[0], speed[-1]))
+    if first < step and begin < seconds:
+        step, seconds = step - first, seconds - begin
     return seconds / step
 
 
-def eta(jobs: Sequence[Job], seen: Mapping[str, Progress], workers: int) -> float | None:
-    """Seconds until all jobs are done; None as long as no run has logged a step.
+def eta(cells: Sequence[Cell], seen: Mapping[str, Progress], workers: int) -> float | None:
+    """Seconds until all cells are done; None as long as no run has logged a step.
 
     A run goes on at its own pace so far; one that has not begun at that of the same cell with
-    another seed, or else at the mean of all.
-
-    Args:
-      jobs: all cells, finished ones too.
-      seen: progress by name; a job without is taken not to have begun.
-      workers: runs at a time.
+    another seed, or else at the mean of all. Cells are all, finished ones too; ``seen`` is
+    progress by name.
     """
     paces = {name: known.pace for name, known in seen.items() if known.pace is not None}
     if not paces:
         return None
-    by_cell = {_stem(job): paces[job.cell.name] for job in jobs if job.cell.name in paces}
+    by_cell = {cell.unseeded: paces[cell.name] for cell in cells if cell.name in paces}
     mean = sum(paces.values()) / len(paces)
     left = []
-    for job in jobs:
-        steps = job.steps - seen.get(job.cell.name, Progress()).step
-        if job.state != "finished" and steps > 0:
-            left.append(steps * paces.get(job.cell.name, by_cell.get(_stem(job), mean)))
+    for cell in cells:
+        steps = cell.steps - seen.get(cell.name, Progress()).step
+        if cell.state != "finished" and steps > 0:
+            left.append(steps * paces.get(cell.name, by_cell.get(cell.unseeded, mean)))
     return max([sum(left) / workers, *left]) if left else 0.0
-
-
-def _stem(job: Job) -> str:
-    return job.cell.name.removesuffix(f"-seed{job.cell.seed}")
 
 
 def _ends(path: Path) -> list[dict[str, Any]]:
@@ -104,11 +91,8 @@ def _ends(path: Path) -> list[dict[str, Any]]:
         return []
     records = []
     for line in lines:
-        if line.endswith(b"\n"):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # where the tail begins
-                continue
+        with contextlib.suppress(ValueError):  # where the tail begins
+            record = json.loads(line) if line.endswith(b"\n") else None
             if isinstance(record, dict) and "step" in record and "evaluation" not in record:
                 records.append(record)
     return records
@@ -119,22 +103,19 @@ class View:
 
     Args:
       console: shows it.
-      jobs: all cells, finished ones too.
+      cells: all of them, finished ones too.
       workers: runs at a time.
     """
 
-    def __init__(self, console: Console, jobs: Sequence[Job], workers: int):
-        self._console, self._jobs, self._workers = console, jobs, workers
-        self._seen = {job.cell.name: progress(job.run) for job in jobs if job.state != "new"}
-        self._active: dict[str, Job] = {}
-        self._done = {job.cell.name for job in jobs if job.state == "finished"}
+    def __init__(self, console: Console, cells: Sequence[Cell], workers: int):
+        self._console, self._cells, self._workers = console, cells, workers
+        self._seen = {cell.name: progress(cell.run) for cell in cells if cell.state != "new"}
+        self._active: dict[str, Cell] = {}
+        self._done = {cell.name for cell in cells if cell.state == "finished"}
         self._failed: set[str] = set()
         self._looked = self._printed = time.monotonic()
-        self._live: Live | None = None
-        if console.is_terminal:
-            self._live = Live(
-                get_renderable=self._table, console=console, refresh_per_second=2, transient=True
-            )
+        shown: dict[str, Any] = dict(console=console, refresh_per_second=2, transient=True)
+        self._live = Live(get_renderable=self._table, **shown) if console.is_terminal else None
 
     def __enter__(self) -> "View":
         if self._live is not None:
@@ -145,24 +126,23 @@ class View:
         if self._live is not None:
             self._live.stop()
 
-    def started(self, job: Job) -> None:
+    def started(self, cell: Cell) -> None:
         """Print that a cell has begun."""
-        self._active[job.cell.name] = job
-        known = self._seen.get(job.cell.name)
-        how = f"goes on after step {known.step}" if known else "started"
-        self._say(f"{job.cell.name}: {how}")
+        self._active[cell.name] = cell
+        known = self._seen.get(cell.name)
+        self._say(f"{cell.name}: {f'goes on after step {known.step}' if known else 'started'}")
 
     def ended(self, result: Result) -> None:
         """Print the end of a cell."""
-        name = result.job.cell.name
+        name = result.cell.name
         self._active.pop(name, None)
-        self._seen[name] = seen = progress(result.job.run)
+        self._seen[name] = seen = progress(result.cell.run)
         if result.code == 0:
             self._done.add(name)
             took = f" in {clock(seen.seconds)}" if seen.seconds else ""
             self._say(f"{name}: finished{took}  {_numbers(seen)}")
         elif result.stopped:
-            self._say(f"{name}: stopped at step {seen.step} of {result.job.steps}")
+            self._say(f"{name}: stopped at step {seen.step} of {result.cell.steps}")
         else:
             self._failed.add(name)
             self._say(f"{name}: failed with exit code {result.code}, see {result.log}", "red")
@@ -172,33 +152,31 @@ class View:
         now = time.monotonic()
         if now - self._looked >= SECONDS_BETWEEN_LOOKS:
             self._looked = now
-            for name, job in self._active.items():
-                self._seen[name] = progress(job.run)
+            self._seen |= {name: progress(cell.run) for name, cell in self._active.items()}
         if self._live is None and now - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = now
-            for name, job in self._active.items():
+            for name, cell in self._active.items():
                 seen = self._seen.get(name, Progress())
-                self._say(f"{name}: step {seen.step}/{job.steps}  {_numbers(seen)}")
+                self._say(f"{name}: step {seen.step}/{cell.steps}  {_numbers(seen)}")
             self._say(self._whole())
 
     def _table(self) -> RenderableType:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("cell")
+        table = Table("cell", box=None, pad_edge=False, header_style="dim")
         for name in ("step", "", "loss", "accuracy"):
             table.add_column(name, justify="right")
-        for name, job in self._active.items():
+        for name, cell in self._active.items():
             seen = self._seen.get(name, Progress())
             numbers = ["" if x is None else f"{x:.3f}" for x in (seen.loss, seen.accuracy)]
-            share = f"{seen.step / job.steps:.0%}"
-            table.add_row(name, f"{seen.step}/{job.steps}", share, *numbers)
+            share = f"{seen.step / cell.steps:.0%}"
+            table.add_row(name, f"{seen.step}/{cell.steps}", share, *numbers)
         return Group(table, Text(self._whole(), style="bold"))
 
     def _whole(self) -> str:
         """Counts, and when all will be done."""
-        seconds = eta([j for j in self._jobs if j.cell.name not in self._failed], self._seen,
-                      self._workers)  # fmt: skip
-        waiting = len(self._jobs) - len(self._done) - len(self._failed) - len(self._active)
-        parts = [f"{len(self._done)} of {len(self._jobs)} finished", f"{waiting} waiting"]
+        left = [cell for cell in self._cells if cell.name not in self._failed]
+        seconds = eta(left, self._seen, self._workers)
+        waiting = len(left) - len(self._done) - len(self._active)
+        parts = [f"{len(self._done)} of {len(self._cells)} finished", f"{waiting} waiting"]
         if self._failed:
             parts.append(f"{len(self._failed)} failed")
         if seconds is not None:
@@ -210,6 +188,5 @@ class View:
 
 
 def _numbers(seen: Progress) -> str:
-    loss = "" if seen.loss is None else f"loss {seen.loss:.3f}"
-    accuracy = "" if seen.accuracy is None else f"accuracy {seen.accuracy:.3f}"
-    return "  ".join(filter(None, (loss, accuracy)))
+    numbers = {"loss": seen.loss, "accuracy": seen.accuracy}
+    return "  ".join(f"{name} {x:.3f}" for name, x in numbers.items() if x is not None)

@@ -1,10 +1,10 @@
-"""The reference of what configs can say, made from the classes themselves.
+"""Reference of configurables, generated from their classes.
 
 ```{bindings} BMojo
 ```
 
-lists the parameters of one configurable of :data:`bmojo.experiment.REGISTRY`. A configurable that
-no page lists is a warning, and so ends a strict build.
+lists the parameters of one configurable of :data:`bmojo.experiment.REGISTRY`. The build warns of a
+configurable that no page lists; a strict build fails.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ WORDS = {int: "integer", float: "number", str: "string", bool: "True or False", 
 
 
 def describe_type(annotation: Any) -> str:
-    """A type in words, as a reader of configs needs it."""
+    """Describe a type in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is None or annotation is types.NoneType:
         return "None"
@@ -50,7 +50,7 @@ def _plural(words: str) -> str:
 
 
 def describe_default(field: dataclasses.Field, names: dict[type, str]) -> str:
-    """A field's default as a config would write it; empty if there is none."""
+    """Write a field's default as a config does; empty if there is none."""
     missing = dataclasses.MISSING
     if field.default is not missing:
         value = field.default
@@ -70,7 +70,7 @@ def describe_default(field: dataclasses.Field, names: dict[type, str]) -> str:
 
 
 def attributes(docstring: str) -> dict[str, str]:
-    """Texts of the section ``Attributes`` of a docstring."""
+    """Read the section ``Attributes`` of a docstring, by name."""
     found = re.search(r"^Attributes:\n((?:[ \t]+.*\n?|\n)*)", inspect.cleandoc(docstring), re.M)
     texts: dict[str, str] = {}
     name = ""
@@ -84,7 +84,7 @@ def attributes(docstring: str) -> dict[str, str]:
 
 
 def reference(name: str, cls: type, names: dict[type, str], hints: dict[str, Any]) -> str:
-    """reStructuredText that lists what a config can say of one class."""
+    """List the parameters of one class as reStructuredText."""
     docstring = cls.__doc__ or ""
     summary = docstring.strip().split("\n\n")[0]
     texts = attributes(docstring)
@@ -107,7 +107,7 @@ class Bindings(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Write the list as reStructuredText, and let it be read."""
+        """Parse the list, and warn of parameters without a description."""
         from bmojo.experiment import REGISTRY
 
         name = self.arguments[0]
@@ -133,19 +133,19 @@ def _lines(lines: list[str], source: str) -> Any:
 
 
 def listed(env: BuildEnvironment) -> dict[str, set[str]]:
-    """The configurables that each page lists."""
+    """Configurables by the page that lists them."""
     if not hasattr(env, "listed_bindings"):
         env.listed_bindings = {}  # type: ignore[attr-defined]
     return env.listed_bindings  # type: ignore[attr-defined]
 
 
 def forget(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
-    """A page is read again, or gone."""
+    """Drop the entries of a page that is read again or deleted."""
     listed(env).pop(docname, None)
 
 
 def merge(app: Sphinx, env: BuildEnvironment, docnames: list[str], other: BuildEnvironment) -> None:
-    """Take over what another process has read."""
+    """Merge the entries of pages read by another process."""
     listed(env).update({d: n for d, n in listed(other).items() if d in docnames})
 
 
@@ -159,7 +159,7 @@ def check(app: Sphinx, env: BuildEnvironment) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect."""
+    """Add the directive and its event handlers."""
     app.add_directive("bindings", Bindings)
     app.connect("env-purge-doc", forget)
     app.connect("env-merge-info", merge)

@@ -1,9 +1,9 @@
-"""What to cite, from CITATION.cff.
+"""BibTeX entries, generated from CITATION.cff.
 
 ```{citation} software
 ```
 
-or ``paper``: an entry for BibTeX.
+shows that of the software, with ``paper`` that of the paper.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 def bibtex(entry: dict[str, Any], kind: str, key: str) -> str:
-    """An entry of a CITATION file as BibTeX."""
+    """Format an entry of a CITATION file as BibTeX."""
     authors = [
         f"{{{person['name']}}}"
         if "name" in person
@@ -38,12 +38,12 @@ def bibtex(entry: dict[str, Any], kind: str, key: str) -> str:
 
 
 class Citation(SphinxDirective):
-    """One entry as BibTeX."""
+    """One BibTeX entry."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Make a block of code."""
+        """Make the node of the code block."""
         path = Path(self.env.srcdir).parent / "CITATION.cff"
         self.env.note_dependency(str(path))
         known = yaml.safe_load(path.read_text(encoding="utf8"))

@@ -1,7 +1,7 @@
-"""Figures that are drawn while the site is built, once for light pages and once for dark ones.
+"""Figures drawn during the build, once for the light theme and once for the dark one.
 
 ```{drawing} NAME
-:alt: what a reader who cannot see it should know
+:alt: description for readers who cannot see it
 
 Caption.
 ```
@@ -26,7 +26,7 @@ FOLDER = "_generated"
 
 
 class Drawing(SphinxDirective):
-    """A figure of two images, of which the theme shows one."""
+    """A figure with one image for each theme."""
 
     required_arguments = 1
     has_content = True
@@ -55,17 +55,16 @@ class Drawing(SphinxDirective):
 
 
 def draw_all(app: Sphinx) -> None:
-    """Draw every figure whose picture is older than its code.
+    """Draw every figure whose image is older than its code, in a subprocess.
 
-    In a process of its own: readers are forked from this one, and a process in which JAX has
-    computed must not be forked.
+    Sphinx forks this process to read pages, and a process that has used JAX must not be forked.
     """
     logger.info("drawing figures")
     subprocess.run([sys.executable, __file__, app.srcdir], check=True)
 
 
 def draw(docs: Path) -> None:
-    """The same, here."""
+    """Draw the figures in this process."""
     import matplotlib
 
     matplotlib.use("Agg")

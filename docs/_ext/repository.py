@@ -1,8 +1,8 @@
-"""Links from a page to files of the repository that are no pages.
+"""Links from pages to repository files outside ``docs/``.
 
-Pages are read in two places: in the repository, where ``../configs/models/bmojo.gin`` is a
-file, and on this site, which ends at ``docs/``. Here such a link leads to a page with the
-file's text. A few Markdown files have a page of their own (``repository_pages``).
+Pages are read in the repository, where ``../configs/models/bmojo.gin`` is a file, and on the site,
+which has only ``docs/``. On the site such a link leads to a generated page with the file's text.
+A few Markdown files have a page of their own (``repository_pages``).
 """
 
 import importlib
@@ -28,7 +28,7 @@ PYTHON = (".gin", ".sbatch")
 
 
 def resolve(app: Sphinx, doctree: nodes.document) -> None:
-    """Turn links that leave ``docs/`` into links to a page of the file, in one document."""
+    """Point the links of one document that leave ``docs/`` to generated pages."""
     env = app.env
     here = env.docname
     for node in list(doctree.findall(_is_link)):
@@ -49,7 +49,7 @@ def _is_link(node: nodes.Node) -> bool:
 
 
 def _outside(docs: Path, docname: str, node: nodes.Element) -> Path | None:
-    """The file in the repository that a link leads to; None where it stays in ``docs/``."""
+    """Find the repository file of a link; None if it is inside ``docs/``."""
     text = node["reftarget"]
     root = docs.parent
     path = Path(text)
@@ -63,7 +63,7 @@ def _outside(docs: Path, docname: str, node: nodes.Element) -> Path | None:
 
 
 def source_of(module: str, name: str) -> str | None:
-    """Page and line of an object's source; notes that the page is wanted."""
+    """Find the page and line of an object's source."""
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -79,7 +79,7 @@ def source_of(module: str, name: str) -> str | None:
 
 
 def sources(app: Sphinx) -> set[str]:
-    """Files that documented objects are in."""
+    """Find the source files of all documented objects."""
     found = set()
     modules = set(app.env.domaindata["py"]["modules"])
     for full in app.env.domaindata["py"]["objects"]:
@@ -94,24 +94,24 @@ def sources(app: Sphinx) -> set[str]:
 
 
 def linked(env: BuildEnvironment) -> dict[str, set[str]]:
-    """The files that each page links to."""
+    """Linked files by page."""
     if not hasattr(env, "linked_files"):
         env.linked_files = {}  # type: ignore[attr-defined]
     return env.linked_files  # type: ignore[attr-defined]
 
 
 def forget(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
-    """A page is read again, or gone."""
+    """Drop the entries of a page that is read again or deleted."""
     linked(env).pop(docname, None)
 
 
 def merge(app: Sphinx, env: BuildEnvironment, docnames: list[str], other: BuildEnvironment) -> None:
-    """Take over what another process has read."""
+    """Merge the entries of pages read by another process."""
     linked(env).update({d: files for d, files in linked(other).items() if d in docnames})
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """A page for each file."""
+    """Generate a page for each file."""
     for name in sorted(sources(app).union(*linked(app.env).values())):
         text = (Path(app.srcdir).parent / name).read_text(encoding="utf8")
         try:
@@ -130,7 +130,7 @@ def _highlight(text: str, lexer: Any) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect."""
+    """Add the configuration value and event handlers."""
     app.add_config_value("repository_pages", {}, "env", dict)
     app.connect("doctree-read", resolve, priority=100)  # before downloads are collected
     app.connect("env-purge-doc", forget)

@@ -1,7 +1,7 @@
-"""Run at the start of every notebook: ``%%bash`` shows what a shell printed when it is done.
+"""IPython startup file of notebooks: a ``%%bash`` magic that prints the output of a finished shell.
 
-IPython's own shows pieces as they come, and between two of them a page would break the line.
-Paths below the notebook's temporary folder are shown relative to it.
+IPython's own magic prints output in pieces, and the page breaks lines between them. Paths below
+the notebook's temporary folder are printed relative to it.
 """
 
 import os
@@ -11,7 +11,7 @@ from IPython import get_ipython
 
 
 def bash(line: str, cell: str) -> None:
-    """Run a cell in bash; it must succeed, but with ``--no-raise-error``."""
+    """Run a cell in bash; raise if it fails, unless ``--no-raise-error`` is given."""
     done = subprocess.run(
         ["bash", "-c", cell], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

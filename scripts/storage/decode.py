@@ -88,7 +88,7 @@ def main():
         for _ in range(ROUNDS + 1):
             for name, store in cases.items():
                 times[name].append(decode(model, store, use, tokens[:64], asked.tokens))
-        print("| store | ms/token | of no store | MiB on disk |\n| --- | ---: | ---: | ---: |")
+        print("| store | ms/token | relative | MiB on disk |\n| --- | ---: | ---: | ---: |")
         base = statistics.median(times["no store"][1:])
         for name, store in cases.items():
             middle = statistics.median(times[name][1:])

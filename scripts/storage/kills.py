@@ -78,7 +78,7 @@ def check(directory: Path, published: int) -> int:
             assert positions == set(range(count)), f"layer {layer}: gaps"
         if counts[0]:
             probe = wanted.key[counts[0] // 2]
-            found = store.search(LAYERS[0], probe[None], nearest=1, limit=1).score[0, 0]
+            found = store.assign(LAYERS[0], probe[None, :, None], nearest=1).key[0, 0] @ probe[0]
             assert np.isclose(found, (wanted.key[: counts[0], 0] @ probe[0]).max()), "search"
     return counts[0]
 

@@ -51,13 +51,15 @@ def fill(directory, keys):
 
 def recall(store, keys, queries, nearest):
     """Part of the best entries of every query by brute force that a search finds."""
-    found = store.search(0, queries, nearest=nearest, limit=len(queries) * nearest)
-    best = set()
+    best, found = set(), set()
+    for query in queries:
+        ids = store.assign(0, query[None, :, None], nearest=nearest).id
+        found |= {(head, x) for head, row in enumerate(ids.tolist()) for x in row}
     for head in range(keys.shape[1]):
         for query in queries[:, head]:
             score = np.einsum("np,p->n", keys[:, head], query, dtype=np.float64)
             best |= {(head, x) for x in np.argpartition(-score, nearest)[:nearest].tolist()}
-    return len(best & {(h, x) for h, ids in enumerate(found.id.tolist()) for x in ids}) / len(best)
+    return len(best & found) / len(best)
 
 
 def look(directory, keys, queries, nearest):

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,8 +31,9 @@ def written(path, policy=None, **changes):
     for place in range(count):
         part = ids[max(place - 11, 0) : place + 1]
         context[place, 12 - len(part) :] = part
-    with Store.open(path, identity(**changes), policy, write=True, synchronous=True) as store:
-        store.write(0, entries(count, token=ids, context=context), "letters", now=1000.0)
+    with Store.open(path, identity(**changes), policy, write=True) as store:
+        with mock.patch("time.time", return_value=1000.0):
+            store.write(0, entries(count, token=ids, context=context), "letters")
         store.advance(count)
         store.write(2, entries(count, 1, token=ids, context=context), "treaties")
     return count

@@ -24,9 +24,7 @@ def model():
 
 @pytest.fixture
 def store(model, tmp_path):
-    with Store.open(
-        tmp_path / "s", identify(model, None, ""), Policy(), write=True, synchronous=True
-    ) as s:
+    with Store.open(tmp_path / "s", identify(model, None, ""), Policy(), write=True) as s:
         yield s
 
 

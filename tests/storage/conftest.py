@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from bmojo.storage import search
@@ -10,3 +12,14 @@ def blocks(request, monkeypatch):
         monkeypatch.setattr(search, "BLOCK", 32)
         monkeypatch.setattr(search, "TILE", (8, 16))
         monkeypatch.setattr(search, "CORES", 3)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Sets the time, which is 0 first."""
+
+    def to(seconds):
+        monkeypatch.setattr(time, "time", lambda: float(seconds))
+
+    to(0)
+    return to

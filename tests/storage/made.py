@@ -1,5 +1,7 @@
 """Stores with entries that are easily told apart."""
 
+import time
+
 import numpy as np
 
 from bmojo.storage import Entries, Identity, Store
@@ -50,8 +52,19 @@ def axis():
     return query
 
 
+def search(store, asked, nearest, layer=0):
+    """Entries of queries (Q, G, P), each of which takes what those before it have left."""
+    return store.assign(layer, asked[:, :, None], nearest=nearest)
+
+
+def strength(store, ids):
+    """What is left now of entries of layer 0."""
+    matrix = store._layers[0]
+    return np.exp(matrix.log_strength(store.clock, time.time())[matrix.places(np.array(ids))])
+
+
 def writer(directory, **options):
-    return Store.open(directory, identity(), write=True, **{"synchronous": True} | options)
+    return Store.open(directory, identity(), write=True, **options)
 
 
 def reader(directory, **options):

@@ -68,7 +68,7 @@ def read_before(tmp_path, blocks):
     keys /= np.linalg.norm(keys, axis=2, keepdims=True)
     places = np.arange(LENGTH)
     identity = Identity("aa", "", 1, WIDTH, (1,))
-    with Store.open(tmp_path / "s", identity, write=True, synchronous=True) as store:
+    with Store.open(tmp_path / "s", identity, write=True) as store:
         store.write(
             1, Entries(keys, keys, np.ones(LENGTH), places, places, places[:, None]), "text"
         )

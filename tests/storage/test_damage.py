@@ -6,7 +6,7 @@ import pytest
 
 from bmojo.errors import UserError
 from bmojo.storage import verify
-from tests.storage.made import entries, queries, reader, writer
+from tests.storage.made import entries, queries, reader, search, writer
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def store(tmp_path):
         made.write(0, entries(300), "a")
         made.publish()
         made.write(0, entries(20, 1), "b")
-        found = made.search(0, queries(5), nearest=2, limit=10)
+        found = search(made, queries(5), 2)
     assert verify(path) == []
     return path, found
 
@@ -99,7 +99,7 @@ def test_a_value_that_is_damaged_while_the_store_is_open(store, damage):
     with writer(path) as other:
         execute(path, f"{damage} WHERE id = {before.id[0, 0]}")
         with pytest.raises(UserError, match="damaged; bmojo memory verify names all that are"):
-            other.search(0, queries(5), nearest=2, limit=10)
+            search(other, queries(5), 2)
 
 
 def test_a_store_that_is_cut(store):

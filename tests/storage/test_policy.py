@@ -7,33 +7,32 @@ import pytest
 
 from bmojo.storage import Policy
 from bmojo.storage import store as store_module
-from tests.storage.made import along, axis, entries, queries, reader, writer
+from tests.storage.made import along, axis, entries, queries, reader, search, strength, writer
 
 
-def best(store, **options):
-    return store.search(0, axis(), nearest=3, limit=3, **{"now": 0.0} | options)
+def best(store):
+    return search(store, axis(), 3)
 
 
-@pytest.mark.parametrize("clock", ["tokens", "seconds"])
-def test_half_life(tmp_path, clock, blocks):
+@pytest.mark.parametrize("of", ["tokens", "seconds"])
+def test_half_life(tmp_path, of, clock, blocks):
     """An entry of score 5 is as good as one of 5 - 2 ln 2 that is younger by two half-lives."""
-    policy = Policy(**{f"half_life_{clock}": 10.0})
+    policy = Policy(**{f"half_life_{of}": 10.0})
     with writer(tmp_path / "s", policy=policy) as store:
-        store.write(0, along([5] + [0] * 20), "a", now=0.0)
-        store.publish(now=0.0)
-        now = 0.0
-        if clock == "tokens":
+        store.write(0, along([5] + [0] * 20), "a")
+        store.publish()
+        if of == "tokens":
             store.advance(20)
         else:
-            now = 20.0
+            clock(20)
         younger = 5 - 2 * math.log(2)
-        store.write(0, along([younger - 0.01]), "a", now=now)
-        found = best(store, now=now)
+        store.write(0, along([younger - 0.01]), "a")
+        assert strength(store, [0, 21]) == pytest.approx([0.25, 1])
+        found = best(store)
         assert found.id[0, :2].tolist() == [0, 21]
-        assert found.strength[0, :2] == pytest.approx([0.25, 1])
-        assert found.score[0, :2] == pytest.approx([5, younger - 0.01])
-        store.write(0, along([younger + 0.01]), "a", now=now)
-        assert best(store, now=now).id[0].tolist() == [22, 0, 21]
+        assert found.key[0, :2, 0] == pytest.approx([5, younger - 0.01])
+        store.write(0, along([younger + 0.01]), "a")
+        assert best(store).id[0].tolist() == [22, 0, 21]
 
 
 def test_the_newer_of_equal_ones(tmp_path):
@@ -44,50 +43,49 @@ def test_the_newer_of_equal_ones(tmp_path):
         assert best(store).id[0].tolist() == [2, 1, 0]
 
 
-def test_reinforcement(tmp_path, blocks):
+def test_reinforcement(tmp_path, clock, blocks):
     policy = Policy(half_life_tokens=10, reinforcement=0.5)
     with writer(tmp_path / "s", policy=policy) as store:
-        store.write(0, along([3, 2] + [0] * 20), "a", now=0.0)
+        store.write(0, along([3, 2] + [0] * 20), "a")
         store.advance(10)
-        store.publish(now=0.0)
-        first = store.search(0, axis(), nearest=1, limit=1, now=0.0)
-        assert first.strength[0].tolist() == [0.5]
+        store.publish()
+        assert strength(store, [0]).tolist() == [0.5]
+        search(store, axis(), 1)
         store.advance(10)
-        again = store.search(0, axis(), nearest=2, limit=2, now=0.0)
-        assert again.id[0].tolist() == [0, 1]
-        assert again.strength[0] == pytest.approx([(0.5 + 0.5) / 2, 0.25])
+        assert strength(store, [0, 1]) == pytest.approx([(0.5 + 0.5) / 2, 0.25])
+        assert search(store, axis(), 2).id[0].tolist() == [0, 1]
     with reader(tmp_path / "s") as store:
-        strength = [(0.5 + 0.5) / 2 + 0.5, 0.25 + 0.5]
+        left = [(0.5 + 0.5) / 2 + 0.5, 0.25 + 0.5]
         for _ in range(2):  # a reader reinforces nothing
-            assert best(store).strength[0, :2] == pytest.approx(strength)
+            assert strength(store, best(store).id[0, :2]) == pytest.approx(left)
         record = store.records[0]
         assert (record.uses, record.used) == (2, 0.0)
-        assert record.strength == pytest.approx(strength[0])
+        assert record.strength == pytest.approx(left[0])
 
 
-def test_a_reader_follows_reinforcement(tmp_path):
+def test_a_reader_follows_reinforcement(tmp_path, clock):
     with writer(tmp_path / "s", policy=Policy(reinforcement=1.0)) as store:
-        store.write(0, along([1, 1]), "a", now=0.0)
-        store.publish(now=0.0)
+        store.write(0, along([1, 1]), "a")
+        store.publish()
         with reader(tmp_path / "s") as other:
-            assert best(other).strength[0, :2].tolist() == [1, 1]
-            store.search(0, axis(), nearest=1, limit=1, now=0.0)
-            store.publish(now=0.0)
-            assert best(other).strength[0, :2].tolist() == [2, 1]
+            assert strength(other, best(other).id[0, :2]).tolist() == [1, 1]
+            search(store, axis(), 1)
+            store.publish()
+            assert strength(other, best(other).id[0, :2]).tolist() == [2, 1]
 
 
-def test_many_retrievals_are_written_before_publication(tmp_path, monkeypatch):
+def test_many_retrievals_are_written_before_publication(tmp_path, monkeypatch, clock):
     monkeypatch.setattr(store_module, "TOUCHES", 2)
     with writer(tmp_path / "s", policy=Policy(reinforcement=1.0)) as store:
-        store.write(0, along([1, 1]), "a", now=0.0)
-        store.publish(now=0.0)
+        store.write(0, along([1, 1]), "a")
+        store.publish()
         with reader(tmp_path / "s") as other:
             assert store.records[0].uses == 0
             best(store)
             assert store.records[0].uses == 1
-            assert best(other).strength[0, :2].tolist() == [1, 1]
-            store.publish(now=0.0)
-            assert best(other).strength[0, :2].tolist() == [2, 2]
+            assert strength(other, best(other).id[0, :2]).tolist() == [1, 1]
+            store.publish()
+            assert strength(other, best(other).id[0, :2]).tolist() == [2, 2]
 
 
 def test_capacity(tmp_path):
@@ -121,10 +119,9 @@ def test_of_equally_strong_entries_the_least_surprising_go(tmp_path):
         assert store.records.select() == [0, 2, 4, 6]
 
 
-@pytest.mark.parametrize("synchronous", [True, False])
-def test_compaction(tmp_path, synchronous):
+def test_compaction(tmp_path):
     policy = Policy(half_life_tokens=10, floor=2**-3)
-    with writer(tmp_path / "s", policy=policy, synchronous=synchronous) as store:
+    with writer(tmp_path / "s", policy=policy) as store:
         store.write(0, entries(500), "old")
         store.advance(15)
         store.write(0, entries(400, 1, 500), "new")
@@ -134,12 +131,12 @@ def test_compaction(tmp_path, synchronous):
         before = store.records.stats()["bytes"]
         assert store.compact() == 500
         assert store.records.stats()["bytes"] < 0.6 * before
-        found = store.search(0, asked, nearest=2, limit=8)
+        found = search(store, asked, 2)
         assert found.id[found.id >= 0].min() >= 500
         facts = store.records.stats()
         assert facts["sources"] == {"new": 400} and facts["layers"][0]["entries"] == 400
         store.write(0, entries(1), "new")
-        assert store.search(0, asked, nearest=900, limit=900).id.max() == 900
+        assert search(store, asked[:1], 401).id.max() == 900
     with reader(tmp_path / "s") as store:
         assert store.count(0) == 401
 
@@ -148,18 +145,18 @@ def test_forgotten_entries_are_not_found(tmp_path, blocks):
     with writer(tmp_path / "s") as store:
         store.write(0, entries(400), "a")
         store.publish()
-        before = store.search(0, queries(4), nearest=1, limit=4)
+        before = search(store, queries(4), 1)
         gone = before.id[before.id >= 0]
         assert store.forget(gone.tolist()) == len(np.unique(gone))
-        assert not np.isin(store.search(0, queries(4), nearest=4, limit=99).id, gone).any()
+        assert not np.isin(search(store, queries(4), 4).id, gone).any()
         assert store.forget(range(200)) and store.count(0) <= 200
         store.publish()
         assert store.records.stats()["layers"][0]["entries"] == store.count(0)
-        assert store.search(0, queries(4), nearest=4, limit=99).id.max() >= 200
+        assert search(store, queries(4), 4).id.max() >= 200
         store.forget(range(400))
         store.publish()
         assert store.records.stats()["layers"][0]["entries"] == 0
-        assert store.search(0, queries(4), nearest=1, limit=4).count == 0
+        assert (search(store, queries(4), 1).id == -1).all()
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,10 @@ def test_states_and_steps():
     plan = smoke()
     fabricate(plan.cells[0], plan.out, finished=True)
     fabricate(plan.cells[3], plan.out, finished=False)
-    jobs = check(plan)
-    assert [job.state for job in jobs] == ["finished", "new", "new", "unfinished"]
-    assert [job.run for job in jobs] == [plan.out / cell.name for cell in plan.cells]
-    assert {job.steps for job in jobs} == {4}
+    cells = check(plan)
+    assert [cell.state for cell in cells] == ["finished", "new", "new", "unfinished"]
+    assert [cell.run for cell in cells] == [plan.out / cell.name for cell in plan.cells]
+    assert {cell.steps for cell in cells} == {4}
 
 
 def test_a_wrong_binding_is_named_with_its_cell():

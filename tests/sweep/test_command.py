@@ -43,14 +43,13 @@ def started(monkeypatch):
     """What the pool is asked to run; nothing is run, and cells end with these codes."""
     asked, codes = [], {}
 
-    def pool(jobs, out, workers, watcher, program):
+    def pool(cells, workers, watcher, program):
         assert program[1:] == ("-m", "bmojo.cli", "--child")
-        asked.append(([job.cell.name for job in jobs], workers))
+        asked.append(([cell.name for cell in cells], workers))
         results = []
-        for job in jobs:
-            watcher.started(job)
-            code = codes.get(job.cell.name, 0)
-            results.append(Result(job, code, out / f"{job.cell.name}.log", "the end"))
+        for cell in cells:
+            watcher.started(cell)
+            results.append(Result(cell, codes.get(cell.name, 0), "the end"))
             watcher.ended(results[-1])
         return results, None
 

@@ -44,9 +44,9 @@ def test_every_combination_once_and_seed_after_seed():
     assert cell.bindings == ("T.every=400", "X.y=1", "O.rate=0.02", "M.kind=@Cell()")
     conv = next(c for c in made.cells if "conv" in c.name)
     assert conv.bindings[-1] == "M.kind='conv'"
-    assert cell.command(Path("out")) == (
+    assert cell.command() == (
         "bmojo train b.gin over.gin T.every=400 X.y=1 O.rate=0.02 'M.kind=@Cell()' --seed 5 "
-        "--run-dir out/b-wide-rate0.02-kind_Cell-seed5"
+        "--run-dir runs/mine/b-wide-rate0.02-kind_Cell-seed5"
     )
 
 
@@ -165,4 +165,7 @@ def test_a_sweep_can_be_written_and_read_again():
     first = config.load(REGISTRY, "Sweep", ["mine.gin"])
     Path("again.gin").write_text(first.text)
     assert config.load(REGISTRY, "Sweep", ["again.gin"]).value == first.value
-    assert isinstance(first.value, Sweep) and len(list(cells(first.value, Path("mine.gin")))) == 2
+    assert (
+        isinstance(first.value, Sweep)
+        and len(list(cells(first.value, Path("mine.gin"), Path()))) == 2
+    )

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from bmojo.sweep import pool
-from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.pool import cores_of, schedulable_cores
 
@@ -30,39 +29,39 @@ class Watcher:
     def __init__(self, tick=lambda: None):
         self.events, self.tick, self.most, self.now = [], tick, 0, 0
 
-    def started(self, job):
+    def started(self, cell):
         self.now += 1
         self.most = max(self.most, self.now)
-        self.events.append(f"+{job.cell.name}")
+        self.events.append(f"+{cell.name}")
 
     def ended(self, result):
         self.now -= 1
-        self.events.append(f"-{result.job.cell.name}")
+        self.events.append(f"-{result.cell.name}")
 
 
 @pytest.fixture
-def jobs(tmp_path):
+def cells(tmp_path):
     script = tmp_path / "bmojo"
     script.write_text(SCRIPT)
     script.chmod(0o755)
 
     def make(*kinds):
-        cells = [Cell(f"{k}{n}", f"{k}.gin", (), (), n) for n, k in enumerate(kinds)]
-        return [Job(cell, tmp_path / "out" / cell.name, 10, "new") for cell in cells]
+        out = tmp_path / "out"
+        return [Cell(out / f"{k}{n}", f"{k}.gin", seed=n) for n, k in enumerate(kinds)]
 
     return make
 
 
-def run(jobs, out, workers, watcher):
-    return pool.run(jobs, out, workers, watcher, [str(out.parent / "bmojo")])
+def run(cells, workers, watcher):
+    program = cells[0].run.parents[1] / "bmojo"
+    return pool.run(cells, workers, watcher, [str(program)])
 
 
-def test_a_failure_leaves_the_others_running_and_its_output_is_kept(jobs, tmp_path):
+def test_a_failure_leaves_the_others_running_and_its_output_is_kept(cells):
     watcher = Watcher()
-    out = tmp_path / "out"
-    results, stopped = run(jobs("bad", "ok", "ok", "bad", "ok"), out, 2, watcher)
+    results, stopped = run(cells("bad", "ok", "ok", "bad", "ok"), 2, watcher)
     assert stopped is None and watcher.most == 2
-    assert {r.job.cell.name: r.code for r in results} == {
+    assert {r.cell.name: r.code for r in results} == {
         "bad0": 3, "ok1": 0, "ok2": 0, "bad3": 3, "ok4": 0,
     }  # fmt: skip
     bad = next(r for r in results if r.code)
@@ -71,15 +70,15 @@ def test_a_failure_leaves_the_others_running_and_its_output_is_kept(jobs, tmp_pa
     assert bad.log.read_text().startswith("$ bmojo train bad.gin --seed 0 --run-dir ")
 
 
-def test_output_of_a_second_try_is_added_and_its_tail_is_its_own(jobs, tmp_path):
+def test_output_of_a_second_try_is_added_and_its_tail_is_its_own(cells):
     for _ in range(2):
-        (result,), _ = run(jobs("ok"), tmp_path / "out", 1, Watcher())
+        (result,), _ = run(cells("ok"), 1, Watcher())
     assert result.log.read_text().count("ok.gin runs") == 2
     assert result.tail.count("ok.gin runs") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_all_softly_and_starts_no_more(jobs, tmp_path, number):
+def test_a_signal_stops_all_softly_and_starts_no_more(cells, tmp_path, number):
     asked = []
 
     def tick():
@@ -89,17 +88,17 @@ def test_a_signal_stops_all_softly_and_starts_no_more(jobs, tmp_path, number):
             asked.append(time.sleep(0.2))  # the shell sets its trap
             os.kill(os.getpid(), number)
 
-    results, stopped = run(jobs("slow", "slow", "ok"), tmp_path / "out", 2, Watcher(tick))
+    results, stopped = run(cells("slow", "slow", "ok"), 2, Watcher(tick))
     assert stopped == number
     assert [r.code for r in results] == [143, 143, None]
     assert all(r.stopped for r in results)
     assert results[0].tail.endswith("saved")
 
 
-def test_a_second_interrupt_kills(jobs, tmp_path):
+def test_a_second_interrupt_kills(cells):
     watcher = Watcher(lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        run(jobs("deaf"), tmp_path / "out", 1, watcher)
+        run(cells("deaf"), 1, watcher)
 
 
 def test_cores_are_shared_out():

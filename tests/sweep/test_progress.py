@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.view import Progress, eta, progress
 
@@ -15,9 +14,8 @@ def write(run, name, *records):
     (run / name).write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def job(stem, seed, steps=100, state="new"):
-    cell = Cell(f"{stem}-seed{seed}", "a.gin", (), (), seed)
-    return Job(cell, Path("out") / cell.name, steps, state)
+def cell(stem, seed, state="new"):
+    return Cell(Path("out") / f"{stem}-seed{seed}", "a.gin", seed=seed, steps=100, state=state)
 
 
 def test_nothing_is_there(tmp_path):
@@ -45,17 +43,17 @@ def test_a_long_file_is_read_at_its_ends(tmp_path):
 
 
 def test_nobody_knows_before_the_first_step():
-    assert eta([job("a", 0)], {}, 2) is None
+    assert eta([cell("a", 0)], {}, 2) is None
 
 
 def test_eta_takes_the_pace_of_the_run_of_its_cell_or_of_all():
-    jobs = [job("a", 0), job("a", 1), job("b", 0), job("c", 0), job("d", 0, state="finished")]
+    cells = [cell("a", 0), cell("a", 1), cell("b", 0), cell("c", 0), cell("d", 0, "finished")]
     seen = {
         "a-seed0": Progress(40, pace=1.0),
         "b-seed0": Progress(90, pace=3.0),
         "d-seed0": Progress(100, pace=5.0),
     }
     left = 60 * 1.0 + 100 * 1.0 + 10 * 3.0 + 100 * 3.0
-    assert eta(jobs, seen, 1) == pytest.approx(left)
-    assert eta(jobs, seen, 4) == pytest.approx(300.0), "no sooner than the longest run"
-    assert eta([jobs[-1]], seen, 1) == 0
+    assert eta(cells, seen, 1) == pytest.approx(left)
+    assert eta(cells, seen, 4) == pytest.approx(300.0), "no sooner than the longest run"
+    assert eta([cells[-1]], seen, 1) == 0

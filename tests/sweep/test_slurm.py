@@ -8,7 +8,6 @@ import pytest
 
 from bmojo.errors import UserError
 from bmojo.processes import run_bmojo
-from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.slurm import SlurmRun, parameters, submit
 
@@ -43,9 +42,8 @@ def submitit(monkeypatch):
     return AutoExecutor
 
 
-def jobs(*names):
-    cells = [Cell(name, "a.gin", (), ("X.y=1",), 2) for name in names]
-    return [Job(cell, Path("out") / cell.name, 10, "new") for cell in cells]
+def cells(*names):
+    return [Cell(Path("out") / name, "a.gin", (), ("X.y=1",), 2) for name in names]
 
 
 def test_words_become_parameters_of_submitit():
@@ -61,8 +59,8 @@ def test_words_become_parameters_of_submitit():
 
 
 def test_a_job_for_each_cell_one_at_a_time_in_a_directory(submitit):
-    queued = list(submit(jobs("a-seed2", "b-seed2"), Path("out"), ["partition=gpu"], run_bmojo))
-    assert [(job.cell.name, number) for job, number in queued] == [
+    queued = list(submit(cells("a-seed2", "b-seed2"), Path("out"), ["partition=gpu"], run_bmojo))
+    assert [(cell.name, number) for cell, number in queued] == [
         ("a-seed2", "101"),
         ("b-seed2", "102"),
     ]
@@ -78,13 +76,13 @@ def test_a_job_for_each_cell_one_at_a_time_in_a_directory(submitit):
 
 def test_an_unknown_option_is_a_users_error(submitit):
     with pytest.raises(UserError, match="^--slurm: Unknown arguments: slurm_partitoin$"):
-        list(submit(jobs("a-seed2"), Path("out"), ["partitoin=gpu"], run_bmojo))
+        list(submit(cells("a-seed2"), Path("out"), ["partitoin=gpu"], run_bmojo))
 
 
 def test_submitit_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"submitit is not installed; pip install 'bmojo\[slurm\]'"):
-        list(submit(jobs("a-seed2"), Path("out"), ["partition=gpu"], run_bmojo))
+        list(submit(cells("a-seed2"), Path("out"), ["partition=gpu"], run_bmojo))
 
 
 def test_a_job_trains_in_its_own_process_and_fails_with_it(monkeypatch, capsys):

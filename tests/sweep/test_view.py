@@ -7,60 +7,58 @@ import pytest
 from rich.console import Console
 
 from bmojo.sweep import view as module
-from bmojo.sweep.check import Job
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.pool import Result
 from bmojo.sweep.view import View
 
 
 @pytest.fixture
-def jobs(tmp_path):
-    cells = [Cell(f"{stem}-seed0", "x.gin", (), (), 0) for stem in "abc"]
-    return [Job(cell, tmp_path / cell.name, 100, "new") for cell in cells]
+def cells(tmp_path):
+    return [Cell(tmp_path / f"{stem}-seed0", "x.gin", steps=100) for stem in "abc"]
 
 
-def log(job, step):
-    job.run.mkdir(exist_ok=True)
+def log(cell, step):
+    cell.run.mkdir(exist_ok=True)
     metrics = {"step": step, "loss": 1.5, "accuracy": 0.25}
     speed = [{"step": 10, "seconds": 30.0}, {"step": step, "seconds": 20.0 + step}]
-    (job.run / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
-    (job.run / "speed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in speed))
+    (cell.run / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
+    (cell.run / "speed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in speed))
 
 
-def show(jobs, tmp_path, terminal):
+def show(cells, terminal):
     """A cell that is done, one that failed, one at step 40."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=100)
-    with View(console, jobs, 2) as view:
-        for job in jobs:
-            view.started(job)
-        log(jobs[0], 100)
-        view.ended(Result(jobs[0], 0, tmp_path / "a.log"))
-        view.ended(Result(jobs[1], 3, tmp_path / "b.log"))
-        log(jobs[2], 40)
+    with View(console, cells, 2) as view:
+        for cell in cells:
+            view.started(cell)
+        log(cells[0], 100)
+        view.ended(Result(cells[0], 0))
+        view.ended(Result(cells[1], 3))
+        log(cells[2], 40)
         view.tick()
         if terminal:
             console.print(view._table())
     return file.getvalue()
 
 
-def test_lines_without_a_terminal(jobs, tmp_path, monkeypatch):
+def test_lines_without_a_terminal(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LOOKS", 0)
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
-    assert show(jobs, tmp_path, False).splitlines() == [
+    assert show(cells, False).splitlines() == [
         "a-seed0: started",
         "b-seed0: started",
         "c-seed0: started",
         "a-seed0: finished in 2:00  loss 1.500  accuracy 0.250",
-        f"b-seed0: failed with exit code 3, see {tmp_path / 'b.log'}",
+        f"b-seed0: failed with exit code 3, see {tmp_path / 'b-seed0.log'}",
         "c-seed0: step 40/100  loss 1.500  accuracy 0.250",
         "1 of 3 finished, 0 waiting, 1 failed, ETA 1:00",
     ]
 
 
-def test_a_table_on_a_terminal(jobs, tmp_path, monkeypatch):
+def test_a_table_on_a_terminal(cells, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LOOKS", 0)
-    shown = show(jobs, tmp_path, True)
+    shown = show(cells, True)
     row = next(line for line in reversed(shown.splitlines()) if "c-seed0" in line)
     assert row.split() == ["c-seed0", "40/100", "40%", "1.500", "0.250"]
     assert "1 of 3 finished, 0 waiting, 1 failed, ETA 1:00" in shown

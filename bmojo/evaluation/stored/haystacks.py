@@ -88,10 +88,10 @@ def answer(
 
 @contextmanager
 def fresh_store(identity: Identity, policy: Policy) -> Iterator[Store]:
-    """A store in a temporary folder, in synchronous mode, which is gone afterwards."""
+    """A store in a temporary folder, which is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="bmojo-store-") as folder:
         path = Path(folder) / "store"
-        with Store.open(path, identity, policy, write=True, synchronous=True) as store:
+        with Store.open(path, identity, policy, write=True) as store:
             yield store
 
 
