@@ -185,7 +185,7 @@ def haystack_task(subject: Subject) -> Any:
     Raises:
       UserError: it was trained on something else.
     """
-    from bmojo.data.noisy_mqar import NoisyMQARConfig
+    from bmojo.data.mad import NoisyMQARConfig
 
     for stage in reversed(subject.experiment.curriculum):
         if isinstance(stage.data, NoisyMQARConfig):

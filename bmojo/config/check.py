@@ -15,13 +15,7 @@ Use = tuple[Scope, str]
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Bindings that may be built.
-
-    Attributes:
-      bindings: those in force, by key.
-      registry: the names that they may use.
-      uses: every configurable that will be made, with its scope, and where it is referred to.
-    """
+    """Bindings in force, by key, and every configurable that they use: scope, name and place."""
 
     bindings: dict[str, Binding]
     registry: Registry
@@ -80,18 +74,12 @@ class Checked:
 
 
 def check(bindings: list[Binding], registry: Registry, root: str, origin: Place) -> Checked:
-    """Check all bindings against the registry and each other.
-
-    Args:
-      bindings: in the order of reading.
-      registry: the names that there are.
-      root: the name that everything is made for.
-      origin: the place of errors about a binding that no file has.
+    """Check all bindings, in the order of reading, for an object called ``root``.
 
     Raises:
       ConfigError: a name, parameter or macro is unknown; a macro, scope or binding is never
-        used or has no effect; a parameter without a default is not bound; something contains
-        itself.
+        used or has no effect; a parameter without a default is not bound (at ``origin``, if it is
+        that of the root); something contains itself.
     """
     for binding in bindings:
         _check_names(binding, registry)
@@ -185,10 +173,9 @@ def _check_acyclic(macro: str, force: dict[str, Binding], above: tuple[str, ...]
 
 
 def _check_used(binding: Binding, checked: Checked, overridden: list[Binding]) -> None:
-    """Refuse a binding that nothing will read.
+    """Refuse a binding that nothing reads, unless its reader was overridden after it.
 
-    It is excused if its reader was overridden after it: a config that replaces the pattern of
-    a model has no use for the bindings of the old one.
+    A config that replaces the pattern of a model has no use for the bindings of the old one.
     """
     if checked.applied(binding):
         return

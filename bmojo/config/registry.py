@@ -11,9 +11,8 @@ __all__ = ["Registry"]
 class Registry:
     """Dataclasses by the names that configs call them.
 
-    Attributes:
-      shared_macros: macros that a file may define for any other. In an included file or an
-        overlay they need no reader, as sizes are written for all models.
+    ``shared_macros`` need no reader in an included file or an overlay, as sizes are written for
+    all models.
     """
 
     def __init__(self, shared_macros: tuple[str, ...] = ()) -> None:

@@ -6,18 +6,9 @@ import functools
 import numpy as np
 
 from bmojo.data.source import check_number
-from bmojo.data.synthetic import (
-    Example,
-    SyntheticSource,
-    SyntheticTask,
-    bindings_of,
-    blank,
-    choose,
-)
+from bmojo.data.synthetic import Example, SyntheticSource, SyntheticTask, bindings_of, blank, choose
 
 __all__ = ["MQARConfig"]
-
-FILLERS = ("zero", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,9 +28,8 @@ class MQARConfig(SyntheticTask):
     replacement: queries crowd behind the pairs and thin out in a power law. A power of 1
     spreads them evenly.
 
-    Whether the bindings of an example belong to the train or to the test split is decided
-    by a checksum of the bindings alone (of the set: their order plays no part), whatever the
-    seed, the length and the filler, so that no set of bindings is ever in both.
+    A checksum of the set of bindings alone decides their split, whatever the seed, the length
+    and the filler: no set of bindings is ever in both.
 
     Attributes:
       length: L, tokens of a sequence.
@@ -63,7 +53,7 @@ class MQARConfig(SyntheticTask):
     def check(self) -> None:
         """Refuse pairs that neither the sequence nor the vocabulary can hold."""
         check_number(self, "power", lambda power: 0 < power < float("inf"), "above 0", 0.01)
-        if self.filler not in FILLERS:
+        if self.filler not in ("zero", "random"):
             raise ValueError(f"MQAR.filler: {self.filler!r} is unknown; choose 'zero' or 'random'")
         most = max(self.num_pairs)
         shown = f"{most} pairs shown {self.passes} times and queried once"

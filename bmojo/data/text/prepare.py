@@ -1,8 +1,8 @@
 """Preparation of text: a corpus becomes shards of tokens, once.
 
-The corpus is cut into jobs by size alone. A job makes at most one shard of each split and
-ends by writing a note; a job without its note is done again. So the work
-can be interrupted anywhere, and the result does not depend on the processes that did the jobs.
+The corpus is cut into jobs by size alone. A job makes at most one shard of each split and ends
+by writing a note; without its note it is done again. So the work can be interrupted anywhere, and
+the result does not depend on the number of processes.
 """
 
 import concurrent.futures
@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
 from bmojo.console import line, make_console
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
-from bmojo.data.text.lock import lock, refuse_other_files, remove_if_fruitless, write_plan
 from bmojo.data.text.store import (
     BLOCK,
     FORMAT,
     MANIFEST,
+    PLAN,
     Prepared,
     ShardWriter,
     file_facts,
@@ -39,11 +40,13 @@ from bmojo.data.text.store import (
 )
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.errors import UserError
-from bmojo.files import write_atomically
+from bmojo.files import file_lock, write_atomically
 
-__all__ = ["Request", "cores", "prepare"]
+__all__ = ["Request", "cores", "lock", "prepare"]
 
-SKIPPED = "skipped.txt"
+LOCK = ".lock"
+NOTES = "job-*.json"
+UNFINISHED = (NOTES, "*.array_record", "*.documents.npy", ".*.tmp", PLAN)
 JOB_BYTES = (4 * 2**20, 64 * 2**20)
 """Smallest and largest size of a job; in between, a corpus is cut into 64."""
 
@@ -107,14 +110,14 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
-    refuse_other_files(out)
+    _refuse_other_files(out)
     with lock(out, wait, console):
-        new = write_plan(out, plan, console)
-        with remove_if_fruitless(out, new):
+        new = _write_plan(out, plan, console)
+        with _remove_if_fruitless(out, new):
             if (out / MANIFEST).exists():
                 prepared = open_prepared(out)
                 prepared.check()
-                _clear(out)
+                _clear(out, NOTES)
                 line(console, f"{out}: is prepared already")
                 return prepared
             _clear(out, ".*.tmp")
@@ -138,10 +141,7 @@ def cores() -> int:
 
 
 def _plan(request: Request, corpus: Corpus, coder: Tokenizer) -> dict[str, Any]:
-    """All that the result depends on.
-
-    Not whether corrupt documents are skipped: jobs that were done without it met none.
-    """
+    """All that the result depends on; jobs done without skip_corrupt met no corrupt document."""
     divided = "" in corpus.parts
     return {
         "format": FORMAT,
@@ -179,6 +179,88 @@ def _jobs(corpus: Corpus) -> Iterator[tuple[str, tuple[Part, ...]]]:
             yield split, tuple(job)
 
 
+@contextlib.contextmanager
+def lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
+    """Make the directory and keep every other process out of it, or wait for that."""
+    with contextlib.ExitStack() as stack:
+        blocked = False
+        while True:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(file_lock(out / LOCK, wait=blocked))
+                break
+            except BlockingIOError:
+                if not wait:
+                    raise UserError(
+                        f"{out}: another process prepares text here; wait for it, or choose "
+                        "another directory with --out"
+                    ) from None
+                line(console, f"{out}: waiting for another process to prepare it")
+                blocked = True
+            except FileNotFoundError:
+                continue  # the other process has removed the directory
+            except OSError as error:
+                raise UserError(
+                    f"{out}: the directory cannot be written ({error.strerror}); choose another"
+                ) from None
+        yield
+
+
+def _refuse_other_files(out: Path) -> None:
+    """Leave a directory alone that holds files and no prepared text."""
+    if not out.is_dir() or (out / PLAN).exists():
+        return
+    others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    if others:
+        raise UserError(
+            f"{out}: holds {others[0]!r} and no prepared text; choose a new directory with --out"
+        )
+
+
+@contextlib.contextmanager
+def _remove_if_fruitless(out: Path, new: bool) -> Iterator[None]:
+    """Remove a new directory if an error ends the work before any job is done."""
+    try:
+        yield
+    except UserError:
+        if new and not any(out.glob("job-*.json")):
+            _clear(out, *UNFINISHED)
+            (out / LOCK).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something else is there
+                out.rmdir()
+        raise
+
+
+def _write_plan(out: Path, plan: dict[str, Any], console: Console) -> bool:
+    """Write the plan, or compare it with that in the directory; whether it was written."""
+    file = out / PLAN
+    if file.exists():
+        try:
+            found = dict(json.loads(file.read_bytes()))
+        except (ValueError, TypeError):
+            message = f"{file}: not readable; delete {out} and prepare the text again"
+            raise UserError(message) from None
+        changed = next((n for n in [*plan, *found] if found.get(n) != plan.get(n)), None)
+        if changed is None:
+            return False
+        if {**found, "files": plan["files"]} != plan or (out / MANIFEST).exists():
+            change = f"{changed} is {found.get(changed)!r} there and {plan.get(changed)!r} now"
+            if changed == "files":
+                change = "its files have changed since"
+            raise UserError(
+                f"{out}: holds other text ({change}); choose another directory with --out, or "
+                "delete this one"
+            )
+        line(
+            console, f"{out}: the files have changed since the work was interrupted; it begins anew"
+        )
+        _clear(out, *UNFINISHED)
+    else:
+        _refuse_other_files(out)
+    write_atomically(file, json_bytes(plan))
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """Parts that go into shards of one number."""
@@ -203,12 +285,8 @@ class _Job:
         if not self.note.exists():
             return False
         shards = json.loads(self.note.read_bytes())["shards"].values()
-        return all(
-            (self.out / facts["file"]).is_file()
-            and (self.out / facts["file"]).stat().st_size == facts["size"]
-            for shard in shards
-            for facts in (shard, shard["index"])
-        )
+        files = [(self.out / f["file"], f["size"]) for s in shards for f in (s, s["index"])]
+        return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
     def run(self) -> None:
         """Write the shards, then the note."""
@@ -239,14 +317,11 @@ def _split_of(text: str, request: Request) -> str:
 
 
 def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Console) -> None:
-    """Do the jobs, here or in other processes."""
+    """Do the jobs, here or in other processes, and show the progress."""
     total = sum(job.size for job in jobs)
     progress = Progress(
-        TextColumn("preparing text"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:,.1f} of {task.total:,.1f} MB"),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+        *("preparing text", BarColumn(bar_width=None)),
+        *("{task.completed:,.1f} of {task.total:,.1f} MB", "ETA", TimeRemainingColumn()),
         console=console,
         transient=True,
     )
@@ -260,7 +335,7 @@ def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Con
 
 
 def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
-    """Run jobs, and give each when it is done; the first error ends it."""
+    """Run jobs, and give each when it is done."""
     if workers == 1:
         _tokenizer.cache_clear()  # its file may have changed since
         for job in todo:
@@ -319,7 +394,7 @@ def _finish(
             "--validation and --test"
         )
     if skipped:
-        write_atomically(out / SKIPPED, "".join(f"{line}\n" for line in skipped).encode())
+        write_atomically(out / "skipped.txt", "".join(f"{line}\n" for line in skipped).encode())
     kind, colon, file = coder.spec.partition(":")
     if colon:
         copy = out / f"tokenizer{Path(file).suffix}"
@@ -343,10 +418,9 @@ def _finish(
     }
     manifest["sha256"] = manifest_hash(manifest)
     write_atomically(out / MANIFEST, json_bytes(manifest))
-    _clear(out)
+    _clear(out, NOTES)
 
 
-def _clear(out: Path, pattern: str = "job-*.json") -> None:
-    """Delete files; by default the notes that the manifest has replaced."""
-    for path in out.glob(pattern):
+def _clear(out: Path, *patterns: str) -> None:
+    for path in itertools.chain.from_iterable(map(out.glob, patterns)):
         path.unlink()

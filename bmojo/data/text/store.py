@@ -19,7 +19,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -49,12 +49,7 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Writes a shard; it is there once :meth:`close` has returned, or not at all.
-
-    Args:
-      stem: path of the shard without its ending.
-      coder: its ids are written.
-    """
+    """Writes a shard, ``stem`` and an ending, that is there once :meth:`close` has returned."""
 
     def __init__(self, stem: Path, coder: Tokenizer):
         self._tokens_path = stem.with_name(stem.name + ".array_record")
@@ -88,11 +83,7 @@ class ShardWriter:
         self._pending, self._pending_tokens = [joined[end:]], len(joined) - end
 
     def close(self) -> dict[str, Any]:
-        """Put the shard into its place.
-
-        Returns:
-          Its entry in the manifest.
-        """
+        """Put the shard into its place; its entry in the manifest."""
         if self._pending_tokens:
             self._flush(whole=False)
         self._writer.close()
@@ -115,12 +106,7 @@ def token_dtype(vocab_size: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared directory.
-
-    Attributes:
-      path: of the directory.
-      manifest: the content of ``manifest.json``.
-    """
+    """A prepared directory and the content of its ``manifest.json``."""
 
     path: Path
     manifest: dict[str, Any]
@@ -136,11 +122,7 @@ class Prepared:
         return self.manifest["tokenizer"]["vocab_size"]
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the directory.
-
-        Raises:
-          UserError: it cannot be made, or is not the one that the text was prepared with.
-        """
+        """The tokenizer of the directory; a UserError if it is not that of the manifest."""
         facts = self.manifest["tokenizer"]
         kind, colon, name = facts["spec"].partition(":")
         made = tokenizer(f"{kind}:{self.path / name}" if colon else kind)
@@ -152,11 +134,7 @@ class Prepared:
         return made
 
     def facts(self, split: str) -> dict[str, Any]:
-        """The manifest's entry of a split.
-
-        Raises:
-          UserError: there is nothing in it.
-        """
+        """The manifest's entry of a split; a UserError if there is nothing in it."""
         splits = self.manifest["splits"]
         if not splits.get(split, {}).get("tokens"):
             filled = [name for name in splits if splits[name]["tokens"]]
@@ -167,19 +145,11 @@ class Prepared:
         return splits[split]
 
     def stream(self, split: str) -> "Stream":
-        """All tokens of a split.
-
-        Raises:
-          UserError: there are none.
-        """
+        """All tokens of a split; a UserError if there are none."""
         return Stream(self.path, self.facts(split), self.manifest["tokenizer"])
 
     def check(self, whole: bool = False) -> None:
-        """See that every file has its size or, if ``whole``, its SHA-256.
-
-        Raises:
-          UserError: the first file that is missing or changed.
-        """
+        """A UserError names the first file that has not its size or, if ``whole``, SHA-256."""
         shards = [s for split in self.manifest["splits"].values() for s in split["shards"]]
         files = [facts for shard in shards for facts in (shard, shard["index"])]
         for facts in files:
@@ -234,7 +204,7 @@ def open_prepared(path: str | Path) -> Prepared:
 
 
 def again(path: Path) -> str:
-    """The remedy of every damage; preparing alone finds the damaged files and stops."""
+    """The remedy of every damage: preparing alone finds the damaged files and stops."""
     return f"delete {path} and prepare the text again"
 
 
@@ -245,10 +215,7 @@ def manifest_hash(manifest: dict[str, Any]) -> str:
 
 
 class Stream:
-    """The tokens of a split, read where they lie.
-
-    One more token than are stored can be read: the end of the last document.
-    """
+    """The tokens of a split and one more, the end of the last document, read where they lie."""
 
     def __init__(self, path: Path, facts: dict[str, Any], coder: dict[str, Any]):
         self._path = path
@@ -265,11 +232,7 @@ class Stream:
         return self.__dict__ | {"_readers": {}}
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens start .. stop - 1, int32; ``stop`` is at most the length + 1.
-
-        Raises:
-          UserError: a shard cannot be read.
-        """
+        """Tokens start .. stop - 1, int32; ``stop`` is at most the length + 1."""
         if not 0 <= start <= stop <= len(self) + 1:
             raise IndexError(f"tokens {start} .. {stop - 1} are not in 0 .. {len(self)}")
         pieces = [np.zeros(0, np.int32)]
@@ -300,11 +263,7 @@ class Stream:
         return tokens[start - first * BLOCK : stop - first * BLOCK]
 
     def starts(self) -> np.ndarray:
-        """Where each document starts, int64, rising; 8 bytes a document.
-
-        Raises:
-          UserError: an index is missing or damaged.
-        """
+        """Where each document starts, int64, rising."""
         parts = []
         for shard, end in zip(self._shards, self._ends, strict=True):
             path = self._path / shard["index"]["file"]
@@ -341,18 +300,8 @@ class Documents(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, index: SupportsIndex) -> np.ndarray: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-
-    def __getitem__(self, index: SupportsIndex | slice) -> np.ndarray | list[np.ndarray]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
         return self._stream.read(int(self._starts[number]), int(self._starts[number + 1]) + 1)
-
-    def lengths(self) -> np.ndarray:
-        """Targets of each document: its tokens and its end."""
-        return np.diff(self._starts)

@@ -95,15 +95,13 @@ class TextConfig:
     def __post_init__(self):
         if not isinstance(self.path, str) or not self.path:
             raise TypeError(f"Text.path: {self.path!r} is not a path; give one, such as 'stdlib'")
-        for field, least in (("length", 1), ("align", 1), ("echo", 0), ("gap", 0)):
-            check_integer(self, field, least)
-        check_integer(self, "echo_every", 1)
+        least = {"length": 1, "align": 1, "echo": 0, "gap": 0, "echo_every": 1}
+        for field, smallest in least.items():
+            check_integer(self, field, smallest)
         for field, choices in (("packing", PACKINGS), ("held_out", HELD_OUT)):
-            value = getattr(self, field)
+            value, shown = getattr(self, field), " or ".join(map(repr, choices))
             if value not in choices:
-                raise ValueError(
-                    f"Text.{field}: {value!r} is unknown; choose {' or '.join(map(repr, choices))}"
-                )
+                raise ValueError(f"Text.{field}: {value!r} is unknown; choose {shown}")
         if self.echo and not 2 <= self.echo <= self.length:
             raise ValueError(
                 f"Text.echo: {self.echo} is out of range; give 0, or 2 .. length = {self.length}"
@@ -136,36 +134,23 @@ class TextConfig:
         object.__setattr__(self, "vocab_size", made.vocab_size)
 
     def prepare(self, console: Console | None = None) -> Prepared:
-        """The prepared text, made first if need be.
-
-        Args:
-          console: where to show progress; None: standard error.
+        """The prepared text, made first if need be, with progress on ``console`` or stderr.
 
         Raises:
           UserError: there is no such text, it is damaged, or it does not fit this config.
         """
         if "_prepared" not in self.__dict__:
             prepared = prepared_text(self.path, self.tokenizer_spec, console)
-            self._check(prepared)
+            prepared.check()
+            assert self.vocab_size is not None
+            if prepared.vocab_size > self.vocab_size:
+                raise UserError(
+                    f"Text.vocab_size: {self.vocab_size} tokens do not hold the "
+                    f"{prepared.vocab_size} of the tokenizer of {prepared.path}; raise it to "
+                    f"{prepared.vocab_size}"
+                )
             object.__setattr__(self, "_prepared", prepared)
         return self.__dict__["_prepared"]
-
-    def check(self) -> None:
-        """See that the text is there, whole, and fits this config; only sizes are compared.
-
-        Raises:
-          UserError: it does not.
-        """
-        self._check(self.prepare())
-
-    def _check(self, prepared: Prepared) -> None:
-        prepared.check()
-        assert self.vocab_size is not None
-        if prepared.vocab_size > self.vocab_size:
-            raise UserError(
-                f"Text.vocab_size: {self.vocab_size} tokens do not hold the {prepared.vocab_size} "
-                f"of the tokenizer of {prepared.path}; raise it to {prepared.vocab_size}"
-            )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -202,7 +187,6 @@ class TextSource(Source[TextConfig]):
       tokenizer: the fingerprint of its tokenizer.
 
     Raises:
-      ValueError: on an unknown split or a negative seed.
       UserError: the split holds no whole window.
     """
 
@@ -310,11 +294,7 @@ def documents(path: str, split: str) -> Documents:
 def prepared_text(
     path: str, tokenizer_spec: str | None = None, console: Console | None = None
 ) -> Prepared:
-    """A prepared directory, or the one in the cache for text that is not prepared.
-
-    Raises:
-      UserError: there is no such text, or it was prepared with another tokenizer.
-    """
+    """A prepared directory, or the one in the cache for text that is not prepared."""
     if not _is_prepared(path):
         return _prepare_in_cache(path, tokenizer_spec or "bytes", console)
     prepared = open_prepared(path)

@@ -75,11 +75,7 @@ class ByteTokenizer:
 
 
 class _FileTokenizer:
-    """A tokenizer that a file defines.
-
-    Raises:
-      UserError: the file or the package is missing, or the file is not usable.
-    """
+    """A tokenizer that a file defines; a UserError if it or its package is not usable."""
 
     kind: str
 
@@ -202,10 +198,7 @@ class JSONTokenizer(_FileTokenizer):
 
 
 def tokenizer(spec: str) -> Tokenizer:
-    """Make a tokenizer.
-
-    Args:
-      spec: 'bytes', 'sentencepiece:PATH.model' or 'tokenizers:PATH.json'.
+    """The tokenizer 'bytes', 'sentencepiece:PATH.model' or 'tokenizers:PATH.json'.
 
     Raises:
       UserError: the spec is unknown, a file or a package is missing, or the tokenizer has no

@@ -16,13 +16,7 @@ Origin = TypeVar("Origin")
 
 @dataclasses.dataclass(frozen=True)
 class Sequences(Generic[Origin]):
-    """Sequences and their sources.
-
-    Attributes:
-      symbols: (n, L), 0 .. A - 1.
-      groups: complexity of each sequence's source, (n,).
-      origins: the source of each sequence.
-    """
+    """Symbols (n, L) of sequences, 0 .. A - 1, the groups (n,) of their sources, and these."""
 
     symbols: np.ndarray
     groups: np.ndarray
@@ -30,10 +24,9 @@ class Sequences(Generic[Origin]):
 
 
 class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
-    """Sequences of symbols, each from a source of its own.
+    """Sequences of symbols, the tokens 0 .. A - 1, each from a source of its own.
 
-    Symbols are the tokens 0 .. A - 1; inputs are the symbols moved by one place behind the begin
-    token A, targets are all symbols. ``group`` is the source's complexity.
+    Inputs are the symbols moved by one place behind the begin token A, targets are all symbols.
     """
 
     alphabet: int
@@ -49,10 +42,7 @@ class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
 
     @abc.abstractmethod
     def oracle_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
-        """Bits of each symbol (n, L) under the best known predictor that does not know the source.
-
-        It is a predictor: the cost of a symbol depends on it and on the symbols before.
-        """
+        """Bits of each symbol (n, L), given those before, under the best known predictor."""
 
     @abc.abstractmethod
     def source_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
@@ -79,16 +69,10 @@ def bucket(number: int) -> int:
 
 
 def contexts(symbols: np.ndarray, depth: int, alphabet: int = 2) -> np.ndarray:
-    """The ``depth`` symbols before each place, as one number.
+    """The ``depth`` symbols before each place of symbols (n, L), as one number below A^D.
 
-    Args:
-      symbols: (n, L); before the first one there are zeros.
-      depth: D.
-      alphabet: A, how many different symbols there are.
-
-    Returns:
-      (n, L) integers below A^D; the last symbol is the lowest digit, so that the d last symbols
-      are the remainder by A^d.
+    Before the first one there are zeros. The last symbol is the lowest digit, so that the d last
+    symbols are the remainder by A^d.
     """
     found = np.zeros(symbols.shape, np.int64)
     for back in range(1, min(depth, symbols.shape[1] - 1) + 1):

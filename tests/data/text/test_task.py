@@ -220,7 +220,7 @@ def test_an_empty_split_and_a_missing_shard(tiny, tmp_path):
         config.source(0, "test")
     next((tmp_path / "out").glob("train-*.array_record")).unlink()
     with pytest.raises(UserError, match="the shard is missing"):
-        config.check()
+        dataclasses.replace(config).prepare()
     with pytest.raises(UserError, match="the shard is missing"):
         TextConfig(tiny, length=4).source(0, "train")
 
