@@ -42,21 +42,12 @@ class Loaded:
 
 
 def load(
-    registry: Registry,
-    root: str,
-    configs: Sequence[str | Path],
-    overrides: Sequence[str] = (),
+    registry: Registry, root: str, configs: Sequence[str | Path], overrides: Sequence[str] = ()
 ) -> Loaded:
-    """Make the object called ``root`` of a registry from config files and overrides.
+    """Make the object called ``root`` of a registry from config files and 'KEY=VALUE' overrides.
 
-    Args:
-      registry: the names that configs may use.
-      root: the name of the object.
-      configs: files, each overriding those before.
-      overrides: 'KEY=VALUE', overriding the files.
-
-    Raises:
-      ConfigError: one line with the place of the first error.
+    Each file overrides those before it. A ConfigError is one line with the place of the first
+    error.
     """
     bindings, imports = read(configs, overrides)
     origin = Place(find(str(configs[0]), Path.cwd()))
@@ -132,7 +123,8 @@ def _render(
     def place(instance: Any, above: str) -> None:
         name = registry.name_of(instance)
         assert name is not None
-        wanted = scope = _scope(instance, above, registry, made)
+        near = (instance, *_parts(instance, registry))
+        wanted = scope = next((made[id(x)][1] for x in near if id(x) in made), above)
         number = 1
         while blocks.setdefault((name, scope), instance) != instance:
             scope = join(wanted, f"{name.lower()}_{number}")
@@ -156,21 +148,10 @@ def _render(
     place(value, "")
     written = ["\n".join(f"import {module}" for module in imports)] if imports else []
     for (name, scope), instance in sorted(blocks.items(), key=lambda item: item[0]):
-        lines = [
-            f"{join(scope, name)}.{parameter} = {text(getattr(instance, parameter))}"
-            for parameter in sorted(registry.parameters(name))
-        ]
+        fields = sorted(registry.parameters(name))
+        lines = [f"{join(scope, name)}.{f} = {text(getattr(instance, f))}" for f in fields]
         written.append("\n".join(lines))
     return "# Every binding in force, defaults included.\n\n" + "\n\n".join(written) + "\n"
-
-
-def _scope(instance: Any, above: str, registry: Registry, made: dict[int, tuple[Any, str]]) -> str:
-    if id(instance) in made:
-        return made[id(instance)][1]
-    for part in _parts(instance, registry):
-        if id(part) in made:
-            return made[id(part)][1]
-    return above
 
 
 def _parts(instance: Any, registry: Registry) -> Iterator[Any]:

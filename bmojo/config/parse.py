@@ -78,6 +78,10 @@ class Binding:
     order: int
     root: bool
 
+    def wrong(self, message: str) -> ConfigError:
+        """An error of this binding, with its place."""
+        return ConfigError(f"{self.place}: {self.key}: {message}")
+
     @property
     def key(self) -> str:
         """The left side."""
@@ -188,16 +192,17 @@ class _Reader:
                 found = find(statement.filename, path.parent, place)
                 chain = [p.resolve() for p in (*including, path)]
                 if found.resolve() in chain:
-                    loop = [*chain[chain.index(found.resolve()) :], found]
-                    shown = " -> ".join(p.name for p in loop)
+                    loop = chain[chain.index(found.resolve()) :]
+                    shown = " -> ".join(p.name for p in [*loop, found])
                     raise ConfigError(f"{place}: include cycle: {shown}; remove one include")
                 self.file(found, (*including, path), root=False)
             elif isinstance(statement, config_parser.ImportStatement):
                 try:
                     importlib.import_module(statement.module)
                 except ImportError as error:
-                    message = f"{place}: cannot import {statement.module!r}: {error}"
-                    raise ConfigError(message) from None
+                    raise ConfigError(
+                        f"{place}: cannot import {statement.module!r}: {error}"
+                    ) from None
                 self.imports.append(statement.module)
             elif isinstance(statement, config_parser.BindingStatement):
                 binding = self.bind(statement, place, root)

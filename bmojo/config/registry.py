@@ -20,11 +20,7 @@ class Registry:
         self._classes: dict[str, type] = {}
 
     def register(self, name: str, cls: type) -> None:
-        """Let configs call the dataclass ``cls`` by ``name``.
-
-        Raises:
-          ValueError: the name is taken by another class, or ``cls`` is no dataclass.
-        """
+        """Let configs call the dataclass ``cls`` by ``name``; a ValueError if it is taken."""
         if not dataclasses.is_dataclass(cls):
             raise ValueError(f"{cls!r} is not a dataclass")
         if self._classes.setdefault(name, cls) is not cls:

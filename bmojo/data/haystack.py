@@ -16,12 +16,10 @@ __all__ = ["Haystack", "HaystackConfig"]
 
 @dataclasses.dataclass(frozen=True)
 class Haystack:
-    """A stream with its questions.
+    """A stream of tokens (n,) with questions.
 
-    Attributes:
-      tokens: (n,).
-      asked: places of the questions (facts,): the token after each is the answer.
-      answers: values that the asked keys ever had (versions, facts), the last row being right.
+    The token behind each of the places ``asked`` (facts,) is the answer. ``answers`` (versions,
+    facts) are the values that the keys ever had, the last row being right.
     """
 
     tokens: np.ndarray

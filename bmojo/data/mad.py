@@ -63,8 +63,7 @@ class CompressionConfig(SyntheticTask):
     least = {"length": 1, "vocab_size": 4, "data_vocab": 2, "gap": 0}
     slices = "num_tokens"
 
-    def check(self) -> None:
-        """Refuse tokens that neither the sequence nor the vocabulary can hold."""
+    def _check(self) -> None:
         most = max(self.num_tokens)
         shown = f"{most} tokens, a gap of {self.gap} and {most} queries"
         self.check_room(shown, 2 * most + 1 + self.gap, "num_tokens or gap")
@@ -81,8 +80,7 @@ class CompressionConfig(SyntheticTask):
         """Accuracy of guessing among all data tokens."""
         return 1 / self.data_vocab
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and number of data tokens of one example."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         number = choose(rng, self.num_tokens)
         queries = self.data_vocab + 2
         tokens = source.of_split(lambda: rng.integers(2, queries, size=number), sequence_checksum)
@@ -132,8 +130,7 @@ class FuzzyMQARConfig(SyntheticTask):
     least = {"length": 1, "vocab_size": 4, "key_tokens": 1, "value_tokens": 1}
     slices = "num_pairs"
 
-    def check(self) -> None:
-        """Refuse pairs that neither the sequence nor the vocabulary can hold."""
+    def _check(self) -> None:
         most, longest = max(self.num_pairs), self.key_tokens + self.value_tokens
         shown = f"{most} pairs of up to {longest} tokens and a query"
         self.check_room(shown, (most + 1) * longest, "num_pairs")
@@ -154,8 +151,7 @@ class FuzzyMQARConfig(SyntheticTask):
         """Accuracy of guessing among all tokens of values."""
         return 1 / (self.vocab_size - self.vocab_size // 2)
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and number of pairs of one example."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         number = choose(rng, self.num_pairs)
         keys, values = source.of_split(lambda: self._draw(rng, number), self._checksum)
         sizes = (keys > 0).sum(1) + (values > 0).sum(1)
@@ -249,8 +245,7 @@ class MemorizationConfig(SyntheticTask):
         """The values of keys 1 .. K, (K,)."""
         return _values(self.num_keys, self.dictionary).copy()
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and size of the dictionary of one example."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         number = self.length // 2
         keys = source.of_split(
             lambda: rng.integers(1, self.num_keys + 1, size=number), sequence_checksum
@@ -302,8 +297,7 @@ class NoisyMQARConfig(SyntheticTask):
     least = {"length": 1, "vocab_size": 5, "noise_vocab": 1}
     slices = "num_pairs"
 
-    def check(self) -> None:
-        """Refuse pairs that neither the sequence nor the vocabulary can hold."""
+    def _check(self) -> None:
         check_share(self, "noise")
         most = max(self.num_pairs)
         if self.shown <= most:
@@ -329,8 +323,7 @@ class NoisyMQARConfig(SyntheticTask):
         content = self.vocab_size - self.noise_vocab
         return 1 / (content - content // 2)
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and number of pairs of one example."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         bindings = bindings_of(self.vocab_size - self.noise_vocab)
         number = choose(rng, self.num_pairs)
         keys, values = source.of_split(lambda: bindings.draw(rng, number), bindings.checksum)
@@ -382,8 +375,7 @@ class SelectiveCopyingConfig(SyntheticTask):
     least = {"length": 1, "vocab_size": 4, "noise_vocab": 1}
     slices = "num_tokens"
 
-    def check(self) -> None:
-        """Refuse tokens that neither the sequence nor the vocabulary can hold."""
+    def _check(self) -> None:
         most = max(self.num_tokens)
         self.check_room(f"{most} tokens shown and copied", 2 * most + 1, "num_tokens")
         if self.vocab_size < self.noise_vocab + 3:
@@ -398,8 +390,7 @@ class SelectiveCopyingConfig(SyntheticTask):
         """Accuracy of guessing among all data tokens."""
         return 1 / (self.vocab_size - self.noise_vocab - 1)
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and number of data tokens of one example."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         number = choose(rng, self.num_tokens)
         first = self.noise_vocab + 1
         tokens = source.of_split(

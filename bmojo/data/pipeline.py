@@ -1,8 +1,4 @@
-"""Batches of examples: a deterministic iterator with a position that can be saved.
-
-The n-th batch is a function of the source, the batch size and the start alone. Examples are
-read in the order of their index; a source that wants another order has it in its indices.
-"""
+"""Batches of examples, in the order of their index, from a position that can be saved."""
 
 from typing import Any
 
@@ -109,23 +105,14 @@ class Batches:
                     f"data position: it was saved with {field} {state[field]}, not {value}; "
                     "resume with the config that the run was started with"
                 )
-        if "next" not in state:
-            raise UserError(
-                "data: the position was saved by an older version of bmojo; go on with that "
-                "version, or start over with --fresh"
-            )
         self._next = state["next"]
 
 
 class Segments:
     """Batches cut along time: each comes as ``count`` parts of equal length, one after another.
 
-    Fields with a time axis, shape (B, L), are cut; the others come whole with every part. A
-    position between two parts is that before the batch and the number of the next part.
-
-    Args:
-      batches: of sequences whose length ``count`` divides.
-      count: parts a batch; 1: batches as they are.
+    Fields with a time axis, shape (B, L), are cut; ``count`` divides L. The others come whole with
+    every part. A position between two parts is that before the batch and the number of the next.
     """
 
     def __init__(self, batches: Batches, count: int = 1):

@@ -33,9 +33,6 @@ class Source(Generic[Config]):
     def __len__(self) -> int:
         return EXAMPLES
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
-
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         index = operator.index(index)
         if not 0 <= index < len(self):

@@ -33,16 +33,9 @@ Content = TypeVar("Content")
 class SyntheticTask(abc.ABC):
     """Base of the configs of tasks; subclasses are frozen dataclasses.
 
-    Attributes:
-      least: the smallest value of each field that is an integer.
-      slices: the quantity that ``group`` counts. A field of that name is a tuple of positive
-        integers, of which each example draws one.
-      length: L, tokens of a sequence.
-      vocab_size: V.
-
-    Raises:
-      TypeError: a field has the wrong type.
-      ValueError: a field is out of range, or fields do not fit each other.
+    ``least`` has the smallest value of each field that is an integer. ``slices`` is the quantity
+    that ``group`` counts; a field of that name is a tuple of positive integers, of which each
+    example draws one. A field of the wrong type is a TypeError, one out of range a ValueError.
     """
 
     least: ClassVar[Mapping[str, int]]
@@ -55,7 +48,7 @@ class SyntheticTask(abc.ABC):
             check_integer(self, field, least)
         if self.slices in self.__dict__:
             object.__setattr__(self, self.slices, self._choices(getattr(self, self.slices)))
-        self.check()
+        self._check()
 
     def _choices(self, values: Any) -> tuple[int, ...]:
         where = f"{name_of(self)}.{self.slices}"
@@ -69,7 +62,7 @@ class SyntheticTask(abc.ABC):
                 raise ValueError(f"{where}: {number} is too small; give at least 1")
         return tuple(values)
 
-    def check(self) -> None:  # noqa: B027
+    def _check(self) -> None:  # noqa: B027
         """Refuse fields that do not fit each other."""
 
     def check_room(self, content: str, needed: int, remedy: str) -> None:
@@ -94,7 +87,7 @@ class SyntheticTask(abc.ABC):
         """Accuracy of guessing."""
 
     @abc.abstractmethod
-    def example(self, rng: np.random.Generator, source: "SyntheticSource") -> Example:
+    def _example(self, rng: np.random.Generator, source: "SyntheticSource") -> Example:
         """One example, whose content comes from ``source.of_split``."""
 
     def source(self, seed: int, split: str) -> "SyntheticSource":
@@ -110,16 +103,15 @@ class SyntheticSource(Source[Config]):
 
     def item(self, index: int) -> dict[str, Any]:
         """Example ``index``."""
-        inputs, targets, group = self.example(self.rng(index))
+        inputs, targets, group = self._example(self.rng(index))
         return {"inputs": inputs, "targets": targets, "group": np.int32(group)}
 
     def rng(self, index: int) -> np.random.Generator:
         """The generator of example ``index``."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), index])
 
-    def example(self, rng: np.random.Generator) -> Example:
-        """Inputs, targets and group of one example."""
-        return self.config.example(rng, self)  # type: ignore[attr-defined]
+    def _example(self, rng: np.random.Generator) -> Example:
+        return self.config._example(rng, self)  # type: ignore[attr-defined]
 
     def of_split(self, draw: Callable[[], Content], checksum: Callable[[Content], int]) -> Content:
         """The first of repeated draws whose ``checksum``, below 2^64, is of this source's split.

@@ -1,13 +1,11 @@
 """Corpora: documents from text files, JSON lines, Parquet, Hugging Face, or Python itself.
 
-A corpus is known by its parts before anything is read: a file, or a range of bytes, row
-groups or rows. Parts are read by any process in any order; a part always holds the same
-documents. An unreadable document is reported as a :class:`Corrupt` in its place.
+A corpus is known by its parts before anything is read. Any process reads them in any order; a
+part always holds the same documents, with a :class:`Corrupt` in the place of an unreadable one.
 """
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -17,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bmojo.data.text.tokenizers import optional_package
 from bmojo.errors import UserError
 
 __all__ = ["SPLITS", "Corpus", "Corrupt", "Part", "open_corpus", "read", "texts"]
@@ -39,15 +38,10 @@ NOT_PROSE = {
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A piece of a corpus.
+    """A piece of a corpus: bytes, row groups or rows start .. stop - 1 of a file or data set.
 
-    Attributes:
-      kind: 'text', 'jsonl', 'parquet' or 'hf'.
-      path: of the file, or the name of the data set.
-      name: the path relative to the source, for messages.
-      start: first byte, row group or row.
-      stop: the one after the last.
-      size: bytes, about.
+    ``kind`` is 'text', 'jsonl', 'parquet' or 'hf'; messages use ``name``, the path relative to
+    the source; ``size`` is bytes, about.
     """
 
     kind: str
@@ -71,12 +65,9 @@ class Corrupt:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """Everything that is to be read.
+    """Parts by split, or under "" if documents are to be divided into splits.
 
-    Attributes:
-      source: its name, as the user gave it.
-      parts: by split, or under "" if documents are to be divided into splits.
-      digest: changes whenever the list of files, their sizes or their times do.
+    ``digest`` changes whenever the list of files, their sizes or their times do.
     """
 
     source: str
@@ -124,13 +115,11 @@ def open_corpus(
             f"{source}: no file ending in {', '.join(wanted)} in it; name the ending with --suffix"
         )
     base = root if root.is_dir() else root.parent
-    facts = []
-    for split, paths in files.items():
-        for path in paths:
-            found = path.stat()
-            facts.append(
-                [split, str(path.relative_to(root.parent)), found.st_size, found.st_mtime_ns]
-            )
+    facts = [
+        [split, str(path.relative_to(root.parent)), found.st_size, found.st_mtime_ns]
+        for split, paths in files.items()
+        for path, found in ((path, path.stat()) for path in paths)
+    ]
     parts = {split: _parts(paths, base) for split, paths in files.items()}
     return Corpus(source, parts, _digest(facts))
 
@@ -168,7 +157,7 @@ def _parts_of(path: Path, name: str) -> Iterator[Part]:
             stop = min(start + RANGE, size)
             yield Part("jsonl", str(path), name, start, stop, stop - start)
     elif path.suffix == ".parquet":
-        package = _parquet()
+        package = optional_package("pyarrow.parquet", "Parquet")
         try:
             groups = package.ParquetFile(path).num_row_groups
         except (OSError, ValueError):
@@ -222,12 +211,8 @@ def _hub(source: str, by_folder: bool | None) -> Corpus:
 def read(part: Part, field: str = "text") -> Iterator[str | Corrupt]:
     """The documents of a part, in order, without empty ones.
 
-    Args:
-      part: of :func:`open_corpus`.
-      field: of a JSON object, column of a table, where the text is.
-
-    Raises:
-      UserError: a package is missing or a table has no such column.
+    The text is in the ``field`` of a JSON object, the column of a table. A missing package or
+    column is a UserError.
     """
     return (d for d in _READERS[part.kind](part, field) if isinstance(d, Corrupt) or d)
 
@@ -240,14 +225,8 @@ def texts(
 ) -> Iterator[str]:
     """All documents of parts, as :func:`read` gives them.
 
-    Args:
-      parts: of :func:`open_corpus`.
-      field: where the text is.
-      skipped: gets a line for each corrupt document; None: the first one is an error.
-      remedy: the advice of the error.
-
-    Raises:
-      UserError: a document is corrupt.
+    ``skipped`` gets a line for each corrupt document; without it the first one is a UserError
+    that gives the ``remedy``.
     """
     for part in parts:
         for document in read(part, field):
@@ -343,17 +322,8 @@ def _line_number(path: str, position: int) -> int:
     return lines
 
 
-def _parquet() -> Any:
-    try:
-        return importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise UserError(
-            "Parquet: the package pyarrow is not installed; pip install 'bmojo[text]'"
-        ) from None
-
-
 def _read_parquet(part: Part, field: str) -> Iterator[str | Corrupt]:
-    package = _parquet()
+    package = optional_package("pyarrow.parquet", "Parquet")
     try:
         file = package.ParquetFile(part.path)
     except (OSError, ValueError) as error:
@@ -380,12 +350,7 @@ def _need_column(name: str, field: str, columns: Sequence[str]) -> None:
 
 def _load_hub(source: str) -> Any:
     """A data set of the Hugging Face hub: all its splits in a dict, or the one named."""
-    try:
-        package = importlib.import_module("datasets")
-    except ImportError:
-        raise UserError(
-            f"{source}: the package datasets is not installed; pip install 'bmojo[hf]'"
-        ) from None
+    package = optional_package("datasets", source, "hf")
     name, config, split = [*source.split(":")[1:], "", ""][:3]
     if not name:
         raise UserError(f"{source}: names no data set; write hf:NAME, hf:NAME:CONFIG:SPLIT")

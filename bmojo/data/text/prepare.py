@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
-from bmojo.console import line, make_console
+from bmojo.console import line, make_console, progress_bar
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
 from bmojo.data.text.store import (
     BLOCK,
@@ -58,11 +57,10 @@ class Request:
     Attributes:
       source: a file, a folder, 'stdlib', or 'hf:NAME[:CONFIG][:SPLIT]'.
       tokenizer: its spec.
-      validation: fraction of the documents for the validation split.
-      test: the same for the test split. A document's split is decided by a checksum of its
-        text, so that equal documents are never in two splits.
-      by_folder: take subfolders train, validation and test as the splits; None: if they are
-        there.
+      validation: fraction of the documents for the validation split, chosen by a checksum of
+        their text, so that equal documents are never in two splits.
+      test: the same for the test split.
+      by_folder: take subfolders train, validation and test as the splits; None: if they are there.
       field: of JSON objects, column of tables.
       suffixes: of files in a folder; None: .txt, .jsonl, .parquet.
       skip_corrupt: leave out unreadable documents, instead of stopping at the first.
@@ -113,24 +111,22 @@ def prepare(
     _refuse_other_files(out)
     with lock(out, wait, console):
         new = _write_plan(out, plan, console)
-        with _remove_if_fruitless(out, new):
+        try:
             if (out / MANIFEST).exists():
-                prepared = open_prepared(out)
-                prepared.check()
+                open_prepared(out).check()
                 _clear(out, NOTES)
                 line(console, f"{out}: is prepared already")
-                return prepared
-            _clear(out, ".*.tmp")
-            jobs = [
-                _Job(number, split, parts, out, request)
-                for number, (split, parts) in enumerate(_jobs(corpus))
-            ]
-            todo = [job for job in jobs if not job.done()]
-            if len(todo) < len(jobs):
-                done = len(jobs) - len(todo)
-                line(console, f"{out}: going on, {done} of {len(jobs)} jobs are done")
-            _work(jobs, todo, workers, console)
-            _finish(out, request, corpus, coder, jobs)
+            else:
+                _clear(out, ".*.tmp")
+                jobs = [_Job(n, *job, out, request) for n, job in enumerate(_jobs(corpus))]
+                _work(jobs, workers, console)
+                _finish(out, request, corpus, coder, jobs)
+        except UserError:
+            if new and not any(out.glob(NOTES)):  # no job is done
+                _clear(out, *UNFINISHED, LOCK)
+                with contextlib.suppress(OSError):  # something else is there
+                    out.rmdir()
+            raise
     return open_prepared(out)
 
 
@@ -208,27 +204,12 @@ def lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
 
 def _refuse_other_files(out: Path) -> None:
     """Leave a directory alone that holds files and no prepared text."""
-    if not out.is_dir() or (out / PLAN).exists():
-        return
-    others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    prepared = not out.is_dir() or (out / PLAN).exists()
+    others = [] if prepared else sorted(p.name for p in out.iterdir() if p.name[0] != ".")
     if others:
         raise UserError(
             f"{out}: holds {others[0]!r} and no prepared text; choose a new directory with --out"
         )
-
-
-@contextlib.contextmanager
-def _remove_if_fruitless(out: Path, new: bool) -> Iterator[None]:
-    """Remove a new directory if an error ends the work before any job is done."""
-    try:
-        yield
-    except UserError:
-        if new and not any(out.glob("job-*.json")):
-            _clear(out, *UNFINISHED)
-            (out / LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something else is there
-                out.rmdir()
-        raise
 
 
 def _write_plan(out: Path, plan: dict[str, Any], console: Console) -> bool:
@@ -251,12 +232,9 @@ def _write_plan(out: Path, plan: dict[str, Any], console: Console) -> bool:
                 f"{out}: holds other text ({change}); choose another directory with --out, or "
                 "delete this one"
             )
-        line(
-            console, f"{out}: the files have changed since the work was interrupted; it begins anew"
-        )
+        begun = "the files have changed since the work was interrupted; it begins anew"
+        line(console, f"{out}: {begun}")
         _clear(out, *UNFINISHED)
-    else:
-        _refuse_other_files(out)
     write_atomically(file, json_bytes(plan))
     return True
 
@@ -316,22 +294,17 @@ def _split_of(text: str, request: Request) -> str:
     return "validation" if checksum < request.test + request.validation else "train"
 
 
-def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Console) -> None:
-    """Do the jobs, here or in other processes, and show the progress."""
+def _work(jobs: Sequence[_Job], workers: int, console: Console) -> None:
+    """Do the jobs that are not done, here or in other processes, and show the progress."""
     total = sum(job.size for job in jobs)
-    progress = Progress(
-        *("preparing text", BarColumn(bar_width=None)),
-        *("{task.completed:,.1f} of {task.total:,.1f} MB", "ETA", TimeRemainingColumn()),
-        console=console,
-        transient=True,
-    )
-    if not console.is_terminal:
-        line(console, f"preparing {total / 1e6:,.1f} MB of text")
-    with progress if console.is_terminal else contextlib.nullcontext():
-        task = progress.add_task("", total=total / 1e6)
-        progress.advance(task, (total - sum(job.size for job in todo)) / 1e6)
+    todo = [job for job in jobs if not job.done()]
+    if len(todo) < len(jobs):
+        line(console, f"going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done")
+    line(console, f"preparing {total / 1e6:,.1f} MB of text")
+    with progress_bar("preparing text, bytes", total) as advance:
+        advance(total - sum(job.size for job in todo))
         for job in _run_all(todo, workers):
-            progress.advance(task, job.size / 1e6)
+            advance(job.size)
 
 
 def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
@@ -380,9 +353,7 @@ def _finish(
     splits: dict[str, Any] = {}
     for split in SPLITS:
         shards = [note["shards"][split] for note in notes if split in note["shards"]]
-        counts = {
-            name: sum(shard[name] for shard in shards) for name in ("documents", "tokens", "bytes")
-        }
+        counts = {n: sum(shard[n] for shard in shards) for n in ("documents", "tokens", "bytes")}
         splits[split] = {**counts, "shards": shards}
     skipped = [line for note in notes for line in note["skipped"]]
     if not splits["train"]["tokens"]:

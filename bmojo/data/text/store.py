@@ -55,48 +55,38 @@ class ShardWriter:
         self._tokens_path = stem.with_name(stem.name + ".array_record")
         self._index_path = stem.with_name(stem.name + ".documents.npy")
         self._coder = coder
-        self._dtype = np.dtype(token_dtype(coder.vocab_size))
         self._files = contextlib.ExitStack()
         temporary = self._files.enter_context(atomically(self._tokens_path))
         self._writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-        self._pending: list[np.ndarray] = []
-        self._pending_tokens = 0
+        self._pending = np.zeros(0, token_dtype(coder.vocab_size))
         self._starts: list[int] = []
         self._tokens = self._bytes = 0
 
     def add(self, text: str) -> None:
         """Write a document."""
-        ids = np.concatenate([[self._coder.eos], self._coder.encode(text)])
         self._starts.append(self._tokens)
-        self._tokens += len(ids)
         self._bytes += len(text.encode())
-        self._pending.append(ids.astype(self._dtype))
-        self._pending_tokens += len(ids)
-        if self._pending_tokens >= BLOCK:
-            self._flush(whole=True)
+        self._write(np.array([self._coder.eos]))
+        self._write(self._coder.encode(text))
 
-    def _flush(self, whole: bool) -> None:
-        joined = np.concatenate([np.zeros(0, self._dtype), *self._pending])
-        end = len(joined) // BLOCK * BLOCK if whole else len(joined)
-        for start in range(0, end, BLOCK):
-            self._writer.write(joined[start : min(start + BLOCK, end)].tobytes())
-        self._pending, self._pending_tokens = [joined[end:]], len(joined) - end
+    def _write(self, ids: np.ndarray) -> None:
+        self._tokens += len(ids)
+        joined = np.concatenate([self._pending, ids.astype(self._pending.dtype)])
+        whole = len(joined) // BLOCK * BLOCK
+        for start in range(0, whole, BLOCK):
+            self._writer.write(joined[start : start + BLOCK].tobytes())
+        self._pending = joined[whole:]
 
     def close(self) -> dict[str, Any]:
         """Put the shard into its place; its entry in the manifest."""
-        if self._pending_tokens:
-            self._flush(whole=False)
+        if len(self._pending):
+            self._writer.write(self._pending.tobytes())
         self._writer.close()
         self._files.close()
         with atomically(self._index_path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.array(self._starts, np.int64), allow_pickle=False)
-        return {
-            "tokens": self._tokens,
-            "documents": len(self._starts),
-            "bytes": self._bytes,
-            **file_facts(self._tokens_path),
-            "index": file_facts(self._index_path),
-        }
+        counts = {"tokens": self._tokens, "documents": len(self._starts), "bytes": self._bytes}
+        return {**counts, **file_facts(self._tokens_path), "index": file_facts(self._index_path)}
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -157,14 +147,10 @@ class Prepared:
             if not path.is_file():
                 raise UserError(f"{path}: the shard is missing; put it back, or {again(self.path)}")
             size = path.stat().st_size
-            problem = f"{size} bytes instead of {facts['size']}" if size != facts["size"] else ""
-            if not problem and whole and file_facts(path)["sha256"] != facts["sha256"]:
-                problem = "its SHA-256 is another"
-            if problem:
-                raise UserError(
-                    f"{path}: not what the manifest says ({problem}); put the old file back, or "
-                    f"{again(self.path)}"
-                )
+            if size != facts["size"]:
+                raise _damaged(path, f"{size} bytes instead of {facts['size']}")
+            if whole and sha256(path) != facts["sha256"]:
+                raise _damaged(path, "its SHA-256 is another")
         if whole:
             self.tokenizer()
 
@@ -190,9 +176,8 @@ def open_prepared(path: str | Path) -> Prepared:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f"{file}: not readable as a manifest; put it back, or {again(path)}"
-        ) from None
+        message = f"{file}: not readable as a manifest; put it back, or {again(path)}"
+        raise UserError(message) from None
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{file}: has format {manifest.get('format')}, this version reads {FORMAT}; use the "
@@ -206,6 +191,13 @@ def open_prepared(path: str | Path) -> Prepared:
 def again(path: Path) -> str:
     """The remedy of every damage: preparing alone finds the damaged files and stops."""
     return f"delete {path} and prepare the text again"
+
+
+def _damaged(path: Path, problem: Any) -> UserError:
+    return UserError(
+        f"{path}: not what the manifest says ({problem}); put the old file back, or "
+        f"{again(path.parent)}"
+    )
 
 
 def manifest_hash(manifest: dict[str, Any]) -> str:
@@ -256,9 +248,7 @@ class Stream:
             records = self._readers[shard].read(list(range(first, last + 1)))
         except (RuntimeError, IndexError, ValueError) as error:
             line = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{path}: the shard cannot be read ({line}); put it back, or prepare the text again"
-            ) from None
+            raise _damaged(path, line) from None
         tokens = np.frombuffer(b"".join(records), self._dtype).astype(np.int32)
         return tokens[start - first * BLOCK : stop - first * BLOCK]
 
@@ -270,27 +260,17 @@ class Stream:
             try:
                 starts = np.load(path, allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{path}: the index cannot be read ({error}); prepare the text again"
-                ) from None
+                raise _damaged(path, error) from None
             if len(starts) != shard["documents"]:
-                raise UserError(
-                    f"{path}: has {len(starts)} documents instead of {shard['documents']}; "
-                    "prepare the text again"
-                )
+                raise _damaged(path, f"{len(starts)} documents instead of {shard['documents']}")
             parts.append(starts + (end - shard["tokens"]))
         return np.concatenate(parts)
 
-    def documents(self) -> "Documents":
-        """Whole documents, in order."""
-        return Documents(self)
-
 
 class Documents(Sequence[np.ndarray]):
-    """Documents of a stream, each read when asked for.
+    """Documents of a stream, ``[eos, n tokens, eos]``, int32, each read when asked for.
 
-    A document is ``[eos, its n tokens, eos]``, int32: the inputs ``d[:-1]`` and the targets
-    ``d[1:]`` predict every token of it, and its end.
+    The inputs ``d[:-1]`` and the targets ``d[1:]`` predict every token and the end.
     """
 
     def __init__(self, stream: Stream):

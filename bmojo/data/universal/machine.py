@@ -10,8 +10,8 @@ modulo the number of symbols, the tape is a ring, and all cells are 0 at first::
     .       write the cell's symbol
 
 Every text is a program: without a partner, [ leads to the end of the text and ] to its beginning.
-With an endless tape it would be universal; with a finite one every output is periodic in the end,
-and where the machine finds itself in a former state, all of the output is known.
+With a finite tape every output is periodic in the end, and where the machine finds itself in a
+former state, all of the output is known.
 """
 
 import dataclasses
@@ -30,12 +30,7 @@ _RIGHT, _LEFT, _ADD, _SUBTRACT, _OPEN, _CLOSE, _WRITE = range(len(INSTRUCTIONS))
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """The symbols that a program writes.
-
-    Attributes:
-      start: the first symbols.
-      period: the symbols that follow for ever; empty: unknown, only ``start`` was computed.
-    """
+    """The symbols that a program writes: a start, then a period for ever (empty: unknown)."""
 
     start: bytes
     period: bytes
@@ -47,10 +42,7 @@ class Output:
         return np.frombuffer(known, np.uint8)[:length]
 
     def reduced(self) -> "Output":
-        """The same symbols with the shortest period, and before it the shortest start.
-
-        Two outputs that are known for ever are equal exactly if their reduced forms are.
-        """
+        """The same symbols with the shortest period, and before it the shortest start."""
         start, period = self.start, self.period
         if not period:
             return self
@@ -65,13 +57,7 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """The machine's limits.
-
-    Attributes:
-      symbols: A, cells count modulo A; outputs are 0 .. A - 1.
-      cells: of the tape.
-      silence: a program that takes so many steps without writing is stopped.
-    """
+    """A machine whose cells count modulo ``symbols``; ``silence``: steps until a program writes."""
 
     symbols: int = 4
     cells: int = 16
@@ -154,13 +140,9 @@ class ProgramPrior:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mixture:
-    """Different outputs with weights, and a weight for whatever else there may be.
+    """Different outputs, known to ``length`` symbols, and the probability of their programs.
 
-    Attributes:
-      outputs: no two of them equal.
-      weights: of each, (U,): the probability of the programs that write it.
-      rest: weight of a predictor that the caller gives.
-      length: symbols that are known of every output.
+    ``rest`` is the weight of a predictor that the caller gives.
     """
 
     outputs: tuple[Output, ...]

@@ -9,27 +9,27 @@ import numpy as np
 
 from bmojo.data.source import check_integer, check_share
 from bmojo.data.synthetic import sequence_checksum
-from bmojo.data.universal.sequences import Sequences, SequenceSource, bucket, chosen_bits, contexts
+from bmojo.data.universal.sequences import Sequences, SequenceSource, chosen_bits, contexts
 
 __all__ = ["ContextTree", "MarkovConfig", "MarkovSource", "draw_tree", "weighted"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ContextTree:
-    """A binary source: the probability of a 1 depends on a suffix of the bits before it.
+    """A binary source: the probability of a 1 depends on a suffix of at most D = depth bits.
 
-    Attributes:
-      depth: D, no suffix is longer.
-      levels: length of the suffix of each leaf, leaves from left to right (0 before 1), which
-        tells the shape of the tree.
-      ones: probability of a 1 at each leaf.
-      leaf: of each context, (2^D,); see :func:`bmojo.data.universal.sequences.contexts`.
+    ``levels``, lengths of the suffix of each leaf from left to right (0 before 1), tell the
+    tree's shape; ``ones`` is the probability of a 1 at each leaf, ``leaf`` (2^D,) that of each
+    context (see :func:`bmojo.data.universal.sequences.contexts`).
     """
 
     depth: int
     levels: np.ndarray
     ones: np.ndarray
     leaf: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.levels)
 
     def sample(self, rng: np.random.Generator, length: int) -> np.ndarray:
         """A sequence (length,) of bits, uint8; before the first one there are zeros."""
@@ -50,11 +50,8 @@ class ContextTree:
 def draw_tree(rng: np.random.Generator, depth: int, split: float = 0.5) -> ContextTree:
     """A tree of the prior of context-tree weighting.
 
-    Args:
-      rng: of the draws.
-      depth: D.
-      split: probability that a node above depth D has two children. Each leaf's probability of
-        a 1 is drawn from Beta(1/2, 1/2).
+    A node above ``depth`` has two children with probability ``split``; each leaf's probability
+    of a 1 is drawn from Beta(1/2, 1/2).
     """
     leaf = np.zeros(1 << depth, np.int32)
     levels: list[int] = []
@@ -78,14 +75,8 @@ def weighted(symbols: np.ndarray, depth: int, split: float = 0.5, alphabet: int 
     1 - split; the posterior one is kept as log odds. For sequences of :func:`draw_tree` no
     predictor that does not know the tree has a lower expected loss.
 
-    Args:
-      symbols: (n, L), 0 .. alphabet - 1; before the first one there are zeros.
-      depth: D, nodes at this depth are leaves.
-      split: of the prior.
-      alphabet: A, how many different symbols there are.
-
-    Returns:
-      Probabilities (n, L, A) of the symbol at each place, given those before; float64.
+    Of symbols (n, L) below the size A of the alphabet the result is the probabilities (n, L, A),
+    float64, of the symbol at each place, given those before; before the first there are zeros.
     """
     rows, length = symbols.shape
     symbols = symbols.astype(np.int64)
@@ -121,18 +112,15 @@ def weighted(symbols: np.ndarray, depth: int, split: float = 0.5, alphabet: int 
 class MarkovConfig:
     """Predict the next bit of a source that is new in every sequence.
 
-    A source is a binary tree of suffixes: the probability of a 1 is that of the leaf which the
-    last bits lead to, the last one first. Every node above ``depth`` has two children with
-    probability ``split``, every leaf's probability is drawn from Beta(1/2, 1/2); before the first
-    bit there are zeros. Bits are the tokens 0 and 1, the begin token is 2, and every bit is a
-    target. ``MarkovConfig(length=16)``, seed 0, train, example 7::
+    A source is a :class:`ContextTree` that :func:`draw_tree` draws; before the first bit there
+    are zeros. Bits are the tokens 0 and 1, the begin token is 2, and every bit is a target.
+    ``MarkovConfig(length=16)``, seed 0, train, example 7::
 
         inputs   2 1 1 1 1 0 1 0 1 0 0 1 0 1 1 1
         targets  1 1 1 1 0 1 0 1 0 0 1 0 1 1 1 0
 
-    This is the prior of context-tree weighting (Willems, Shtarkov and Tjalkens 1995), which is
-    therefore the best predictor: the *oracle*, computed exactly. The source's own probabilities
-    are a lower bound that no predictor reaches without knowing the source.
+    Context-tree weighting is the best predictor that does not know the source: the *oracle*,
+    computed exactly. The source's own probabilities are a lower bound.
 
     Train and test never share a source, whatever the seed and the length. ``group`` is the
     number of leaves, rounded up to a power of two; half of the sources have one leaf only.
@@ -181,10 +169,6 @@ class MarkovSource(SequenceSource[MarkovConfig, ContextTree]):
         config = self.config
         tree = self.of_split(lambda: draw_tree(rng, config.depth, config.split), _checksum)
         return tree, tree.sample(rng, config.length)
-
-    def complexity(self, origin: ContextTree) -> int:
-        """Number of leaves, rounded up to a power of two."""
-        return bucket(len(origin.levels))
 
     def oracle_bits(self, sequences: Sequences[ContextTree]) -> np.ndarray:
         """Bits of each symbol (n, L) by context-tree weighting."""

@@ -8,7 +8,7 @@ from bmojo.data.source import check_integer, check_share
 from bmojo.data.synthetic import sequence_checksum
 from bmojo.data.universal.machine import INSTRUCTIONS, Machine, ProgramPrior, enumerated
 from bmojo.data.universal.markov import weighted
-from bmojo.data.universal.sequences import Sequences, SequenceSource, bucket, chosen_bits
+from bmojo.data.universal.sequences import Sequences, SequenceSource, chosen_bits
 
 __all__ = ["ProgramsConfig", "ProgramsSource"]
 
@@ -81,16 +81,6 @@ class ProgramsConfig:
         """Accuracy of guessing."""
         return 1 / self.symbols
 
-    @property
-    def machine(self) -> Machine:
-        """The machine that runs programs."""
-        return Machine(self.symbols, self.cells, self.silence)
-
-    @property
-    def prior(self) -> ProgramPrior:
-        """The distribution of programs."""
-        return ProgramPrior(self.end)
-
     def source(self, seed: int, split: str) -> "ProgramsSource":
         """All examples of a split: 'train' or 'test'."""
         return ProgramsSource(self, seed, split)
@@ -102,7 +92,8 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
     def __init__(self, config: ProgramsConfig, seed: int, split: str):
         super().__init__(config, seed, split)
         self.alphabet = config.symbols
-        self._machine = config.machine
+        self._machine = Machine(config.symbols, config.cells, config.silence)
+        self._prior = ProgramPrior(config.end)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A program of this split, and its output (L,)."""
@@ -117,10 +108,6 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
             if output is not None:
                 return chosen, output.first(length)
 
-    def complexity(self, origin: np.ndarray) -> int:
-        """Number of instructions, rounded up to a power of two."""
-        return bucket(len(origin))
-
     def oracle_bits(self, sequences: Sequences[np.ndarray]) -> np.ndarray:
         """Bits of each symbol (n, L) under a mixture of all programs that can be computed.
 
@@ -130,7 +117,7 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
         """
         config, symbols = self.config, sequences.symbols
         mixture = enumerated(
-            config.machine, config.prior, config.longest, symbols.shape[1], config.sampled
+            self._machine, self._prior, config.longest, symbols.shape[1], config.sampled
         )
         rest = chosen_bits(weighted(symbols, REST_DEPTH, 0.5, config.symbols), symbols)
         return mixture.bits(symbols, rest)
@@ -138,6 +125,5 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
     def source_bits(self, sequences: Sequences[np.ndarray]) -> np.ndarray:
         """Bits (n, L) of a code that sends the program before the first symbol, then nothing."""
         bits = np.zeros(sequences.symbols.shape)
-        prior = self.config.prior
-        bits[:, 0] = [prior.code_length(len(program)) for program in sequences.origins]
+        bits[:, 0] = [self._prior.code_length(len(program)) for program in sequences.origins]
         return bits

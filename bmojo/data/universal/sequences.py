@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Sized
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -9,9 +10,9 @@ import numpy as np
 from bmojo.data.source import Config
 from bmojo.data.synthetic import SyntheticSource
 
-__all__ = ["SequenceSource", "Sequences", "bucket", "chosen_bits", "contexts"]
+__all__ = ["SequenceSource", "Sequences", "chosen_bits", "contexts"]
 
-Origin = TypeVar("Origin")
+Origin = TypeVar("Origin", bound=Sized)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +38,6 @@ class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
         """A source of this split, and a sequence of it (L,)."""
 
     @abc.abstractmethod
-    def complexity(self, origin: Origin) -> int:
-        """The group of a source."""
-
-    @abc.abstractmethod
     def oracle_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
         """Bits of each symbol (n, L), given those before, under the best known predictor."""
 
@@ -48,24 +45,23 @@ class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
     def source_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
         """Bits of each symbol (n, L) under the source that made it."""
 
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-        """Inputs, targets and complexity of one sequence."""
+    def _example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         origin, symbols = self.draw(rng)
         targets = symbols.astype(np.int32)
         inputs = np.empty_like(targets)
         inputs[0], inputs[1:] = self.alphabet, targets[:-1]
-        return inputs, targets, self.complexity(origin)
+        return inputs, targets, _group(origin)
 
     def sequences(self, count: int) -> Sequences[Origin]:
         """The first ``count`` examples, with their sources."""
         origins, symbols = zip(*(self.draw(self.rng(index)) for index in range(count)), strict=True)
-        groups = np.asarray([self.complexity(origin) for origin in origins])
+        groups = np.asarray([_group(origin) for origin in origins])
         return Sequences(np.stack(symbols), groups, origins)
 
 
-def bucket(number: int) -> int:
-    """The smallest power of two that is not below a positive number."""
-    return 1 << (number - 1).bit_length()
+def _group(origin: Sized) -> int:
+    """The size of a source, rounded up to a power of two."""
+    return 1 << (len(origin) - 1).bit_length()
 
 
 def contexts(symbols: np.ndarray, depth: int, alphabet: int = 2) -> np.ndarray:
