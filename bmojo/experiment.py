@@ -5,15 +5,17 @@ from pathlib import Path
 
 from bmojo import config
 from bmojo.config.parse import display, find, read
-from bmojo.data.compression import CompressionConfig
-from bmojo.data.fuzzy_mqar import FuzzyMQARConfig
 from bmojo.data.in_context_regression import InContextRegressionConfig
 from bmojo.data.induction_heads import InductionHeadsConfig
-from bmojo.data.memorization import MemorizationConfig
+from bmojo.data.mad import (
+    CompressionConfig,
+    FuzzyMQARConfig,
+    MemorizationConfig,
+    NoisyMQARConfig,
+    SelectiveCopyingConfig,
+)
 from bmojo.data.mqar import MQARConfig
-from bmojo.data.noisy_mqar import NoisyMQARConfig
 from bmojo.data.pipeline import NamedErrors
-from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.text.task import TextConfig
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig

@@ -421,7 +421,7 @@ def measure_with_store(subject: Subject, texts: Sequence[Any], stored: Any) -> N
 
 def haystack_task(subject: Subject) -> Any:
     """The noisy recall that a run was trained on; UserError if it was something else."""
-    from bmojo.data.noisy_mqar import NoisyMQARConfig
+    from bmojo.data.mad import NoisyMQARConfig
 
     for stage in reversed(subject.experiment.curriculum):
         if isinstance(stage.data, NoisyMQARConfig):

@@ -1,15 +1,17 @@
-"""Construction of the objects that a config describes; an error names the place of its binding."""
+"""Construction of the objects that a config describes, and their gin text.
+
+An error names the place of its binding.
+"""
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bmojo.config.check import Checked, Scope, check
-from bmojo.config.parse import Macro, Place, Reference, find, read
+from bmojo.config.parse import Macro, Place, Reference, find, join, read
 from bmojo.config.registry import Registry
-from bmojo.config.render import render
 from bmojo.errors import ConfigError, nearest, type_problem
 
 __all__ = ["Loaded", "load"]
@@ -17,12 +19,9 @@ __all__ = ["Loaded", "load"]
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """The object that a config describes.
+    """The root object of a config, and the text and places (by key) of all bindings in force.
 
-    Attributes:
-      value: the root object.
-      text: every binding in force, defaults too; loading it makes an equal object.
-      places: key and place of every binding in force.
+    Loading the text, which holds defaults too, makes an equal object.
     """
 
     value: Any
@@ -30,11 +29,7 @@ class Loaded:
     places: dict[str, Place]
 
     def explain(self, error: Exception) -> ConfigError:
-        """A later error of the objects, with the place of the parameter that it names.
-
-        A message 'Name.field: what is wrong' or 'field: what is wrong' belongs to the only
-        parameter of that name, if there is one; any other message stands without a place.
-        """
+        """A later error, with the place of the only parameter that its 'Name.field: ' fits."""
         message = " ".join(str(error).split())
         field = re.match(r"(?:\w+\.)?(\w+): ", message)
         if field is None:
@@ -47,21 +42,12 @@ class Loaded:
 
 
 def load(
-    registry: Registry,
-    root: str,
-    configs: Sequence[str | Path],
-    overrides: Sequence[str] = (),
+    registry: Registry, root: str, configs: Sequence[str | Path], overrides: Sequence[str] = ()
 ) -> Loaded:
-    """Make the object called ``root`` from config files and command-line overrides.
+    """Make the object called ``root`` of a registry from config files and 'KEY=VALUE' overrides.
 
-    Args:
-      registry: the names that configs may use.
-      root: the name of the object.
-      configs: files, each overriding those before.
-      overrides: 'KEY=VALUE', overriding the files.
-
-    Raises:
-      ConfigError: one line with the place of the first error.
+    Each file overrides those before it. A ConfigError is one line with the place of the first
+    error.
     """
     bindings, imports = read(configs, overrides)
     origin = Place(find(str(configs[0]), Path.cwd()))
@@ -69,19 +55,13 @@ def load(
     builder = _Builder(checked)
     value = builder.make(Reference("", root, True), ())
     places = {key: b.place for key, b in checked.bindings.items() if b.parameter}
-    return Loaded(value, render(value, registry, builder.made, imports), places)
+    return Loaded(value, _render(value, registry, builder.made, imports), places)
 
 
 class _Builder:
-    """Makes objects.
-
-    Attributes:
-      made: every object and the scope that it was made in, by the object's id.
-    """
-
     def __init__(self, checked: Checked) -> None:
         self.checked = checked
-        self.made: dict[int, tuple[Any, str]] = {}
+        self.made: dict[int, tuple[Any, str]] = {}  # objects and their scopes, by id
 
     def make(self, reference: Reference, active: Scope) -> Any:
         scope, name = reference.within(active), reference.name
@@ -121,14 +101,63 @@ class _Builder:
         field = re.match(r"(\w+)(?:\[\d+\])?: ", message)
         if field is None or field.group(1) not in self.checked.registry.parameters(name):
             return ConfigError(f"{self.checked.place(scope, name)}: {name}: {message}")
-        parameter = field.group(1)
-        place = self.checked.place(scope, name, parameter)
-        return ConfigError(f"{place}: {name}.{message}{_choice(arguments.get(parameter), message)}")
+        place, value = self.checked.place(scope, name, field[1]), arguments.get(field[1])
+        if isinstance(value, str) and "did you mean" not in message:
+            near = nearest(value, set(re.findall(r"'(\w+)'", message)) - {value})
+            message += f"; did you mean {near!r}?" if near else ""
+        return ConfigError(f"{place}: {name}.{message}")
 
 
-def _choice(value: Any, message: str) -> str:
-    """A suggestion, if the message names choices and the value looks like one of them."""
-    if not isinstance(value, str) or "did you mean" in message:
-        return ""
-    near = nearest(value, set(re.findall(r"'(\w+)'", message)) - {value})
-    return f"; did you mean {near!r}?" if near else ""
+def _render(
+    value: Any, registry: Registry, made: dict[int, tuple[Any, str]], imports: Sequence[str]
+) -> str:
+    """The gin text of every field of a tree of configs, defaults too, sorted by name.
+
+    Objects keep the scope that they were made in, so that an override of the config fits the
+    text too. An object that no binding made takes the scope of its parts or of its holder; of
+    two different ones in one scope, the second gets a scope of its own.
+    """
+    scopes: dict[int, str] = {}
+    blocks: dict[tuple[str, str], Any] = {}
+
+    def place(instance: Any, above: str) -> None:
+        name = registry.name_of(instance)
+        assert name is not None
+        near = (instance, *_parts(instance, registry))
+        wanted = scope = next((made[id(x)][1] for x in near if id(x) in made), above)
+        number = 1
+        while blocks.setdefault((name, scope), instance) != instance:
+            scope = join(wanted, f"{name.lower()}_{number}")
+            number += 1
+        scopes[id(instance)] = scope
+        for part in _parts(instance, registry):
+            place(part, scope)
+
+    def text(value: Any) -> str:
+        name = registry.name_of(value)
+        if name is not None:
+            return f"@{join(scopes[id(value)], name)}()"
+        if isinstance(value, tuple):
+            return f"({', '.join(map(text, value))}{',' if len(value) == 1 else ''})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{text(k)}: {text(v)}' for k, v in value.items())}}}"
+        if value is None or isinstance(value, bool | int | float | str):
+            return repr(value)
+        raise TypeError(f"{value!r} cannot be written in a config")
+
+    place(value, "")
+    written = ["\n".join(f"import {module}" for module in imports)] if imports else []
+    for (name, scope), instance in sorted(blocks.items(), key=lambda item: item[0]):
+        fields = sorted(registry.parameters(name))
+        lines = [f"{join(scope, name)}.{f} = {text(getattr(instance, f))}" for f in fields]
+        written.append("\n".join(lines))
+    return "# Every binding in force, defaults included.\n\n" + "\n\n".join(written) + "\n"
+
+
+def _parts(instance: Any, registry: Registry) -> Iterator[Any]:
+    """Registered dataclasses that the fields of one hold."""
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        for entry in value if isinstance(value, tuple) else (value,):
+            if registry.name_of(entry) is not None:
+                yield entry

@@ -15,13 +15,7 @@ Use = tuple[Scope, str]
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """Bindings that may be built.
-
-    Attributes:
-      bindings: those in force, by key.
-      registry: the names that they may use.
-      uses: every configurable that will be made, with its scope, and where it is referred to.
-    """
+    """Bindings in force, by key, and every configurable that they use: scope, name and place."""
 
     bindings: dict[str, Binding]
     registry: Registry
@@ -51,9 +45,8 @@ class Checked:
         scope = reference.within(active)
         use = (scope, reference.name)
         if use in above:
-            raise ConfigError(
-                f"{place}: {reference!r} contains itself; refer to something else here"
-            )
+            remedy = "refer to something else here"
+            raise ConfigError(f"{place}: {reference!r} contains itself; {remedy}")
         if use in self.uses:
             return
         self.uses[use] = place
@@ -73,25 +66,17 @@ class Checked:
 
     def applied(self, binding: Binding) -> list[Use]:
         """The uses that lie in the scope of a binding."""
-        outer = _split(binding.scope)
-        return [
-            use for use in self.uses if use[1] == binding.name and use[0][: len(outer)] == outer
-        ]
+        outer, name = tuple(filter(None, binding.scope.split("/"))), binding.name
+        return [use for use in self.uses if use[1] == name and use[0][: len(outer)] == outer]
 
 
 def check(bindings: list[Binding], registry: Registry, root: str, origin: Place) -> Checked:
-    """Check all bindings against the registry and each other.
-
-    Args:
-      bindings: in the order of reading.
-      registry: the names that there are.
-      root: the name that everything is made for.
-      origin: the place of errors about a binding that no file has.
+    """Check all bindings, in the order of reading, for an object called ``root``.
 
     Raises:
       ConfigError: a name, parameter or macro is unknown; a macro, scope or binding is never
-        used or has no effect; a parameter without a default is not bound; something contains
-        itself.
+        used or has no effect; a parameter without a default is not bound (at ``origin``, if it is
+        that of the root); something contains itself.
     """
     for binding in bindings:
         _check_names(binding, registry)
@@ -114,29 +99,20 @@ def check(bindings: list[Binding], registry: Registry, root: str, origin: Place)
     return checked
 
 
-def _split(scope: str) -> Scope:
-    return tuple(scope.split("/")) if scope else ()
-
-
 def _check_names(binding: Binding, registry: Registry) -> None:
-    where = f"{binding.place}: {binding.key}"
     references = [inner for inner in values(binding.value) if isinstance(inner, Reference)]
     for name in [*([binding.name] if binding.parameter else ()), *(r.name for r in references)]:
         if name not in registry:
             hint = suggestion(name, registry.names())
-            raise ConfigError(f"{where}: nothing is called {name!r}; {hint}")
+            raise binding.wrong(f"nothing is called {name!r}; {hint}")
     if binding.parameter:
         parameters = registry.parameters(binding.name)
         if binding.parameter not in parameters:
             hint = suggestion(binding.parameter, parameters)
-            raise ConfigError(
-                f"{where}: {binding.name} has no parameter {binding.parameter!r}; {hint}"
-            )
+            raise binding.wrong(f"{binding.name} has no parameter {binding.parameter!r}; {hint}")
     for reference in references:
         if not reference.called:
-            raise ConfigError(
-                f"{where}: {reference!r} lacks its parentheses; write {reference!r}()"
-            )
+            raise binding.wrong(f"{reference!r} lacks its parentheses; write {reference!r}()")
 
 
 def _check_macros(bindings: list[Binding], force: dict[str, Binding], registry: Registry) -> None:
@@ -147,7 +123,7 @@ def _check_macros(bindings: list[Binding], force: dict[str, Binding], registry: 
             if isinstance(inner, Macro) and inner.name not in macros:
                 near = nearest(inner.name, macros)
                 hint = f"did you mean %{near}?" if near else f"define {inner.name} = ..."
-                raise ConfigError(f"{binding.place}: {binding.key}: no macro %{inner.name}; {hint}")
+                raise binding.wrong(f"no macro %{inner.name}; {hint}")
     for key, binding in sorted(macros.items(), key=lambda item: item[1].order):
         if key not in read and (binding.root or key not in registry.shared_macros):
             raise _unread(binding, read, registry)
@@ -160,10 +136,7 @@ def _check_overrides(checked: Checked, parameters: list[Binding]) -> None:
     read = {macro.name for binding in live for macro in checked.inner(binding, Macro)}
     for key, binding in checked.bindings.items():
         if not binding.parameter and binding.place.file is None and key not in read:
-            raise ConfigError(
-                f"{binding.place}: {key}: only bindings that were replaced read the macro; "
-                "leave it out"
-            )
+            raise binding.wrong("only bindings that were replaced read the macro; leave it out")
 
 
 def _unread(binding: Binding, read: set[str], registry: Registry) -> ConfigError:
@@ -172,35 +145,34 @@ def _unread(binding: Binding, read: set[str], registry: Registry) -> ConfigError
     hint = f"write %{binding.key} where its value belongs"
     if near:
         hint = f"did you mean {near if owners else repr(near)}?"
-    return ConfigError(f"{binding.place}: {binding.key}: nobody reads the macro; {hint}")
+    return binding.wrong(f"nobody reads the macro; {hint}")
 
 
 def _check_acyclic(macro: str, force: dict[str, Binding], above: tuple[str, ...]) -> None:
     if macro in above:
         chain = " -> ".join(f"%{name}" for name in (*above[above.index(macro) :], macro))
-        raise ConfigError(f"{force[macro].place}: {macro}: macros in a circle: {chain}")
+        raise force[macro].wrong(f"macros in a circle: {chain}")
     for inner in values(force[macro].value):
         if isinstance(inner, Macro) and inner.name in force:
             _check_acyclic(inner.name, force, (*above, macro))
 
 
 def _check_used(binding: Binding, checked: Checked, overridden: list[Binding]) -> None:
-    """Refuse a binding that nothing will read.
+    """Refuse a binding that nothing reads, unless its reader was overridden after it.
 
-    It is excused if its reader was overridden after it: a config that replaces the pattern of
-    a model has no use for the bindings of the old one.
+    A config that replaces the pattern of a model has no use for the bindings of the old one.
     """
     if checked.applied(binding):
         return
     for old in overridden:
         if binding.order < checked.bindings[old.key].order:
             lost = Checked(checked.bindings, checked.registry)
-            for active in {_split(old.scope), *(scope for scope, _ in checked.applied(old))}:
+            own = tuple(filter(None, old.scope.split("/")))
+            for active in {own, *(scope for scope, _ in checked.applied(old))}:
                 for inner in checked.inner(old, Reference):
                     lost.follow(inner, active, old.place)
             if lost.applied(binding):
                 return
-    where = f"{binding.place}: {binding.key}"
     entered = {"/".join(scope[:depth]) for scope, _ in checked.uses for depth in range(1, 9)}
     entered.discard("")
     if binding.scope and binding.scope not in entered:
@@ -209,9 +181,9 @@ def _check_used(binding: Binding, checked: Checked, overridden: list[Binding]) -
             (near,) = entered
         here = f"@{join(binding.scope, binding.name)}()"
         hint = f"did you mean {near!r}?" if near else f"refer to {here} somewhere"
-        raise ConfigError(f"{where}: the scope {binding.scope!r} is never entered; {hint}")
+        raise binding.wrong(f"the scope {binding.scope!r} is never entered; {hint}")
     within = " in this scope" if binding.scope else ""
-    raise ConfigError(f"{where}: {binding.name} is never used{within}; {_remedy(binding, checked)}")
+    raise binding.wrong(f"{binding.name} is never used{within}; {_remedy(binding, checked)}")
 
 
 def _remedy(binding: Binding, checked: Checked) -> str:

@@ -17,18 +17,9 @@ from gin import config_parser
 from bmojo.errors import ConfigError, nearest
 
 __all__ = [
-    "Binding",
-    "Macro",
-    "Place",
-    "Reference",
-    "config_folders",
-    "display",
-    "find",
-    "includes",
-    "join",
-    "read",
-    "values",
-]
+    "Binding", "Macro", "Place", "Reference", "config_folders", "display", "find", "includes",
+    "join", "read", "values",
+]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +66,8 @@ class Macro:
 class Binding:
     """``scope/Name.parameter = value``; a macro has no parameter and its scope in its name.
 
-    Attributes:
-      order: counts the bindings as they were read; of two with one key the later wins.
-      root: whether it stands in the first file that the user named or on the command line,
-        and not in an included file or an overlay.
+    Of two with one key the later ``order`` wins. ``root``: it stands in the first file that the
+    user named or on the command line, and not in an included file or an overlay.
     """
 
     scope: str
@@ -88,6 +77,10 @@ class Binding:
     place: Place
     order: int
     root: bool
+
+    def wrong(self, message: str) -> ConfigError:
+        """An error of this binding, with its place."""
+        return ConfigError(f"{self.place}: {self.key}: {message}")
 
     @property
     def key(self) -> str:
@@ -129,10 +122,7 @@ def config_folders() -> list[Path]:
 
 
 def find(name: str, first: Path, place: Place | None = None) -> Path:
-    """The file called ``name``.
-
-    It is looked for in ``first``, then in the folder ``configs`` that ``first`` lies in, if
-    there is one, then in the config folders.
+    """The file called ``name`` in ``first``, the ``configs`` above it, or the config folders.
 
     Raises:
       ConfigError: there is none.
@@ -162,11 +152,7 @@ def includes(path: Path) -> list[str]:
 def read(
     configs: Sequence[str | Path], overrides: Sequence[str]
 ) -> tuple[list[Binding], list[str]]:
-    """All bindings in the order in which they count, and the modules that were imported.
-
-    Args:
-      configs: files, each overriding those before.
-      overrides: 'KEY=VALUE' from the command line.
+    """All bindings of files and overrides as they count, and the modules that were imported.
 
     Raises:
       ConfigError: syntax, a missing or circular include, a module that cannot be imported, a
@@ -206,16 +192,17 @@ class _Reader:
                 found = find(statement.filename, path.parent, place)
                 chain = [p.resolve() for p in (*including, path)]
                 if found.resolve() in chain:
-                    loop = [*chain[chain.index(found.resolve()) :], found]
-                    shown = " -> ".join(p.name for p in loop)
+                    loop = chain[chain.index(found.resolve()) :]
+                    shown = " -> ".join(p.name for p in [*loop, found])
                     raise ConfigError(f"{place}: include cycle: {shown}; remove one include")
                 self.file(found, (*including, path), root=False)
             elif isinstance(statement, config_parser.ImportStatement):
                 try:
                     importlib.import_module(statement.module)
                 except ImportError as error:
-                    message = f"{place}: cannot import {statement.module!r}: {error}"
-                    raise ConfigError(message) from None
+                    raise ConfigError(
+                        f"{place}: cannot import {statement.module!r}: {error}"
+                    ) from None
                 self.imports.append(statement.module)
             elif isinstance(statement, config_parser.BindingStatement):
                 binding = self.bind(statement, place, root)

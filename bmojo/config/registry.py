@@ -11,9 +11,8 @@ __all__ = ["Registry"]
 class Registry:
     """Dataclasses by the names that configs call them.
 
-    Attributes:
-      shared_macros: macros that a file may define for any other. In an included file or an
-        overlay they need no reader, as sizes are written for all models.
+    ``shared_macros`` need no reader in an included file or an overlay, as sizes are written for
+    all models.
     """
 
     def __init__(self, shared_macros: tuple[str, ...] = ()) -> None:
@@ -21,11 +20,7 @@ class Registry:
         self._classes: dict[str, type] = {}
 
     def register(self, name: str, cls: type) -> None:
-        """Let configs call the dataclass ``cls`` by ``name``.
-
-        Raises:
-          ValueError: the name is taken by another class, or ``cls`` is no dataclass.
-        """
+        """Let configs call the dataclass ``cls`` by ``name``; a ValueError if it is taken."""
         if not dataclasses.is_dataclass(cls):
             raise ValueError(f"{cls!r} is not a dataclass")
         if self._classes.setdefault(name, cls) is not cls:

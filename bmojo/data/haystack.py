@@ -1,6 +1,6 @@
 """Facts at the beginning of a long stream, and questions at its end: noisy recall, stretched.
 
-A stream of any length for models trained on :mod:`bmojo.data.noisy_mqar`: the facts are followed
+A stream of any length for models trained on :mod:`bmojo.data.mad`: the facts are followed
 by noise and by pairs of other keys, which may be just as surprising.
 """
 
@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from bmojo.data.noisy_mqar import NoisyMQARConfig
+from bmojo.data.mad import NoisyMQARConfig
 from bmojo.data.source import check_integer, check_share
 
 __all__ = ["Haystack", "HaystackConfig"]
@@ -16,12 +16,10 @@ __all__ = ["Haystack", "HaystackConfig"]
 
 @dataclasses.dataclass(frozen=True)
 class Haystack:
-    """A stream with its questions.
+    """A stream of tokens (n,) with questions.
 
-    Attributes:
-      tokens: (n,).
-      asked: places of the questions (facts,): the token after each is the answer.
-      answers: values that the asked keys ever had (versions, facts), the last row being right.
+    The token behind each of the places ``asked`` (facts,) is the answer. ``answers`` (versions,
+    facts) are the values that the keys ever had, the last row being right.
     """
 
     tokens: np.ndarray
@@ -60,11 +58,7 @@ class HaystackConfig:
         check_share(self, "distractors")
 
     def make(self, task: NoisyMQARConfig, seed: int) -> Haystack:
-        """A stream in the vocabulary of a task.
-
-        Args:
-          task: its keys, values and noise are used.
-          seed: same seed, same stream.
+        """The stream of a seed in the vocabulary of a task.
 
         Raises:
           ValueError: the vocabulary has too few keys or values.

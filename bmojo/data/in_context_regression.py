@@ -30,10 +30,9 @@ class InContextRegressionConfig(SyntheticTask):
         targets -1 -1 -1 -1 -1 -1 -1 -1 -1 -1  9 -1 -1 14 -1 -1
 
     Numbers from -1 to 1 are quantised to B = (V - 1) // 2 bins of one width; x has the tokens
-    1 .. B, y the tokens B + 1 .. 2 B, both rising. A weight vector w is drawn for each
-    example: uniform in its direction, with absolute values of sum 1, so that y is never out
-    of range. A coordinate of x is the middle of a bin, each as likely; y is computed from
-    these middles, and noise is added and y clipped before it is quantised.
+    1 .. B, y the tokens B + 1 .. 2 B, both rising. A weight vector w is drawn for each example:
+    uniform in its direction, with absolute values of sum 1. A coordinate of x is the middle of a
+    bin, each as likely; noise is added to y, and y clipped, before it is quantised.
 
     Train and test never share the examples that a sequence shows, whatever the seed.
 
@@ -56,8 +55,7 @@ class InContextRegressionConfig(SyntheticTask):
     least = {"length": 1, "vocab_size": 5, "dimensions": 1, "queries": 1}
     slices = "num_examples"
 
-    def check(self) -> None:
-        """Refuse examples that the sequence cannot hold."""
+    def _check(self) -> None:
         check_number(self, "noise", lambda n: 0 <= n < float("inf"), "of at least 0", 0.1)
         most, each = max(self.num_examples), self.dimensions + 1
         shown = f"{most} examples and {self.queries} queries of {each} tokens"
@@ -91,8 +89,7 @@ class InContextRegressionConfig(SyntheticTask):
         y = (weights * self.middle(x)).sum(-1)
         return self.quantise(y + self.noise * rng.standard_normal(y.shape))
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and number of examples shown of one sequence."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         number = choose(rng, self.num_examples)
         rows = source.of_split(
             lambda: self._draw(rng, number + self.queries),

@@ -14,9 +14,8 @@ class InductionHeadsConfig(SyntheticTask):
     """Give the token that followed a trigger when the trigger comes back.
 
     A sequence of random tokens holds the trigger, 0, at a random place, and again at its end.
-    The target there is the token behind the first trigger; every other target is -1 and
-    carries no loss. ``InductionHeadsConfig(length=12, vocab_size=8)``, seed 0, train,
-    example 0::
+    The target there is the token behind the first trigger; every other target is -1 (no loss).
+    ``InductionHeadsConfig(length=12, vocab_size=8)``, seed 0, train, example 0::
 
         inputs   4  7  6  7  3  5  7  5  0  5  5  0
         targets -1 -1 -1 -1 -1 -1 -1 -1 -1 -1 -1  5
@@ -39,8 +38,7 @@ class InductionHeadsConfig(SyntheticTask):
         """Accuracy of guessing among all tokens but the trigger."""
         return 1 / (self.vocab_size - 1)
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and distance of one example."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         inputs = source.of_split(lambda: self._draw(rng), sequence_checksum)
         last = self.length - 1
         trigger = int(np.argmin(inputs))

@@ -6,18 +6,9 @@ import functools
 import numpy as np
 
 from bmojo.data.source import check_number
-from bmojo.data.synthetic import (
-    Example,
-    SyntheticSource,
-    SyntheticTask,
-    bindings_of,
-    blank,
-    choose,
-)
+from bmojo.data.synthetic import Example, SyntheticSource, SyntheticTask, bindings_of, blank, choose
 
 __all__ = ["MQARConfig"]
-
-FILLERS = ("zero", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +22,13 @@ class MQARConfig(SyntheticTask):
         inputs   5  7  2  9  0  0  2  0  0  0  5  0  0  0  0  0
         targets -1 -1 -1 -1 -1 -1  9 -1 -1 -1  7 -1 -1 -1 -1 -1
 
-    Keys come from 1 .. V//2 - 1, values from V//2 .. V - 1, each without replacement. After
-    the pairs, the rest of the sequence has slots two tokens apart; a key's query is put into
-    the slot g = 0, 1, ... with a probability proportional to (g + 1)^(power - 1), without
-    replacement: queries crowd behind the pairs and thin out in a power law. A power of 1
-    spreads them evenly.
+    Keys come from 1 .. V//2 - 1, values from V//2 .. V - 1, each without replacement. After the
+    pairs there are slots two tokens apart; a key's query is put into the slot g = 0, 1, ... with
+    a probability proportional to (g + 1)^(power - 1), without replacement: queries thin out in a
+    power law. A power of 1 spreads them evenly.
 
-    Whether the bindings of an example belong to the train or to the test split is decided
-    by a checksum of the bindings alone (of the set: their order plays no part), whatever the
-    seed, the length and the filler, so that no set of bindings is ever in both.
+    A checksum of the set of bindings alone decides their split, whatever the seed, the length
+    and the filler: no set of bindings is ever in both.
 
     Attributes:
       length: L, tokens of a sequence.
@@ -60,10 +49,9 @@ class MQARConfig(SyntheticTask):
     least = {"length": 1, "vocab_size": 4, "passes": 1}
     slices = "num_pairs"
 
-    def check(self) -> None:
-        """Refuse pairs that neither the sequence nor the vocabulary can hold."""
+    def _check(self) -> None:
         check_number(self, "power", lambda power: 0 < power < float("inf"), "above 0", 0.01)
-        if self.filler not in FILLERS:
+        if self.filler not in ("zero", "random"):
             raise ValueError(f"MQAR.filler: {self.filler!r} is unknown; choose 'zero' or 'random'")
         most = max(self.num_pairs)
         shown = f"{most} pairs shown {self.passes} times and queried once"
@@ -77,8 +65,7 @@ class MQARConfig(SyntheticTask):
         """Accuracy of guessing among all values."""
         return 1 / (self.vocab_size - self.vocab_size // 2)
 
-    def example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
-        """Inputs, targets and number of pairs of one example."""
+    def _example(self, rng: np.random.Generator, source: SyntheticSource) -> Example:
         bindings = bindings_of(self.vocab_size)
         number = choose(rng, self.num_pairs)
         keys, values = source.of_split(lambda: bindings.draw(rng, number), bindings.checksum)

@@ -1,8 +1,4 @@
-"""Batches of examples: a deterministic iterator with a position that can be saved.
-
-The n-th batch is a function of the source, the batch size and the start alone. Examples are
-read in the order of their index; a source that wants another order has it in its indices.
-"""
+"""Batches of examples, in the order of their index, from a position that can be saved."""
 
 from typing import Any
 
@@ -20,13 +16,7 @@ class DataError(UserError):
 
 
 class NamedErrors:
-    """A source whose errors name the example.
-
-    Args:
-      source: random access to examples. The errors name its ``config`` and ``split``, if it has
-        them.
-      unchanged: errors that pass unchanged.
-    """
+    """A source whose errors name the example, but for those of the types ``unchanged``."""
 
     def __init__(self, source: Any, unchanged: tuple[type[Exception], ...] = ()):
         self._source = source
@@ -51,25 +41,20 @@ class NamedErrors:
 class Batches:
     """Batches of examples start, start + 1, ..., without an end of their own.
 
-    A source that has no more examples for a whole batch is an error, a ``UserError``; one that
-    cannot read an example, a :class:`DataError`.
+    Too few examples for a whole batch are a ``UserError``, an unreadable one a
+    :class:`DataError`.
 
     Args:
-      source: random access to examples, dicts of arrays; fields are stacked. If it has a
-        ``fingerprint``, positions in it are not taken for positions in another one; if it has
-        the fingerprint of a ``tokenizer``, positions hold it.
-      batch_size: examples a batch; the remainder that fills no batch is dropped.
+      source: random access to examples, dicts of arrays; fields are stacked. Positions hold its
+        ``fingerprint``, and that of its ``tokenizer``, if it has them.
+      batch_size: examples a batch.
       start: index of the first example.
-      rows: first of the rows of every batch that are wanted here, and the one after them: the
-        others are not even read. None: all. Positions do not depend on it.
+      rows: the rows of every batch that are read here, (first, last + 1); None: all. Positions
+        do not depend on it.
     """
 
     def __init__(
-        self,
-        source: Any,
-        batch_size: int,
-        start: int = 0,
-        rows: tuple[int, int] | None = None,
+        self, source: Any, batch_size: int, start: int = 0, rows: tuple[int, int] | None = None
     ):
         self._start, self._batch_size, self._total = start, batch_size, len(source)
         self._source = getattr(source, "fingerprint", None)
@@ -98,12 +83,9 @@ class Batches:
     def get_state(self) -> dict[str, Any]:
         """The position after the last batch, as JSON values."""
         return {
-            "start": self._start,
-            "batch_size": self._batch_size,
-            "source": self._source,
-            "tokenizer": self._tokenizer,
-            "next": self._next,
-        }
+            "start": self._start, "batch_size": self._batch_size, "source": self._source,
+            "tokenizer": self._tokenizer, "next": self._next,
+        }  # fmt: skip
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from a position of :meth:`get_state`.
@@ -123,23 +105,14 @@ class Batches:
                     f"data position: it was saved with {field} {state[field]}, not {value}; "
                     "resume with the config that the run was started with"
                 )
-        if "next" not in state:
-            raise UserError(
-                "data: the position was saved by an older version of bmojo; go on with that "
-                "version, or start over with --fresh"
-            )
         self._next = state["next"]
 
 
 class Segments:
     """Batches cut along time: each comes as ``count`` parts of equal length, one after another.
 
-    Fields with a time axis, shape (B, L), are cut; the others come whole with every part. A
-    position between two parts is that before the batch and the number of the next part.
-
-    Args:
-      batches: of sequences whose length ``count`` divides.
-      count: parts a batch; 1: batches as they are.
+    Fields with a time axis, shape (B, L), are cut; ``count`` divides L. The others come whole with
+    every part. A position between two parts is that before the batch and the number of the next.
     """
 
     def __init__(self, batches: Batches, count: int = 1):
@@ -155,7 +128,7 @@ class Segments:
         if self._part == 0:
             self._before = self._batches.get_state()
             self._batch = next(self._batches)
-        elif not self._batch:
+        elif not self._batch:  # after set_state
             self._batch = next(self._batches)
         part, self._part = self._part, (self._part + 1) % self._count
         return {name: self._cut(value, part) for name, value in self._batch.items()}
@@ -171,11 +144,7 @@ class Segments:
         return {"batches": batches, "part": self._part}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a position of :meth:`get_state`.
-
-        Raises:
-          ValueError: the position was taken with other batches.
-        """
+        """Go on from a position of :meth:`get_state`; raises as :meth:`Batches.set_state` does."""
         self._batches.set_state(state["batches"])
         self._before, self._batch, self._part = state["batches"], {}, state["part"]
 

@@ -5,15 +5,9 @@ from collections.abc import Callable
 from typing import Any, Generic, SupportsIndex, TypeVar
 
 __all__ = [
-    "EXAMPLES",
-    "SPLITS",
-    "Source",
-    "check_integer",
-    "check_number",
-    "check_share",
-    "is_integer",
+    "EXAMPLES", "SPLITS", "Source", "check_integer", "check_number", "check_share", "is_integer",
     "name_of",
-]
+]  # fmt: skip
 
 SPLITS = ("train", "test")
 EXAMPLES = 2**48
@@ -39,9 +33,6 @@ class Source(Generic[Config]):
     def __len__(self) -> int:
         return EXAMPLES
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.config!r}, seed={self.seed}, split={self.split!r})"
-
     def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
         index = operator.index(index)
         if not 0 <= index < len(self):
@@ -64,12 +55,7 @@ def name_of(config: Any) -> str:
 
 
 def check_integer(config: Any, field: str, least: int) -> None:
-    """Refuse a field that is not an integer of at least ``least``.
-
-    Raises:
-      TypeError: not an integer.
-      ValueError: too small.
-    """
+    """Refuse a field that is not an integer (TypeError), or is below ``least`` (ValueError)."""
     value = getattr(config, field)
     if not is_integer(value):
         raise TypeError(f"{name_of(config)}.{field}: {value!r} is not an integer; give one")
@@ -80,12 +66,7 @@ def check_integer(config: Any, field: str, least: int) -> None:
 def check_number(
     config: Any, field: str, fits: Callable[[float], bool], wanted: str, example: float
 ) -> None:
-    """Refuse a field that is not a number, or does not fit.
-
-    Raises:
-      TypeError: not a number.
-      ValueError: out of range.
-    """
+    """Refuse a field that is not a number (TypeError), or does not fit (ValueError)."""
     value = getattr(config, field)
     where = f"{name_of(config)}.{field}: {value!r}"
     if not isinstance(value, float) and not is_integer(value):
@@ -95,10 +76,5 @@ def check_number(
 
 
 def check_share(config: Any, field: str) -> None:
-    """Refuse a field that is not a number from 0 up to, but not including, 1.
-
-    Raises:
-      TypeError: not a number.
-      ValueError: out of range.
-    """
+    """:func:`check_number` for a number from 0 up to, but not including, 1."""
     check_number(config, field, lambda value: 0 <= value < 1, "of at least 0 and below 1", 0.2)

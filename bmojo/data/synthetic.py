@@ -1,8 +1,7 @@
-"""Synthetic tasks: configs that check themselves, examples by number, and disjoint splits.
+"""Synthetic tasks: frozen dataclasses that make an example from a random generator.
 
-A task is a frozen dataclass derived from :class:`SyntheticTask`, which makes one example from a
-random generator. The split of an example is a checksum of its content, so that train and test
-are disjoint whatever the seed.
+The split of an example is a checksum of its content, so that train and test are disjoint
+whatever the seed.
 """
 
 import abc
@@ -15,17 +14,9 @@ import numpy as np
 from bmojo.data.source import SPLITS, Config, Source, check_integer, is_integer, name_of
 
 __all__ = [
-    "Bindings",
-    "Example",
-    "SyntheticSource",
-    "SyntheticTask",
-    "binding_checksum",
-    "bindings_of",
-    "blank",
-    "choose",
-    "repeated",
-    "sequence_checksum",
-]
+    "Bindings", "Example", "SyntheticSource", "SyntheticTask", "binding_checksum", "bindings_of",
+    "blank", "choose", "repeated", "sequence_checksum",
+]  # fmt: skip
 
 TEST_SHARE = 2
 """One in this many of all possible contents belongs to the test split."""
@@ -42,16 +33,9 @@ Content = TypeVar("Content")
 class SyntheticTask(abc.ABC):
     """Base of the configs of tasks; subclasses are frozen dataclasses.
 
-    Attributes:
-      least: the smallest value of each field that is an integer.
-      slices: the quantity that ``group`` counts. A field of that name is a tuple of positive
-        integers, of which each example draws one.
-      length: L, tokens of a sequence.
-      vocab_size: V.
-
-    Raises:
-      TypeError: a field has the wrong type.
-      ValueError: a field is out of range, or fields do not fit each other.
+    ``least`` has the smallest value of each field that is an integer. ``slices`` is the quantity
+    that ``group`` counts; a field of that name is a tuple of positive integers, of which each
+    example draws one. A field of the wrong type is a TypeError, one out of range a ValueError.
     """
 
     least: ClassVar[Mapping[str, int]]
@@ -64,15 +48,13 @@ class SyntheticTask(abc.ABC):
             check_integer(self, field, least)
         if self.slices in self.__dict__:
             object.__setattr__(self, self.slices, self._choices(getattr(self, self.slices)))
-        self.check()
+        self._check()
 
     def _choices(self, values: Any) -> tuple[int, ...]:
         where = f"{name_of(self)}.{self.slices}"
         if not isinstance(values, tuple | list) or not values:
-            raise TypeError(
-                f"{where}: {values!r} is not a tuple of numbers; write one, such as (8,) or "
-                "(4, 8, 16)"
-            )
+            message = "is not a tuple of numbers; write one, such as (8,) or (4, 8, 16)"
+            raise TypeError(f"{where}: {values!r} {message}")
         for number in values:
             if not is_integer(number):
                 raise TypeError(f"{where}: {number!r} is not an integer; give integers")
@@ -80,15 +62,11 @@ class SyntheticTask(abc.ABC):
                 raise ValueError(f"{where}: {number} is too small; give at least 1")
         return tuple(values)
 
-    def check(self) -> None:  # noqa: B027
+    def _check(self) -> None:  # noqa: B027
         """Refuse fields that do not fit each other."""
 
     def check_room(self, content: str, needed: int, remedy: str) -> None:
-        """Refuse a sequence that is too short for its content.
-
-        Raises:
-          ValueError: ``length`` is below ``needed``.
-        """
+        """Refuse a ``length`` below that needed for the content."""
         if self.length < needed:
             raise ValueError(
                 f"{name_of(self)}.length: {content} need {needed} tokens, got {self.length}; raise "
@@ -96,11 +74,7 @@ class SyntheticTask(abc.ABC):
             )
 
     def check_pairs(self, vocabulary: str, keys: int, most: int, remedy: str) -> None:
-        """Refuse a vocabulary that makes fewer keys than the pairs of an example.
-
-        Raises:
-          ValueError: ``keys`` is below ``most``.
-        """
+        """Refuse a vocabulary that makes fewer ``keys`` than the ``most`` pairs of an example."""
         if keys < most:
             raise ValueError(
                 f"{name_of(self)}.vocab_size: {vocabulary} {keys} keys, fewer than the {most} "
@@ -113,7 +87,7 @@ class SyntheticTask(abc.ABC):
         """Accuracy of guessing."""
 
     @abc.abstractmethod
-    def example(self, rng: np.random.Generator, source: "SyntheticSource") -> Example:
+    def _example(self, rng: np.random.Generator, source: "SyntheticSource") -> Example:
         """One example, whose content comes from ``source.of_split``."""
 
     def source(self, seed: int, split: str) -> "SyntheticSource":
@@ -125,30 +99,22 @@ class SyntheticSource(Source[Config]):
     """Examples made on demand: number i is a function of config, seed, split and i alone.
 
     An item holds ``inputs`` (L,) and ``targets`` (L,), int32, and ``group``.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
     """
 
     def item(self, index: int) -> dict[str, Any]:
         """Example ``index``."""
-        inputs, targets, group = self.example(self.rng(index))
+        inputs, targets, group = self._example(self.rng(index))
         return {"inputs": inputs, "targets": targets, "group": np.int32(group)}
 
     def rng(self, index: int) -> np.random.Generator:
         """The generator of example ``index``."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), index])
 
-    def example(self, rng: np.random.Generator) -> Example:
-        """Inputs, targets and group of one example."""
-        return self.config.example(rng, self)  # type: ignore[attr-defined]
+    def _example(self, rng: np.random.Generator) -> Example:
+        return self.config._example(rng, self)  # type: ignore[attr-defined]
 
     def of_split(self, draw: Callable[[], Content], checksum: Callable[[Content], int]) -> Content:
-        """The first of repeated draws that belongs to this source's split.
-
-        Args:
-          draw: draws content.
-          checksum: an integer below 2^64 made from content alone.
+        """The first of repeated draws whose ``checksum``, below 2^64, is of this source's split.
 
         Raises:
           ValueError: there is so little content that the other split holds all of it.
@@ -164,18 +130,12 @@ class SyntheticSource(Source[Config]):
 
 
 class Bindings:
-    """Keys, each with a value: drawn at random, and given a checksum.
-
-    Keys come from 1 .. V//2 - 1, values from V//2 .. V - 1, each without replacement.
-
-    Args:
-      vocab_size: V.
-    """
+    """Keys from 1 .. V//2 - 1, each with a value from V//2 .. V - 1, drawn without replacement."""
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
         tokens = np.arange(vocab_size, dtype=np.uint64)
-        self._key_codes, self._value_codes = _key_codes(tokens), _value_codes(tokens)
+        self._key_codes, self._value_codes = _codes(tokens, tokens)
 
     def draw(self, rng: np.random.Generator, number: int) -> tuple[np.ndarray, np.ndarray]:
         """``number`` keys and their values."""
@@ -184,23 +144,19 @@ class Bindings:
         return keys, half + _distinct(rng, self.vocab_size - half, number)
 
     def checksum(self, bindings: tuple[np.ndarray, np.ndarray]) -> int:
-        """Of the set of bindings: their order plays no part."""
+        """:func:`binding_checksum` of tokens."""
         keys, values = bindings
         return int((self._key_codes[keys] * self._value_codes[values]).sum())
 
 
-@functools.lru_cache(maxsize=16)
-def bindings_of(vocab_size: int) -> Bindings:
-    """The bindings of a vocabulary, made once."""
-    return Bindings(vocab_size)
+bindings_of = functools.lru_cache(maxsize=16)(Bindings)
+"""The bindings of a vocabulary, made once."""
 
 
 def binding_checksum(keys: np.ndarray, values: np.ndarray) -> int:
-    """Checksum of a set of bindings between keys and values, given as uint64.
-
-    Their order plays no part. Of tokens it is the same number as :meth:`Bindings.checksum`.
-    """
-    return int((_key_codes(keys) * _value_codes(values)).sum())
+    """Checksum of a set of bindings between keys and values (uint64), whatever their order."""
+    key_codes, value_codes = _codes(keys, values)
+    return int((key_codes * value_codes).sum())
 
 
 def sequence_checksum(tokens: np.ndarray) -> int:
@@ -233,12 +189,8 @@ def _distinct(rng: np.random.Generator, size: int, number: int) -> np.ndarray:
     return rng.choice(size, number, replace=False)
 
 
-def _key_codes(keys: np.ndarray) -> np.ndarray:
-    return _mix(2 * keys)
-
-
-def _value_codes(values: np.ndarray) -> np.ndarray:
-    return _mix(2 * values + np.uint64(1)) | np.uint64(1)
+def _codes(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return _mix(2 * keys), _mix(2 * values + np.uint64(1)) | np.uint64(1)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

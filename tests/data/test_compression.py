@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bmojo.data.compression import CompressionConfig
+from bmojo.data.mad import CompressionConfig
 
 
 @pytest.mark.parametrize("gap", [0, 5])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bmojo.data.fuzzy_mqar import FuzzyMQARConfig
+from bmojo.data.mad import FuzzyMQARConfig
 
 
 def runs(inputs, half):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bmojo.data.haystack import HaystackConfig
-from bmojo.data.noisy_mqar import NoisyMQARConfig
+from bmojo.data.mad import NoisyMQARConfig
 
 TASK = NoisyMQARConfig(length=256, num_pairs=(8,))
 CONTENT = TASK.vocab_size - TASK.noise_vocab

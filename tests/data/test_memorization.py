@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bmojo.data.memorization import MemorizationConfig
+from bmojo.data.mad import MemorizationConfig
 
 
 def dictionary(config, seed, split):

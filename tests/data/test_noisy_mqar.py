@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bmojo.data.noisy_mqar import NoisyMQARConfig
+from bmojo.data.mad import NoisyMQARConfig
 
 
 @pytest.mark.parametrize("noise", [0, 0.25, 0.7])

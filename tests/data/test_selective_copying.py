@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bmojo.data.selective_copying import SelectiveCopyingConfig
+from bmojo.data.mad import SelectiveCopyingConfig
 
 
 def test_data_tokens_are_anywhere_in_noise_of_every_kind():

@@ -8,14 +8,16 @@ import re
 import numpy as np
 import pytest
 
-from bmojo.data.compression import CompressionConfig
-from bmojo.data.fuzzy_mqar import FuzzyMQARConfig
 from bmojo.data.in_context_regression import InContextRegressionConfig
 from bmojo.data.induction_heads import InductionHeadsConfig
-from bmojo.data.memorization import MemorizationConfig
+from bmojo.data.mad import (
+    CompressionConfig,
+    FuzzyMQARConfig,
+    MemorizationConfig,
+    NoisyMQARConfig,
+    SelectiveCopyingConfig,
+)
 from bmojo.data.mqar import MQARConfig
-from bmojo.data.noisy_mqar import NoisyMQARConfig
-from bmojo.data.selective_copying import SelectiveCopyingConfig
 from bmojo.data.synthetic import Bindings, binding_checksum, sequence_checksum
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig

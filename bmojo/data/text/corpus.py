@@ -1,8 +1,7 @@
 """Corpora: documents from text files, JSON lines, Parquet, Hugging Face, or Python itself.
 
-A corpus is known by its parts before anything is read: a file, or a range of bytes, row
-groups or rows. Parts are read by any process in any order; a part always holds the same
-documents. An unreadable document is reported as a :class:`Corrupt` in its place.
+A corpus is known by its parts before anything is read. Any process reads them in any order; a
+part always holds the same documents, with a :class:`Corrupt` in the place of an unreadable one.
 """
 
 import dataclasses
@@ -12,11 +11,11 @@ import os
 import platform
 import stat
 import sysconfig
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmojo.data.text.reading import Corrupt, Part, load_hub, read, row_groups, texts
+from bmojo.data.text.tokenizers import optional_package
 from bmojo.errors import UserError
 
 __all__ = ["SPLITS", "Corpus", "Corrupt", "Part", "open_corpus", "read", "texts"]
@@ -38,13 +37,37 @@ NOT_PROSE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Corpus:
-    """Everything that is to be read.
+class Part:
+    """A piece of a corpus: bytes, row groups or rows start .. stop - 1 of a file or data set.
 
-    Attributes:
-      source: its name, as the user gave it.
-      parts: by split, or under "" if documents are to be divided into splits.
-      digest: changes whenever the list of files, their sizes or their times do.
+    ``kind`` is 'text', 'jsonl', 'parquet' or 'hf'; messages use ``name``, the path relative to
+    the source; ``size`` is bytes, about.
+    """
+
+    kind: str
+    path: str
+    name: str
+    start: int
+    stop: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Corrupt:
+    """A document that cannot be read: its file and line, and the reason."""
+
+    origin: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.problem}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Parts by split, or under "" if documents are to be divided into splits.
+
+    ``digest`` changes whenever the list of files, their sizes or their times do.
     """
 
     source: str
@@ -92,16 +115,12 @@ def open_corpus(
             f"{source}: no file ending in {', '.join(wanted)} in it; name the ending with --suffix"
         )
     base = root if root.is_dir() else root.parent
-    facts = []
-    parts = {}
-    for split, paths in files.items():
-        for path in paths:
-            found = path.stat()
-            name = str(path.relative_to(root.parent))
-            facts.append([split, name, found.st_size, found.st_mtime_ns])
-        parts[split] = tuple(
-            part for path in paths for part in _parts_of_file(path, str(path.relative_to(base)))
-        )
+    facts = [
+        [split, str(path.relative_to(root.parent)), found.st_size, found.st_mtime_ns]
+        for split, paths in files.items()
+        for path, found in ((path, path.stat()) for path in paths)
+    ]
+    parts = {split: _parts(paths, base) for split, paths in files.items()}
     return Corpus(source, parts, _digest(facts))
 
 
@@ -112,11 +131,8 @@ def _files(root: Path, suffixes: tuple[str, ...], left_out: Collection[str] = ()
     found = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [n for n in subfolders if not n.startswith(".") and n not in left_out]
-        found += [
-            Path(folder, name)
-            for name in names
-            if name.endswith(suffixes) and not name.startswith(".")
-        ]
+        wanted = [n for n in names if n.endswith(suffixes) and not n.startswith(".")]
+        found += [Path(folder, name) for name in wanted]
     return sorted(filter(_is_regular, found), key=lambda path: path.relative_to(root).parts)
 
 
@@ -130,14 +146,24 @@ def _is_regular(path: Path) -> bool:
         ) from None
 
 
-def _parts_of_file(path: Path, name: str) -> Iterator[Part]:
+def _parts(paths: Iterable[Path], base: Path) -> tuple[Part, ...]:
+    return tuple(part for path in paths for part in _parts_of(path, str(path.relative_to(base))))
+
+
+def _parts_of(path: Path, name: str) -> Iterator[Part]:
     size = path.stat().st_size
     if path.suffix == ".jsonl":
         for start in range(0, size, RANGE):
             stop = min(start + RANGE, size)
             yield Part("jsonl", str(path), name, start, stop, stop - start)
     elif path.suffix == ".parquet":
-        yield from row_groups(path, name, size)
+        package = optional_package("pyarrow.parquet", "Parquet")
+        try:
+            groups = package.ParquetFile(path).num_row_groups
+        except (OSError, ValueError):
+            groups = 1  # reading it will tell
+        for group in range(groups):
+            yield Part("parquet", str(path), name, group, group + 1, size // groups)
     else:
         yield Part("text", str(path), name, 0, size, size)
 
@@ -148,20 +174,14 @@ def _digest(facts: Any) -> str:
 
 def _standard_library() -> Corpus:
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = [
-        path
-        for path in _files(root, (".py",), NOT_PROSE)
-        if not path.parent.name.startswith("config-")
-    ]
-    parts = tuple(
-        part for path in files for part in _parts_of_file(path, str(path.relative_to(root)))
-    )
+    files = _files(root, (".py",), NOT_PROSE)
+    parts = _parts((path for path in files if not path.parent.name.startswith("config-")), root)
     facts = [platform.python_version(), [[part.name, part.size] for part in parts]]
     return Corpus(STDLIB, {"": parts}, _digest(facts))
 
 
 def _hub(source: str, by_folder: bool | None) -> Corpus:
-    loaded = load_hub(source)
+    loaded = _load_hub(source)
     splits = loaded if isinstance(loaded, dict) else {"": loaded}
     found = [name for name in SPLITS if name in splits]
     if "" not in splits and not found:
@@ -186,3 +206,174 @@ def _hub(source: str, by_folder: bool | None) -> Corpus:
             Part("hf", origin, origin, start, stop, 1000 * (stop - start)) for start, stop in ranges
         )
     return Corpus(source, parts, _digest([source, {k: len(v) for k, v in chosen.items()}]))
+
+
+def read(part: Part, field: str = "text") -> Iterator[str | Corrupt]:
+    """The documents of a part, in order, without empty ones.
+
+    The text is in the ``field`` of a JSON object, the column of a table. A missing package or
+    column is a UserError.
+    """
+    return (d for d in _READERS[part.kind](part, field) if isinstance(d, Corrupt) or d)
+
+
+def texts(
+    parts: Iterable[Part],
+    field: str,
+    skipped: list[str] | None,
+    remedy: str = "mend it, or leave it out with --skip-corrupt",
+) -> Iterator[str]:
+    """All documents of parts, as :func:`read` gives them.
+
+    ``skipped`` gets a line for each corrupt document; without it the first one is a UserError
+    that gives the ``remedy``.
+    """
+    for part in parts:
+        for document in read(part, field):
+            if not isinstance(document, Corrupt):
+                yield document
+            elif skipped is None:
+                raise UserError(f"{document}; {remedy}")
+            else:
+                skipped.append(str(document))
+
+
+class _Unreadable(Exception):
+    """The problem of one document."""
+
+
+def _read_text(part: Part, field: str) -> Iterator[str | Corrupt]:
+    try:
+        content = Path(part.path).read_bytes()
+        yield content.decode()
+    except OSError as error:
+        yield Corrupt(part.name, f"cannot be read ({error.strerror})")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield Corrupt(f"{part.name}:{line}", _not_utf8(error))
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x}, {error.reason})"
+
+
+def _read_jsonl(part: Part, field: str) -> Iterator[str | Corrupt]:
+    """The lines that begin in a range of bytes."""
+    try:
+        opened = open(part.path, "rb")  # noqa: SIM115
+    except OSError as error:
+        yield Corrupt(part.name, f"cannot be read ({error.strerror})")
+        return
+    with opened as file:
+        file.seek(max(part.start - 1, 0))
+        if part.start > 0:
+            file.readline()  # the rest of a line that began before
+        position = file.tell()
+        while position < part.stop and (line := file.readline()):
+            try:
+                yield _text_of_line(line, field)
+            except _Unreadable as problem:
+                yield Corrupt(f"{part.name}:{_line_number(part.path, position)}", str(problem))
+            position += len(line)
+
+
+def _text_of_line(line: bytes, field: str) -> str:
+    """The text of a JSON object; an empty line has an empty text."""
+    if not line.strip():
+        return ""
+    try:
+        value = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise _Unreadable(_not_utf8(error)) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _Unreadable(f"not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise _Unreadable(f"not a JSON object but a {type(value).__name__}")
+    if field not in value:
+        raise _Unreadable(f"no field {field!r}; it has {', '.join(map(repr, value)) or 'none'}")
+    return _checked(value[field], field)
+
+
+def _checked(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise _Unreadable(f"{field!r} is not a text but {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Unreadable(f"{field!r} has half a surrogate pair") from None
+    return value
+
+
+def _cells(values: Iterable[Any], field: str, name: str, row: int) -> Iterator[str | Corrupt]:
+    """Texts of a column, rows numbered from ``row`` on."""
+    for number, value in enumerate(values, row):
+        try:
+            yield _checked(value, field)
+        except _Unreadable as problem:
+            yield Corrupt(f"{name}:{number}", str(problem))
+
+
+def _line_number(path: str, position: int) -> int:
+    lines = 1
+    with open(path, "rb") as file:
+        while position > 0 and (block := file.read(min(position, 2**20))):
+            lines += block.count(b"\n")
+            position -= len(block)
+    return lines
+
+
+def _read_parquet(part: Part, field: str) -> Iterator[str | Corrupt]:
+    package = optional_package("pyarrow.parquet", "Parquet")
+    try:
+        file = package.ParquetFile(part.path)
+    except (OSError, ValueError) as error:
+        yield Corrupt(part.name, f"not Parquet ({' '.join(str(error).split())})")
+        return
+    with file:
+        _need_column(part.name, field, file.schema_arrow.names)
+        row = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
+        try:
+            for batch in file.iter_batches(1000, row_groups=[part.start], columns=[field]):
+                yield from _cells(batch.column(0).to_pylist(), field, part.name, row + 1)
+                row += len(batch)
+        except (OSError, ValueError) as error:
+            problem = f"the rest of its rows cannot be read ({' '.join(str(error).split())})"
+            yield Corrupt(f"{part.name}:{row + 1}", problem)
+
+
+def _need_column(name: str, field: str, columns: Sequence[str]) -> None:
+    if field not in columns:
+        raise UserError(
+            f"{name}: no column {field!r}; choose one of {', '.join(columns)} with --field"
+        )
+
+
+def _load_hub(source: str) -> Any:
+    """A data set of the Hugging Face hub: all its splits in a dict, or the one named."""
+    package = optional_package("datasets", source, "hf")
+    name, config, split = [*source.split(":")[1:], "", ""][:3]
+    if not name:
+        raise UserError(f"{source}: names no data set; write hf:NAME, hf:NAME:CONFIG:SPLIT")
+    try:
+        return package.load_dataset(name, config or None, split=split or None)
+    except Exception as error:  # anything between a lost network and a name misspelt
+        line = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{source}: the data set cannot be loaded ({type(error).__name__}: {line}); check its "
+            "name and the connection"
+        ) from None
+
+
+def _read_hub(part: Part, field: str) -> Iterator[str | Corrupt]:
+    rows = _load_hub(part.path)
+    _need_column(part.name, field, rows.column_names)
+    values = (rows[row][field] for row in range(part.start, part.stop))
+    yield from _cells(values, field, part.name, part.start + 1)
+
+
+_READERS: dict[str, Callable[[Part, str], Iterator[str | Corrupt]]] = {
+    "text": _read_text,
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+    "hf": _read_hub,
+}

@@ -1,8 +1,8 @@
 """Preparation of text: a corpus becomes shards of tokens, once.
 
-The corpus is cut into jobs by size alone. A job makes at most one shard of each split and
-ends by writing a note; a job without its note is done again. So the work
-can be interrupted anywhere, and the result does not depend on the processes that did the jobs.
+The corpus is cut into jobs by size alone. A job makes at most one shard of each split and ends
+by writing a note; without its note it is done again. So the work can be interrupted anywhere, and
+the result does not depend on the number of processes.
 """
 
 import concurrent.futures
@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -20,15 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bmojo.console import line, make_console
+from bmojo.console import line, make_console, progress_bar
 from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
-from bmojo.data.text.lock import lock, refuse_other_files, remove_if_fruitless, write_plan
 from bmojo.data.text.store import (
     BLOCK,
     FORMAT,
     MANIFEST,
+    PLAN,
     Prepared,
     ShardWriter,
     file_facts,
@@ -39,11 +39,13 @@ from bmojo.data.text.store import (
 )
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.errors import UserError
-from bmojo.files import write_atomically
+from bmojo.files import file_lock, write_atomically
 
-__all__ = ["Request", "cores", "prepare"]
+__all__ = ["Request", "cores", "lock", "prepare"]
 
-SKIPPED = "skipped.txt"
+LOCK = ".lock"
+NOTES = "job-*.json"
+UNFINISHED = (NOTES, "*.array_record", "*.documents.npy", ".*.tmp", PLAN)
 JOB_BYTES = (4 * 2**20, 64 * 2**20)
 """Smallest and largest size of a job; in between, a corpus is cut into 64."""
 
@@ -55,11 +57,10 @@ class Request:
     Attributes:
       source: a file, a folder, 'stdlib', or 'hf:NAME[:CONFIG][:SPLIT]'.
       tokenizer: its spec.
-      validation: fraction of the documents for the validation split.
-      test: the same for the test split. A document's split is decided by a checksum of its
-        text, so that equal documents are never in two splits.
-      by_folder: take subfolders train, validation and test as the splits; None: if they are
-        there.
+      validation: fraction of the documents for the validation split, chosen by a checksum of
+        their text, so that equal documents are never in two splits.
+      test: the same for the test split.
+      by_folder: take subfolders train, validation and test as the splits; None: if they are there.
       field: of JSON objects, column of tables.
       suffixes: of files in a folder; None: .txt, .jsonl, .parquet.
       skip_corrupt: leave out unreadable documents, instead of stopping at the first.
@@ -107,27 +108,25 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
-    refuse_other_files(out)
+    _refuse_other_files(out)
     with lock(out, wait, console):
-        new = write_plan(out, plan, console)
-        with remove_if_fruitless(out, new):
+        new = _write_plan(out, plan, console)
+        try:
             if (out / MANIFEST).exists():
-                prepared = open_prepared(out)
-                prepared.check()
-                _clear(out)
+                open_prepared(out).check()
+                _clear(out, NOTES)
                 line(console, f"{out}: is prepared already")
-                return prepared
-            _clear(out, ".*.tmp")
-            jobs = [
-                _Job(number, split, parts, out, request)
-                for number, (split, parts) in enumerate(_jobs(corpus))
-            ]
-            todo = [job for job in jobs if not job.done()]
-            if len(todo) < len(jobs):
-                done = len(jobs) - len(todo)
-                line(console, f"{out}: going on, {done} of {len(jobs)} jobs are done")
-            _work(jobs, todo, workers, console)
-            _finish(out, request, corpus, coder, jobs)
+            else:
+                _clear(out, ".*.tmp")
+                jobs = [_Job(n, *job, out, request) for n, job in enumerate(_jobs(corpus))]
+                _work(jobs, workers, console)
+                _finish(out, request, corpus, coder, jobs)
+        except UserError:
+            if new and not any(out.glob(NOTES)):  # no job is done
+                _clear(out, *UNFINISHED, LOCK)
+                with contextlib.suppress(OSError):  # something else is there
+                    out.rmdir()
+            raise
     return open_prepared(out)
 
 
@@ -138,10 +137,7 @@ def cores() -> int:
 
 
 def _plan(request: Request, corpus: Corpus, coder: Tokenizer) -> dict[str, Any]:
-    """All that the result depends on.
-
-    Not whether corrupt documents are skipped: jobs that were done without it met none.
-    """
+    """All that the result depends on; jobs done without skip_corrupt met no corrupt document."""
     divided = "" in corpus.parts
     return {
         "format": FORMAT,
@@ -179,6 +175,70 @@ def _jobs(corpus: Corpus) -> Iterator[tuple[str, tuple[Part, ...]]]:
             yield split, tuple(job)
 
 
+@contextlib.contextmanager
+def lock(out: Path, wait: bool, console: Console) -> Iterator[None]:
+    """Make the directory and keep every other process out of it, or wait for that."""
+    with contextlib.ExitStack() as stack:
+        blocked = False
+        while True:
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(file_lock(out / LOCK, wait=blocked))
+                break
+            except BlockingIOError:
+                if not wait:
+                    raise UserError(
+                        f"{out}: another process prepares text here; wait for it, or choose "
+                        "another directory with --out"
+                    ) from None
+                line(console, f"{out}: waiting for another process to prepare it")
+                blocked = True
+            except FileNotFoundError:
+                continue  # the other process has removed the directory
+            except OSError as error:
+                raise UserError(
+                    f"{out}: the directory cannot be written ({error.strerror}); choose another"
+                ) from None
+        yield
+
+
+def _refuse_other_files(out: Path) -> None:
+    """Leave a directory alone that holds files and no prepared text."""
+    prepared = not out.is_dir() or (out / PLAN).exists()
+    others = [] if prepared else sorted(p.name for p in out.iterdir() if p.name[0] != ".")
+    if others:
+        raise UserError(
+            f"{out}: holds {others[0]!r} and no prepared text; choose a new directory with --out"
+        )
+
+
+def _write_plan(out: Path, plan: dict[str, Any], console: Console) -> bool:
+    """Write the plan, or compare it with that in the directory; whether it was written."""
+    file = out / PLAN
+    if file.exists():
+        try:
+            found = dict(json.loads(file.read_bytes()))
+        except (ValueError, TypeError):
+            message = f"{file}: not readable; delete {out} and prepare the text again"
+            raise UserError(message) from None
+        changed = next((n for n in [*plan, *found] if found.get(n) != plan.get(n)), None)
+        if changed is None:
+            return False
+        if {**found, "files": plan["files"]} != plan or (out / MANIFEST).exists():
+            change = f"{changed} is {found.get(changed)!r} there and {plan.get(changed)!r} now"
+            if changed == "files":
+                change = "its files have changed since"
+            raise UserError(
+                f"{out}: holds other text ({change}); choose another directory with --out, or "
+                "delete this one"
+            )
+        begun = "the files have changed since the work was interrupted; it begins anew"
+        line(console, f"{out}: {begun}")
+        _clear(out, *UNFINISHED)
+    write_atomically(file, json_bytes(plan))
+    return True
+
+
 @dataclasses.dataclass(frozen=True)
 class _Job:
     """Parts that go into shards of one number."""
@@ -203,12 +263,8 @@ class _Job:
         if not self.note.exists():
             return False
         shards = json.loads(self.note.read_bytes())["shards"].values()
-        return all(
-            (self.out / facts["file"]).is_file()
-            and (self.out / facts["file"]).stat().st_size == facts["size"]
-            for shard in shards
-            for facts in (shard, shard["index"])
-        )
+        files = [(self.out / f["file"], f["size"]) for s in shards for f in (s, s["index"])]
+        return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
     def run(self) -> None:
         """Write the shards, then the note."""
@@ -238,29 +294,21 @@ def _split_of(text: str, request: Request) -> str:
     return "validation" if checksum < request.test + request.validation else "train"
 
 
-def _work(jobs: Sequence[_Job], todo: Sequence[_Job], workers: int, console: Console) -> None:
-    """Do the jobs, here or in other processes."""
+def _work(jobs: Sequence[_Job], workers: int, console: Console) -> None:
+    """Do the jobs that are not done, here or in other processes, and show the progress."""
     total = sum(job.size for job in jobs)
-    progress = Progress(
-        TextColumn("preparing text"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.completed:,.1f} of {task.total:,.1f} MB"),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-    if not console.is_terminal:
-        line(console, f"preparing {total / 1e6:,.1f} MB of text")
-    with progress if console.is_terminal else contextlib.nullcontext():
-        task = progress.add_task("", total=total / 1e6)
-        progress.advance(task, (total - sum(job.size for job in todo)) / 1e6)
+    todo = [job for job in jobs if not job.done()]
+    if len(todo) < len(jobs):
+        line(console, f"going on, {len(jobs) - len(todo)} of {len(jobs)} jobs are done")
+    line(console, f"preparing {total / 1e6:,.1f} MB of text")
+    with progress_bar("preparing text, bytes", total) as advance:
+        advance(total - sum(job.size for job in todo))
         for job in _run_all(todo, workers):
-            progress.advance(task, job.size / 1e6)
+            advance(job.size)
 
 
 def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
-    """Run jobs, and give each when it is done; the first error ends it."""
+    """Run jobs, and give each when it is done."""
     if workers == 1:
         _tokenizer.cache_clear()  # its file may have changed since
         for job in todo:
@@ -305,9 +353,7 @@ def _finish(
     splits: dict[str, Any] = {}
     for split in SPLITS:
         shards = [note["shards"][split] for note in notes if split in note["shards"]]
-        counts = {
-            name: sum(shard[name] for shard in shards) for name in ("documents", "tokens", "bytes")
-        }
+        counts = {n: sum(shard[n] for shard in shards) for n in ("documents", "tokens", "bytes")}
         splits[split] = {**counts, "shards": shards}
     skipped = [line for note in notes for line in note["skipped"]]
     if not splits["train"]["tokens"]:
@@ -319,7 +365,7 @@ def _finish(
             "--validation and --test"
         )
     if skipped:
-        write_atomically(out / SKIPPED, "".join(f"{line}\n" for line in skipped).encode())
+        write_atomically(out / "skipped.txt", "".join(f"{line}\n" for line in skipped).encode())
     kind, colon, file = coder.spec.partition(":")
     if colon:
         copy = out / f"tokenizer{Path(file).suffix}"
@@ -343,10 +389,9 @@ def _finish(
     }
     manifest["sha256"] = manifest_hash(manifest)
     write_atomically(out / MANIFEST, json_bytes(manifest))
-    _clear(out)
+    _clear(out, NOTES)
 
 
-def _clear(out: Path, pattern: str = "job-*.json") -> None:
-    """Delete files; by default the notes that the manifest has replaced."""
-    for path in out.glob(pattern):
+def _clear(out: Path, *patterns: str) -> None:
+    for path in itertools.chain.from_iterable(map(out.glob, patterns)):
         path.unlink()

@@ -19,7 +19,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -49,63 +49,44 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 
 class ShardWriter:
-    """Writes a shard; it is there once :meth:`close` has returned, or not at all.
-
-    Args:
-      stem: path of the shard without its ending.
-      coder: its ids are written.
-    """
+    """Writes a shard, ``stem`` and an ending, that is there once :meth:`close` has returned."""
 
     def __init__(self, stem: Path, coder: Tokenizer):
         self._tokens_path = stem.with_name(stem.name + ".array_record")
         self._index_path = stem.with_name(stem.name + ".documents.npy")
         self._coder = coder
-        self._dtype = np.dtype(token_dtype(coder.vocab_size))
         self._files = contextlib.ExitStack()
         temporary = self._files.enter_context(atomically(self._tokens_path))
         self._writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-        self._pending: list[np.ndarray] = []
-        self._pending_tokens = 0
+        self._pending = np.zeros(0, token_dtype(coder.vocab_size))
         self._starts: list[int] = []
         self._tokens = self._bytes = 0
 
     def add(self, text: str) -> None:
         """Write a document."""
-        ids = np.concatenate([[self._coder.eos], self._coder.encode(text)])
         self._starts.append(self._tokens)
-        self._tokens += len(ids)
         self._bytes += len(text.encode())
-        self._pending.append(ids.astype(self._dtype))
-        self._pending_tokens += len(ids)
-        if self._pending_tokens >= BLOCK:
-            self._flush(whole=True)
+        self._write(np.array([self._coder.eos]))
+        self._write(self._coder.encode(text))
 
-    def _flush(self, whole: bool) -> None:
-        joined = np.concatenate([np.zeros(0, self._dtype), *self._pending])
-        end = len(joined) // BLOCK * BLOCK if whole else len(joined)
-        for start in range(0, end, BLOCK):
-            self._writer.write(joined[start : min(start + BLOCK, end)].tobytes())
-        self._pending, self._pending_tokens = [joined[end:]], len(joined) - end
+    def _write(self, ids: np.ndarray) -> None:
+        self._tokens += len(ids)
+        joined = np.concatenate([self._pending, ids.astype(self._pending.dtype)])
+        whole = len(joined) // BLOCK * BLOCK
+        for start in range(0, whole, BLOCK):
+            self._writer.write(joined[start : start + BLOCK].tobytes())
+        self._pending = joined[whole:]
 
     def close(self) -> dict[str, Any]:
-        """Put the shard into its place.
-
-        Returns:
-          Its entry in the manifest.
-        """
-        if self._pending_tokens:
-            self._flush(whole=False)
+        """Put the shard into its place; its entry in the manifest."""
+        if len(self._pending):
+            self._writer.write(self._pending.tobytes())
         self._writer.close()
         self._files.close()
         with atomically(self._index_path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.array(self._starts, np.int64), allow_pickle=False)
-        return {
-            "tokens": self._tokens,
-            "documents": len(self._starts),
-            "bytes": self._bytes,
-            **file_facts(self._tokens_path),
-            "index": file_facts(self._index_path),
-        }
+        counts = {"tokens": self._tokens, "documents": len(self._starts), "bytes": self._bytes}
+        return {**counts, **file_facts(self._tokens_path), "index": file_facts(self._index_path)}
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -115,12 +96,7 @@ def token_dtype(vocab_size: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared directory.
-
-    Attributes:
-      path: of the directory.
-      manifest: the content of ``manifest.json``.
-    """
+    """A prepared directory and the content of its ``manifest.json``."""
 
     path: Path
     manifest: dict[str, Any]
@@ -136,11 +112,7 @@ class Prepared:
         return self.manifest["tokenizer"]["vocab_size"]
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the directory.
-
-        Raises:
-          UserError: it cannot be made, or is not the one that the text was prepared with.
-        """
+        """The tokenizer of the directory; a UserError if it is not that of the manifest."""
         facts = self.manifest["tokenizer"]
         kind, colon, name = facts["spec"].partition(":")
         made = tokenizer(f"{kind}:{self.path / name}" if colon else kind)
@@ -152,11 +124,7 @@ class Prepared:
         return made
 
     def facts(self, split: str) -> dict[str, Any]:
-        """The manifest's entry of a split.
-
-        Raises:
-          UserError: there is nothing in it.
-        """
+        """The manifest's entry of a split; a UserError if there is nothing in it."""
         splits = self.manifest["splits"]
         if not splits.get(split, {}).get("tokens"):
             filled = [name for name in splits if splits[name]["tokens"]]
@@ -167,19 +135,11 @@ class Prepared:
         return splits[split]
 
     def stream(self, split: str) -> "Stream":
-        """All tokens of a split.
-
-        Raises:
-          UserError: there are none.
-        """
+        """All tokens of a split; a UserError if there are none."""
         return Stream(self.path, self.facts(split), self.manifest["tokenizer"])
 
     def check(self, whole: bool = False) -> None:
-        """See that every file has its size or, if ``whole``, its SHA-256.
-
-        Raises:
-          UserError: the first file that is missing or changed.
-        """
+        """A UserError names the first file that has not its size or, if ``whole``, SHA-256."""
         shards = [s for split in self.manifest["splits"].values() for s in split["shards"]]
         files = [facts for shard in shards for facts in (shard, shard["index"])]
         for facts in files:
@@ -187,14 +147,10 @@ class Prepared:
             if not path.is_file():
                 raise UserError(f"{path}: the shard is missing; put it back, or {again(self.path)}")
             size = path.stat().st_size
-            problem = f"{size} bytes instead of {facts['size']}" if size != facts["size"] else ""
-            if not problem and whole and file_facts(path)["sha256"] != facts["sha256"]:
-                problem = "its SHA-256 is another"
-            if problem:
-                raise UserError(
-                    f"{path}: not what the manifest says ({problem}); put the old file back, or "
-                    f"{again(self.path)}"
-                )
+            if size != facts["size"]:
+                raise _damaged(path, f"{size} bytes instead of {facts['size']}")
+            if whole and sha256(path) != facts["sha256"]:
+                raise _damaged(path, "its SHA-256 is another")
         if whole:
             self.tokenizer()
 
@@ -220,9 +176,8 @@ def open_prepared(path: str | Path) -> Prepared:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
     except (ValueError, TypeError, KeyError):
-        raise UserError(
-            f"{file}: not readable as a manifest; put it back, or {again(path)}"
-        ) from None
+        message = f"{file}: not readable as a manifest; put it back, or {again(path)}"
+        raise UserError(message) from None
     if manifest.get("format") != FORMAT:
         raise UserError(
             f"{file}: has format {manifest.get('format')}, this version reads {FORMAT}; use the "
@@ -234,8 +189,15 @@ def open_prepared(path: str | Path) -> Prepared:
 
 
 def again(path: Path) -> str:
-    """The remedy of every damage; preparing alone finds the damaged files and stops."""
+    """The remedy of every damage: preparing alone finds the damaged files and stops."""
     return f"delete {path} and prepare the text again"
+
+
+def _damaged(path: Path, problem: Any) -> UserError:
+    return UserError(
+        f"{path}: not what the manifest says ({problem}); put the old file back, or "
+        f"{again(path.parent)}"
+    )
 
 
 def manifest_hash(manifest: dict[str, Any]) -> str:
@@ -245,10 +207,7 @@ def manifest_hash(manifest: dict[str, Any]) -> str:
 
 
 class Stream:
-    """The tokens of a split, read where they lie.
-
-    One more token than are stored can be read: the end of the last document.
-    """
+    """The tokens of a split and one more, the end of the last document, read where they lie."""
 
     def __init__(self, path: Path, facts: dict[str, Any], coder: dict[str, Any]):
         self._path = path
@@ -265,11 +224,7 @@ class Stream:
         return self.__dict__ | {"_readers": {}}
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens start .. stop - 1, int32; ``stop`` is at most the length + 1.
-
-        Raises:
-          UserError: a shard cannot be read.
-        """
+        """Tokens start .. stop - 1, int32; ``stop`` is at most the length + 1."""
         if not 0 <= start <= stop <= len(self) + 1:
             raise IndexError(f"tokens {start} .. {stop - 1} are not in 0 .. {len(self)}")
         pieces = [np.zeros(0, np.int32)]
@@ -293,45 +248,29 @@ class Stream:
             records = self._readers[shard].read(list(range(first, last + 1)))
         except (RuntimeError, IndexError, ValueError) as error:
             line = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{path}: the shard cannot be read ({line}); put it back, or prepare the text again"
-            ) from None
+            raise _damaged(path, line) from None
         tokens = np.frombuffer(b"".join(records), self._dtype).astype(np.int32)
         return tokens[start - first * BLOCK : stop - first * BLOCK]
 
     def starts(self) -> np.ndarray:
-        """Where each document starts, int64, rising; 8 bytes a document.
-
-        Raises:
-          UserError: an index is missing or damaged.
-        """
+        """Where each document starts, int64, rising."""
         parts = []
         for shard, end in zip(self._shards, self._ends, strict=True):
             path = self._path / shard["index"]["file"]
             try:
                 starts = np.load(path, allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{path}: the index cannot be read ({error}); prepare the text again"
-                ) from None
+                raise _damaged(path, error) from None
             if len(starts) != shard["documents"]:
-                raise UserError(
-                    f"{path}: has {len(starts)} documents instead of {shard['documents']}; "
-                    "prepare the text again"
-                )
+                raise _damaged(path, f"{len(starts)} documents instead of {shard['documents']}")
             parts.append(starts + (end - shard["tokens"]))
         return np.concatenate(parts)
 
-    def documents(self) -> "Documents":
-        """Whole documents, in order."""
-        return Documents(self)
-
 
 class Documents(Sequence[np.ndarray]):
-    """Documents of a stream, each read when asked for.
+    """Documents of a stream, ``[eos, n tokens, eos]``, int32, each read when asked for.
 
-    A document is ``[eos, its n tokens, eos]``, int32: the inputs ``d[:-1]`` and the targets
-    ``d[1:]`` predict every token of it, and its end.
+    The inputs ``d[:-1]`` and the targets ``d[1:]`` predict every token and the end.
     """
 
     def __init__(self, stream: Stream):
@@ -341,18 +280,8 @@ class Documents(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    @overload
-    def __getitem__(self, index: SupportsIndex) -> np.ndarray: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-
-    def __getitem__(self, index: SupportsIndex | slice) -> np.ndarray | list[np.ndarray]:
+    def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
         number = range(len(self))[index]
         return self._stream.read(int(self._starts[number]), int(self._starts[number + 1]) + 1)
-
-    def lengths(self) -> np.ndarray:
-        """Targets of each document: its tokens and its end."""
-        return np.diff(self._starts)

@@ -14,16 +14,15 @@ from rich.console import Console
 from bmojo.cache import cache_directory
 from bmojo.console import line, make_console
 from bmojo.data.source import EXAMPLES, Source, check_integer
-from bmojo.data.text.corpus import SPLITS, open_corpus
+from bmojo.data.text.corpus import open_corpus
 from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.store import MANIFEST, PLAN, Documents, Prepared, Stream, open_prepared
 from bmojo.data.text.tokenizers import Tokenizer, tokenizer
 from bmojo.errors import UserError
 
-__all__ = ["TextConfig", "TextSource", "documents"]
+__all__ = ["TextConfig", "TextSource"]
 
-PACKINGS = ("windows", "documents")
-HELD_OUT = ("validation", "test")
+CHOICES = {"packing": ("windows", "documents"), "held_out": ("validation", "test")}
 FRACTION = 0.05
 """Of documents, for each held-out split of text that is prepared on the way."""
 
@@ -57,14 +56,12 @@ class TextConfig:
     ``gap=2`` lets up to 2 tokens of the window's own text stand before each return.
 
     The training split has no end: every epoch shows each window once, in an order that
-    depends on the seed and the epoch alone. The held-out split is read in order, whatever
-    the seed, and ends.
+    depends on the seed and the epoch. The held-out split is read in order, and ends.
 
     Attributes:
       path: a directory made by ``bmojo data prepare``; or a file or folder of text, 'stdlib'
         (the source code of Python's standard library) or 'hf:NAME[:CONFIG][:SPLIT]', which are
-        prepared when they are first needed and kept under ``~/.cache/bmojo``, or where the
-        environment variable BMOJO_CACHE_DIR says.
+        prepared when first needed and kept under BMOJO_CACHE_DIR, by default ``~/.cache/bmojo``.
       length: L, tokens of a window.
       packing: 'windows', or 'documents': with ``segment_ids``.
       align: with packing 'documents', documents start at multiples of this; 1: anywhere.
@@ -95,27 +92,26 @@ class TextConfig:
     def __post_init__(self):
         if not isinstance(self.path, str) or not self.path:
             raise TypeError(f"Text.path: {self.path!r} is not a path; give one, such as 'stdlib'")
-        for field, least in (("length", 1), ("align", 1), ("echo", 0), ("gap", 0)):
-            check_integer(self, field, least)
-        check_integer(self, "echo_every", 1)
-        for field, choices in (("packing", PACKINGS), ("held_out", HELD_OUT)):
-            value = getattr(self, field)
+        least = {"length": 1, "align": 1, "echo": 0, "gap": 0, "echo_every": 1}
+        for field, smallest in least.items():
+            check_integer(self, field, smallest)
+        for field, choices in CHOICES.items():
+            value, shown = getattr(self, field), " or ".join(map(repr, choices))
             if value not in choices:
-                raise ValueError(
-                    f"Text.{field}: {value!r} is unknown; choose {' or '.join(map(repr, choices))}"
-                )
-        if self.echo and not 2 <= self.echo <= self.length:
+                raise ValueError(f"Text.{field}: {value!r} is unknown; choose {shown}")
+        echo, gap, length = self.echo, self.gap, self.length
+        if echo and not 2 <= echo <= length:
             raise ValueError(
-                f"Text.echo: {self.echo} is out of range; give 0, or 2 .. length = {self.length}"
+                f"Text.echo: {echo} is out of range; give 0, or 2 .. length = {length}"
             )
-        if self.gap and not self.echo:
-            raise ValueError(f"Text.gap: {self.gap} has no effect without Text.echo; set both")
-        if self.echo and self.echo + self.gap > self.length:
+        if gap and not echo:
+            raise ValueError(f"Text.gap: {gap} has no effect without Text.echo; set both")
+        if echo and echo + gap > length:
             raise ValueError(
-                f"Text.gap: no passage of {self.echo} comes again behind {self.gap} tokens within "
-                f"length = {self.length}; lower it"
+                f"Text.gap: no passage of {echo} comes again behind {gap} tokens within "
+                f"length = {length}; lower it"
             )
-        if self.echo and self.packing == "documents":
+        if echo and self.packing == "documents":
             raise ValueError("Text.echo: passages do not come again in documents; set it to 0")
         if self.align > 1 and self.packing != "documents":
             raise ValueError(
@@ -136,36 +132,23 @@ class TextConfig:
         object.__setattr__(self, "vocab_size", made.vocab_size)
 
     def prepare(self, console: Console | None = None) -> Prepared:
-        """The prepared text, made first if need be.
-
-        Args:
-          console: where to show progress; None: standard error.
+        """The prepared text, made first if need be, with progress on ``console`` or stderr.
 
         Raises:
           UserError: there is no such text, it is damaged, or it does not fit this config.
         """
         if "_prepared" not in self.__dict__:
-            prepared = prepared_text(self.path, self.tokenizer_spec, console)
-            self._check(prepared)
+            prepared = _prepared_text(self.path, self.tokenizer_spec, console)
+            prepared.check()
+            assert self.vocab_size is not None
+            if prepared.vocab_size > self.vocab_size:
+                raise UserError(
+                    f"Text.vocab_size: {self.vocab_size} tokens do not hold the "
+                    f"{prepared.vocab_size} of the tokenizer of {prepared.path}; raise it to "
+                    f"{prepared.vocab_size}"
+                )
             object.__setattr__(self, "_prepared", prepared)
         return self.__dict__["_prepared"]
-
-    def check(self) -> None:
-        """See that the text is there, whole, and fits this config; only sizes are compared.
-
-        Raises:
-          UserError: it does not.
-        """
-        self._check(self.prepare())
-
-    def _check(self, prepared: Prepared) -> None:
-        prepared.check()
-        assert self.vocab_size is not None
-        if prepared.vocab_size > self.vocab_size:
-            raise UserError(
-                f"Text.vocab_size: {self.vocab_size} tokens do not hold the {prepared.vocab_size} "
-                f"of the tokenizer of {prepared.path}; raise it to {prepared.vocab_size}"
-            )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -186,24 +169,16 @@ class TextConfig:
         return TextSource(self, seed, split)
 
     def documents(self, split: str | None = None) -> Documents:
-        """Whole documents of a split, by default the held-out one, in order."""
-        return self.prepare().stream(split or self.held_out).documents()
+        """Whole documents of a split, by default the held-out one, each read when asked for."""
+        return Documents(self.prepare().stream(split or self.held_out))
 
 
 class TextSource(Source[TextConfig]):
     """Windows of a split: number n is a function of text, config, seed and n alone.
 
     An item holds ``inputs`` (L,) and ``targets`` (L,), int32, with -1 in padding, ``group``,
-    and with packing 'documents' ``segment_ids`` (L,), int32.
-
-    Attributes:
-      windows: how many different ones there are, and so the length of an epoch.
-      fingerprint: of the prepared text.
-      tokenizer: the fingerprint of its tokenizer.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-      UserError: the split holds no whole window.
+    and with packing 'documents' ``segment_ids`` (L,), int32. An epoch has ``windows`` of them.
+    A split without a whole window is a UserError.
     """
 
     def __init__(self, config: TextConfig, seed: int, split: str):
@@ -254,10 +229,8 @@ class TextSource(Source[TextConfig]):
         if self.split == "test":
             return index
         epoch, place = divmod(index, self.windows)
-        seed = _epoch_seed(self.seed, epoch)
-        return grain.experimental.index_shuffle(
-            place, max_index=self.windows - 1, seed=seed, rounds=4
-        )
+        shuffle, seed = grain.experimental.index_shuffle, _epoch_seed(self.seed, epoch)
+        return shuffle(place, max_index=self.windows - 1, seed=seed, rounds=4)
 
 
 class _Layout:
@@ -292,29 +265,8 @@ def _epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
-def documents(path: str, split: str) -> Documents:
-    """Whole documents of a split, in order, each read when asked for.
-
-    Args:
-      path: a value of ``Text.path``.
-      split: 'train', 'validation' or 'test'.
-
-    Raises:
-      UserError: there is no such text, or the split is empty.
-    """
-    if split not in SPLITS:
-        raise UserError(f"split: {split!r} is unknown; choose one of {', '.join(SPLITS)}")
-    return prepared_text(path).stream(split).documents()
-
-
-def prepared_text(
-    path: str, tokenizer_spec: str | None = None, console: Console | None = None
-) -> Prepared:
-    """A prepared directory, or the one in the cache for text that is not prepared.
-
-    Raises:
-      UserError: there is no such text, or it was prepared with another tokenizer.
-    """
+def _prepared_text(path: str, tokenizer_spec: str | None, console: Console | None) -> Prepared:
+    """A prepared directory, or the one in the cache for text that is not prepared."""
     if not _is_prepared(path):
         return _prepare_in_cache(path, tokenizer_spec or "bytes", console)
     prepared = open_prepared(path)

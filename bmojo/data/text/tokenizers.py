@@ -17,7 +17,7 @@ import numpy as np
 
 from bmojo.errors import UserError, suggestion
 
-__all__ = ["ByteTokenizer", "Tokenizer", "tokenizer", "train_tokenizer"]
+__all__ = ["ByteTokenizer", "Tokenizer", "optional_package", "tokenizer", "train_tokenizer"]
 
 END = "<|endoftext|>"
 """The end-of-document token of tokenizers that are trained here."""
@@ -75,11 +75,7 @@ class ByteTokenizer:
 
 
 class _FileTokenizer:
-    """A tokenizer that a file defines.
-
-    Raises:
-      UserError: the file or the package is missing, or the file is not usable.
-    """
+    """A tokenizer that a file defines; a UserError if it or its package is not usable."""
 
     kind: str
 
@@ -107,14 +103,14 @@ class _FileTokenizer:
         return UserError(f"{self.path}: no usable {self.kind} file ({line}); give another one")
 
 
-class SentencePieceTokenizer(_FileTokenizer):
+class _SentencePiece(_FileTokenizer):
     """A SentencePiece model; its ``</s>`` ends documents."""
 
     kind = "sentencepiece"
 
     def __init__(self, path: Path):
         super().__init__(path)
-        package = _package("sentencepiece")
+        package = optional_package("sentencepiece", "tokenizer")
         try:
             self._model = package.SentencePieceProcessor(model_proto=self.content)
         except RuntimeError:  # it names a line of its own source
@@ -127,11 +123,9 @@ class SentencePieceTokenizer(_FileTokenizer):
             )
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of a text."""
         return np.array(self._model.encode(text), np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
         known = [number for number in _integers(ids) if 0 <= number < self.vocab_size]
         return self._model.decode([number for number in known if number != self.eos])
 
@@ -144,14 +138,14 @@ class SentencePieceTokenizer(_FileTokenizer):
         return b"\xef\xbf\xbd" if self._model.is_unknown(number) else _piece_bytes(piece)
 
 
-class JSONTokenizer(_FileTokenizer):
+class _JSONFile(_FileTokenizer):
     """A JSON file of Hugging Face's ``tokenizers``."""
 
     kind = "tokenizers"
 
     def __init__(self, path: Path):
         super().__init__(path)
-        package = _package("tokenizers")
+        package = optional_package("tokenizers", "tokenizer")
         try:
             self._model = package.Tokenizer.from_str(self.content.decode())
         except Exception as error:  # the package raises nothing narrower
@@ -178,11 +172,9 @@ class JSONTokenizer(_FileTokenizer):
         )
 
     def encode(self, text: str) -> np.ndarray:
-        """Ids of a text."""
         return np.array(self._model.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids."""
         if self._alphabet is not None:
             return self.decode_bytes(ids).decode("utf-8", "replace")
         known = [number for number in _integers(ids) if number in self._tokens]
@@ -202,10 +194,7 @@ class JSONTokenizer(_FileTokenizer):
 
 
 def tokenizer(spec: str) -> Tokenizer:
-    """Make a tokenizer.
-
-    Args:
-      spec: 'bytes', 'sentencepiece:PATH.model' or 'tokenizers:PATH.json'.
+    """The tokenizer 'bytes', 'sentencepiece:PATH.model' or 'tokenizers:PATH.json'.
 
     Raises:
       UserError: the spec is unknown, a file or a package is missing, or the tokenizer has no
@@ -219,19 +208,16 @@ def tokenizer(spec: str) -> Tokenizer:
     if kind == "bytes" or not path:
         example = "bytes" if kind == "bytes" else f"{kind}:FILE"
         raise UserError(f"tokenizer: {spec!r} is not complete or too long; write {example!r}")
-    made = SentencePieceTokenizer if kind == "sentencepiece" else JSONTokenizer
+    made = _SentencePiece if kind == "sentencepiece" else _JSONFile
     return made(Path(path).expanduser())
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
     """Train a byte-level BPE tokenizer; any text comes back from it unchanged.
 
-    Args:
-      texts: the training text.
-      vocab_size: ids, the 256 bytes and the end of a document among them.
-
     Returns:
-      The content of a JSON file for 'tokenizers:FILE'.
+      The content of a JSON file for 'tokenizers:FILE'. It has ``vocab_size`` ids, the 256 bytes
+      and the end of a document among them.
 
     Raises:
       UserError: the package is missing, ``vocab_size`` is too small, or there is no text.
@@ -241,7 +227,7 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
             f"--vocab-size: {vocab_size} does not hold the 256 bytes and the end of a document; "
             "give at least 257"
         )
-    package = _package("tokenizers")
+    package = optional_package("tokenizers", "tokenizer")
     first = next(texts, None)
     if first is None:
         raise UserError("tokenizer: there is no text to learn from; give sources with some")
@@ -258,13 +244,14 @@ def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:
     return model.to_str(pretty=True).encode()
 
 
-def _package(name: str) -> Any:
+def optional_package(module: str, user: str, extra: str = "text") -> Any:
+    """A package of an extra; a UserError of its user if it is not installed."""
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(module)
     except ImportError:
-        raise UserError(
-            f"tokenizer: the package {name} is not installed; pip install 'bmojo[text]'"
-        ) from None
+        name = module.partition(".")[0]
+        remedy = f"pip install 'bmojo[{extra}]'"
+        raise UserError(f"{user}: the package {name} is not installed; {remedy}") from None
 
 
 def _integers(ids: Iterable[int]) -> Iterator[int]:

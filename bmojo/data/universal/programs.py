@@ -6,15 +6,12 @@ import numpy as np
 
 from bmojo.data.source import check_integer, check_share
 from bmojo.data.synthetic import sequence_checksum
-from bmojo.data.universal.context_tree import weighted
-from bmojo.data.universal.machine import INSTRUCTIONS, Machine
-from bmojo.data.universal.mixture import ProgramPrior, enumerated
-from bmojo.data.universal.sequences import Sequences, SequenceSource, bucket, chosen_bits
+from bmojo.data.universal.machine import INSTRUCTIONS, Machine, ProgramPrior, enumerated
+from bmojo.data.universal.markov import weighted
+from bmojo.data.universal.sequences import Sequences, SequenceSource, chosen_bits
 
 __all__ = ["ProgramsConfig", "ProgramsSource"]
 
-MOST_SYMBOLS = 8
-LONGEST = 8
 REST_DEPTH = 4
 
 
@@ -34,10 +31,9 @@ class ProgramsConfig:
         inputs   4 3 2 1 0 0 3 2 1 0 0 3 2 1 0 0
         targets  3 2 1 0 0 3 2 1 0 0 3 2 1 0 0 3
 
-    Two codes to compare with. The *source* sends the program, then nothing: its code length
-    bounds the loss of a predictor that mixes all programs by their probabilities, however long
-    the sequence is. The *oracle* is such a predictor as far as it can be computed; see
-    :meth:`ProgramsSource.oracle_bits`. It may lose to a trained model on long programs.
+    The *source* code sends the program, then nothing: it bounds the loss of a predictor that
+    mixes all programs by their probabilities. The *oracle* is such a predictor as far as it can
+    be computed (:meth:`ProgramsSource.oracle_bits`); a trained model may beat it on long programs.
 
     Train and test never share a program, whatever the seed; outputs as simple as a constant have
     many programs and come in both. ``group`` is the number of the program's instructions, rounded
@@ -67,10 +63,10 @@ class ProgramsConfig:
         least = {"length": 1, "cells": 1, "silence": 1, "longest": 1, "symbols": 2, "sampled": 0}
         for field, smallest in least.items():
             check_integer(self, field, smallest)
-        for field, most in (("symbols", MOST_SYMBOLS), ("longest", LONGEST)):
+        for field in ("symbols", "longest"):
             value = getattr(self, field)
-            if value > most:
-                raise ValueError(f"Programs.{field}: {value} is too large; give at most {most}")
+            if value > 8:
+                raise ValueError(f"Programs.{field}: {value} is too large; give at most 8")
         check_share(self, "end")
         if not self.end:
             raise ValueError("Programs.end: 0 lets no program end; give a number above 0")
@@ -85,34 +81,19 @@ class ProgramsConfig:
         """Accuracy of guessing."""
         return 1 / self.symbols
 
-    @property
-    def machine(self) -> Machine:
-        """The machine that runs programs."""
-        return Machine(self.symbols, self.cells, self.silence)
-
-    @property
-    def prior(self) -> ProgramPrior:
-        """The distribution of programs."""
-        return ProgramPrior(self.end)
-
     def source(self, seed: int, split: str) -> "ProgramsSource":
         """All examples of a split: 'train' or 'test'."""
         return ProgramsSource(self, seed, split)
 
 
 class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
-    """Outputs of programs; ``group`` is the number of instructions, up to.
-
-    A source's origin is its program: places in ``INSTRUCTIONS``.
-
-    Raises:
-      ValueError: on an unknown split or a negative seed.
-    """
+    """Outputs of programs, places in ``INSTRUCTIONS``; ``group``: their number, up to."""
 
     def __init__(self, config: ProgramsConfig, seed: int, split: str):
         super().__init__(config, seed, split)
         self.alphabet = config.symbols
-        self._machine = config.machine
+        self._machine = Machine(config.symbols, config.cells, config.silence)
+        self._prior = ProgramPrior(config.end)
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A program of this split, and its output (L,)."""
@@ -127,10 +108,6 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
             if output is not None:
                 return chosen, output.first(length)
 
-    def complexity(self, origin: np.ndarray) -> int:
-        """Number of instructions, rounded up to a power of two."""
-        return bucket(len(origin))
-
     def oracle_bits(self, sequences: Sequences[np.ndarray]) -> np.ndarray:
         """Bits of each symbol (n, L) under a mixture of all programs that can be computed.
 
@@ -140,7 +117,7 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
         """
         config, symbols = self.config, sequences.symbols
         mixture = enumerated(
-            config.machine, config.prior, config.longest, symbols.shape[1], config.sampled
+            self._machine, self._prior, config.longest, symbols.shape[1], config.sampled
         )
         rest = chosen_bits(weighted(symbols, REST_DEPTH, 0.5, config.symbols), symbols)
         return mixture.bits(symbols, rest)
@@ -148,6 +125,5 @@ class ProgramsSource(SequenceSource[ProgramsConfig, np.ndarray]):
     def source_bits(self, sequences: Sequences[np.ndarray]) -> np.ndarray:
         """Bits (n, L) of a code that sends the program before the first symbol, then nothing."""
         bits = np.zeros(sequences.symbols.shape)
-        prior = self.config.prior
-        bits[:, 0] = [prior.code_length(len(program)) for program in sequences.origins]
+        bits[:, 0] = [self._prior.code_length(len(program)) for program in sequences.origins]
         return bits

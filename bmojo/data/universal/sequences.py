@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Sized
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -9,20 +10,14 @@ import numpy as np
 from bmojo.data.source import Config
 from bmojo.data.synthetic import SyntheticSource
 
-__all__ = ["SequenceSource", "Sequences", "bucket", "chosen_bits", "contexts"]
+__all__ = ["SequenceSource", "Sequences", "chosen_bits", "contexts"]
 
-Origin = TypeVar("Origin")
+Origin = TypeVar("Origin", bound=Sized)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequences(Generic[Origin]):
-    """Sequences and their sources.
-
-    Attributes:
-      symbols: (n, L), 0 .. A - 1.
-      groups: complexity of each sequence's source, (n,).
-      origins: the source of each sequence.
-    """
+    """Symbols (n, L) of sequences, 0 .. A - 1, the groups (n,) of their sources, and these."""
 
     symbols: np.ndarray
     groups: np.ndarray
@@ -30,10 +25,9 @@ class Sequences(Generic[Origin]):
 
 
 class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
-    """Sequences of symbols, each from a source of its own.
+    """Sequences of symbols, the tokens 0 .. A - 1, each from a source of its own.
 
-    Symbols are the tokens 0 .. A - 1; inputs are the symbols moved by one place behind the begin
-    token A, targets are all symbols. ``group`` is the source's complexity.
+    Inputs are the symbols moved by one place behind the begin token A, targets are all symbols.
     """
 
     alphabet: int
@@ -44,51 +38,37 @@ class SequenceSource(SyntheticSource[Config], Generic[Config, Origin]):
         """A source of this split, and a sequence of it (L,)."""
 
     @abc.abstractmethod
-    def complexity(self, origin: Origin) -> int:
-        """The group of a source."""
-
-    @abc.abstractmethod
     def oracle_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
-        """Bits of each symbol (n, L) under the best known predictor that does not know the source.
-
-        It is a predictor: the cost of a symbol depends on it and on the symbols before.
-        """
+        """Bits of each symbol (n, L), given those before, under the best known predictor."""
 
     @abc.abstractmethod
     def source_bits(self, sequences: Sequences[Origin]) -> np.ndarray:
         """Bits of each symbol (n, L) under the source that made it."""
 
-    def example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
-        """Inputs, targets and complexity of one sequence."""
+    def _example(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int]:
         origin, symbols = self.draw(rng)
         targets = symbols.astype(np.int32)
         inputs = np.empty_like(targets)
         inputs[0], inputs[1:] = self.alphabet, targets[:-1]
-        return inputs, targets, self.complexity(origin)
+        return inputs, targets, _group(origin)
 
     def sequences(self, count: int) -> Sequences[Origin]:
         """The first ``count`` examples, with their sources."""
         origins, symbols = zip(*(self.draw(self.rng(index)) for index in range(count)), strict=True)
-        groups = np.asarray([self.complexity(origin) for origin in origins])
+        groups = np.asarray([_group(origin) for origin in origins])
         return Sequences(np.stack(symbols), groups, origins)
 
 
-def bucket(number: int) -> int:
-    """The smallest power of two that is not below a positive number."""
-    return 1 << (number - 1).bit_length()
+def _group(origin: Sized) -> int:
+    """The size of a source, rounded up to a power of two."""
+    return 1 << (len(origin) - 1).bit_length()
 
 
 def contexts(symbols: np.ndarray, depth: int, alphabet: int = 2) -> np.ndarray:
-    """The ``depth`` symbols before each place, as one number.
+    """The ``depth`` symbols before each place of symbols (n, L), as one number below A^D.
 
-    Args:
-      symbols: (n, L); before the first one there are zeros.
-      depth: D.
-      alphabet: A, how many different symbols there are.
-
-    Returns:
-      (n, L) integers below A^D; the last symbol is the lowest digit, so that the d last symbols
-      are the remainder by A^d.
+    Before the first one there are zeros. The last symbol is the lowest digit, so that the d last
+    symbols are the remainder by A^d.
     """
     found = np.zeros(symbols.shape, np.int64)
     for back in range(1, min(depth, symbols.shape[1] - 1) + 1):

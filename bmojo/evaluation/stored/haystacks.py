@@ -12,7 +12,7 @@ import numpy as np
 
 from bmojo.console import Progress, unseen
 from bmojo.data.haystack import Haystack, HaystackConfig
-from bmojo.data.noisy_mqar import NoisyMQARConfig
+from bmojo.data.mad import NoisyMQARConfig
 from bmojo.generation.generate import check_tokens
 from bmojo.session import Session, Use, identify
 from bmojo.storage import Identity, Policy, Store

@@ -13,9 +13,8 @@ import pytest
 import bmojo
 from bmojo.data.text import prepare as module
 from bmojo.data.text.corpus import open_corpus, read
-from bmojo.data.text.lock import lock
-from bmojo.data.text.prepare import Request, prepare
-from bmojo.data.text.store import open_prepared
+from bmojo.data.text.prepare import Request, lock, prepare
+from bmojo.data.text.store import Documents, open_prepared
 from bmojo.errors import UserError
 
 ROOT = str(Path(bmojo.__file__).parent.parent)
@@ -37,7 +36,7 @@ def write(folder, texts):
 
 def stored(prepared, split):
     coder = prepared.tokenizer()
-    return [coder.decode(d) for d in prepared.stream(split).documents()]
+    return [coder.decode(d) for d in Documents(prepared.stream(split))]
 
 
 @pytest.fixture
@@ -245,8 +244,8 @@ def test_windows_of_the_stream_are_read_across_records_and_shards(many, tmp_path
     for start, stop in [*spans, (0, 0), (5, 6), (len(whole) - 1, len(whole))]:
         assert stream.read(start, stop).tolist() == whole[start:stop]
     assert np.flatnonzero(np.array(whole) == 256)[:-1].tolist() == stream.starts().tolist()
-    assert stream.documents()[-1].tolist() == [256, *texts[-1].encode(), 256]
-    assert stream.documents().lengths().sum() == len(stream)
+    assert Documents(stream)[-1].tolist() == [256, *texts[-1].encode(), 256]
+    assert sum(len(document) - 1 for document in Documents(stream)) == len(stream)
     with pytest.raises(IndexError):
         stream.read(0, len(whole) + 1)
 

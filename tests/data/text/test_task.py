@@ -10,7 +10,7 @@ import pytest
 from bmojo.data.pipeline import Batches
 from bmojo.data.text import task
 from bmojo.data.text.prepare import Request, prepare
-from bmojo.data.text.task import TextConfig, documents
+from bmojo.data.text.task import TextConfig
 from bmojo.errors import UserError
 
 
@@ -135,16 +135,16 @@ def test_packed_documents_are_whole_and_alone(many, align):
 
 def test_whole_documents(many):
     path, texts = many
-    found = documents(path, "train")
+    config = TextConfig(path, length=8)
+    found = config.documents("train")
     assert len(found) == len(texts)
     assert [bytes(d[1:-1].tolist()).decode() for d in found] == texts
     assert all(d[0] == d[-1] == DOT for d in found)
-    config = TextConfig(path, length=8)
     assert config.documents()[0].tolist() == found[-1].tolist()
     (held_out,) = dataclasses.replace(config, held_out="test").documents()
     assert config.tokenizer.decode(held_out) == "held out" * 50
     with pytest.raises(UserError, match="choose one of train, validation, test"):
-        documents(path, "dev")
+        config.documents("dev")
 
 
 def test_bytes_a_token_of_the_held_out_split(many):
@@ -220,7 +220,7 @@ def test_an_empty_split_and_a_missing_shard(tiny, tmp_path):
         config.source(0, "test")
     next((tmp_path / "out").glob("train-*.array_record")).unlink()
     with pytest.raises(UserError, match="the shard is missing"):
-        config.check()
+        dataclasses.replace(config).prepare()
     with pytest.raises(UserError, match="the shard is missing"):
         TextConfig(tiny, length=4).source(0, "train")
 

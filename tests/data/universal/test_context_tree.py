@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from bmojo.data.universal.context_tree import draw_tree, weighted
+from bmojo.data.universal.markov import draw_tree, weighted
 from bmojo.data.universal.sequences import chosen_bits, contexts
 
 

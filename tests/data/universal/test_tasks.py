@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from bmojo import config as configs
-from bmojo.data.universal.context_tree import weighted
 from bmojo.data.universal.machine import Machine
-from bmojo.data.universal.markov import MarkovConfig
+from bmojo.data.universal.markov import MarkovConfig, weighted
 from bmojo.data.universal.programs import ProgramsConfig
 from bmojo.data.universal.sequences import bucket
 from bmojo.experiment import REGISTRY
