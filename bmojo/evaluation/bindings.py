@@ -3,8 +3,6 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["bindings", "difference", "distinguishing", "shown"]
-
 Bindings = Mapping[str, str]
 
 
@@ -24,8 +22,8 @@ def difference(one: Bindings, other: Bindings) -> Iterator[tuple[str, str | None
 def distinguishing(configs: Sequence[Bindings]) -> list[str]:
     """A short list of keys by which all different configs differ.
 
-    The key that separates most pairs comes first, then the one that separates most of the
-    rest, and so on; among equals the key that most configs bind, then the shortest.
+    Each key separates most of the pairs that are left; among equals most configs bind it, then it
+    is the shortest.
     """
     keys = {key for config in configs for key in config}
     pairs = list(itertools.combinations(range(len(configs)), 2))

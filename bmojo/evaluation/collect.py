@@ -12,23 +12,16 @@ from bmojo.errors import UserError
 from bmojo.evaluation.bindings import bindings, distinguishing, shown
 from bmojo.training.metrics import Record, read_metrics
 
-__all__ = ["Cell", "Run", "Spread", "collect", "evaluations_of", "pool", "spread", "without_seed"]
-
 Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Files of one run directory.
+    """Files of one run directory: bindings of ``config.gin``, and ``summary.json``.
 
-    Attributes:
-      path: the directory.
-      bindings: of ``config.gin``, as they are written there.
-      summary: of a finished run; None: it is not finished.
-      metrics: lines of ``metrics.jsonl`` during training.
-      evaluations: its other lines.
-      speed: lines of ``speed.jsonl``.
-      perplexity: content of ``evaluation/perplexity.json``; empty if there is none.
+    ``summary`` is None where the run is not finished. ``metrics`` are lines of ``metrics.jsonl``
+    during training, ``evaluations`` its others, ``speed`` those of ``speed.jsonl``; ``perplexity``
+    is the content of ``evaluation/perplexity.json``, empty if there is none.
     """
 
     path: Path
@@ -78,12 +71,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Finished runs that differ in their seed only.
-
-    Attributes:
-      label: short and unique in the report.
-      runs: one for each seed, in rising order.
-    """
+    """Finished runs that differ in their seed only, which rises; with a label of their own."""
 
     label: str
     runs: tuple[Run, ...]
@@ -96,14 +84,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """A number over seeds.
-
-    Attributes:
-      mean: over seeds.
-      low: the lowest.
-      high: the highest.
-      count: of seeds.
-    """
+    """A number over seeds: mean, lowest and highest, and the count of seeds."""
 
     mean: float
     low: float
@@ -128,16 +109,11 @@ def evaluations_of(cells: Iterable[Cell]) -> list[str]:
 
 
 def collect(paths: Sequence[str | Path]) -> list[Run]:
-    """Read runs.
+    """Read each run once, in the order of the paths, and in a folder of names, 8 before 16.
 
-    Args:
-      paths: run directories, or folders that hold some at any depth. A run that ``--fresh`` has
-        moved aside (``NAME.oldN``) is read only if it is named itself. Files ``NAME.log`` of a
-        sweep may be among them, as a shell gives them for ``runs/bmojo-*``; they are left out.
-
-    Returns:
-      Each run once, in the order of the paths, and in the order of names in a folder, in
-      which 8 comes before 16.
+    Paths are run directories, or folders that hold some at any depth. A run that ``--fresh`` has
+    moved aside (``NAME.oldN``) is read only if it is named itself. Files ``NAME.log`` of a sweep
+    may be among them, as a shell gives them for ``runs/bmojo-*``; they are left out.
 
     Raises:
       UserError: a path does not exist or has no runs, or a file of a run cannot be read.
@@ -212,7 +188,7 @@ def _natural(path: Path) -> list[tuple[int, float | str]]:
 
 
 def _read_run(path: Path) -> Run:
-    lines = _read(read_metrics, path / "metrics.jsonl")
+    lines = _read(path / "metrics.jsonl", read_metrics)
     summary = _json(path / "summary.json")
     for name, kind in (("status", str), ("step", int), ("evaluations", list), ("final", dict)):
         if summary is not None and not isinstance(summary.get(name), kind):
@@ -222,11 +198,11 @@ def _read_run(path: Path) -> Run:
             )
     return Run(
         path,
-        bindings(_read(_text, path / "config.gin")),
+        bindings(_read(path / "config.gin")),
         summary if summary is not None and summary["status"] == "finished" else None,
         [line for line in lines if "evaluation" not in line],
         [line for line in lines if "evaluation" in line],
-        _read(read_metrics, path / "speed.jsonl"),
+        _read(path / "speed.jsonl", read_metrics),
         _json(path / "evaluation" / "perplexity.json") or {},
     )
 
@@ -235,7 +211,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        value = json.loads(_read(_text, path))
+        value = json.loads(_read(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); leave this run out") from None
     if not isinstance(value, dict):
@@ -243,11 +219,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf8")
-
-
-def _read(reader: Callable[[Path], Any], path: Path) -> Any:
+def _read(path: Path, reader: Callable[[Path], Any] = lambda path: path.read_text("utf8")) -> Any:
     try:
         return reader(path)
     except (OSError, UnicodeDecodeError) as error:

@@ -11,17 +11,12 @@ import numpy as np
 
 from bmojo.data.text.corpus import Part, open_corpus, texts
 from bmojo.errors import UserError
-from bmojo.runs import run_tokenizer, text_of
-
-__all__ = ["encode_document", "read_documents", "run_tokenizer", "run_documents"]
+from bmojo.generation.generate import check_tokens
+from bmojo.runs import text_of
 
 
 def run_documents(experiment: Any) -> Sequence[np.ndarray]:
-    """The documents of the test split of an experiment's data.
-
-    Raises:
-      UserError: its data have no documents.
-    """
+    """The documents of the test split of an experiment's data."""
     find = getattr(text_of(experiment), "documents", None)
     if not callable(find):
         raise UserError(
@@ -43,12 +38,8 @@ def read_documents(
     """The documents of a folder or file, or of another corpus that ``bmojo data prepare`` reads.
 
     Subfolders are read too. Texts come first, in the order of the files' names, then .npy files
-    of token ids, each a document taken as it is.
-
-    Args:
-      folder: where the files are.
-      tokenizer: of the run; None: only token ids can be read.
-      vocab_size: token ids must be below it; None: any.
+    of token ids below ``vocab_size``, each a document taken as it is. Without a tokenizer only
+    token ids can be read.
 
     Raises:
       UserError: nothing is there or nothing in it to predict, a file cannot be read or has other
@@ -92,10 +83,5 @@ def _ids(path: Path, vocab_size: int | None) -> np.ndarray:
         raise UserError(
             f"{path}: holds {ids.dtype} of shape {ids.shape}; give a row of integer token ids"
         )
-    wrong = ids[(ids < 0) | (ids >= (vocab_size or 2**31))]
-    if wrong.size:
-        raise UserError(
-            f"{path}: {wrong[0]} is not a token of this model; give ids of 0 .. "
-            f"{(vocab_size or 2**31) - 1}"
-        )
+    check_tokens(ids, vocab_size or 2**31, str(path))
     return ids.astype(np.int32)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import operator
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,14 +16,11 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from bmojo.evaluation.collect import Cell, Run, evaluations_of, spread
 from bmojo.files import write_atomically
 
-__all__ = ["draw"]
-
 COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#efb118", "#a463f2", "#6cc5b0", "#97bbf5", "#9c6b4e",
            "#ff8ab7", "#555555")  # fmt: skip
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
-POINTS = 100
-"""Of a learning curve; each is a mean over a stretch of the run."""
+POINTS = 100  # of a learning curve; each is a mean over a stretch of the run
 
 Series = list[tuple[float, float]]
 Number = Callable[[Run], float | None]
@@ -31,13 +29,7 @@ Number = Callable[[Run], float | None]
 def draw(
     cells: Sequence[Cell], out: Path, tasks: Mapping[str, tuple[str, float | None]]
 ) -> list[Path]:
-    """Draw every figure that the runs have numbers for, as PNG.
-
-    Args:
-      cells: finished runs, pooled over seeds.
-      out: the folder of the figures.
-      tasks: by evaluation, the quantity that its groups count and the level of chance, as far as
-        known.
+    """Draw every figure that the runs have numbers for, as PNG; ``tasks`` as in the report.
 
     Returns:
       Paths of the figures: for each evaluation accuracy by group, accuracy by memory, and loss by
@@ -77,11 +69,8 @@ class _Drawing:
             return None
         figure, (axis,) = self._panels(1)
         for cell, style in self._styled():
-            series = [
-                [(float(g), run.measured(evaluation, g, "accuracy")) for g in groups]
-                for run in cell.runs
-            ]
-            _band(axis, series, style)
+            accuracy = lambda run: [(g, run.measured(evaluation, g, "accuracy")) for g in groups]  # noqa: E731
+            _band(axis, map(accuracy, cell.runs), style)
         if groups[0] > 0:
             axis.set_xscale("log", base=2)
         axis.set_xticks(groups, labels=[str(group) for group in groups])
@@ -96,7 +85,7 @@ class _Drawing:
         if not self._points(axis, _memory_bytes, _measured(evaluation, "accuracy")):
             return None
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(FuncFormatter(_bytes))
+        axis.xaxis.set_major_formatter(_in_units(BYTES))
         _ticks(axis, [2.0**e for e in range(60)])
         axis.set_xlabel("memory of one sequence, state + keys and values (bytes)")
         axis.set_title(f"Accuracy by memory: {evaluation}")
@@ -115,10 +104,11 @@ class _Drawing:
             name = "loss" if None in ends else "bits_per_byte"
             final = _measured(evaluation, name)
         figure, axes = self._panels(3)
-        if not self._points(axes[0], _parameters, final):
+        parameters: Number = operator.methodcaller("number", "parameters")
+        if not self._points(axes[0], parameters, final):
             return None
         axes[0].set(xlabel="parameters", ylabel=_quantity(name, evaluation))
-        counts = [count for count in map(_parameters, self.runs) if count is not None]
+        counts = [count for count in map(parameters, self.runs) if count is not None]
         if max(counts) > 1.5 * min(counts):
             axes[0].set_xscale("log")
             _ticks(axes[0], [m * 10.0**e for e in range(13) for m in (1, 2, 5)])
@@ -136,7 +126,7 @@ class _Drawing:
                 _band(axis, curves, style, _places(cell.runs, unit))
             axis.set(xlabel=unit, ylabel=_quantity(name if on_the_way else "loss", measured))
         for axis in axes:
-            axis.xaxis.set_major_formatter(FuncFormatter(_count))
+            axis.xaxis.set_major_formatter(_in_units(COUNTS))
         title = _quantity(name, evaluation).partition(" (")[0].capitalize()
         figure.suptitle(f"{title}: {evaluation}" if evaluation else title)
         if on_the_way or evaluation is None:
@@ -171,13 +161,13 @@ class _Drawing:
         contexts = [row for run in self.runs for row in run.perplexity.get("contexts", [])]
         bits = all(row.get("bits_per_byte") is not None for row in contexts)
         name = "bits_per_byte" if bits else "loss"
-        kinds: list[tuple[str, str, str, Callable[[Any], tuple[float, float | None]]]] = []
-        if contexts:
-            point = lambda row: (float(row["context"]), row[name])  # noqa: E731
-            kinds.append(("contexts", "context (tokens)", name, point))
-        if any(run.perplexity.get("positions") for run in self.runs):
-            middle = lambda row: ((row["start"] + row["stop"]) / 2, row["loss"])  # noqa: E731
-            kinds.append(("positions", "position in the document", "loss", middle))
+        point = lambda row: (float(row["context"]), row[name])  # noqa: E731
+        middle = lambda row: ((row["start"] + row["stop"]) / 2, row["loss"])  # noqa: E731
+        kinds = [
+            ("contexts", "context (tokens)", name, point),
+            ("positions", "position in the document", "loss", middle),
+        ]
+        kinds = [kind for kind in kinds if any(run.perplexity.get(kind[0]) for run in self.runs)]
         if not kinds:
             return None
         figure, axes = self._panels(len(kinds))
@@ -193,13 +183,10 @@ class _Drawing:
     def _styled(self, marker: bool = True) -> Iterable[tuple[Cell, dict[str, Any]]]:
         """Cells with the arguments of their lines."""
         for index, cell in enumerate(self.cells):
-            turn = index // len(COLOURS)
-            style: dict[str, Any] = {
-                "color": COLOURS[index % len(COLOURS)],
-                "linestyle": LINES[turn % len(LINES)],
-                "linewidth": 1.6,
-                "label": "\n".join(textwrap.wrap(cell.label, 36, break_on_hyphens=False)),
-            }
+            turn, colour = divmod(index, len(COLOURS))
+            label = "\n".join(textwrap.wrap(cell.label, 36, break_on_hyphens=False))
+            style: dict[str, Any] = {"color": COLOURS[colour], "linewidth": 1.6, "label": label}
+            style["linestyle"] = LINES[turn % len(LINES)]
             if marker:
                 style |= {"marker": MARKERS[turn % len(MARKERS)], "markersize": 4.5}
             yield cell, style
@@ -229,8 +216,9 @@ class _Drawing:
 
     def _with_legend(self, figure: Figure, axis: Axes) -> Figure:
         handles, labels = axis.get_legend_handles_labels()
-        order = sorted(range(len(labels)), key=lambda index: labels[index].startswith("chance "))
-        handles, labels = [handles[i] for i in order], [labels[i] for i in order]
+        pairs = zip(handles, labels, strict=True)
+        pairs = sorted(pairs, key=lambda pair: pair[1].startswith("chance "))
+        handles, labels = [handle for handle, _ in pairs], [label for _, label in pairs]
         if len(self.cells) > 1:
             figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)
         elif handles:
@@ -243,10 +231,6 @@ class _Drawing:
 
 def _measured(evaluation: str, name: str) -> Number:
     return lambda run: run.measured(evaluation, None, name)
-
-
-def _parameters(run: Run) -> float | None:
-    return run.number("parameters")
 
 
 def _memory_bytes(run: Run) -> float | None:
@@ -334,23 +318,26 @@ def _ticks(axis: Axes, places: Sequence[float]) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _count(value: float, position: int | None = None) -> str:
-    """12345 as 12.3k."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.4g}{letter}"
-    return f"{value:g}"
+COUNTS = {"B": 1e9, "M": 1e6, "k": 1e3}
+BYTES = {" GiB": 2.0**30, " MiB": 2.0**20, " KiB": 2.0**10}
 
 
-def _bytes(value: float, position: int | None = None) -> str:
-    """65536 as 64 KiB."""
-    for size, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:g}"
+def _in_units(units: Mapping[str, float]) -> FuncFormatter:
+    """Labels of ticks with the largest unit below them: 12345 as 12.35k, 65536 as 64 KiB."""
+
+    def label(value: float, position: int | None = None) -> str:
+        found = next((u for u, size in units.items() if abs(value) >= size), "")
+        return f"{value / units.get(found, 1.0):.4g}{found}"
+
+    return FuncFormatter(label)
 
 
 def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, png(figure, 130))
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """A figure as PNG, the same bytes for the same numbers."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    write_atomically(path, buffer.getvalue())
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()

@@ -7,7 +7,7 @@ training length. As in training, a text follows the token that ends a document.
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +17,23 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
+from bmojo.console import Progress, unseen
 from bmojo.errors import UserError
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, score
 from bmojo.generation.generate import generate_all
 from bmojo.generation.sampling import Sampling
 from bmojo.generation.stopping import Stop, cut
 
-__all__ = ["HarnessModel", "run_tasks"]
-
-MAX_NEW_TOKENS = 256
-"""Tokens generated where a task does not say."""
-
-BOOTSTRAPS = 1000
-"""Draws for standard errors that have no closed form."""
+MAX_NEW_TOKENS = 256  # tokens generated where a task does not say
+BOOTSTRAPS = 1000  # draws for standard errors that have no closed form
 
 KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "min_p"}
 
 
 class HarnessModel(TemplateLM):
-    """The harness's interface of a language model.
+    """The harness's interface of a language model, and a tokenizer with eos, encode and decode.
 
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      tokenizer: with ``eos``, ``encode`` and ``decode``.
-      segment_length: tokens of a text in one call of the model.
-      batch_size: texts read at the same time.
-      seed: of tasks that sample.
-      progress: called with numbers of tokens done.
+    Texts are read as by :func:`bmojo.evaluation.streaming.score`; tasks that sample take the seed.
     """
 
     def __init__(
@@ -53,7 +43,7 @@ class HarnessModel(TemplateLM):
         segment_length: int = SEGMENT_LENGTH,
         batch_size: int = BATCH_SIZE,
         seed: int = 0,
-        progress: Callable[[int], None] = lambda tokens: None,
+        progress: Progress = unseen,
     ):
         super().__init__()
         self._model, self._tokenizer = model, tokenizer
@@ -133,16 +123,9 @@ class HarnessModel(TemplateLM):
 
 
 def run_tasks(lm: HarnessModel, folder: str | Path, limit: int | None = None) -> dict[str, Any]:
-    """Take every task of a folder.
+    """Take every task of a folder of YAML files in the harness's format; metrics by task.
 
-    Args:
-      lm: the model.
-      folder: of YAML files in the harness's format; relative names of data files in them are
-        looked for there.
-      limit: documents of each task; None: all.
-
-    Returns:
-      For each task its metrics.
+    Relative names of data files are looked for there. ``limit``: documents of each task at most.
 
     Raises:
       UserError: the folder holds no task, or their data cannot be read.

@@ -1,49 +1,31 @@
 """Results of evaluations: JSON and figures in RUN/evaluation, and tables for the terminal."""
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from bmojo.console import format_table, make_table
+from bmojo.evaluation.figures import png
 from bmojo.evaluation.regret import NEAR
 from bmojo.files import write_atomically
-
-__all__ = [
-    "context_table",
-    "ngram_table",
-    "plot_ngrams",
-    "plot_positions",
-    "plot_recall",
-    "plot_regret",
-    "position_table",
-    "recall_table",
-    "regret_table",
-    "save",
-]
 
 Row = Mapping[str, Any]
 
 
 def save(run: Path, name: str, results: Mapping[str, Any], figure: Figure | None = None) -> Path:
-    """Write RUN/evaluation/NAME.json, and NAME.png if there is a figure.
-
-    Returns:
-      The path of the JSON file.
-    """
+    """Write RUN/evaluation/NAME.json, whose path is returned, and NAME.png if there is a figure."""
     folder = run / "evaluation"
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.json"
     write_atomically(path, json.dumps(results, indent=1, allow_nan=False) + "\n")
     if figure is not None:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
-        write_atomically(path.with_suffix(".png"), buffer.getvalue())
+        write_atomically(path.with_suffix(".png"), png(figure))
     return path
 
 
@@ -105,23 +87,14 @@ def ngram_table(rows: Sequence[Row], span: int) -> Table:
         if name is None:
             name = f"not in it, {row['start']:,} - {row['stop'] - 1:,} tokens ago"
         lines.append({**row, "name": name})
-    columns = {
-        "token": "{name}",
-        "loss": "{loss:,.3f}",
-        "±": "{stderr:,.3f}",
-        "tokens": "{count:,}",
-    }
+    columns = {"token": "{name}", "loss": "{loss:,.3f}", "±": "{stderr:,.3f}"}
+    columns["tokens"] = "{count:,}"
     title = f"loss on repeated tokens, with the {span} tokens before them"
     return format_table(title, columns, lines, left=["token"])
 
 
 def regret_table(rows: Sequence[Row], counted: str) -> Table:
-    """Bits of a sequence by length and group.
-
-    Args:
-      rows: of :func:`bmojo.evaluation.regret.by_length`.
-      counted: quantity that groups count.
-    """
+    """Bits of a sequence by length and group; ``counted`` is the quantity that groups count."""
     columns = {
         "length": "{length:,}",
         counted.replace("_", " "): "{name}",
@@ -134,15 +107,10 @@ def regret_table(rows: Sequence[Row], counted: str) -> Table:
         "excess": "{excess:.1%}",
         f"within {NEAR:.0%}": "{within}",
     }
-    words = {True: "yes", False: "no"}
-    lines = [
-        {
-            **row,
-            "name": "all" if row["group"] is None else row["group"],
-            "within": words[row["near"]],
-        }
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        name, near = "all" if row["group"] is None else row["group"], "yes" if row["near"] else "no"
+        lines.append({**row, "name": name, "within": near})
     table = format_table("bits of a sequence", columns, lines)
     for made, row in zip(table.rows, rows, strict=True):
         made.end_section = row["group"] is None
@@ -157,14 +125,11 @@ def plot_positions(rows: Sequence[Row], training_length: int | None = None) -> F
     figure, (axis,) = _panels(1, 7)
     middle, losses = [_middle(row) for row in rows], [row["loss"] for row in rows]
     axis.plot(middle, losses, "o-", markersize=4)
-    band = _errors(rows)
-    low = [loss - width for loss, width in zip(losses, band, strict=True)]
-    high = [loss + width for loss, width in zip(losses, band, strict=True)]
-    axis.fill_between(middle, low, high, alpha=0.25)
+    band = np.asarray(_errors(rows))
+    axis.fill_between(middle, losses - band, losses + band, alpha=0.25)
     if training_length is not None:
-        axis.axvline(
-            training_length, color="grey", linestyle="--", label=f"trained on {training_length}"
-        )
+        label = f"trained on {training_length}"
+        axis.axvline(training_length, color="grey", linestyle="--", label=label)
         axis.legend(fontsize="small")
     axis.set_xscale("log", base=2)
     axis.set(xlabel="position", ylabel="loss (nats per token)")
@@ -217,11 +182,7 @@ def plot_regret(
 ) -> Figure:
     """Three panels: bits a symbol and total regret by position, and regret by group.
 
-    Args:
-      rows: of :func:`bmojo.evaluation.regret.by_length`.
-      positions: of :func:`bmojo.evaluation.regret.by_position`.
-      counted: quantity that groups count.
-      training_length: position of the dotted lines.
+    ``rows`` are of ``regret.by_length``, ``positions`` of ``regret.by_position``.
     """
     figure, axes = _panels(3, 13)
     middle = [_middle(row) for row in positions]
@@ -232,16 +193,15 @@ def plot_regret(
     axes[1].plot(ends, totals, "o-", markersize=4)
     axes[1].axhline(0, color="black", linestyle="--", label="oracle")
     axes[1].set(xlabel="symbols", ylabel="regret so far (bits)")
+    label = f"trained on {training_length:,}"
     for axis in axes[:2]:
-        axis.axvline(
-            training_length, color="grey", linestyle=":", label=f"trained on {training_length:,}"
-        )
+        axis.axvline(training_length, color="grey", linestyle=":", label=label)
     grouped = [row for row in rows if row["group"] is not None]
     for length in dict.fromkeys(row["length"] for row in grouped):
         found = [row for row in grouped if row["length"] == length]
         groups, regrets = zip(*((row["group"], row["regret"]) for row in found), strict=True)
-        label = f"{length:,} symbols"
-        axes[2].errorbar(groups, regrets, _errors(found), fmt="o-", markersize=4, label=label)
+        name = f"{length:,} symbols"
+        axes[2].errorbar(groups, regrets, _errors(found), fmt="o-", markersize=4, label=name)
     axes[2].axhline(0, color="black", linestyle="--")
     axes[2].set(xlabel=counted.replace("_", " "), ylabel="regret (bits a sequence)")
     for axis in axes:

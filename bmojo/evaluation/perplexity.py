@@ -19,17 +19,9 @@ from typing import Any
 import numpy as np
 
 from bmojo.errors import UserError
-from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, stream_losses
+from bmojo.evaluation.streaming import stream_losses
 
-__all__ = [
-    "CONTEXTS",
-    "Measured",
-    "by_context",
-    "by_position",
-    "edges",
-    "measure",
-    "standard_error",
-]
+__all__ = ["Measured", "by_context", "by_position", "edges", "measure", "standard_error"]
 
 CONTEXTS = tuple(2**power for power in range(9, 17))
 
@@ -38,14 +30,10 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The losses of windows.
+    """Token ids of windows, one more than predictions, and losses in nats of each predicted token.
 
-    Attributes:
-      windows: token ids of each, one more than its predictions.
-      losses: nats of each predicted token, an array for each window.
-      sizes: bytes of text of each predicted token, likewise; None: unknown.
-      documents: of which document each window is.
-      lengths: predictions of each document.
+    ``sizes`` are bytes of text of each predicted token, None: unknown; ``documents`` says of which
+    document each window is, ``lengths`` are predictions of each document.
     """
 
     windows: list[np.ndarray]
@@ -59,21 +47,13 @@ def measure(
     model: Any,
     documents: Sequence[Any],
     longest: int,
-    segment_length: int = SEGMENT_LENGTH,
-    batch_size: int = BATCH_SIZE,
     decode_bytes: Callable[[Iterable[int]], bytes] | None = None,
-    progress: Callable[[int], None] = lambda tokens: None,
+    **reading: Any,
 ) -> Measured:
     """Predict every token of every document but its first, from a context of bounded length.
 
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      documents: token sequences.
-      longest: C, length of the windows.
-      segment_length: see :func:`bmojo.evaluation.streaming.score`, as for ``batch_size``.
-      batch_size: windows read at the same time.
-      decode_bytes: the bytes of token ids; None: bytes are unknown.
-      progress: called with numbers of tokens predicted.
+    Windows of ``longest`` (C) tokens are read as by :func:`bmojo.evaluation.streaming.score`, with
+    its options. Without ``decode_bytes``, from token ids to bytes, bytes are unknown.
 
     Raises:
       UserError: there is nothing to predict in the documents.
@@ -91,7 +71,7 @@ def measure(
             owners.append(number)
     if not windows:
         raise UserError("documents: none has two tokens, so that there is nothing to predict")
-    losses = stream_losses(model, windows, segment_length, batch_size, progress)
+    losses = stream_losses(model, windows, **reading)
     sizes = None
     if decode_bytes is not None:
         size_of = {
@@ -120,22 +100,21 @@ def by_context(found: Measured, contexts: Sequence[int]) -> list[Row]:
         size = sum(int(found.sizes[i][:context].sum()) for i in chosen) if found.sizes else 0
         longest = [len(found.losses[i]) >= reached[-1] for i in chosen]
         used = {found.documents[i] for i in chosen}
-        rows.append(
-            {
-                "context": context,
-                "loss": loss,
-                "stderr": standard_error(means),
-                "perplexity": None if loss is None else _exp(loss),
-                "bits_per_byte": float(means.sum()) * context / math.log(2) / size
-                if size
-                else None,
-                "loss_same_windows": float(means[longest].mean()) if any(longest) else None,
-                "windows": len(chosen),
-                "tokens": context * len(chosen),
-                "documents": len(used),
-                "documents_too_short": len(found.lengths) - len(used),
-            }
-        )
+        bits = float(means.sum()) * context / math.log(2)
+        row = {
+            "context": context,
+            "loss": loss,
+            "stderr": standard_error(means),
+            # JSON knows no infinity.
+            "perplexity": None if loss is None or loss >= 700 else math.exp(loss),
+            "bits_per_byte": bits / size if size else None,
+            "loss_same_windows": float(means[longest].mean()) if any(longest) else None,
+            "windows": len(chosen),
+            "tokens": context * len(chosen),
+            "documents": len(used),
+            "documents_too_short": len(found.lengths) - len(used),
+        }
+        rows.append(row)
     return rows
 
 
@@ -171,26 +150,15 @@ def by_position(found: Measured, training_length: int | None = None) -> list[Row
             near = [part[training_length // 2 : training_length] for part in reaching]
             before = np.asarray([part.mean(dtype=np.float64) for part in near])
             change = loss / float((before * counts).sum() / counts.sum()) - 1
-        rows.append(
-            {
-                "start": first,
-                "stop": last,
-                "loss": loss,
-                "stderr": standard_error(means, counts),
-                "count": int(counts.sum()),
-                "windows": len(parts),
-                "change": change,
-            }
-        )
+        row = {"start": first, "stop": last, "loss": loss, "stderr": standard_error(means, counts)}
+        rows.append({**row, "count": int(counts.sum()), "windows": len(parts), "change": change})
     return rows
 
 
 def standard_error(means: np.ndarray, counts: np.ndarray | float = 1.0) -> float | None:
-    """Standard error of the mean of tokens in clusters; None for a single cluster.
+    """Standard error of the mean of tokens in clusters of means (n,); None for fewer than two.
 
-    Args:
-      means: of each cluster, (n,).
-      counts: tokens of each cluster, (n,), or one number for all.
+    ``counts`` are tokens of each cluster, (n,), or one number for all.
     """
     number = len(means)
     if number < 2:
@@ -198,8 +166,3 @@ def standard_error(means: np.ndarray, counts: np.ndarray | float = 1.0) -> float
     counts = np.broadcast_to(counts, means.shape)
     deviations = counts * (means - (means * counts).sum() / counts.sum())
     return float(np.sqrt((deviations**2).sum() * number / (number - 1)) / counts.sum())
-
-
-def _exp(loss: float) -> float | None:
-    """A perplexity; None if no float can hold it, since JSON knows no infinity."""
-    return math.exp(loss) if loss < 700 else None

@@ -1,12 +1,13 @@
 """Accuracy by group of examples, such as the number of key-value pairs, and by distance."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from bmojo.console import Progress, unseen
 from bmojo.data.pipeline import Batches
 from bmojo.errors import UserError
 from bmojo.training.config import Evaluation
@@ -19,14 +20,9 @@ __all__ = ["evaluate", "evaluate_recall", "query_distances"]
 
 
 def evaluate(
-    model: Any,
-    evaluations: Sequence[Evaluation],
-    progress: Callable[[int], None] = lambda batches: None,
+    model: Any, evaluations: Sequence[Evaluation], progress: Progress = unseen
 ) -> list[Row]:
-    """The rows of :meth:`bmojo.training.evaluate.Meter.measure` for a model.
-
-    ``progress`` is called with 1 after every batch.
-    """
+    """The rows of :meth:`bmojo.training.evaluate.Meter.measure` for a model."""
     structure, parameters = split(model)
     rows = Meter(structure).measure(parameters, evaluations, progress=progress)
     assert rows is not None  # nobody asked to stop
@@ -36,13 +32,9 @@ def evaluate(
 def query_distances(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Distance from each query to the last pair that answers it.
 
-    At a counted target, the key is the token there, and its pair is the last earlier place
-    where the same token is followed by the target. (A filler may hold the key too, but not
-    the pair.)
-
-    Args:
-      inputs: tokens (L,).
-      targets: answers (L,), -1 where none is asked for.
+    At a counted target (L,), one that is not -1, the key is the token there, and its pair is the
+    last earlier place where the same token is followed by the target. (A filler may hold the key
+    too, but not the pair.)
 
     Returns:
       Tokens from the key of the pair to the query, (L,); 0 where nothing is asked for or no
@@ -59,16 +51,9 @@ def query_distances(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def evaluate_recall(
-    model: Any,
-    evaluations: Sequence[Evaluation],
-    progress: Callable[[int], None] = lambda batches: None,
+    model: Any, evaluations: Sequence[Evaluation], progress: Progress = unseen
 ) -> tuple[list[Row], list[Row]]:
-    """Accuracy by group and by distance, from one pass.
-
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      evaluations: of a config.
-      progress: called with 1 after every batch.
+    """Accuracy by group and by distance, from one pass; ``progress`` counts batches.
 
     Returns:
       The rows of :func:`evaluate`; and for each evaluation a row for each bucket of

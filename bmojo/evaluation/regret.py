@@ -6,15 +6,16 @@ same sources. Costs are bits, -log2 of the probability of the symbol.
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bmojo.data.universal.sequences import SequenceSource
 from bmojo.evaluation.perplexity import edges, standard_error
-from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, stream_losses
+from bmojo.evaluation.streaming import stream_losses
 
 __all__ = ["NEAR", "Costs", "by_length", "by_position", "costs"]
 
@@ -26,13 +27,9 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Bits of every symbol of n sequences.
+    """Bits of every symbol of n sequences (n, L), and the complexity of their sources (n,).
 
-    Attributes:
-      model: (n, L), under the model.
-      oracle: (n, L), under the best known predictor that does not know the source.
-      source: (n, L), under the source itself.
-      groups: complexity of the source, (n,).
+    ``oracle``: under the best known predictor that does not know the source.
     """
 
     model: np.ndarray
@@ -41,23 +38,10 @@ class Costs:
     groups: np.ndarray
 
 
-def costs(
-    model: Any,
-    source: SequenceSource,
-    count: int,
-    segment_length: int = SEGMENT_LENGTH,
-    batch_size: int = BATCH_SIZE,
-    progress: Callable[[int], None] = lambda tokens: None,
-) -> Costs:
-    """Costs of the first ``count`` examples of a source.
+def costs(model: Any, source: SequenceSource, count: int, **reading: Any) -> Costs:
+    """Costs of the first ``count`` sequences of a source with a known predictor.
 
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      source: of sequences with a known predictor.
-      count: n, sequences.
-      segment_length: see :func:`bmojo.evaluation.streaming.score`, as for ``batch_size``.
-      batch_size: sequences read at the same time.
-      progress: called with numbers of symbols predicted.
+    Options of ``reading`` are those of :func:`bmojo.evaluation.streaming.score`.
 
     Raises:
       UserError: the model has fewer tokens than the source, or a loss is not finite.
@@ -65,7 +49,7 @@ def costs(
     sequences = source.sequences(count)
     begin = np.full((count, 1), source.alphabet)
     documents = list(np.concatenate([begin, sequences.symbols], axis=1))
-    losses = stream_losses(model, documents, segment_length, batch_size, progress)
+    losses = stream_losses(model, documents, **reading)
     return Costs(
         np.asarray(losses, np.float64) / math.log(2),
         source.oracle_bits(sequences),
@@ -98,20 +82,19 @@ def by_length(found: Costs, lengths: Sequence[int]) -> list[Row]:
             chosen = np.full(len(model), True) if group is None else found.groups == group
             regret, needed = (model - oracle)[chosen], float(oracle[chosen].mean())
             excess = float(regret.mean()) / needed if needed > 0 else None
-            rows.append(
-                {
-                    "length": length,
-                    "group": group,
-                    "sequences": int(chosen.sum()),
-                    "model": float(model[chosen].mean()),
-                    "oracle": needed,
-                    "source": float(source[chosen].mean()),
-                    "regret": float(regret.mean()),
-                    "stderr": standard_error(regret),
-                    "excess": excess,
-                    "near": excess is not None and excess <= NEAR,
-                }
-            )
+            row = {
+                "length": length,
+                "group": group,
+                "sequences": int(chosen.sum()),
+                "model": float(model[chosen].mean()),
+                "oracle": needed,
+                "source": float(source[chosen].mean()),
+                "regret": float(regret.mean()),
+                "stderr": standard_error(regret),
+                "excess": excess,
+                "near": excess is not None and excess <= NEAR,
+            }
+            rows.append(row)
     return rows
 
 
@@ -126,16 +109,16 @@ def by_position(found: Costs, training_length: int | None = None) -> list[Row]:
     total = np.cumsum(regret.mean(0, dtype=np.float64))
     limits = edges(regret.shape[1], training_length)
     rows: list[Row] = []
-    for first, last in zip(limits, limits[1:], strict=False):
-        rows.append(
-            {
-                "start": first,
-                "stop": last,
-                "model": float(found.model[:, first:last].mean(dtype=np.float64)),
-                "oracle": float(found.oracle[:, first:last].mean(dtype=np.float64)),
-                "regret": float(regret[:, first:last].mean(dtype=np.float64)),
-                "stderr": standard_error(regret[:, first:last].mean(1, dtype=np.float64)),
-                "total": float(total[last - 1]),
-            }
-        )
+    for first, last in itertools.pairwise(limits):
+        model, oracle, more = (x[:, first:last] for x in (found.model, found.oracle, regret))
+        row = {
+            "start": first,
+            "stop": last,
+            "model": float(model.mean(dtype=np.float64)),
+            "oracle": float(oracle.mean(dtype=np.float64)),
+            "regret": float(more.mean(dtype=np.float64)),
+            "stderr": standard_error(more.mean(1, dtype=np.float64)),
+            "total": float(total[last - 1]),
+        }
+        rows.append(row)
     return rows

@@ -8,10 +8,13 @@ local tokens that are new is its baseline. A relative of the hits of associative
 (Arora et al., arXiv 2312.04927), which asks for two tokens, not for unseen ones.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from bmojo.console import Progress, unseen
+from bmojo.evaluation.perplexity import standard_error
 
 __all__ = ["SPAN", "known_ngrams", "losses_by_distance", "ngram_hashes", "repeat_distances"]
 
@@ -23,12 +26,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 def ngram_hashes(tokens: Any, span: int = SPAN) -> np.ndarray:
     """A number for every ``span + 1`` consecutive tokens, equal for equal tokens (modulo 2^64).
 
-    Args:
-      tokens: (n,) ids.
-      span: tokens before the last.
-
-    Returns:
-      (n - span,) uint64, for the tokens at span .. n - 1; empty if there are fewer.
+    Of n ids: (n - span,) uint64, for the tokens at span .. n - 1; empty if there are fewer.
     """
     ids = np.asarray(tokens).astype(np.uint64) + np.uint64(1)
     count = max(len(ids) - span, 0)
@@ -40,9 +38,7 @@ def ngram_hashes(tokens: Any, span: int = SPAN) -> np.ndarray:
 
 
 def known_ngrams(
-    documents: Iterable[Any],
-    span: int = SPAN,
-    progress: Callable[[int], None] = lambda tokens: None,
+    documents: Iterable[Any], span: int = SPAN, progress: Progress = unseen
 ) -> np.ndarray:
     """All different :func:`ngram_hashes` of a training text, in rising order, uint64."""
     parts = [np.zeros(0, np.uint64)]
@@ -53,12 +49,9 @@ def known_ngrams(
 
 
 def repeat_distances(tokens: Any, known: np.ndarray, span: int = SPAN) -> np.ndarray:
-    """Distance from each local token to the last occurrence of its n-gram.
+    """Distance from each local token of a window (n,) to the last occurrence of its n-gram.
 
-    Args:
-      tokens: (n,) ids of one window of text.
-      known: from :func:`known_ngrams`, with the same ``span``.
-      span: tokens before.
+    ``known`` is from :func:`known_ngrams`, with the same ``span``.
 
     Returns:
       (n - 1,) for the tokens 1 .. n - 1: the distance to the last occurrence of the token and the
@@ -84,11 +77,7 @@ def losses_by_distance(
 ) -> list[dict[str, Any]]:
     """Mean loss by distance to the last occurrence.
 
-    Args:
-      windows: token ids of each, (n,).
-      losses: nats of the tokens 1 .. n - 1 of each, (n - 1,).
-      known: from :func:`known_ngrams`.
-      span: tokens before.
+    Windows are token ids (n,), losses nats of the tokens 1 .. n - 1 of each, (n - 1,).
 
     Returns:
       Rows of ``kind`` ('known', 'new' or 'repeated'), ``start`` and ``stop`` (distances
@@ -106,13 +95,10 @@ def losses_by_distance(
         counts = np.asarray([part.sum() for part in chosen], np.float64)
         parts = zip(losses, chosen, strict=True)
         sums = np.asarray([np.asarray(loss)[part].sum(dtype=np.float64) for loss, part in parts])
-        total = counts.sum()
+        used, total = counts > 0, counts.sum()
         loss = float(sums.sum() / total) if total else None
-        error, used = None, int((counts > 0).sum())
-        if loss is not None and used > 1:
-            deviations = sums - loss * counts
-            error = float(np.sqrt((deviations**2).sum() * used / (used - 1)) / total)
+        error = standard_error(sums[used] / counts[used], counts[used])
         start, stop = (low, high) if kind == "repeated" else (None, None)
-        rows.append({"kind": kind, "start": start, "stop": stop, "loss": loss, "stderr": error})
-        rows[-1]["count"] = int(total)
+        row = {"kind": kind, "start": start, "stop": stop, "loss": loss, "stderr": error}
+        rows.append({**row, "count": int(total)})
     return rows

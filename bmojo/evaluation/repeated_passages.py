@@ -5,37 +5,26 @@ predicts better. Another passage B, the gap and A give the loss without memory a
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bmojo.console import Progress, unseen
 from bmojo.errors import UserError
+from bmojo.evaluation.perplexity import standard_error
 from bmojo.evaluation.streaming import stream_losses
 
-__all__ = ["PassagePairs", "RepeatedPassages", "measure_passages", "passage_pairs"]
-
-
-@dataclasses.dataclass(frozen=True)
-class PassagePairs:
-    """Token ids, each (passage + gap + passage,): with the passage twice, and with another one."""
-
-    again: list[np.ndarray]
-    other: list[np.ndarray]
+__all__ = ["RepeatedPassages", "measure_passages", "passage_pairs"]
 
 
 @dataclasses.dataclass(frozen=True)
 class RepeatedPassages:
-    """Mean losses of the second reading's tokens in nats, and their standard errors over texts.
+    """Mean losses of the second reading's tokens in nats, ``gap`` tokens behind the first.
 
-    Attributes:
-      gap: tokens between the two readings.
-      again: loss of the passage, read before.
-      other: loss of the same passage with another one in its place before.
-      saved: ``other - again``.
-      stderr: of ``saved``.
-      texts: number of texts.
-      by_place: saved loss at each place of the passage, (passage,).
+    ``again`` is that of the passage, read before, ``other`` that with another one in its place
+    before; ``saved`` is the difference, with its standard error over texts, ``by_place`` at each
+    place of the passage, (passage,).
     """
 
     gap: int
@@ -47,10 +36,14 @@ class RepeatedPassages:
     by_place: tuple[float, ...]
 
 
-def passage_pairs(documents: Sequence[Any], passage: int, gap: int, count: int) -> PassagePairs:
+def passage_pairs(
+    documents: Sequence[Any], passage: int, gap: int, count: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """``count`` passages from all documents, in proportion to their lengths.
 
-    The other passage is that of the text half of all texts away.
+    Returns:
+      Token ids, each (passage + gap + passage,), with the passage twice; and those with another
+      one in the first place, that of the text half of all texts away.
 
     Raises:
       UserError: the documents are too short.
@@ -70,15 +63,9 @@ def passage_pairs(documents: Sequence[Any], passage: int, gap: int, count: int) 
     pieces = [np.asarray(documents[n][first : first + size]) for n, first in chosen]
     heads = [piece[:passage] for piece in pieces]
     others = [heads[(i + count // 2) % count] for i in range(count)]
-    return PassagePairs(
-        *(
-            [
-                np.concatenate([first, piece[passage:], head])
-                for first, piece, head in zip(firsts, pieces, heads, strict=True)
-            ]
-            for firsts in (heads, others)
-        )
-    )
+    tails = [np.concatenate([piece[passage:], piece[:passage]]) for piece in pieces]
+    again, other = (list(map(np.append, firsts, tails)) for firsts in (heads, others))
+    return again, other
 
 
 def measure_passages(
@@ -87,36 +74,21 @@ def measure_passages(
     passage: int,
     gaps: Sequence[int],
     count: int = 64,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Progress = unseen,
 ) -> list[RepeatedPassages]:
     """Loss that a model saves on passages that it has read before.
 
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      documents: token sequences to take passages from.
-      passage: tokens of each.
-      gaps: tokens between the end of the first reading and the second.
-      count: texts for each gap, at least two.
-      progress: called with numbers of tokens predicted.
+    Passages of ``passage`` tokens are taken from the documents (token sequences), with each of the
+    gaps between the end of the first reading and the second, and two or more (``count``) for each.
     """
     found = []
     for gap in gaps:
-        pairs = passage_pairs(documents, passage, gap, count)
         again, other = (
             np.stack([loss[-passage:] for loss in stream_losses(model, part, progress=progress)])
-            for part in (pairs.again, pairs.other)
+            for part in passage_pairs(documents, passage, gap, count)
         )
         saved = (other - again).astype(np.float64)
-        means = saved.mean(1)
-        found.append(
-            RepeatedPassages(
-                gap=gap,
-                again=float(again.mean(dtype=np.float64)),
-                other=float(other.mean(dtype=np.float64)),
-                saved=float(means.mean()),
-                stderr=float(means.std(ddof=1) / len(means) ** 0.5),
-                texts=count,
-                by_place=tuple(saved.mean(0).tolist()),
-            )
-        )
+        means, places = saved.mean(1), tuple(saved.mean(0).tolist())
+        losses = (float(x.mean(dtype=np.float64)) for x in (again, other, means))
+        found.append(RepeatedPassages(gap, *losses, standard_error(means), count, places))
     return found

@@ -10,18 +10,14 @@ from bmojo.evaluation.collect import Cell, Run, evaluations_of, pool, without_se
 from bmojo.evaluation.figures import draw
 from bmojo.files import write_atomically
 
-__all__ = ["write"]
-
 
 def write(
     runs: Sequence[Run], out: Path, tasks: Mapping[str, tuple[str, float | None]] | None = None
 ) -> str:
     """Write ``report.md``, ``cells.csv``, ``accuracy.csv``, ``runs.csv`` and the figures.
 
-    Args:
-      runs: of :func:`bmojo.evaluation.collect.collect`; unfinished ones are listed only.
-      out: the folder; made if absent. Files of a former report are replaced.
-      tasks: by evaluation, the quantity that its groups count and the level of chance.
+    Unfinished runs are listed only; files of a former report in the folder ``out`` are replaced.
+    ``tasks`` has by evaluation the quantity that its groups count and the level of chance.
 
     Returns:
       The text of ``report.md``.
@@ -101,7 +97,5 @@ def _provenance(cells: Sequence[Cell]) -> str:
         values = sorted({str(s[name]) for s in summaries if s.get(name)})
         if values:
             lines.append(f"- {name.replace('_', ' ')}: {', '.join(values)}")
-    lines += [
-        f"- `{command}`" for command in sorted({s["command"] for s in summaries if "command" in s})
-    ]
-    return "\n".join(lines)
+    commands = {summary["command"] for summary in summaries if "command" in summary}
+    return "\n".join([*lines, *(f"- `{command}`" for command in sorted(commands))])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bmojo.console import Progress, unseen
 from bmojo.errors import UserError
 from bmojo.generation.generate import check_tokens, memory_grows, start
 from bmojo.layers.protocol import State
@@ -29,11 +30,9 @@ BATCH_SIZE = 8
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Predictions of a document of n tokens.
+    """Nats of tokens 1 .. n - 1 of a document given those before each, float32 (n - 1,).
 
-    Attributes:
-      losses: nats of tokens 1 .. n - 1 given all those before each, float32 (n - 1,).
-      right: whether each of them was the most likely one, (n - 1,).
+    ``right``: whether each of them was the most likely one, (n - 1,).
     """
 
     losses: np.ndarray
@@ -41,15 +40,10 @@ class Scores:
 
 
 def stream_losses(
-    model: Any,
-    documents: Sequence[Any],
-    segment_length: int = SEGMENT_LENGTH,
-    batch_size: int = BATCH_SIZE,
-    progress: Callable[[int], None] = lambda tokens: None,
+    model: Any, documents: Sequence[Any], *rest: Any, **more: Any
 ) -> list[np.ndarray]:
     """The losses of :func:`score`: for each document of n tokens, n - 1 numbers in nats."""
-    scored = score(model, documents, segment_length, batch_size, progress)
-    return [scores.losses for scores in scored]
+    return [scores.losses for scores in score(model, documents, *rest, **more)]
 
 
 def score(
@@ -57,16 +51,13 @@ def score(
     documents: Sequence[Any],
     segment_length: int = SEGMENT_LENGTH,
     batch_size: int = BATCH_SIZE,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Progress = unseen,
 ) -> list[Scores]:
     """Predict every token of every document but the first from all those before it.
 
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      documents: token sequences of any lengths; with fewer than two tokens nothing is predicted.
-      segment_length: tokens of a row in one call of the model.
-      batch_size: documents read at the same time.
-      progress: called after every segment with the number of tokens predicted in it.
+    The model, a :class:`bmojo.model.Model`, reads ``batch_size`` documents at the same time,
+    ``segment_length`` tokens of each in a call; progress is counted in tokens predicted. In
+    documents with fewer than two tokens nothing is predicted.
 
     Returns:
       One entry for each document, in order.

@@ -5,9 +5,8 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from bmojo.console import markdown_table
 from bmojo.evaluation.collect import Cell, Run, Spread, evaluations_of, spread
-
-__all__ = ["accuracy_csv", "accuracy_table", "cells_csv", "cells_table", "runs_csv", "unfinished"]
 
 Number = Callable[[Run], float | None]
 
@@ -23,7 +22,7 @@ def cells_table(cells: Sequence[Cell]) -> str:
         + [_shown(spread(cell.runs, number), form) for _, number, form in columns.values()]
         for cell in cells
     ]
-    return _markdown(["cell", "seeds", *(heading for heading, _, _ in columns.values())], lines)
+    return markdown_table(["cell", "seeds", *(name for name, _, _ in columns.values())], lines)
 
 
 def accuracy_table(cells: Sequence[Cell], evaluation: str) -> str:
@@ -36,7 +35,7 @@ def accuracy_table(cells: Sequence[Cell], evaluation: str) -> str:
         + [_shown(spread(cell.runs, number), DECIMALS) for number in numbers]
         for cell in have
     ]
-    return _markdown(["cell", "seeds", *map(str, groups), "all"], lines)
+    return markdown_table(["cell", "seeds", *map(str, groups), "all"], lines)
 
 
 def unfinished(runs: Sequence[Run]) -> str:
@@ -60,20 +59,15 @@ def cells_csv(cells: Sequence[Cell]) -> str:
 
 def accuracy_csv(cells: Sequence[Cell]) -> str:
     """A line for each cell, evaluation and group ('all' over all groups)."""
-    return _csv(
-        {
-            "cell": cell.label,
-            "evaluation": evaluation,
-            "group": "all" if group is None else group,
-            "seeds": len(cell.runs),
-        }
-        | _spreads(
-            {name: spread(cell.runs, _measured(evaluation, group, name)) for name in MEASURES}
-        )
-        for cell in cells
-        for evaluation in evaluations_of([cell])
-        for group in [*cell.groups(evaluation), None]
-    )
+    rows = []
+    for cell in cells:
+        for name in evaluations_of([cell]):
+            for group in [*cell.groups(name), None]:
+                row = {"cell": cell.label, "evaluation": name}
+                row |= {"group": "all" if group is None else group, "seeds": len(cell.runs)}
+                found = {m: spread(cell.runs, _measured(name, group, m)) for m in MEASURES}
+                rows.append(row | _spreads(found))
+    return _csv(rows)
 
 
 def runs_csv(cells: Sequence[Cell]) -> str:
@@ -91,14 +85,14 @@ def runs_csv(cells: Sequence[Cell]) -> str:
 def _columns(cells: Sequence[Cell]) -> dict[str, tuple[str, Number, str]]:
     """Name in CSV -> heading, number and format of each column that any cell fills."""
 
-    def field(name: str) -> Number:
-        return lambda run: run.number(name)
+    def field(heading: str, name: str) -> tuple[str, Number, str]:
+        return heading, lambda run: run.number(name), WHOLE
 
-    columns: dict[str, tuple[str, Number, str]] = {
-        "parameters": ("parameters", field("parameters"), WHOLE),
-        "state_bytes": ("state, bytes", field("state_bytes"), WHOLE),
-        "key_value_bytes": ("keys and values, bytes", field("key_value_bytes"), WHOLE),
-        "tokens": ("tokens", field("tokens"), WHOLE),
+    columns = {
+        "parameters": field("parameters", "parameters"),
+        "state_bytes": field("state, bytes", "state_bytes"),
+        "key_value_bytes": field("keys and values, bytes", "key_value_bytes"),
+        "tokens": field("tokens", "tokens"),
         "training_loss": ("training loss", Run.training_loss, DECIMALS),
     }
     for evaluation in evaluations_of(cells):
@@ -106,7 +100,7 @@ def _columns(cells: Sequence[Cell]) -> dict[str, tuple[str, Number, str]]:
             heading = f"{evaluation} {name.replace('_', ' ')}"
             number = _measured(evaluation, None, name)
             columns[f"{evaluation}_{name}"] = (heading, number, DECIMALS)
-    columns["wall_seconds"] = ("seconds", field("wall_seconds"), WHOLE)
+    columns["wall_seconds"] = field("seconds", "wall_seconds")
     columns["tokens_per_second"] = ("tokens/s", Run.tokens_per_second, WHOLE)
     return {
         name: column
@@ -132,12 +126,6 @@ def _shown(value: Spread | None, form: str) -> str:
         return ""
     mean, low, high = map(form.format, (value.mean, value.low, value.high))
     return mean if low == high else f"{mean} ({low}–{high})"
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    rows = [head, rule, *lines]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)
 
 
 def _csv(rows: Iterable[Mapping[str, Any]]) -> str:

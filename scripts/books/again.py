@@ -25,7 +25,7 @@ from bmojo.runs import open_run
 def held(model, documents, passage: int, gap: int, count: int = 8) -> float | None:
     """The share of passages that sits in the last layer's slots when they come again."""
     shares = []
-    for text in passage_pairs(documents, passage, gap, count).again:
+    for text in passage_pairs(documents, passage, gap, count)[0]:
         layers = read(model, text[:-passage]).layers
         if not layers or not layers[-1].chunk:
             return None

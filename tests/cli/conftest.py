@@ -35,8 +35,7 @@ def here(tmp_path, monkeypatch, untrained):
 @pytest.fixture
 def prose(here, monkeypatch):
     """The same with a tokenizer."""
-    for module in ("bmojo.runs", "bmojo.evaluation.documents"):
-        monkeypatch.setattr(f"{module}.run_tokenizer", lambda experiment: Bytes())
+    monkeypatch.setattr("bmojo.runs.run_tokenizer", lambda experiment: Bytes())
     return here
 
 

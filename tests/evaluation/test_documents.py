@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bmojo.errors import UserError
-from bmojo.evaluation.documents import read_documents, run_documents, run_tokenizer
+from bmojo.evaluation.documents import read_documents, run_documents
+from bmojo.runs import run_tokenizer
 from tests.evaluation.byte_tokenizer import Bytes
 
 

@@ -17,7 +17,7 @@ def documents():
 def test_pairs():
     found = passage_pairs(documents(), PASSAGE, GAP, 6)
     starts = []
-    for one, other in zip(found.again, found.other, strict=True):
+    for one, other in zip(*found, strict=True):
         assert len(one) == len(other) == 2 * PASSAGE + GAP
         assert (one[-PASSAGE:] == one[:PASSAGE]).all()
         assert (np.diff(one[: PASSAGE + GAP]) == 1).all()

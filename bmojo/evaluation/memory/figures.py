@@ -1,6 +1,5 @@
 """The memory report as figures: innovation, slots, tiers, ages."""
 
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,15 +12,12 @@ from matplotlib.figure import Figure
 from bmojo.evaluation.memory.trace import Layer, Memory
 from bmojo.ops.masks import EIDETIC, TIERS
 
-__all__ = ["COLOURS", "draw", "lanes", "png"]
-
 COLOURS = ("#4269d0", "#3ca951", "#e15759")
 """Of window, fading and eidetic, in figures and page alike."""
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#fbeee6", "#f2b8a0", "#e15759", "#8e1b2e"])
 
-POINTS = 1200
-"""Along a text; where it is longer, each point stands for a stretch of it."""
+POINTS = 1200  # along a text; where it is longer, each point stands for a stretch of it
 
 Figures = dict[str, tuple[Figure, str]]
 
@@ -34,13 +30,6 @@ def draw(memory: Memory) -> Figures:
         figures["innovation"] = _innovation(slots)
         figures["slots"] = _slots(slots, len(memory.tokens))
     return {**figures, "tiers": _tiers(memory.layers), "ages": _ages(memory.layers)}
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as PNG, the same bytes for the same numbers."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _rows(heights: Sequence[float], margin: float = 0.8) -> tuple[Figure, list[Axes]]:
@@ -83,11 +72,9 @@ def _innovation(layers: Sequence[Layer]) -> tuple[Figure, str]:
 
 
 def lanes(layer: Layer) -> list[tuple[int, int, int, int]]:
-    """Tenancies laid out in as many lanes as there are slots.
+    """Lane (of as many as there are slots), position, first edge and end of each tenancy.
 
-    Returns:
-      Lane, position, first edge and end of each; the end of those that stay is the number
-      of tokens.
+    The end of those that stay is the number of tokens.
     """
     laid: list[tuple[int, int, int, int]] = []
     ends: list[int] = []
@@ -191,11 +178,6 @@ def _ages(layers: Sequence[Layer]) -> tuple[Figure, str]:
     axes[-1].minorticks_off()
     axes[-1].set_xlabel("tokens from the key to the query")
     widest = max(zip(layers, axes, strict=True), key=lambda pair: len(pair[0].tiers))[1]
-    figure.legend(
-        *widest.get_legend_handles_labels(),
-        loc="outside upper right",
-        ncols=3,
-        fontsize="small",
-        frameon=False,
-    )
+    shown = widest.get_legend_handles_labels()
+    figure.legend(*shown, loc="outside upper right", ncols=3, fontsize="small", frameon=False)
     return figure, "Distance from key to query, weighted by attention, in octaves, by tier."

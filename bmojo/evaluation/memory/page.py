@@ -18,14 +18,11 @@ from bmojo.evaluation.memory.text import Piece
 from bmojo.evaluation.memory.trace import Layer, Memory
 from bmojo.ops.masks import EIDETIC, TIERS
 
-__all__ = ["page", "without"]
-
 CODES = 2**16 - 1
 HUES = ("66 105 208", "60 169 81", "225 87 89")
 """Of window, fading and eidetic, as red, green and blue."""
 
-CONTEXT = 20
-"""Characters around a token in tables."""
+CONTEXT = 20  # characters around a token in tables
 
 TITLES = {
     "innovation": "Innovation along the text",
@@ -53,15 +50,7 @@ def page(
     pieces: Sequence[Piece],
     figures: Mapping[str, tuple[bytes, str]],
 ) -> str:
-    """The page.
-
-    Args:
-      title: its headline.
-      facts: a line below it.
-      memory: the model's memory of the text.
-      pieces: the text, token by token.
-      figures: PNGs and their descriptions, by name.
-    """
+    """The page, with PNGs and their descriptions by name; ``facts`` are a line below the title."""
     measures = [_measures(layer) for layer in memory.layers]
     payload = [
         {**_slots(layer), "name": layer.name, "measures": found}
@@ -127,29 +116,17 @@ def _measure(
 ) -> dict[str, Any]:
     """Codes of values that lie at ``places`` between 0 and high; no colour up to ``floor``."""
     codes = np.round(np.clip(places, 0, 1) * CODES).astype("<u2")
-    return {
-        "name": name,
-        "log": False,
-        "low": 0.0,
-        "high": high,
-        "floor": min(round(floor * CODES), CODES - 1),
-        "hue": hue,
-        "codes": base64.b64encode(codes.tobytes()).decode(),
-    }
+    floor, text = min(round(floor * CODES), CODES - 1), base64.b64encode(codes.tobytes()).decode()
+    scale = {"name": name, "log": False, "low": 0.0, "high": high}
+    return {**scale, "floor": floor, "hue": hue, "codes": text}
 
 
 def _slots(layer: Layer) -> dict[str, Any]:
     """Tenancies of the slots; -1: to the end."""
-    return {
-        "chunk": layer.chunk,
-        "chunks": len(layer.held),
-        "slots": layer.held.shape[1],
-        "kept": layer.kept.tolist(),
-        "stays": [
-            [stay.position, stay.entered, -1 if stay.left is None else stay.left]
-            for stay in layer.tenancies()
-        ],
-    }
+    stays = [[t.position, t.entered, -1 if t.left is None else t.left] for t in layer.tenancies()]
+    chunks, slots = layer.held.shape
+    sizes = {"chunk": layer.chunk, "chunks": chunks, "slots": slots}
+    return {**sizes, "kept": layer.kept.tolist(), "stays": stays}
 
 
 def _text(layer: Layer, measure: Mapping[str, Any], pieces: Sequence[Piece]) -> str:

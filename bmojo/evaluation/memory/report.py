@@ -9,27 +9,19 @@ from typing import Any
 import numpy as np
 
 from bmojo.errors import UserError
-from bmojo.evaluation.memory.figures import draw, png
+from bmojo.evaluation.figures import png
+from bmojo.evaluation.memory.figures import draw
 from bmojo.evaluation.memory.page import page
 from bmojo.evaluation.memory.text import Piece
 from bmojo.evaluation.memory.trace import Layer, Memory
 from bmojo.files import write_atomically
 from bmojo.ops.masks import TIERS
 
-__all__ = ["numbers", "write"]
-
 FIGURES = ("innovation", "slots", "tiers", "ages")
 
 
 def write(run: Path, name: str, step: int, memory: Memory, pieces: Sequence[Piece]) -> Path:
-    """Write the report; it replaces an earlier one of the same name.
-
-    Args:
-      run: directory of the run.
-      name: of the text.
-      step: training steps behind the model.
-      memory: the model's memory of the text.
-      pieces: the text, token by token.
+    """Write the report of a text of some name; it replaces an earlier one of the same name.
 
     Returns:
       The page, index.html.
@@ -38,7 +30,7 @@ def write(run: Path, name: str, step: int, memory: Memory, pieces: Sequence[Piec
       UserError: the folder cannot be written.
     """
     folder = run / "memory" / (re.sub(r"[^\w.-]+", "-", name).strip(".-") or "text")
-    figures = {key: (png(figure), words) for key, (figure, words) in draw(memory).items()}
+    figures = {key: (png(figure, 110), words) for key, (figure, words) in draw(memory).items()}
     title = f"Memory of {run.resolve().name} while reading {name}"
     layers = len(memory.layers) + len(memory.without)
     facts = f"step {step:,}, {len(memory.tokens):,} tokens, {layers} layers, read in float32"

@@ -9,20 +9,14 @@ from typing import Any
 import numpy as np
 
 from bmojo.errors import UserError
-
-__all__ = ["Piece", "pieces", "read_tokens"]
+from bmojo.generation.generate import check_tokens
 
 PARTIAL, END = "·", "⟨eos⟩"
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Display of a token.
-
-    Attributes:
-      text: to be shown in its place; a line feed in it breaks the line.
-      plain: whether it is the text itself, not a sign for invisible characters.
-    """
+    """Display of a token; ``plain``: it is the text itself, not a sign for what is invisible."""
 
     text: str
     plain: bool = True
@@ -31,16 +25,10 @@ class Piece:
 def read_tokens(
     path: str | Path, tokenizer: Any | None, vocab_size: int, limit: int | None = None
 ) -> np.ndarray:
-    """The tokens of a file, as a document begins in training.
+    """The tokens of a file, at most ``limit``, as a document begins in training.
 
     A text is read as UTF-8, and the tokenizer's end of document precedes it. Without a
     tokenizer the file holds token ids, separated by blanks or line feeds.
-
-    Args:
-      path: the file.
-      tokenizer: of the run; None: its task has bare tokens.
-      vocab_size: of the model.
-      limit: tokens to read at most; None: all.
 
     Raises:
       UserError: the file is missing, empty, in another encoding or no list of the model's
@@ -65,16 +53,6 @@ def read_tokens(
             )
         tokens = np.concatenate([[tokenizer.eos], tokenizer.encode(text)])
         return tokens[:limit].astype(np.int32)
-    ids = _ids(path, text)
-    wrong = [token for token in ids if not 0 <= token < vocab_size]
-    if wrong:
-        raise UserError(
-            f"{path}: {wrong[0]} is not a token of this model; ids are 0 .. {vocab_size - 1}"
-        )
-    return np.asarray(ids[:limit], np.int32)
-
-
-def _ids(path: str | Path, text: str) -> list[int]:
     words = text.split()
     for number, word in enumerate(words, start=1):
         if not word.removeprefix("-").isdecimal():
@@ -82,7 +60,9 @@ def _ids(path: str | Path, text: str) -> list[int]:
                 f"{path}: word {number}, {word[:20]!r}, is no token id; the run's task has no "
                 "tokenizer, so give ids separated by blanks"
             )
-    return [int(word) for word in words]
+    ids = [int(word) for word in words]
+    check_tokens(ids, vocab_size, str(path))
+    return np.asarray(ids[:limit], np.int32)
 
 
 def pieces(tokenizer: Any | None, tokens: Sequence[int] | np.ndarray) -> list[Piece]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from bmojo.console import Progress, unseen
 from bmojo.errors import UserError
 from bmojo.generation.generate import check_tokens, memory_grows, start
 from bmojo.layers.attention import AttentionConfig
@@ -28,16 +29,15 @@ from bmojo.types import Array
 __all__ = ["SEGMENT_LENGTH", "Layer", "Memory", "Tenancy", "read"]
 
 SEGMENT_LENGTH = 256
+_Part = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tenancy:
-    """A token's time in a layer's frozen slots.
+    """The time of a token (its position) in a layer's frozen slots.
 
-    Attributes:
-      position: of the token.
-      entered: the first chunk edge at which it was in the slots.
-      left: the first chunk edge at which it no longer was; None: it stayed to the end.
+    It ``entered`` at the first chunk edge at which it was in them, and ``left`` at the first at
+    which it no longer was; None: it stayed to the end.
     """
 
     position: int
@@ -46,14 +46,24 @@ class Tenancy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class Mixer:
+    """A mixer, counted from 1 (MLPs do not count), of a class ``kind``.
+
+    ``tiers`` are indices of those of :data:`bmojo.ops.masks.TIERS` that it has, ``chunk`` tokens of
+    a chunk, of which there are C; 0 without eidetic slots.
+    """
+
+    number: int
+    kind: str
+    tiers: tuple[int, ...]
+    chunk: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer(Mixer):
     """What one mixer did with n tokens.
 
     Attributes:
-      number: of the mixer, counted from 1; MLPs do not count.
-      kind: class of the mixer.
-      tiers: which of :data:`bmojo.ops.masks.TIERS` it has, as indices.
-      chunk: tokens of a chunk, of which there are C; 0 without eidetic slots.
       spread: attention by head, tier and octave of distance, a mean over queries (H, 3, N).
       mass: attention of each query by tier, a mean over heads (n, 3).
       octave: mean octave of the distance that each query looks back (n,).
@@ -62,10 +72,6 @@ class Layer:
       kept: positions in the running set behind the last token, in order (at most M).
     """
 
-    number: int
-    kind: str
-    tiers: tuple[int, ...]
-    chunk: int
     spread: np.ndarray
     mass: np.ndarray
     octave: np.ndarray
@@ -86,25 +92,15 @@ class Layer:
             for position in row[row >= 0].tolist():
                 first.setdefault(position, number)
                 last[position] = number
-        final = len(self.held) - 1
-        return [
-            Tenancy(
-                position,
-                first[position] * self.chunk,
-                None if last[position] == final else (last[position] + 1) * self.chunk,
-            )
-            for position in sorted(first)
-        ]
+        left = {p: (n + 1) * self.chunk for p, n in last.items() if n < len(self.held) - 1}
+        return [Tenancy(p, first[p] * self.chunk, left.get(p)) for p in sorted(first)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What a model did with a text.
+    """What a model did with a text (n,): layers that attend, from the bottom.
 
-    Attributes:
-      tokens: ids (n,).
-      layers: those that attend, from the bottom.
-      without: numbers and kinds of the mixers that attend to nothing.
+    ``without``: numbers and kinds of the mixers that attend to nothing.
     """
 
     tokens: np.ndarray
@@ -115,16 +111,12 @@ class Memory:
 def read(
     model: Any,
     tokens: Sequence[int] | np.ndarray,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Progress = unseen,
     segment_length: int = SEGMENT_LENGTH,
 ) -> Memory:
-    """Read one document.
+    """Read one document of at least one token, ``segment_length`` tokens at once.
 
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      tokens: ids, at least one.
-      progress: called after every segment with the number of its tokens.
-      segment_length: tokens that are read at once; it changes nothing but time and memory.
+    The segment's length changes nothing but time and memory.
 
     Raises:
       UserError: a token is not of this model, no layer attends to tokens, or attention is not
@@ -160,13 +152,9 @@ def read(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Mixer:
-    """A mixer's place in the model, and what there is to see of it."""
+class _Mixer(Mixer):
+    """A mixer and its place in the model."""
 
-    number: int
-    kind: str
-    tiers: tuple[int, ...]
-    chunk: int
     block: int
     index: int
 
@@ -178,9 +166,7 @@ def _mixers(config: Any) -> list[_Mixer]:
         for index, mixer in enumerate(config.pattern):
             if isinstance(mixer, MLPConfig):
                 continue
-            kind = type(mixer).__name__.removesuffix("Config")
-            tiers: tuple[int, ...] = ()
-            chunk = 0
+            kind, tiers, chunk = type(mixer).__name__.removesuffix("Config"), (), 0
             if isinstance(mixer, AttentionConfig):
                 tiers = (WINDOW,)
             elif isinstance(mixer, SlidingBMojoConfig):
@@ -206,17 +192,18 @@ def _segment(graph: Any, bins: int) -> Callable[..., Any]:
         octaves = jnp.arange(bins, dtype=jnp.float32)
 
         def summary(aux: Aux) -> _Part | None:
+            """Arrays named as those of ``Layer``, the spread summed."""
             if aux.mass is None:
                 return None
             shares = jnp.where(valid[:, None, None, None], aux.mass[:, 0], 0)
             none = jnp.zeros((len(shares), 0))
-            return _Part(
-                spread=shares.sum(axis=1),
-                mass=shares.sum(axis=-1).mean(axis=2),
-                octave=(shares.sum(axis=3) @ octaves.astype(shares.dtype)).mean(axis=2),
-                innovation=none if aux.innovation is None else aux.innovation[:, 0],
-                held=none[:, None].astype(jnp.int32) if aux.held is None else aux.held[:, 0],
-            )
+            return {
+                "spread": shares.sum(axis=1),
+                "mass": shares.sum(axis=-1).mean(axis=2),
+                "octave": (shares.sum(axis=3) @ octaves.astype(shares.dtype)).mean(axis=2),
+                "innovation": none if aux.innovation is None else aux.innovation[:, 0],
+                "held": none[:, None].astype(jnp.int32) if aux.held is None else aux.held[:, 0],
+            }
 
         _, state, found = model.features(tokens, state, None, lengths, AuxRequest(bins=bins))
         return tuple(map(summary, found)), state
@@ -224,43 +211,21 @@ def _segment(graph: Any, bins: int) -> Callable[..., Any]:
     return segment
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """What is noted of a mixer in one segment; fields as in :class:`Layer`, spread summed."""
-
-    spread: Any
-    mass: Any
-    octave: Any
-    innovation: Any
-    held: Any
-
-
 def _part(mixer: _Mixer, traces: Any, first: int, size: int) -> _Part:
     """A mixer's part of a segment, without padding; of the slots, what each chunk sees."""
     part = jax.tree.map(lambda x: x[mixer.block], traces[mixer.index])
-    if not np.isfinite(part.spread).all():
+    if not np.isfinite(part["spread"]).all():
         raise UserError(
             f"layer {mixer.number} ({mixer.kind}): its attention is not a number; the model's "
             "parameters are broken, use another checkpoint"
         )
-    edges = np.zeros(0, int)
-    if mixer.chunk:
-        edges = np.arange(-first % mixer.chunk, size, mixer.chunk)
-    return _Part(
-        part.spread.astype(np.float64),
-        part.mass[:size],
-        part.octave[:size],
-        part.innovation[:size],
-        _packed(part.held[edges]),
-    )
-
-
-def _packed(held: np.ndarray) -> np.ndarray:
-    """Positions in order in the front of each row, vacant slots (-1) behind."""
+    edges = np.arange(-first % mixer.chunk, size, mixer.chunk) if mixer.chunk else np.zeros(0, int)
+    # Positions in order in the front of each row, vacant slots (-1) behind.
+    held = part["held"][edges]
     far = np.iinfo(held.dtype).max
     ordered = np.sort(np.where(held < 0, far, held), axis=1)
-    return np.where(ordered == far, -1, ordered)
+    spread, held = part["spread"].astype(np.float64), np.where(ordered == far, -1, ordered)
+    return {**{name: x[:size] for name, x in part.items()}, "spread": spread, "held": held}
 
 
 def _layer(mixer: _Mixer, parts: list[_Part], state: ModelState, count: int) -> Layer:
@@ -271,16 +236,9 @@ def _layer(mixer: _Mixer, parts: list[_Part], state: ModelState, count: int) -> 
         positions = np.asarray(chosen.position)[mixer.block, 0, 0]
         kept = np.sort(positions[positions >= 0])
         # Off the grid a query's view has room for the slots of two chunks, and shows one.
-        held = np.concatenate([part.held[:, : len(positions)] for part in parts])
-    return Layer(
-        number=mixer.number,
-        kind=mixer.kind,
-        tiers=mixer.tiers,
-        chunk=mixer.chunk,
-        spread=np.sum([part.spread for part in parts], axis=0) / count,
-        mass=np.concatenate([part.mass for part in parts]),
-        octave=np.concatenate([part.octave for part in parts]),
-        innovation=np.concatenate([part.innovation for part in parts]),
-        held=held,
-        kept=kept,
-    )
+        held = np.concatenate([part["held"][:, : len(positions)] for part in parts])
+    spread = np.sum([part["spread"] for part in parts], axis=0) / count
+    names = ("mass", "octave", "innovation")
+    series = (np.concatenate([part[name] for part in parts]) for name in names)
+    who = (mixer.number, mixer.kind, mixer.tiers, mixer.chunk)
+    return Layer(*who, spread, *series, held, kept)

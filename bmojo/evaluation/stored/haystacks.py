@@ -3,32 +3,27 @@
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bmojo.console import Progress, unseen
 from bmojo.data.haystack import Haystack, HaystackConfig
 from bmojo.data.noisy_mqar import NoisyMQARConfig
 from bmojo.generation.generate import check_tokens
 from bmojo.session import Session, Use, identify
 from bmojo.storage import Identity, Policy, Store
 
-__all__ = ["Answered", "answer", "ask", "fresh_store"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """What became of the questions of a stream.
+    """Shares of questions answered with the key's last value (right) or a former one (stale).
 
-    Attributes:
-      right: share of the questions answered with the key's last value.
-      stale: share answered with a former value of the key.
-      milliseconds: per token, writing and looking up included.
-      entries: of the store at the end.
-      bytes: of the store on disk at the end.
+    ``milliseconds`` are per token, writing and looking up included; ``entries`` and ``bytes`` (on
+    disk) those of the store at the end.
     """
 
     right: float
@@ -46,19 +41,11 @@ def ask(
     policy: Policy | None,
     streams: int = 1,
     seed: int = 0,
-    progress: Callable[[int], None] = lambda tokens: None,
+    progress: Progress = unseen,
 ) -> list[Answered]:
-    """Read streams, each with a new store that is thrown away.
+    """Read ``streams`` streams, each with a new store that is thrown away; no policy: no store.
 
-    Args:
-      model: a :class:`bmojo.model.Model` trained on the task.
-      task: whose vocabulary is used.
-      haystack: what is read.
-      use: how a store is used.
-      policy: of the stores; None: there is no store.
-      streams: how many.
-      seed: of the first stream; the others follow.
-      progress: called with the number of tokens of every cell.
+    The task is the one that the model was trained on; ``seed`` is that of the first stream.
     """
     found = []
     for number in range(seed, seed + streams):
@@ -72,11 +59,7 @@ def ask(
 
 
 def answer(
-    model: Any,
-    stream: Haystack,
-    store: Store | None,
-    use: Use,
-    progress: Callable[[int], None] = lambda tokens: None,
+    model: Any, stream: Haystack, store: Store | None, use: Use, progress: Progress = unseen
 ) -> Answered:
     """Read one stream and see what the model says to its questions."""
     check_tokens(stream.tokens, model.config.vocab_size, "haystack")

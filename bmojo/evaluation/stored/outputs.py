@@ -7,68 +7,49 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.table import Table
 
-__all__ = ["drift_table", "needles_table", "plot_drift", "plot_needles", "rereading_table"]
+from bmojo.console import format_table
 
 Row = Mapping[str, Any]
 
 
 def needles_table(rows: Sequence[Row]) -> Table:
     """Accuracy and cost by tokens of filler, store off and on."""
-    table = Table(title="facts asked for behind filler")
-    for name in ("filler", "store", "right", "ms/token", "entries", "MiB on disk"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            f"{row['filler']:,}",
-            "on" if row["store"] else "off",
-            f"{row['right']:.3f}",
-            f"{row['milliseconds']:.2f}",
-            f"{row['entries']:,.0f}" if row["store"] else "",
-            f"{row['bytes'] / 2**20:,.1f}" if row["store"] else "",
-        )
-    return table
+    columns = {
+        "filler": "{filler:,}",
+        "store": "{on}",
+        "right": "{right:.3f}",
+        "ms/token": "{milliseconds:.2f}",
+        "entries": "{entries:,.0f}",
+        "MiB on disk": "{mib:,.1f}",
+    }
+    return format_table("facts asked for behind filler", columns, map(_shown, rows))
 
 
 def drift_table(rows: Sequence[Row], versions: int) -> Table:
     """Accuracy on the last value, and how often a former one was said, by half-life."""
-    table = Table(title=f"facts told {versions} times, each time with another value")
-    for name in ("store", "half-life, tokens", "right", "a former value", "entries"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            "on" if row["store"] else "off",
-            _half_life(row),
-            f"{row['right']:.3f}",
-            f"{row['stale']:.3f}",
-            f"{row['entries']:,.0f}" if row["store"] else "",
-        )
-    return table
+    columns = {
+        "store": "{on}",
+        "half-life, tokens": "{half_life}",
+        "right": "{right:.3f}",
+        "a former value": "{stale:.3f}",
+        "entries": "{entries:,.0f}",
+    }
+    title = f"facts told {versions} times, each time with another value"
+    return format_table(title, columns, map(_shown, rows))
 
 
 def rereading_table(rows: Sequence[Row]) -> Table:
     """Bits per token of chapters, read alone, first, again, and of another with their store."""
-    table = Table(title="bits per token of chapters that are read twice")
-    names = (
-        "chapter",
-        "tokens",
-        "without",
-        "first",
-        "second",
-        "other, without",
-        "other",
-        "entries",
+    columns = {"chapter": "{chapter}", "tokens": "{tokens:,}", "without": "{alone:.3f}"}
+    columns |= {"first": "{first:.3f}", "second": "{second:.3f}"}
+    columns |= {"other, without": "{other_alone:.3f}", "other": "{other:.3f}"}
+    columns["entries"] = "{entries:,}"
+    losses = ("alone", "first", "second", "other_alone", "other")
+    lines = (
+        {**row, "chapter": number, **{name: row[name] / math.log(2) for name in losses}}
+        for number, row in enumerate(rows)
     )
-    for name in names:
-        table.add_column(name, justify="right")
-    for number, row in enumerate(rows):
-        losses = ("alone", "first", "second", "other_alone", "other")
-        table.add_row(
-            str(number),
-            f"{row['tokens']:,}",
-            *(f"{row[name] / math.log(2):.3f}" for name in losses),
-            f"{row['entries']:,}",
-        )
-    return table
+    return format_table("bits per token of chapters that are read twice", columns, lines)
 
 
 def plot_needles(rows: Sequence[Row], chance: float) -> Figure:
@@ -94,7 +75,7 @@ def plot_drift(rows: Sequence[Row], chance: float) -> Figure:
     """Answers by half-life."""
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.subplots()
-    names = [_half_life(row) if row["store"] else "store off" for row in rows]
+    names = [_shown(row)["half_life"] or "store off" for row in rows]
     right, stale = ([row[name] for row in rows] for name in ("right", "stale"))
     axes.bar(names, right, label="the last value")
     axes.bar(names, stale, bottom=right, label="a former value")
@@ -104,7 +85,10 @@ def plot_drift(rows: Sequence[Row], chance: float) -> Figure:
     return figure
 
 
-def _half_life(row: Row) -> str:
+def _shown(row: Row) -> dict[str, Any]:
+    """A row as tables show it; without a store it has no entries and no half-life."""
     if not row["store"]:
-        return ""
-    return "none" if row["half_life"] is None else f"{row['half_life']:,.0f}"
+        return {**row, "on": "off", "entries": None, "mib": None, "half_life": None}
+    half_life = row.get("half_life")
+    half_life = "none" if half_life is None else f"{half_life:,.0f}"
+    return {**row, "on": "on", "mib": row["bytes"] / 2**20, "half_life": half_life}

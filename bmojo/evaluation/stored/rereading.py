@@ -1,17 +1,16 @@
 """Is a text easier to read the second time?"""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from bmojo.console import Progress, unseen
 from bmojo.evaluation.stored.haystacks import fresh_store
 from bmojo.evaluation.stored.scoring import score_stored
 from bmojo.session import Use, identify
 from bmojo.storage import Policy
-
-__all__ = ["Reread", "reread"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,21 +37,9 @@ class Reread:
 
 
 def reread(
-    model: Any,
-    chapters: Sequence[Any],
-    use: Use,
-    policy: Policy,
-    progress: Callable[[int], None] = lambda tokens: None,
+    model: Any, chapters: Sequence[Any], use: Use, policy: Policy, progress: Progress = unseen
 ) -> list[Reread]:
-    """Read each chapter twice with a store of its own, then the next chapter with that store.
-
-    Args:
-      model: a :class:`bmojo.model.Model`.
-      chapters: token ids of at least two chapters.
-      use: how the store is used.
-      policy: of the store.
-      progress: called with the number of tokens of every cell; there are five readings.
-    """
+    """Read each of two or more chapters twice with a store of its own, then the next with that."""
     if len(chapters) < 2:
         raise ValueError("chapters: give at least two, so that one can be another")
 
