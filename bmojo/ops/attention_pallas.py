@@ -152,7 +152,8 @@ def _save(g, operands):
 def _backward(g, saved, d_out):
     operands, lse, out = saved
     delta = jnp.sum(d_out.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
-    return (Operands(*kernels.backward(g, operands, lse, delta, d_out), None, None),)
+    grads = kernels.backward(g, operands, lse, delta, d_out)
+    return (Operands._make((*grads, None, None)),)
 
 
 _attend.defvjp(_save, _backward)

@@ -92,7 +92,7 @@ def memory_attention(
         k_slots, v_slots = (jnp.swapaxes(x, 2, 3) for x in slots[:2])
         slots = Slots(k_slots, v_slots, slots.distance)
     pair = offset is not None or window % block > 0
-    plan = _Plan(window, block, *slot_range, pair)
+    plan = _Plan(window, block, slot_range[0], slot_range[1], pair)
     queries = _heads_first(_pad(q * width**-0.5, 0, padding), groups, block)
     segment_positions = _pad(segment_pos, 0, padding).reshape(batch, -1, block).swapaxes(0, 1)
     out = _windowed(plan, queries, k_all, v_all, slots, segment_positions, offset)

@@ -74,7 +74,7 @@ def ssd(
 
         def kernel(*operands: Array) -> tuple[Array, Array]:
             own = operands if start is not None else (*operands, None)
-            return ssd_native(*own, chunk_size)
+            return ssd_native(*own, chunk_size=chunk_size)
 
         run = on_each_device(kernel, names[: len(operands)], (INPUTS, LAST))
         y, state = run(*operands)
