@@ -24,8 +24,9 @@ def make_console(**options: Any) -> "Console":
 
 
 def line(console: "Console", text: Any, **style: Any) -> None:
-    """Print one line, however long it is, without breaking it."""
-    console.print(str(text), soft_wrap=True, **style)
+    """Print one line as it is, however long, without breaking it, on any console."""
+    plain = {"markup": False, "emoji": False, "highlight": False}
+    console.print(str(text), soft_wrap=True, **plain, **style)
 
 
 def make_table(

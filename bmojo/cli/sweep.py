@@ -118,7 +118,7 @@ def run_here(
         with View(console, jobs, number) as view:
             results, signal = run(todo, out, number, view, PROGRAM)
     except KeyboardInterrupt:
-        console.print("killed; the same command goes on from the last checkpoints")
+        line(console, "killed; the same command goes on from the last checkpoints")
         return INTERRUPTED
     failed = [result for result in results if result.code != 0 and not result.stopped]
     for result in failed:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import bmojo
+from bmojo.console import line
 from bmojo.files import write_atomically
 from bmojo.training.config import Evaluation, Stage
 from bmojo.training.evaluate import Row
@@ -77,10 +78,8 @@ class Status(contextlib.ExitStack):
         if now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
             left = (now - self._started) / (step - self._first) * (self._total - step)
-            self._console.print(
-                f"step {step}/{self._total}  {stage}  {numbers}  ETA {clock(left)}",
-                highlight=False,
-            )
+            text = f"step {step}/{self._total}  {stage}  {numbers}  ETA {clock(left)}"
+            line(self._console, text)
 
 
 def clock(seconds: float) -> str:
@@ -192,14 +191,12 @@ def print_results(
 ) -> None:
     """Print the final metrics, accuracy beside chance, and the paths of the figures."""
     final = summary["final"]
-    console.print(
-        f"training loss {final['loss']:.4f}, accuracy {final['accuracy']:.4f}", highlight=False
-    )
+    line(console, f"training loss {final['loss']:.4f}, accuracy {final['accuracy']:.4f}")
     for table in result_tables(summary["evaluations"], evaluations):
         console.print(table)
     for path in (run.curve, run.accuracy):
         if path.exists():
-            console.print(str(path), highlight=False, soft_wrap=True)
+            line(console, path)
 
 
 def plot_run(

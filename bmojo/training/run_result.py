@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from bmojo.console import line
 from bmojo.data.pipeline import Batch
 from bmojo.training.config import Evaluation
 from bmojo.training.report import print_results
@@ -51,7 +52,7 @@ def already_finished(
         f"{run.path}: this run is finished ({summary['step']} steps); start over with --fresh, "
         "or choose another directory with --run-dir"
     )
-    console.print(message, highlight=False, soft_wrap=True)
+    line(console, message)
     print_results(run, summary, evaluations, console)
     return RunResult("finished", summary["step"], 0, message, summary)
 

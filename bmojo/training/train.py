@@ -11,6 +11,7 @@ again if they are due.
 
 import collections
 import contextlib
+import functools
 import json
 import math
 import signal
@@ -22,6 +23,7 @@ import jax
 from rich.console import Console
 
 from bmojo.cache import use_compilation_cache
+from bmojo.console import line, make_console
 from bmojo.data.pipeline import Batch, Batches, DataError, Segments
 from bmojo.files import write_atomically
 from bmojo.multihost import Processes
@@ -76,7 +78,7 @@ def train(
         or the experiment does not fit the devices.
     """
     processes = processes or Processes()
-    console = console or Console(quiet=not processes.main)
+    console = console or make_console(quiet=not processes.main)
     with processes.together():
         setup = RunSetup(experiment, processes, config_text)
         return _run(setup, RunDir(run_dir), console, fresh)
@@ -88,7 +90,7 @@ def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResu
         def begin() -> dict[str, Any] | None:
             held.enter_context(run.lock())
             if fresh and (aside := run.move_aside()) is not None:
-                console.print(f"the run that was here is now in {aside}", soft_wrap=True)
+                line(console, f"the run that was here is now in {aside}")
             run.claim(setup.config_text)
             return run.finished()
 
@@ -101,11 +103,11 @@ def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResu
             use_compilation_cache()
 
         def notice(name: str) -> None:
-            console.print(f"{name}: saving after this step", highlight=False)
+            line(console, f"{name}: saving after this step")
 
-        stop = held.enter_context(StopSignals(notice))
+        stop, say = held.enter_context(StopSignals(notice)), functools.partial(line, console)
         checkpoints = held.enter_context(
-            Checkpoints(run.checkpoints, setup.trainer.keep, console.print, setup.processes)
+            Checkpoints(run.checkpoints, setup.trainer.keep, say, setup.processes)
         )
         return _Loop(setup, run, console, stop, checkpoints).run()
 
@@ -141,8 +143,8 @@ class _Loop:
         written = read_metrics(self.dir.metrics) if self.now.step else []
         self.best.take(record for record in written if record["step"] < self.now.step)
         self.checkpoints.best = self.best.step
-        for line in (f"run directory {self.dir.path}", *self.setup.head()):
-            self._say(line)
+        for text in (f"run directory {self.dir.path}", *self.setup.head()):
+            self._say(text)
         if self.now.step:
             self._say(f"going on from step {self.now.step} of {self.curriculum.total}")
         tensorboard, writes = self.trainer.tensorboard, self.processes.main
@@ -369,4 +371,4 @@ class _Loop:
         return RunResult("not finite", error.step, NOT_FINITE, message)
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        line(self.console, text, style=style)
