@@ -1,7 +1,10 @@
 """The terminal: consoles without markup, tables, progress bars."""
 
 import contextlib
+import io
+import os
 import string
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +15,55 @@ if TYPE_CHECKING:
 __all__ = ["format_table", "line", "make_console", "make_table", "progress_bar"]
 
 
-def make_console(**options: Any) -> "Console":
+class _Lasting:
+    """Standard output or error, whose loss changes nothing: what cannot be written is lost."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def _file(self) -> Any:
+        file = getattr(sys, self._name)
+        return getattr(file, "rich_proxied_file", file) or io.StringIO()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file(), name)
+
+    def write(self, text: str) -> int:
+        with self._lost_if_it_fails():
+            return self._file().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lost_if_it_fails():
+            self._file().flush()
+
+    @contextlib.contextmanager
+    def _lost_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):
+            lose(self._file())
+
+
+def lose(file: Any) -> None:
+    """Let a file that cannot be written take everything from now on, and lose it."""
+    with contextlib.suppress(OSError, ValueError):
+        number = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(number, file.fileno())
+        os.close(number)
+
+
+def make_console(lasting: bool = False, **options: Any) -> "Console":
     """A console that shows every text as it is: brackets are no markup, numbers get no colour.
 
     Args:
+      lasting: whether to go on when standard output is lost, as by ``| head``.
       **options: of ``rich.console.Console``, such as ``stderr`` and ``width``.
     """
     from rich.console import Console
 
+    if lasting:
+        options["file"] = _Lasting("stderr" if options.get("stderr") else "stdout")
     return Console(**{"markup": False, "emoji": False, "highlight": False, **options})
 
 

@@ -2,8 +2,12 @@
 
 import ast
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import rich.console
 
 import bmojo
@@ -64,3 +68,36 @@ def test_nothing_else_makes_a_console_or_prints_a_text():
                 if printed or name in ("Console", "from_markup"):
                     found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
     assert not found, "\n".join(found)
+
+
+LOSING = """
+import sys
+from bmojo.console import line, make_console
+console = make_console(lasting=True)
+for number in range(8000):
+    line(console, f"line {number}")
+print("at the end", file=sys.stderr)
+"""
+
+
+def losing(redirection="", **options):
+    command = ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", LOSING]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_a_lasting_console_survives_its_reader():
+    process = losing(stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "line 0\n"
+    process.stdout.close()
+    assert process.stderr.read() == "at the end\n"
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("redirection", [">/dev/full", ">&-"])
+def test_a_lasting_console_needs_no_output(redirection):
+    if redirection == ">/dev/full" and not Path("/dev/full").exists():
+        pytest.skip("there is no full device")
+    process = losing(redirection)
+    assert process.communicate()[1] == "at the end\n"
+    assert process.returncode == 0

@@ -1,8 +1,10 @@
 """Arguments, options, exit codes and errors that commands share."""
 
 import contextlib
+import errno
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bmojo.console import lose
 from bmojo.errors import UserError
 from bmojo.multihost import cluster
 
@@ -24,9 +27,9 @@ Exit codes:
   4         the run directory cannot be written, such as when the disk is full
   5         an example of the data cannot be read
   6         another process of the run died or stopped; the same command goes on
-  130, 143  interrupted (Ctrl-C, SIGTERM); all is saved, the same command goes on"""
+  130, 143  interrupted (Ctrl-C, SIGTERM; 129: SIGHUP); all is saved, the same command goes on"""
 
-INTERRUPTED = 130
+NOT_WRITTEN, INTERRUPTED = 4, 130
 
 
 def option(metavar: str | None, help: str, *names: str, **settings: Any) -> Any:
@@ -128,6 +131,22 @@ def told() -> Iterator[None]:
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.errno == errno.EPIPE or not _output_is_lost():
+            raise
+        problem = f"error: standard output cannot be written ({error.strerror}); choose another"
+        typer.echo(problem, err=True)
+        raise typer.Exit(NOT_WRITTEN) from None
+
+
+def _output_is_lost() -> bool:
+    """Whether standard output fails, from now on in silence."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        lose(sys.stdout)
+        return True
+    return False
 
 
 def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:

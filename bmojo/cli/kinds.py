@@ -161,9 +161,9 @@ class Subject:
         """Show tables, and keep results and figure in RUN/evaluation."""
         from bmojo.evaluation.outputs import save
 
+        path = save(self.run.path, name, {"step": self.run.step, **results}, figure)
         for table in tables:
             self.console.print(table)
-        path = save(self.run.path, name, {"step": self.run.step, **results}, figure)
         for place in [path] if figure is None else [path, path.with_suffix(".png")]:
             line(self.console, place)
 

@@ -68,7 +68,7 @@ def sweep(
             typer.echo(f"{state(job):<22} {job.cell.command(plan.out)}")
         return
     todo = [job for job in jobs if job.state != "finished"]
-    console = make_console()
+    console = make_console(lasting=True)
     line(console, f"{len(jobs)} cells, {len(jobs) - len(todo)} of them finished, in {plan.out}")
     if slurm:
         from bmojo.processes import run_bmojo

@@ -78,7 +78,7 @@ def train(
         or the experiment does not fit the devices.
     """
     processes = processes or Processes()
-    console = console or make_console(quiet=not processes.main)
+    console = console or make_console(lasting=True, quiet=not processes.main)
     with processes.together():
         setup = RunSetup(experiment, processes, config_text)
         return _run(setup, RunDir(run_dir), console, fresh)
