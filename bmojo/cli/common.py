@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from bmojo.console import lose
-from bmojo.errors import UserError
+from bmojo.errors import UserError, first_line
 from bmojo.multihost import cluster
 
 __all__ = ["EXIT_CODES", "INTERRUPTED", "Program", "make_app", "split", "told"]
@@ -129,24 +130,37 @@ def told() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
-    except OSError as error:
-        if error.errno == errno.EPIPE or not _output_is_lost():
+        code, text = error.exit_code, str(error)
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        text = _of_the_system(error)
+        if text is None:
             raise
-        problem = f"error: standard output cannot be written ({error.strerror}); choose another"
-        typer.echo(problem, err=True)
-        raise typer.Exit(NOT_WRITTEN) from None
+        code = NOT_WRITTEN if isinstance(error, OSError) else UserError.exit_code
+    else:
+        return
+    typer.echo(f"error: {text}", err=True)
+    raise typer.Exit(code)
 
 
-def _output_is_lost() -> bool:
-    """Whether standard output fails, from now on in silence."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        lose(sys.stdout)
-        return True
-    return False
+def _of_the_system(error: Exception) -> str | None:
+    """A line on an error of standard output, home directory or devices; None for any other."""
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            lose(sys.stdout)
+            return f"standard output cannot be written ({error.strerror}); choose another"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "~: there is no such home directory; write the path without it"
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and "jax" in sys.modules:
+        try:
+            sys.modules["jax"].devices()
+        except Exception as problem:
+            return f"JAX_PLATFORMS={platforms}: {first_line(problem)}; unset it, or name another"
+    return None
 
 
 def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -60,11 +60,13 @@ def train(
         several = others is not None
         supervisor = Supervisor(PROGRAM, sys.argv[1:], directory, max_restarts, say, others=several)
         raise typer.Exit(supervisor.run())
+    from bmojo.cache import cache_directory
     from bmojo.experiment import load, prepare_data
     from bmojo.malloc import keep_freed_memory
     from bmojo.multihost import start
     from bmojo.training.train import train as run
 
+    cache_directory()
     keep_freed_memory()
     processes = start(others)
     experiment, text = load(config, bindings, overlays, training=True)
