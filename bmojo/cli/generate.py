@@ -14,6 +14,7 @@ from bmojo.cli.common import INTERRUPTED, Number, Run, Step, Words, option
 from bmojo.cli.stored import open_store, with_store
 from bmojo.console import progress_bar
 from bmojo.errors import UserError
+from bmojo.files import read_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +136,7 @@ def read_prompts(
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode().removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problem = f"--file: {path} cannot be read as UTF-8 text ({reason}); give another file"
