@@ -3,11 +3,23 @@
 import os
 from pathlib import Path
 
+from bmojo.errors import UserError
+
 
 def cache_directory() -> Path:
-    """The folder of compiled programs: BMOJO_CACHE_DIR, or ``~/.cache/bmojo``."""
+    """The folder of compiled programs: BMOJO_CACHE_DIR, or ``~/.cache/bmojo``.
+
+    Raises:
+      UserError: the first is not set, and the user has no home directory.
+    """
     given = os.environ.get("BMOJO_CACHE_DIR")
-    return Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "bmojo"
+    try:
+        return Path(given or "~/.cache/bmojo").expanduser().absolute()
+    except RuntimeError:
+        raise UserError(
+            "BMOJO_CACHE_DIR: there is no home directory to keep compiled programs in; name a "
+            "folder for them"
+        ) from None
 
 
 def use_compilation_cache() -> Path | None:

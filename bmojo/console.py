@@ -1,7 +1,10 @@
 """The terminal: consoles without markup, tables, progress bars."""
 
 import contextlib
+import io
+import os
 import string
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +20,53 @@ def unseen(count: int) -> None:
     """Show no progress."""
 
 
-def make_console(**options: Any) -> "Console":
-    """A ``rich.console.Console`` that shows texts as they are: no markup, no coloured numbers."""
+class _Lasting:
+    """Standard output or error, whose loss changes nothing: what cannot be written is lost."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def _file(self) -> Any:
+        file = getattr(sys, self._name)
+        return getattr(file, "rich_proxied_file", file) or io.StringIO()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file(), name)
+
+    def write(self, text: str) -> int:
+        with self._lost_if_it_fails():
+            return self._file().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lost_if_it_fails():
+            self._file().flush()
+
+    @contextlib.contextmanager
+    def _lost_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError):
+            lose(self._file())
+
+
+def lose(file: Any) -> None:
+    """Let a file that cannot be written take everything from now on, and lose it."""
+    with contextlib.suppress(OSError, ValueError):
+        number = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(number, file.fileno())
+        os.close(number)
+
+
+def make_console(lasting: bool = False, **options: Any) -> "Console":
+    """A ``rich.console.Console`` that shows texts as they are: no markup, no coloured numbers.
+
+    With ``lasting`` it goes on when standard output is lost, as by ``| head``.
+    """
     from rich.console import Console
 
+    if lasting:
+        options["file"] = _Lasting("stderr" if options.get("stderr") else "stdout")
     return Console(**{"markup": False, "emoji": False, "highlight": False, **options})
 
 

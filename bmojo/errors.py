@@ -5,11 +5,13 @@ prints it without a traceback.
 """
 
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Iterable
 from typing import Any
 
+LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 
 
@@ -33,9 +35,13 @@ def first_line(error: BaseException) -> str:
 def nearest(word: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like ``word``, or None if none does.
 
-    Case does not count, so that ``bmojo`` finds ``BMojo``.
+    Case does not count, so that ``bmojo`` finds ``BMojo``; initials do: ``lr`` finds
+    ``learning_rate``.
     """
     folded = {choice.lower(): choice for choice in sorted(choices)}
+    initials = {"".join(part[:1] for part in name.split("_")): name for name in folded}
+    if len(word) > 1 and word.lower() in initials:
+        return folded[initials[word.lower()]]
     close = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     return folded[close[0]] if close else None
 
@@ -79,7 +85,10 @@ def type_problem(value: Any, annotation: Any) -> str | None:
 def _simple_problem(value: Any, annotation: type) -> str | None:
     accepted = (int, float) if annotation is float else (annotation,)
     if isinstance(value, accepted) and (annotation is bool or not isinstance(value, bool)):
-        return None
+        limit = LARGEST.get(annotation)
+        if limit is None or -limit <= value <= limit:
+            return None
+        return f"it is beyond {limit:.0e}, or not a number; give another one"
     problem = f"{value!r} is not {_NAMES[annotation]}"
     if annotation is int and isinstance(value, float) and value.is_integer():
         problem += f"; write {int(value)}"

@@ -1,15 +1,24 @@
 """Files: atomic writes, exclusive locks between processes, and SHA-256."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 BLOCK = 2**20
 """Bytes that are hashed at once."""
+
+
+def read_file(path: Path) -> bytes:
+    """The content of a file; OSError for a device, which may have no end."""
+    if stat.S_ISCHR(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is a device", str(path))
+    return path.read_bytes()
 
 
 @contextlib.contextmanager

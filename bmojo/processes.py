@@ -16,8 +16,14 @@ PROGRAM = (sys.executable, "-m", "bmojo.cli", "--child")
 SUPERVISED = "BMOJO_SUPERVISED"
 """Environment variable of a program that another one started and supervises."""
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
-"""Signals that ask a program to stop."""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask a program to stop; the last one not if it is ignored, as under nohup."""
+
+
+def handle_stops(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Set a handler of the signals that ask this program to stop; the handlers before it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return {number: signal.signal(number, handler) for number in (STOPS[:2] if ignored else STOPS)}
 
 
 def start(command: Sequence[str], **options: Any) -> subprocess.Popen:
@@ -52,7 +58,7 @@ def was_asked_to_stop(code: int) -> bool:
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a request that a loop sees; ``notice`` is called with a name.
+    """Turns SIGINT, SIGTERM and SIGHUP into a request that a loop sees; ``notice`` gets the name.
 
     A second SIGINT interrupts at once, as usual. Outside the main thread, where Python sets no
     handlers, nothing is caught.
@@ -61,7 +67,7 @@ class StopSignals:
     def __init__(self, notice: Callable[[str], None] = lambda name: None):
         self.number: int | None = None
         self._notice = notice
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def requested(self) -> bool:
         """Whether a signal has come."""
@@ -69,13 +75,12 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            for number in STOPS:
-                self._before[number] = signal.signal(number, self._handle)
+            self._before = handle_stops(self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None and number == signal.SIGINT:

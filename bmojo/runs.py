@@ -50,10 +50,12 @@ def open_run(
 
 
 def _step(path: Path, experiment: Experiment, step: int | str | None) -> int | None:
-    if step is None or isinstance(step, int) or step.isdecimal():
-        return None if step is None else int(step)
+    if step is None or isinstance(step, int):
+        return step
+    if step.isdecimal() and len(step) < 19:
+        return int(step)
     if step != "best":
-        raise RunError(f"--step: {step!r} is no step; give a number, or best")
+        raise RunError(f"--step: {step[:40]!r} is no step; give a number, or best")
     wanted = experiment.trainer.best
     if wanted is None:
         raise RunError(

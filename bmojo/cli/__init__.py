@@ -3,6 +3,7 @@
 Commands import JAX and the data when they run, so that help appears at once.
 """
 
+import os
 from typing import Annotated, Any
 
 import typer
@@ -54,5 +55,9 @@ def _root(
 
 def main() -> Any:
     """Entry point of the console script."""
+    # Files that are opened later must not get the numbers to which libraries write.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
     restart_with_tunables()
     return app(prog_name="bmojo")

@@ -185,6 +185,7 @@ class Measurement:
                 self.name, self.settings, self.facts, ours, every, self.rounds, done, conclude
             )
         results = dataclasses.replace(found, checks=(*checks, *ours))
+        paths = [] if self.out is None else save(results, self.out)
         if self.json:
             print(results.as_json(), end="")
         else:
@@ -192,9 +193,8 @@ class Measurement:
                 self.console.print(sheet.table())
             for note in results.notes:
                 line(self.console, note)
-        if self.out is not None:
-            for path in save(results, self.out):
-                line(self.errors, path)
+        for path in paths:
+            line(self.errors, path)
 
 
 def _command(*names: str, **defaults: Any) -> Callable[[Run], Run]:

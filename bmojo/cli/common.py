@@ -1,8 +1,11 @@
 """Arguments, options, exit codes and errors that commands share."""
 
 import contextlib
+import errno
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +13,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bmojo.errors import UserError
+from bmojo.console import lose
+from bmojo.errors import UserError, first_line
 from bmojo.multihost import cluster
 
 __all__ = ["EXIT_CODES", "INTERRUPTED", "Program", "make_app", "split", "told"]
@@ -24,9 +28,9 @@ Exit codes:
   4         the run directory cannot be written, such as when the disk is full
   5         an example of the data cannot be read
   6         another process of the run died or stopped; the same command goes on
-  130, 143  interrupted (Ctrl-C, SIGTERM); all is saved, the same command goes on"""
+  130, 143  interrupted (Ctrl-C, SIGTERM; 129: SIGHUP); all is saved, the same command goes on"""
 
-INTERRUPTED = 130
+NOT_WRITTEN, INTERRUPTED = 4, 130
 
 
 def option(metavar: str | None, help: str, *names: str, **settings: Any) -> Any:
@@ -126,8 +130,37 @@ def told() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+        code, text = error.exit_code, str(error)
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        text = _of_the_system(error)
+        if text is None:
+            raise
+        code = NOT_WRITTEN if isinstance(error, OSError) else UserError.exit_code
+    else:
+        return
+    typer.echo(f"error: {text}", err=True)
+    raise typer.Exit(code)
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """A line on an error of standard output, home directory or devices; None for any other."""
+    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            lose(sys.stdout)
+            return f"standard output cannot be written ({error.strerror}); choose another"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "~: there is no such home directory; write the path without it"
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms and "jax" in sys.modules:
+        try:
+            sys.modules["jax"].devices()
+        except Exception as problem:
+            return f"JAX_PLATFORMS={platforms}: {first_line(problem)}; unset it, or name another"
+    return None
 
 
 def split(overrides: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -64,7 +64,7 @@ def prepare(
         skip_corrupt,
     )
     try:
-        work.prepare(request, out, workers or work.cores(), make_console())
+        work.prepare(request, out, workers or work.cores(), make_console(lasting=True))
     except KeyboardInterrupt:
         typer.echo(f"stopped; finished work is kept in {out}, the same command goes on")
         raise typer.Exit(INTERRUPTED) from None

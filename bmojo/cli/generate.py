@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from bmojo.cli.common import INTERRUPTED, Number, Run, Step, Words, option
 from bmojo.cli.stored import open_store, with_store
 from bmojo.console import progress_bar
 from bmojo.errors import UserError
+from bmojo.files import read_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from bmojo.storage import Store
 
 LARGEST_BATCH = 8
+ECHOED = 200
 
 
 @with_store
@@ -54,7 +57,8 @@ def generate(
     grows; several follow one another, each below a line "--- N ---". A run on a synthetic
     task has no tokenizer: it takes --ids, and prints ids.
 
-    Standard error gets the numbers of tokens, the speed, and the bytes of the state.
+    Standard error gets the prompts (the last characters of each), why each continuation ended,
+    the numbers of tokens, the speed, and the bytes of the state.
 
     With --memory, prompts are read one after the other, and each may remember those before it,
     also those of earlier commands. Nothing is stored unless that is asked for.
@@ -132,7 +136,7 @@ def read_prompts(
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_file(path).decode().removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problem = f"--file: {path} cannot be read as UTF-8 text ({reason}); give another file"
@@ -200,6 +204,8 @@ class Work:
         drawn: list[list[int]] = [[] for _ in rows]
         alone, self._shown = len(prompts) == 1, 0
         title = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
+        if alone:
+            self._echo(0, prompts[0])
         bar: Any = contextlib.nullcontext(self._show) if alone else progress_bar(title, self.count)
         try:
             with bar as show:
@@ -217,9 +223,25 @@ class Work:
             self.decoding += time.perf_counter() - read
             if alone:
                 typer.echo(self._text(drawn[0], whole=True)[self._shown :])
-        if not alone:
-            for number, ids in zip(rows, drawn, strict=True):
+        for number, ids in zip(rows, drawn, strict=True):
+            if not alone:
+                self._echo(number, prompts[number])
                 typer.echo(f"--- {number + 1} ---\n{self._text(ids, whole=True)}")
+            typer.echo(f"continuation {number + 1} ended {self._end(ids)}", err=True)
+
+    def _echo(self, number: int, prompt: "np.ndarray") -> None:
+        """Show the end of a prompt on standard error."""
+        ids = [token for token in prompt.tolist() if token not in self.stop.ids]
+        text = " ".join(map(str, ids)) if self.tokenizer is None else self.tokenizer.decode(ids)
+        start = "..." if len(text) > ECHOED else ""
+        shown = json.dumps(start + text[-ECHOED:], ensure_ascii=False)
+        typer.echo(f"prompt {number + 1}: {shown}", err=True)
+
+    def _end(self, ids: list[int]) -> str:
+        """Why a continuation ended."""
+        if self.stop.strings and self._text(ids, whole=True) != self.tokenizer.decode(ids):  # type: ignore[union-attr]
+            return "at a text of --stop"
+        return "after --max-new-tokens" if len(ids) == self.count else "with its document"
 
     def summary(self) -> str:
         """Tokens, speed and memory in one line."""

@@ -119,7 +119,7 @@ class Subject:
 
     def __init__(self, run: "TrainedRun"):
         self.run, self.experiment = run, run.experiment
-        self.console = make_console()
+        self.console, self.problem = make_console(), ""
         self.texts = functools.cache(self._texts)
         self.losses = functools.cache(self._losses)
         self.training_length = max(stage.data.length for stage in run.experiment.curriculum)
@@ -130,6 +130,7 @@ class Subject:
             self.need_evaluations()
         from bmojo.cache import use_compilation_cache
         from bmojo.experiment import prepare_data
+        from bmojo.training.run_dir import WriteError
 
         prepare_data(self.experiment, training=False)
         if self.experiment.trainer.compilation_cache:
@@ -139,6 +140,8 @@ class Subject:
         for kind in kinds:
             for _ in kind:
                 pass
+        if self.problem:
+            raise WriteError(f"{self.problem}; the results are shown, but not kept")
         if not kinds:
             from bmojo.evaluation.recall import evaluate
             from bmojo.training.report import result_tables
@@ -161,11 +164,16 @@ class Subject:
         """Show tables, and keep results and figure in RUN/evaluation."""
         from bmojo.evaluation.outputs import save
 
+        try:
+            path = save(self.run.path, name, {"step": self.run.step, **results}, figure)
+        except OSError as error:
+            path = None
+            self.problem = f"{self.run.path}/evaluation: cannot be written ({error.strerror})"
         for table in tables:
             self.console.print(table)
-        path = save(self.run.path, name, {"step": self.run.step, **results}, figure)
-        for place in [path] if figure is None else [path, path.with_suffix(".png")]:
-            line(self.console, place)
+        if path is not None:
+            for place in [path] if figure is None else [path, path.with_suffix(".png")]:
+                line(self.console, place)
 
     def _texts(self, folder: Path | None) -> "Sequence[np.ndarray]":
         """The documents of a folder, or the test split of the run's data."""

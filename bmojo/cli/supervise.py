@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from bmojo.multihost import PEER_LOST
-from bmojo.processes import STOPS, SUPERVISED, exit_code, signal_of, start, was_asked_to_stop
+from bmojo.processes import SUPERVISED, exit_code, handle_stops, signal_of, start, was_asked_to_stop
 from bmojo.training.run_dir import RunDir
 
 __all__ = ["Supervisor"]
@@ -64,7 +64,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Train to the end; the exit code of the last child, 128 + the signal if it died of one."""
-        before = {number: signal.signal(number, self._pass_on) for number in STOPS}
+        before = handle_stops(self._pass_on)
         before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, self._suspend)
         try:
             return self._run_all()

@@ -66,7 +66,7 @@ def sweep(
             typer.echo(f"{state(cell):<22} {cell.command()}")
         return
     todo = [cell for cell in cells if cell.state != "finished"]
-    console = make_console()
+    console = make_console(lasting=True)
     line(console, f"{len(cells)} cells, {len(cells) - len(todo)} of them finished, in {plan.out}")
     if slurm:
         from bmojo.processes import run_bmojo
@@ -116,7 +116,7 @@ def run_here(
         with View(console, cells, number) as view:
             results, signal = run(todo, number, view, PROGRAM)
     except KeyboardInterrupt:
-        console.print("killed; the same command goes on from the last checkpoints")
+        line(console, "killed; the same command goes on from the last checkpoints")
         return INTERRUPTED
     failed = [result for result in results if result.code != 0 and not result.stopped]
     for result in failed:

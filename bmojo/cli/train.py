@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bmojo.cli.common import Config, Overrides, among_others, option, split
+from bmojo.console import line, make_console
 from bmojo.errors import UserError
 from bmojo.multihost import Cluster
 from bmojo.processes import PROGRAM, SUPERVISED
@@ -55,14 +56,17 @@ def train(
     if (max_restarts or others) and not os.environ.get(SUPERVISED):
         from bmojo.cli.supervise import Supervisor
 
-        say, several = functools.partial(typer.echo, err=True), others is not None
+        say = functools.partial(line, make_console(lasting=True, stderr=True))
+        several = others is not None
         supervisor = Supervisor(PROGRAM, sys.argv[1:], directory, max_restarts, say, others=several)
         raise typer.Exit(supervisor.run())
+    from bmojo.cache import cache_directory
     from bmojo.experiment import load, prepare_data
     from bmojo.malloc import keep_freed_memory
     from bmojo.multihost import start
     from bmojo.training.train import train as run
 
+    cache_directory()
     keep_freed_memory()
     processes = start(others)
     experiment, text = load(config, bindings, overlays, training=True)

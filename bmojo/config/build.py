@@ -54,7 +54,7 @@ def load(
     checked = check(bindings, registry, root, origin)
     builder = _Builder(checked)
     value = builder.make(Reference("", root, True), ())
-    places = {key: b.place for key, b in checked.bindings.items() if b.parameter}
+    places = {key: checked.origin(b) for key, b in checked.bindings.items() if b.parameter}
     return Loaded(value, _render(value, registry, builder.made, imports), places)
 
 

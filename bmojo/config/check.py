@@ -32,8 +32,10 @@ class Checked:
     def place(self, scope: Scope, name: str, parameter: str | None = None) -> Place:
         """Where a parameter is written: its macro, its binding, or the reference to ``name``."""
         binding = self.find(scope, name, parameter) if parameter else None
-        if binding is None:
-            return self.uses[scope, name]
+        return self.uses[scope, name] if binding is None else self.origin(binding)
+
+    def origin(self, binding: Binding) -> Place:
+        """Where the value of a binding is written: at its macro, if it is one."""
         while isinstance(binding.value, Macro):
             binding = self.bindings[binding.value.name]
         return binding.place

@@ -8,18 +8,22 @@ import dataclasses
 import importlib
 import re
 import tokenize
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from gin import config_parser
 
-from bmojo.errors import ConfigError, nearest
+from bmojo.errors import ConfigError, first_line, nearest
 
 __all__ = [
     "Binding", "Macro", "Place", "Reference", "config_folders", "display", "find", "includes",
     "join", "read", "values",
 ]  # fmt: skip
+
+LONGEST = 200
+"""Characters of an override that an error shows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Place:
 
     def __str__(self) -> str:
         if self.file is None:
-            return f"command line: {self.text}" if self.text else "command line"
+            shown = self.text[:LONGEST] + ("..." if len(self.text) > LONGEST else "")
+            return f"command line: {shown}" if shown else "command line"
         return f"{display(self.file)}:{self.line}" if self.line else display(self.file)
 
 
@@ -199,10 +204,13 @@ class _Reader:
             elif isinstance(statement, config_parser.ImportStatement):
                 try:
                     importlib.import_module(statement.module)
-                except ImportError as error:
-                    raise ConfigError(
-                        f"{place}: cannot import {statement.module!r}: {error}"
-                    ) from None
+                except Exception as error:
+                    why = first_line(error)
+                    if not isinstance(error, ImportError | SyntaxError):
+                        last = traceback.extract_tb(error.__traceback__)[-1]
+                        why = f"{last.filename}:{last.lineno}: {type(error).__name__}: {why}"
+                    message = f"{place}: cannot import {statement.module!r}: {why}"
+                    raise ConfigError(message) from None
                 self.imports.append(statement.module)
             elif isinstance(statement, config_parser.BindingStatement):
                 binding = self.bind(statement, place, root)
@@ -255,6 +263,9 @@ def _statements(text: str, origin: Place) -> Iterator[tuple[Any, Place]]:
             yield statement, place(statement.location.line_num)
     except SyntaxError as error:
         raise ConfigError(f"{place(error.lineno or 0)}: {_syntax(error)}") from None
+    except (RecursionError, MemoryError, ValueError) as error:
+        why = "too many brackets" if not isinstance(error, ValueError) else first_line(error)
+        raise ConfigError(f"{origin}: syntax error: {why}") from None
     except tokenize.TokenError as error:
         line = min(error.args[1][0], len(text.splitlines()))
         raise ConfigError(

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from bmojo.console import line
 from bmojo.sweep.plan import Cell
 from bmojo.sweep.pool import Result
 from bmojo.training.report import clock
@@ -43,10 +44,10 @@ def progress(run: Path) -> Progress:
     lines = _ends(run / "metrics.jsonl")
     if not lines:
         return Progress()
-    line = lines[-1]
+    last = lines[-1]
     speed = [record for record in _ends(run / "speed.jsonl") if record.get("seconds")]
     seconds = speed[-1]["seconds"] if speed else 0.0
-    return Progress(line["step"], line.get("loss"), line.get("accuracy"), _pace(speed), seconds)
+    return Progress(last["step"], last.get("loss"), last.get("accuracy"), _pace(speed), seconds)
 
 
 def _pace(speed: Sequence[dict[str, Any]]) -> float | None:
@@ -90,9 +91,9 @@ def _ends(path: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     records = []
-    for line in lines:
+    for row in lines:
         with contextlib.suppress(ValueError):  # where the tail begins
-            record = json.loads(line) if line.endswith(b"\n") else None
+            record = json.loads(row) if row.endswith(b"\n") else None
             if isinstance(record, dict) and "step" in record and "evaluation" not in record:
                 records.append(record)
     return records
@@ -184,7 +185,7 @@ class View:
         return ", ".join(parts)
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+        line(self._console, text, style=style)
 
 
 def _numbers(seen: Progress) -> str:

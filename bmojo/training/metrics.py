@@ -77,6 +77,10 @@ class MetricsWriter(contextlib.ExitStack):
         self._mark: tuple[float, int] | None = None
         self._metrics, self._speed = open_lines(run.metrics), open_lines(run.speed)
         self._events = self.enter_context(Events(run.tensorboard, step, tensorboard and writes))
+        for path, add in ((run.metrics, self._train_events), (run.speed, self._speed_events)):
+            for record in read_metrics(path) if step and tensorboard and writes else []:
+                if record["step"] == step:
+                    add(record)
 
     def step(self, step: int, metrics: dict[str, float] | None, tokens: int) -> None:
         """Take in the metrics of a step that has just ended; None: its update was skipped."""
@@ -104,11 +108,19 @@ class MetricsWriter(contextlib.ExitStack):
         self.window = []
         record = {"step": step, **before, **dict(zip(AVERAGED, means, strict=True)), **after}
         self._metrics.write(record)
-        self._events.write(step, {f"train/{k}": v for k, v in record.items() if k != "step"})
+        self._train_events(record)
         speed = {"step": step, "tokens_per_second": self.tokens_per_second, "seconds": seconds}
         self._speed.write(speed)
-        if self.tokens_per_second is not None:
-            self._events.write(step, {"speed/tokens_per_second": self.tokens_per_second})
+        self._speed_events(speed)
+
+    def _train_events(self, record: Record) -> None:
+        known = {f"train/{k}": v for k, v in record.items() if k != "step" and v is not None}
+        self._events.write(record["step"], known)
+
+    def _speed_events(self, record: Record) -> None:
+        name = "tokens_per_second"
+        if record[name] is not None:
+            self._events.write(record["step"], {f"speed/{name}": record[name]})
 
     def evaluation(self, step: int, rows: Sequence[Record]) -> None:
         """Write the rows of an evaluation."""
@@ -153,7 +165,7 @@ class Events(contextlib.ExitStack):
     """Scalars for TensorBoard; writes nothing if switched off or tensorboardX is absent.
 
     They are written by the thread that calls, so that a full disk is an error there. Those of
-    steps after ``step``, left by a run that was cut off, are hidden.
+    ``step`` and of later steps, left by a run that was cut off, are hidden.
     """
 
     def __init__(self, path: Path, step: int, enabled: bool = True):
@@ -169,7 +181,7 @@ class Events(contextlib.ExitStack):
             self._writer = RecordWriter(str(path / _next_name(path)))
             self.callback(self._writer.close)
             self._add(file_version="brain.Event:2")
-            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            self._add(step=step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add values of one step."""

@@ -138,11 +138,12 @@ class RunDir:
         """The summary of the run, if it has come to its end; RunError if it cannot be read."""
         if not self.summary.exists():
             return None
-        problem = "has no 'status'"
         try:
-            summary = json.loads(self.summary.read_text(encoding="utf8"))
-            if "status" in dict(summary):
+            summary = dict(json.loads(self.summary.read_text(encoding="utf8")))
+            missing = [n for n in ("status", "step", "final", "evaluations") if n not in summary]
+            if not missing:
                 return summary
+            problem = f"has no {missing[0]!r}"
         except (OSError, ValueError, TypeError) as error:
             problem = f"not readable as JSON ({_reason(error)})"
         raise RunError(

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from bmojo.layers.protocol import State, parameter_axes
@@ -13,8 +14,12 @@ from bmojo.training.config import Stage
 from bmojo.training.experiment import Curriculum, Experiment, check
 from bmojo.training.optimizer import make_optimizer, schedule
 from bmojo.training.parameters import Parameters, count, initialize, outline
+from bmojo.training.preflight import machine
+from bmojo.training.run_dir import RunError
 from bmojo.training.sharding import Layout, make_layout, shardings_of
 from bmojo.training.train_step import make_fresh_state, make_train_step
+
+TOKEN_BYTES = 4
 
 
 class RunSetup:
@@ -44,6 +49,26 @@ class RunSetup:
         self.optimizer = make_optimizer(config, steps, self.structure.groups)
         self.learning_rate = schedule(config, steps)
         self._fresh = make_fresh_state(self.structure, self.layout)
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """Refuse what no compiler can fit: a lower bound of the bytes of a step is too much."""
+        here, model = machine.devices(self.processes), self.experiment.model
+        memory, shares = here["memory_bytes"], self.layout.devices
+        if here["platform"] == "cpu":
+            memory, shares = here["machine_memory_bytes"], self.processes.count
+        leaves = jax.tree.leaves((self.shapes, self.shapes, self.optimizer_shapes()))
+        held = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        rows = [stage.batch_size * stage.data.length for stage in self.curriculum.stages]
+        tokens = max(rows) // (self.trainer.accumulate * self.curriculum.segments)
+        width = getattr(model, "d_model", 0) * np.dtype(getattr(model, "dtype", "float32")).itemsize
+        batch = tokens * (2 * TOKEN_BYTES + width)
+        if memory is not None and held + batch > memory * shares:
+            raise RunError(
+                f"Experiment: a step needs more than {machine.size(held)} for parameters and "
+                f"optimizer and {machine.size(batch)} for {tokens:,} tokens, and there are "
+                f"{machine.size(memory * shares)}; make the model, the rows or their length smaller"
+            )
 
     def make(self) -> Any:
         """A new model."""

@@ -95,7 +95,7 @@ def train(
         or the experiment does not fit the devices.
     """
     processes = processes or Processes()
-    console = console or make_console(quiet=not processes.main)
+    console = console or make_console(lasting=True, quiet=not processes.main)
     run = RunDir(run_dir)
     with processes.together(), contextlib.ExitStack() as held:
         setup = RunSetup(experiment, processes, config_text)

@@ -76,6 +76,18 @@ def test_recall(bmojo, here):
     assert Path("run/evaluation/recall.png").exists()
 
 
+def test_results_that_cannot_be_kept_are_shown(bmojo, here):
+    """As of a run that may only be read."""
+    Path("run/evaluation").write_text("")
+    result = bmojo("eval", here, *RECALL, "recall")
+    assert "accuracy by tokens from the pair" in result.stdout
+    assert result.stderr == (
+        "error: run/evaluation: cannot be written (File exists); the results are shown, but not "
+        "kept\n"
+    )
+    assert result.exit_code == 4
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

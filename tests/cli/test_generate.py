@@ -5,6 +5,7 @@ import re
 import pytest
 
 SUMMARY = re.compile(
+    r'prompt 1: ".*"\n(?:continuation 1 ended .*\n)'
     r"prompt tokens (\d+), new tokens (\d+), prefill [\d,]+ tokens/s, decode [\d.]+ ms/token, "
     r"state [\d,]+ bytes, compilation [\d.]+ s\n"
 )

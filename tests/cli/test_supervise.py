@@ -30,7 +30,7 @@ if what == "sleep":
     def stop(number, frame):
         print("saved", flush=True)
         sys.exit(128 + number)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     print("ready", flush=True)
     time.sleep(60)
@@ -120,10 +120,10 @@ def start(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     root = Path(__file__).parents[2]
 
-    def start(tries):
+    def start(tries, first="true"):
         (tmp_path / "tries.json").write_text(json.dumps(tries))
         return subprocess.Popen(
-            [sys.executable, "-c", START],
+            ["sh", "-c", f'{first}; exec "$@"', "sh", sys.executable, "-c", START],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(root)},
             stdout=subprocess.PIPE,
@@ -133,13 +133,22 @@ def start(tmp_path):
     return start
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_passed_on_and_not_followed_by_a_restart(start, number):
     with start([("sleep", 10)]) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stdout.read() == "saved\n"
     assert process.returncode == 128 + number
+
+
+def test_a_lost_terminal_changes_nothing_under_nohup(start):
+    with start([("sleep", 10)], "trap '' HUP") as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "saved\n"
+    assert process.returncode == 143
 
 
 def test_a_signal_during_the_pause_ends_it(start):

@@ -108,6 +108,7 @@ def here(world, tmp_path, monkeypatch):
     """A copy of it as the working directory, without a network."""
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("BMOJO_CACHE_DIR", str(tmp_path / "cache"))
 
     def load_dataset(*_, **__):

@@ -69,6 +69,10 @@ PREPARE = {
     "broken tokenizer": (
         write("bad.json", "{"), "data prepare books --out out --tokenizer tokenizers:bad.json",
         "bad.json: no usable tokenizers file (...); give another one"),
+    "tokenizer without an end": (
+        nothing, "data prepare books --out out --tokenizer tokenizers:/dev/zero",
+        "/dev/zero: the tokenizer cannot be read (it is a device); give an existing file in "
+        "tokenizers:FILE"),
     "tokenizer is a folder": (
         nothing, "data train-tokenizer books --vocab-size 300 --out books",
         "--out: books is a folder; name a file in it, as books/bpe.json"),

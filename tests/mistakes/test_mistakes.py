@@ -78,3 +78,13 @@ def test_the_world_is_right(here):
     ):
         result = CliRunner().invoke(app, shlex.split(command))
         assert result.exit_code == 0, (command, result.output, result.exception)
+
+
+def test_brackets_of_a_path_and_of_a_name_are_shown_as_they_are(here):
+    """A run ends, and is found finished, whatever its directory and evaluation are called."""
+    command = "train tiny.gin --run-dir '[bold]r[/x]' Evaluation.name='\"[red]e[/y]\"'"
+    for said in ("finished 2 steps", "this run is finished"):
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert said in result.stdout and "[bold]r[/x]" in result.stdout
+        assert "[red]e[/y]" in result.stdout

@@ -74,6 +74,51 @@ TRAIN = {
         nothing, "train tiny.gin Model.vocab_size=16",
         "tiny.gin:4: Experiment.curriculum: its data have 32 tokens, the model only 16; raise "
         "Model.vocab_size"),
+    "infinite clip": (
+        nothing, "train tiny.gin Optimizer.clip=1e999",
+        "command line: Optimizer.clip=1e999: Optimizer.clip: it is beyond 2e+308, or not a "
+        "number; give another one"),
+    "more steps than there are numbers": (
+        nothing, "train tiny.gin Stage.steps=1000000000000000000000",
+        "command line: ...: Stage.steps: it is beyond 9e+18, or not a number; give another one"),
+    "an endless number": (
+        nothing, f"train tiny.gin Stage.steps={'9' * 5000}",
+        "command line: ...: syntax error: ..."),
+    "thousands of brackets": (
+        write("a.gin", f"include 'tiny.gin'\nMQAR.num_pairs = {'(' * 5000}{')' * 5000}\n"),
+        "train a.gin",
+        "a.gin: syntax error: too many brackets"),
+    "a module that raises": (
+        lambda: [
+            write("mine.py", "\nraise RuntimeError('not today')\n")(),
+            write("a.gin", "import mine\ninclude 'tiny.gin'\n")(),
+        ],
+        "train a.gin",
+        "a.gin:1: cannot import 'mine': ...mine.py:2: RuntimeError: not today"),
+    "a model beyond all memory": (
+        nothing, "train tiny.gin Model.d_model=1000000000",
+        "Experiment: a step needs more than ... for parameters and optimizer and ... for 32 "
+        "tokens, and there are ...; make the model, the rows or their length smaller"),
+    "rows beyond all memory": (
+        nothing, "train tiny.gin Stage.batch_size=1000000000000",
+        "Experiment: a step needs more than ... for parameters and optimizer and ... for "
+        "16,000,000,000,000 tokens, and there are ...; make the model, the rows or their length "
+        "smaller"),
+    "the wrong number through a macro": (
+        write("a.gin", "include 'tiny.gin'\nN_HEADS = 2\nAttention.n_heads = %N_HEADS"),
+        "train a.gin N_HEADS=3",
+        "command line: N_HEADS=3: Attention.n_heads: must divide d_model = 8, got 3"),
+    "the short name of a parameter": (
+        nothing, "train tiny.gin Optimizer.lr=1e-3",
+        "command line: Optimizer.lr=1e-3: Optimizer.lr: Optimizer has no parameter 'lr'; did you "
+        "mean 'learning_rate'?"),
+    "a part of an experiment": (
+        nothing, "train sizes/tiny.gin",
+        "...sizes/tiny.gin: is a part of an experiment (it binds no Experiment.model); name the "
+        "experiment first, as in: experiments/mqar.gin sizes/tiny.gin"),
+    "a home that is not there": (
+        nothing, "train tiny.gin --run-dir '~nobody-is-called-this/run'",
+        "~: there is no such home directory; write the path without it"),
     "empty curriculum": (
         nothing, "train tiny.gin Experiment.curriculum=()",
         "command line: ...: Experiment.curriculum: needs at least one stage"),
@@ -172,6 +217,10 @@ RESUME = {
     "unreadable summary": (
         write("run/summary.json", "[]"), "train tiny.gin --run-dir run",
         ".../run/summary.json: has no 'status'; delete it, and the run goes on from its last "
+        "checkpoint"),
+    "summary without a step": (
+        write("run/summary.json", '{"status": "finished"}'), "train tiny.gin --run-dir run",
+        ".../run/summary.json: has no 'step'; delete it, and the run goes on from its last "
         "checkpoint"),
     "torn summary": (
         write("run/summary.json", '{"status"'), "train tiny.gin --run-dir run",

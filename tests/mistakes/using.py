@@ -8,6 +8,9 @@ EVALUATE = {
     "no run": (
         nothing, "eval books",
         "books: no run is here (no config.gin); train one with bmojo train"),
+    "endless step": (
+        nothing, f"eval run --step {'9' * 5000}",
+        "--step: '9999...9' is no step; give a number, or best"),
     "no checkpoint": (
         remove("run/checkpoints"), "eval run",
         ".../run/checkpoints: there are no checkpoints; train first with bmojo train"),
@@ -82,6 +85,9 @@ GENERATE = {
     "ids that are no numbers": (
         nothing, "generate run --ids '1 two'",
         "--ids: ..."),
+    "prompt file without an end": (
+        nothing, "generate prose --file /dev/zero",
+        "--file: /dev/zero cannot be read as UTF-8 text (it is a device); give another file"),
     "prompt file is a folder": (
         nothing, "generate prose --file books",
         "--file: books cannot be read as UTF-8 text (Is a directory); give another file"),

@@ -77,7 +77,7 @@ def test_output_of_a_second_try_is_added_and_its_tail_is_its_own(cells):
     assert result.tail.count("ok.gin runs") == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_all_softly_and_starts_no_more(cells, tmp_path, number):
     asked = []
 

@@ -24,7 +24,7 @@ from bmojo.training.run_dir import RunDir, RunError
 from tests.training.standin import CONFIG_TEXT, STEPS, StandInConfig, run, task
 
 ROOT = Path(__file__).parents[2]
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 
 
 def metrics(path):

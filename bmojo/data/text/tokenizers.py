@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bmojo.errors import UserError, suggestion
+from bmojo.files import read_file
 
 __all__ = ["ByteTokenizer", "Tokenizer", "optional_package", "tokenizer", "train_tokenizer"]
 
@@ -83,7 +84,7 @@ class _FileTokenizer:
         self.spec = f"{self.kind}:{path}"
         self.path = path
         try:
-            self.content = path.read_bytes()
+            self.content = read_file(path)
         except OSError as error:
             raise UserError(
                 f"{path}: the tokenizer cannot be read ({error.strerror}); give an existing file "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bmojo.errors import UserError
+from bmojo.files import read_file
 from bmojo.generation.generate import check_tokens
 
 PARTIAL, END = "·", "⟨eos⟩"
@@ -35,7 +36,7 @@ def read_tokens(
         ids, or the tokenizer has more tokens than the model.
     """
     try:
-        text = Path(path).expanduser().read_bytes().decode()
+        text = read_file(Path(path).expanduser()).decode()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
     except UnicodeDecodeError as error:
