@@ -1,6 +1,7 @@
 """`bmojo eval`: the evaluations of a run's config, or kinds of evaluation by name."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -251,22 +252,31 @@ def recall(context: typer.Context) -> Kind:
 def harness(
     context: typer.Context,
     tasks: Annotated[
-        Path | None, option("DIR", "Folder of lm-evaluation-harness YAML files.")
+        str | None,
+        option("DIR|NAME,...", "Folder of lm-evaluation-harness YAML files, or its own tasks."),
+    ] = None,
+    limit: Annotated[int | None, option("N", "Documents of each task.", min=1)] = None,
+    metadata: Annotated[
+        str | None, option("JSON", "For tasks that make their data, such as ruler.")
     ] = None,
     batch_size: BatchSize = BATCH_SIZE,
 ) -> Kind:
-    """Tasks of a folder, by lm-evaluation-harness.
+    """Tasks of a folder, or by name, of lm-evaluation-harness.
 
     Needs pip install 'bmojo[eval]'.
     """
     subject: Subject = context.obj
     if tasks is None:
         raise UserError("--tasks: the harness needs tasks; name a folder of its YAML files")
+    try:
+        facts = dict(json.loads(metadata or "{}"))
+    except (ValueError, TypeError):
+        raise UserError(f"--metadata: {metadata!r} is no JSON object; give one") from None
     if subject.run.tokenizer is None:
         raise UserError(
             f"{subject.run.path}: it was trained on a task without text; the harness needs a text"
         )
-    if not any(tasks.rglob("*.yaml")):
+    if (folder := Path(tasks).expanduser()).is_dir() and not any(folder.rglob("*.yaml")):
         raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
 
     yield
@@ -281,7 +291,7 @@ def harness(
     run = subject.run
     with progress_bar("harness", None) as done:
         lm = HarnessModel(run.model, run.tokenizer, batch_size=batch_size, progress=done)
-        results = run_tasks(lm, tasks)
+        results = run_tasks(lm, tasks, limit, facts)
     rows = [
         (task, metric, f"{value:,.4f}")
         for task, metrics in results.items()
