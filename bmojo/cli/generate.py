@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bmojo.generation.sampling import Sampling
-    from bmojo.generation.stopping import Stop
+    from bmojo.generation.stopping import Continuation, Stop
 
 LARGEST_BATCH = 8
 
@@ -242,23 +242,24 @@ class Work:
         self.prompt_tokens += int(lengths.sum())
         self.state_bytes = state_bytes(state)
         drawn: list[list[int]] = [[] for _ in rows]
+        texts = [self._begin(prompts[row]) for row in rows]
         alone = len(prompts) == 1
         title = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
         shown: Any = self._stream() if alone else progress_bar(title, self.count)
         try:
             with shown as show, _finished(session):
-                for step in self._decode(logits, state, session, self.count, list(rows)):
-                    self._note(step, drawn)
-                    show(drawn[0] if alone else 1)
+                for step in self._decode(logits, state, session, self.count, rows, prompts):
+                    self._note(step, drawn, texts)
+                    show(texts[0] if alone else 1)
                 if session is not None:
                     session.read(drawn[0][session.position - int(lengths[0]) :])
         finally:
             self.decoding += time.perf_counter() - read
             if alone:
-                typer.echo(self._text(drawn[0], whole=True)[self._shown :])
+                typer.echo(self._text(texts[0])[self._shown :])
         if not alone:
-            for number, ids in zip(rows, drawn, strict=True):
-                typer.echo(f"--- {number + 1} ---\n{self._text(ids, whole=True)}")
+            for number, text in zip(rows, texts, strict=True):
+                typer.echo(f"--- {number + 1} ---\n{self._text(text)}")
 
     def summary(self) -> str:
         """Tokens, speed and memory in one line."""
@@ -292,7 +293,13 @@ class Work:
             pass
 
     def _decode(
-        self, logits: Any, state: Any, session: Any, count: int, rows: list[int] | None = None
+        self,
+        logits: Any,
+        state: Any,
+        session: Any,
+        count: int,
+        rows: Sequence[int] = (),
+        prompts: "Sequence[np.ndarray]" = (),
     ) -> "Iterator[np.ndarray]":
         from bmojo.generation.generate import decode
 
@@ -304,39 +311,50 @@ class Work:
             sampling=self.sampling,
             stop=self.stop if rows else None,
             seed=self.seed,
-            rows=rows,
+            rows=rows or None,
+            prompts=[prompts[row] for row in rows],
             advance=None if session is None else session.advance,
         )
 
-    def _note(self, step: "np.ndarray", drawn: list[list[int]]) -> None:
+    def _note(
+        self, step: "np.ndarray", drawn: list[list[int]], texts: "list[Continuation]"
+    ) -> None:
         """Add the tokens of a step to their rows."""
         from bmojo.generation.generate import ENDED
 
         self.steps += 1
-        for row, token in zip(drawn, step.tolist(), strict=True):
+        for row, text, token in zip(drawn, texts, step.tolist(), strict=True):
             if token != ENDED:
                 row.append(token)
+                text.add(token)
                 self.new_tokens += 1
 
     @contextlib.contextmanager
-    def _stream(self) -> Iterator[Callable[[list[int]], None]]:
+    def _stream(self) -> "Iterator[Callable[[Continuation], None]]":
         """Print the continuation as far as no further token will change it."""
+        from bmojo.generation.stopping import readable
+
         self._shown = 0
 
-        def show(ids: list[int]) -> None:
-            text = self._text(ids, whole=False)
-            typer.echo(text[self._shown :], nl=False)
-            self._shown = len(text)
+        def show(text: "Continuation") -> None:
+            known = readable(text.text, self.stop.strings)
+            typer.echo(known[self._shown :], nl=False)
+            self._shown = len(known)
 
         yield show
 
-    def _text(self, ids: list[int], whole: bool) -> str:
-        """The text of a continuation: all of it, or as far as no further token will change it."""
-        if self.tokenizer is None:
-            return " ".join(map(str, ids))
-        from bmojo.generation.stopping import cut, readable
+    def _begin(self, prompt: "np.ndarray") -> "Continuation":
+        """The text of a continuation: without a tokenizer, ids with blanks between."""
+        from bmojo.generation.stopping import Continuation
 
-        return (cut if whole else readable)(self.tokenizer.decode(ids), self.stop.strings)
+        if self.tokenizer is None:
+            return Continuation(lambda ids: " ".join(map(str, ids)))
+        return Continuation(self.tokenizer.decode, prompt)
+
+    def _text(self, text: "Continuation") -> str:
+        from bmojo.generation.stopping import cut
+
+        return cut(text.whole, self.stop.strings)
 
 
 @contextlib.contextmanager

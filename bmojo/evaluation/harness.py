@@ -23,7 +23,7 @@ from bmojo.errors import UserError, suggestion
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, score
 from bmojo.generation.generate import generate_all
 from bmojo.generation.sampling import Sampling
-from bmojo.generation.stopping import Stop, cut
+from bmojo.generation.stopping import Continuation, Stop, cut
 
 MAX_NEW_TOKENS = 256  # tokens generated where a task does not say
 BOOTSTRAPS = 1000  # draws for standard errors that have no closed form
@@ -137,7 +137,8 @@ class HarnessModel(TemplateLM):
                     rows=rows,
                 )
                 for number, tokens in zip(rows, drawn, strict=True):
-                    texts[number] = cut(self._tokenizer.decode(tokens), until)
+                    text = Continuation(self._tokenizer.decode, prompts[number], tokens)
+                    texts[number] = cut(text.whole, until)
                 self._progress(sum(map(len, drawn)))
         return texts
 

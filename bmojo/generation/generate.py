@@ -17,7 +17,7 @@ from bmojo.errors import UserError
 from bmojo.generation.loop import BLOCK, Draws, in_blocks, one_by_one
 from bmojo.generation.programs import growing_leaf, programs_of
 from bmojo.generation.sampling import NOT_A_NUMBER, Sampling
-from bmojo.generation.stopping import Stop
+from bmojo.generation.stopping import Continuation, Stop
 from bmojo.layers.protocol import State
 from bmojo.ops.positions import Positions
 from bmojo.types import Array, Float, Int
@@ -146,6 +146,7 @@ def decode(
     stop: Stop | None = None,
     seed: int = 0,
     rows: Sequence[int] | None = None,
+    prompts: Sequence[Any] | None = None,
     block: int = BLOCK,
     advance: Callable[[State, Array], tuple[Array, State]] | None = None,
 ) -> Iterator[np.ndarray]:
@@ -164,6 +165,7 @@ def decode(
       seed: of the draws, below 2^32.
       rows: number of each row. The tokens of a row depend on the seed and its number, never on
         the rows beside it. None: 0, 1, ...
+      prompts: token ids before each continuation, whose text is searched for stop strings.
       block: largest number of tokens of a row in one call of the loop.
       advance: reads one token (B,) of each row, from (state, tokens) to the next logits (B, V) and
         state; called for a token when the next one is asked for. None: the model reads, in the
@@ -189,7 +191,9 @@ def decode(
     batch = len(position)
     numbers = np.arange(batch, dtype=np.int32) if rows is None else np.asarray(rows, np.int32)
     draws = Draws(sampling, np.uint32(seed), numbers, position)
-    drawn: list[list[int]] = [[] for _ in range(batch)]
+    texts: list[Continuation] = []
+    if stop.strings and stop.decode is not None:
+        texts = [Continuation(stop.decode, prompt) for prompt in prompts or [()] * batch]
     active = np.ones(batch, bool)
     if advance is None:
         steps = in_blocks(model, logits, state, draws, stop.ids, active, max_new_tokens, block)
@@ -206,12 +210,10 @@ def decode(
             return
         ids[~active] = ENDED
         yield ids
-        if stop.strings:
-            for row in np.flatnonzero(active):
-                drawn[row].append(int(ids[row]))
-                active[row] = not stop.met(drawn[row])
-            if not active.any():
-                return
+        for row in np.flatnonzero(active) if texts else ():
+            active[row] = not stop.met(texts[row], ids[row])
+        if not active.any():
+            return
 
 
 def single_steps(model: Any) -> Callable[[State, Array], tuple[Array, State]]:
@@ -251,7 +253,8 @@ def generate_steps(
 
     def run() -> Iterator[np.ndarray]:
         logits, state = prefill(model, tokens, lengths, chunk_size=chunk_size, capacity=capacity)
-        yield from decode(model, logits, state, max_new_tokens=max_new_tokens, seed=seed, **options)
+        more = {"max_new_tokens": max_new_tokens, "seed": seed, "prompts": prompts, **options}
+        yield from decode(model, logits, state, **more)
 
     return run()
 

@@ -1,6 +1,5 @@
 """The text of a memory report: tokens of a file, and their display."""
 
-import codecs
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from bmojo.errors import UserError
 from bmojo.generation.generate import check_tokens
+from bmojo.generation.stopping import Continuation
 
 PARTIAL, END = "·", "⟨eos⟩"
 
@@ -69,13 +69,13 @@ def pieces(tokenizer: Any | None, tokens: Sequence[int] | np.ndarray) -> list[Pi
     """Display of each token; a character stands at the token of its last byte."""
     if tokenizer is None:
         return [Piece(f"{token} ") for token in tokens]
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    shown = []
+    shown, document = [], Continuation(tokenizer.decode)
     for token in tokens:
         if token == tokenizer.eos:
             shown.append(Piece(END, False))
+            document = Continuation(tokenizer.decode)
             continue
-        text = decoder.decode(tokenizer.decode_bytes([int(token)]))
+        text = document.add(token)
         if not text:
             shown.append(Piece(PARTIAL, False))
         elif text.isspace() and "\n" in text:
