@@ -18,8 +18,7 @@ from bmojo.console import line, make_console
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from bmojo.evaluation.documents import Documents as Texts
     from bmojo.evaluation.perplexity import Measured
     from bmojo.experiment import Experiment
     from bmojo.runs import TrainedRun
@@ -185,12 +184,12 @@ class Subject:
         for table in result_tables(rows, evaluations):
             self.console.print(table)
 
-    def _texts(self, folder: Path | None) -> "Sequence[np.ndarray]":
+    def _texts(self, folder: Path | None) -> "Texts":
         """The documents of a folder, or the test split of the run's data."""
         from bmojo.evaluation.documents import read_documents, run_documents
 
         if folder is None:
-            return list(run_documents(self.experiment))
+            return run_documents(self.experiment)
         return read_documents(folder, self.run.tokenizer, self.experiment.model.vocab_size)
 
     def _losses(self, folder: Path | None, longest: int, batch_size: int) -> "Measured":
@@ -206,5 +205,6 @@ class Subject:
                 longest,
                 batch_size=batch_size,
                 decode_bytes=decode,
+                text_bytes=texts.bytes,
                 progress=done,
             )

@@ -78,6 +78,13 @@ def test_any_ids_make_a_text_that_only_grows(kind):
 
 
 @pytest.mark.parametrize("kind", ["byte fallback", "SentencePiece BPE", "bytes"])
+def test_bytes_of_byte_tokens(kind):
+    """Also of those that are among the added ones."""
+    coder = make(kind)
+    assert coder.decode_bytes(coder.encode("🙂")).strip() == "🙂".encode()
+
+
+@pytest.mark.parametrize("kind", ["byte fallback", "SentencePiece BPE", "bytes"])
 def test_a_string_behind_bytes_is_met(kind):
     """Also where the bytes before it are no character."""
     coder = make(kind)
