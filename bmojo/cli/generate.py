@@ -42,8 +42,8 @@ def generate(
         int | None,
         option(
             "B",
-            "Prompts continued at the same time; the tokens do not depend on it. Default: all, at "
-            f"most {LARGEST_BATCH}.",
+            "Prompts continued at the same time; in bfloat16 it may change tokens by rounding, in "
+            f"float32 hardly ever. Default: all, at most {LARGEST_BATCH}.",
             min=1,
         ),
     ] = None,

@@ -163,8 +163,9 @@ def decode(
       sampling: distribution of the tokens; None: always the most likely one.
       stop: further ends of a row.
       seed: of the draws, below 2^32.
-      rows: number of each row. The tokens of a row depend on the seed and its number, never on
-        the rows beside it. None: 0, 1, ...
+      rows: number of each row. The draws of a row depend on the seed and its number, never on
+        the rows beside it, logits on them by rounding alone, which in bfloat16 changes some
+        tokens. None: 0, 1, ...
       prompts: token ids before each continuation, whose text is searched for stop strings.
       block: largest number of tokens of a row in one call of the loop.
       advance: reads one token (B,) of each row, from (state, tokens) to the next logits (B, V) and

@@ -12,7 +12,8 @@ The steps, each on the tokens that the one before kept:
 
 The token is argmax_i (log p_i + g_i) over the kept tokens, with standard Gumbel noise g: a draw
 from p. The noise comes from a seed, the row's number and the position of the token, never from
-the batch, so that the tokens of a row do not depend on the other rows.
+the batch. Logits depend on the size of the batch by rounding alone: in float32 tokens hardly ever
+do, in bfloat16, where logits are often equal or nearly so, some do.
 """
 
 import dataclasses
