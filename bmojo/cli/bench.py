@@ -196,10 +196,7 @@ def step(session: "Measurement", given: Any) -> None:
       bmojo bench step --models transformer,bmojo --length 8192 --baseline transformer
       bmojo bench step --part layer --length 32768 --out runs/bench/layer
     """
-    names = _list("--models", given.models, MODELS)
-    against = _baseline(given.baseline, names)
-    session.begin()
-    chosen = _choose(names, given)
+    chosen, against = _candidates(session, given)
     from bmojo.benchmark.steps import layer_cases, step_cases
 
     checks = session.check_segments(chosen, given.length)
@@ -221,7 +218,6 @@ def length(session: "Measurement", given: Any) -> None:
       bmojo bench length
       bmojo bench length --models bmojo,transformer --length 4096 --length 8192 --quick
     """
-    names = _list("--models", given.models, MODELS)
     wanted = sorted(set(given.lengths or LENGTHS))
     for tokens in wanted:
         if tokens % given.segment:
@@ -229,8 +225,7 @@ def length(session: "Measurement", given: Any) -> None:
                 f"--length: {tokens} is no multiple of --segment {given.segment}; change one of "
                 "them"
             )
-    session.begin()
-    chosen = _choose(names, given)
+    chosen, _ = _candidates(session, given)
     from bmojo.benchmark.steps import conclude_lengths, length_cases
 
     checks = session.check_segments(chosen, wanted[0])
@@ -254,10 +249,7 @@ def decode(session: "Measurement", given: Any) -> None:
       bmojo bench decode
       bmojo bench decode --models transformer,bmojo --position 1024 --position 8192
     """
-    names = _list("--models", given.models, MODELS)
-    against = _baseline(given.baseline, names)
-    session.begin()
-    chosen = _choose(names, given)
+    chosen, against = _candidates(session, given)
     from bmojo.benchmark.decoding import check_decoding, conclude_decoding, decode_cases
 
     checks = session.check_each(chosen, check_decoding)
@@ -279,9 +271,10 @@ def start(session: "Measurement", given: Any) -> None:
       bmojo bench start --model transformer --layers 12
     """
     session.begin()
-    dimensions = _dimensions(given)
-    _choose([given.model], given)
+    from bmojo.benchmark.models import choose
     from bmojo.benchmark.starts import Starts
+
+    choose([given.model], dimensions := _dimensions(given))
 
     with tempfile.TemporaryDirectory(prefix="bmojo-bench-") as folder:
         starts = Starts(given.model, dimensions, given.batch, given.length, Path(folder))
@@ -309,14 +302,11 @@ def peers(session: "Measurement", given: Any) -> None:
       bmojo bench peers --peers hf_mamba2,hf_mistral --quick
     """
     session.settings["dtype"] = given.dtype = "float32"
-    names = _list("--models", given.models, MODELS)
     wanted = _list("--peers", given.others, PEERS)
-    against = _baseline(given.baseline, [*names, *wanted])
     from bmojo.benchmark import peers
 
-    commands = peers.find(wanted, given.environments)
-    session.begin()
-    dimensions, chosen = _dimensions(given), _choose(names, given)
+    commands, dimensions = peers.find(wanted, given.environments), _dimensions(given)
+    chosen, against = _candidates(session, given, wanted)
     from bmojo.benchmark.machine import threads
     from bmojo.benchmark.steps import step_cases
 
@@ -346,17 +336,18 @@ def _list(option: str, text: str, choices: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _baseline(name: str | None, names: Sequence[str]) -> str:
-    if name is not None and name not in names:
-        raise UserError(f"--baseline: {name!r} is not measured; {suggestion(name, names)}")
-    return name or names[0]
-
-
-def _choose(names: Sequence[str], given: Any) -> "list[Candidate]":
-    """The models of some names, with equal parameters."""
+def _candidates(
+    session: "Measurement", given: Any, others: Sequence[str] = ()
+) -> "tuple[list[Candidate], str]":
+    """Models with equal parameters, and the baseline, after the machine has been recorded."""
     from bmojo.benchmark.models import choose
 
-    return choose(names, _dimensions(given), getattr(given, "overrides", None) or ())
+    names = _list("--models", given.models, MODELS)
+    baseline, every = getattr(given, "baseline", None), [*names, *others]
+    if baseline not in (None, *every):
+        raise UserError(f"--baseline: {baseline!r} is not measured; {suggestion(baseline, every)}")
+    session.begin()
+    return choose(names, _dimensions(given), given.overrides or ()), baseline or names[0]
 
 
 def _dimensions(given: Any) -> "Dimensions":

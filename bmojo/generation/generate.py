@@ -23,8 +23,8 @@ from bmojo.ops.positions import Positions
 from bmojo.types import Array, Float, Int
 
 __all__ = [
-    "CHUNK", "ENDED", "check_tokens", "decode", "generate_all", "generate_steps", "memory_grows",
-    "pad", "prefill", "room", "rows_seen", "single_steps", "start", "state_bytes",
+    "CHUNK", "ENDED", "check_finite", "check_tokens", "decode", "generate_all", "generate_steps",
+    "memory_grows", "pad", "prefill", "room", "rows_seen", "single_steps", "start", "state_bytes",
 ]  # fmt: skip
 
 CHUNK = 128
@@ -51,6 +51,14 @@ def check_tokens(tokens: Any, vocab_size: int, name: str = "tokens") -> None:
     if wrong.size:
         raise UserError(
             f"{name}: {int(wrong[0])} is not a token of this model; ids are 0 .. {vocab_size - 1}"
+        )
+
+
+def check_finite(values: Any, name: str) -> None:
+    """Raise UserError unless all numbers are finite."""
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{name} is not a number; the model's parameters are broken, use another checkpoint"
         )
 
 
