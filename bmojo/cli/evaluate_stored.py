@@ -1,6 +1,5 @@
 """Kinds of `bmojo eval` that read with a store beside the model."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,8 +137,7 @@ def rereading(
     from bmojo.storage import Policy
 
     with progress_bar("reading", 5 * sum(len(c) - 1 for c in chapters)) as done:
-        found = reread(subject.run.model, chapters, use, Policy(), done)
-    rows = [dataclasses.asdict(row) for row in found]
+        rows = reread(subject.run.model, chapters, use, Policy(), done)
     subject.report("rereading", {"rows": rows}, rereading_table(rows))
 
 
@@ -207,7 +205,7 @@ def _ask(
 ) -> dict[str, float]:
     """Mean answers over streams."""
     from bmojo.data.haystack import HaystackConfig
-    from bmojo.evaluation.stored.haystacks import ask, summary
+    from bmojo.evaluation.stored.haystacks import ask
 
     config = HaystackConfig(**facts)
-    return summary(ask(subject.run.model, task, config, use, policy, streams, 0, progress))
+    return ask(subject.run.model, task, config, use, policy, streams, progress)
