@@ -202,7 +202,8 @@ def decode(
     draws = Draws(sampling, np.uint32(seed), numbers, position)
     texts: list[Continuation] = []
     if stop.strings and stop.decode is not None:
-        texts = [Continuation(stop.decode, prompt) for prompt in prompts or [()] * batch]
+        before = [()] * batch if prompts is None else prompts
+        texts = [Continuation(stop.decode, prompt) for prompt in before]
     active = np.ones(batch, bool)
     if advance is None:
         steps = in_blocks(model, logits, state, draws, stop.ids, active, max_new_tokens, block)
