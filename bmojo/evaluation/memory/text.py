@@ -35,7 +35,7 @@ def read_tokens(
         ids, or the tokenizer has more tokens than the model.
     """
     try:
-        text = Path(path).expanduser().read_bytes().decode()
+        text = Path(path).expanduser().read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
     except UnicodeDecodeError as error:
@@ -55,7 +55,7 @@ def read_tokens(
         return tokens[:limit].astype(np.int32)
     words = text.split()
     for number, word in enumerate(words, start=1):
-        if not word.removeprefix("-").isdecimal():
+        if not word.removeprefix("-").isdecimal() or len(word) > 18:
             raise UserError(
                 f"{path}: word {number}, {word[:20]!r}, is no token id; the run's task has no "
                 "tokenizer, so give ids separated by blanks"
