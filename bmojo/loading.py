@@ -12,7 +12,7 @@ from flax import nnx
 from bmojo.errors import UserError
 from bmojo.generation.generate import CHUNK, check_tokens, decode, prefill, room, rows_seen, start
 from bmojo.generation.sampling import Sampling
-from bmojo.generation.stopping import Stop, cut
+from bmojo.generation.stopping import CONTEXT, Continuation, Stop, cut
 from bmojo.layers.protocol import State
 from bmojo.model import ModelConfig
 from bmojo.runs import open_run
@@ -69,6 +69,7 @@ class TrainedModel:
         """Empty the state."""
         self.state: State = start(self.model, 1, CHUNK)
         self._next: Array | None = None  # logits (1, V) of the token after the state
+        self._last = np.zeros(0, np.int32)  # tokens before it, which text depends on
 
     def encode(self, prompt: str | Sequence[int] | np.ndarray) -> np.ndarray:
         """Token ids (L,) of a text behind the state, or the given ids.
@@ -92,7 +93,9 @@ class TrainedModel:
 
     def read(self, prompt: str | Sequence[int] | np.ndarray) -> None:
         """Read a text or token ids: the state is then the one after them."""
-        self._next, self.state = self._after(self.encode(prompt), 0)
+        ids = self.encode(prompt)
+        self._next, self.state = self._after(ids, 0)
+        self._last = np.append(self._last, ids)[-CONTEXT:]
 
     def logits(self, prompt: str | Sequence[int] | np.ndarray) -> Float[Array, "L V"]:
         """Logits of the token after each token of a text or of token ids, behind the state.
@@ -146,19 +149,23 @@ class TrainedModel:
             ends = Stop((int(tokenizer.eos),), strings, tokenizer.decode)
         elif strings:
             raise UserError("stop: the run has no tokenizer to find a text with; leave it out")
-        logits, state = self._after(self.encode(prompt), max_new_tokens)
+        ids = self.encode(prompt)
+        before = np.append(self._last, ids)
+        logits, state = self._after(ids, max_new_tokens)
         if logits is None:
             raise UserError("prompt: it is empty, and nothing was read; give at least one token")
         if keep:
             self._next, self.state = logits, jax.tree.map(jnp.copy, state)
+            self._last = before[-CONTEXT:]
         options: dict[str, Any] = {"sampling": sampling, "stop": ends, "seed": seed}
-        steps = decode(self.model, logits, state, max_new_tokens=max_new_tokens, **options)
+        options |= {"max_new_tokens": max_new_tokens, "prompts": [before]}
+        steps = decode(self.model, logits, state, **options)
         drawn = np.asarray([int(step[0]) for step in steps], np.int32)
         if keep:
             self.read(drawn)
         if not isinstance(prompt, str) or tokenizer is None:
             return drawn
-        return cut(tokenizer.decode(drawn), strings)
+        return cut(Continuation(tokenizer.decode, before, drawn).whole, strings)
 
     def _after(self, ids: np.ndarray, count: int) -> tuple[Array | None, State]:
         """Next logits (1, V) and state after ids, the latter with room for ``count`` more."""

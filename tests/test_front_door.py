@@ -122,6 +122,22 @@ def test_text_is_a_document():
     assert trained.generate(max_new_tokens=6, seed=5) == text
 
 
+class Words(Letters):
+    """Each token is a word, and the blank before the first one is left out."""
+
+    def decode(self, ids):
+        return " ".join(super(Words, self).decode([token]) for token in ids)
+
+
+def test_a_continuation_begins_with_its_blank():
+    trained, options = TrainedModel(model("bmojo"), Words()), {"max_new_tokens": 6, "seed": 5}
+    text = " " + Words().decode(trained.generate([0, 1, 2], **options))
+    assert trained.generate("ab", **options) == text
+    assert trained.generate("ab", **options, stop=text[1:4]) == " "
+    trained.read("ab")
+    assert trained.generate(**options) == text
+
+
 @pytest.mark.parametrize(
     ("call", "error"),
     [

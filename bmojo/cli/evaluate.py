@@ -1,6 +1,7 @@
 """`bmojo eval`: the evaluations of a run's config, or kinds of evaluation by name."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -211,21 +212,32 @@ def recall(context: typer.Context) -> Kind:
 @app.command()
 def harness(
     context: typer.Context,
-    tasks: Annotated[Path | None, option("DIR", "Folder of the harness's YAML files.")] = None,
+    tasks: Annotated[
+        str | None,
+        option("DIR|NAME,...", "Folder of lm-evaluation-harness YAML files, or its own tasks."),
+    ] = None,
+    limit: Annotated[int | None, option("N", "Documents of each task.", min=1)] = None,
+    metadata: Annotated[
+        str | None, option("JSON", "For tasks that make their data, such as ruler.")
+    ] = None,
     batch_size: BatchSize = BATCH_SIZE,
 ) -> Kind:
-    """Tasks of a folder, by lm-evaluation-harness.
+    """Tasks of a folder, or by name, of lm-evaluation-harness.
 
     Needs pip install 'bmojo[eval]'.
     """
     subject: Subject = context.obj
     if tasks is None:
         raise UserError("--tasks: the harness needs tasks; name a folder of its YAML files")
+    try:
+        facts = dict(json.loads(metadata or "{}"))
+    except (ValueError, TypeError):
+        raise UserError(f"--metadata: {metadata!r} is no JSON object; give one") from None
     if subject.run.tokenizer is None:
         raise UserError(
             f"{subject.run.path}: it was trained on a task without text; the harness needs a text"
         )
-    if not any(tasks.rglob("*.yaml")):
+    if (folder := Path(tasks).expanduser()).is_dir() and not any(folder.rglob("*.yaml")):
         raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
     yield
     try:
@@ -237,7 +249,7 @@ def harness(
     run = subject.run
     with progress_bar("harness", None) as done:
         lm = HarnessModel(run.model, run.tokenizer, batch_size=batch_size, progress=done)
-        results = run_tasks(lm, tasks)
+        results = run_tasks(lm, tasks, limit, facts)
     rows = [
         (task, name, f"{x:,.4f}") for task, found in results.items() for name, x in found.items()
     ]
@@ -307,7 +319,7 @@ def needles(
     task = haystack_task(subject)
     yield
     from bmojo.data.haystack import HaystackConfig
-    from bmojo.evaluation.stored.haystacks import ask, summary
+    from bmojo.evaluation.stored.haystacks import ask
     from bmojo.evaluation.stored.outputs import needles_table, plot_needles
     from bmojo.storage import Policy
 
@@ -316,7 +328,7 @@ def needles(
         for filler in chosen:
             for policy in (None, Policy()):
                 config = HaystackConfig(filler=filler)
-                found = summary(ask(model, task, config, use, policy, streams, 0, done))
+                found = ask(model, task, config, use, policy, streams, done)
                 rows.append({"filler": filler, "store": policy is not None, **found})
     results = {"streams": streams, "chance": task.chance, "rows": rows}
     figure = plot_needles(rows, task.chance)
@@ -339,7 +351,7 @@ def drift(
     task = haystack_task(subject)
     yield
     from bmojo.data.haystack import HaystackConfig
-    from bmojo.evaluation.stored.haystacks import ask, summary
+    from bmojo.evaluation.stored.haystacks import ask
     from bmojo.evaluation.stored.outputs import drift_table, plot_drift
     from bmojo.storage import Policy
 
@@ -348,7 +360,7 @@ def drift(
     stores = [None, *(Policy(half_life_tokens=half_life) for half_life in HALF_LIVES)]
     with progress_bar("drift", len(stores) * streams * filler) as done:
         for policy in stores:
-            found = summary(ask(model, task, config, use, policy, streams, 0, done))
+            found = ask(model, task, config, use, policy, streams, done)
             half_life = None if policy is None else policy.half_life_tokens
             rows.append({"store": policy is not None, "half_life": half_life, **found})
     facts = {"streams": streams, "filler": filler, "versions": VERSIONS}
@@ -385,8 +397,7 @@ def rereading(
     from bmojo.storage import Policy
 
     with progress_bar("reading", 5 * sum(len(c) - 1 for c in chapters)) as done:
-        found = reread(subject.run.model, chapters, use, Policy(), done)
-    rows = [dataclasses.asdict(row) for row in found]
+        rows = reread(subject.run.model, chapters, use, Policy(), done)
     subject.report("rereading", {"rows": rows}, rereading_table(rows))
 
 

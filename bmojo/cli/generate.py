@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bmojo.generation.sampling import Sampling
-    from bmojo.generation.stopping import Stop
+    from bmojo.generation.stopping import Continuation, Stop
     from bmojo.session import Use
     from bmojo.storage import Store
 
@@ -44,7 +44,10 @@ def generate(
     batch: Annotated[
         Number,
         option(
-            "B", "Prompts at a time; in float32 no token depends on it. Default: up to 8.", min=1
+            "B",
+            "Prompts at a time; in bfloat16 it may change tokens by rounding, in float32 hardly "
+            "ever. Default: up to 8.",
+            min=1,
         ),
     ] = None,
     step: Step = None,
@@ -202,6 +205,7 @@ class Work:
         self.prompt_tokens += int(lengths.sum())
         self.state_bytes = state_bytes(state)
         drawn: list[list[int]] = [[] for _ in rows]
+        texts = [self._continuation(prompts[row]) for row in rows]
         alone, self._shown = len(prompts) == 1, 0
         title = f"prompts {rows[0] + 1} - {rows[-1] + 1} of {len(prompts)}"
         if alone:
@@ -209,11 +213,13 @@ class Work:
         bar: Any = contextlib.nullcontext(self._show) if alone else progress_bar(title, self.count)
         try:
             with bar as show:
-                for step in self._decode(logits, state, session, self.count, list(rows)):
+                for step in self._decode(logits, state, session, self.count, rows, prompts):
                     self.steps += 1
-                    for row, token in zip(drawn, step.tolist(), strict=True):
-                        row += [token] if token != ENDED else []
-                    show(drawn[0] if alone else 1)
+                    for row, text, token in zip(drawn, texts, step.tolist(), strict=True):
+                        if token != ENDED:
+                            row.append(token)
+                            text.add(token)
+                    show(texts[0] if alone else 1)
                 if session is not None:
                     session.read(drawn[0][session.position - int(lengths[0]) :])
         finally:
@@ -222,12 +228,12 @@ class Work:
             self.new_tokens += sum(map(len, drawn))
             self.decoding += time.perf_counter() - read
             if alone:
-                typer.echo(self._text(drawn[0], whole=True)[self._shown :])
-        for number, ids in zip(rows, drawn, strict=True):
+                typer.echo(self._text(texts[0])[self._shown :])
+        for number, ids, text in zip(rows, drawn, texts, strict=True):
             if not alone:
                 self._echo(number, prompts[number])
-                typer.echo(f"--- {number + 1} ---\n{self._text(ids, whole=True)}")
-            typer.echo(f"continuation {number + 1} ended {self._end(ids)}", err=True)
+                typer.echo(f"--- {number + 1} ---\n{self._text(text)}")
+            typer.echo(f"continuation {number + 1} ended {self._end(ids, text)}", err=True)
 
     def _echo(self, number: int, prompt: "np.ndarray") -> None:
         """Show the end of a prompt on standard error."""
@@ -237,9 +243,9 @@ class Work:
         shown = json.dumps(start + text[-ECHOED:], ensure_ascii=False)
         typer.echo(f"prompt {number + 1}: {shown}", err=True)
 
-    def _end(self, ids: list[int]) -> str:
+    def _end(self, ids: list[int], text: "Continuation") -> str:
         """Why a continuation ended."""
-        if self.stop.strings and self._text(ids, whole=True) != self.tokenizer.decode(ids):  # type: ignore[union-attr]
+        if self._text(text) != text.whole:
             return "at a text of --stop"
         return "after --max-new-tokens" if len(ids) == self.count else "with its document"
 
@@ -277,25 +283,39 @@ class Work:
                 pass
 
     def _decode(
-        self, logits: Any, state: Any, session: Any, count: int, rows: list[int] | None = None
+        self,
+        logits: Any,
+        state: Any,
+        session: Any,
+        count: int,
+        rows: Sequence[int] = (),
+        prompts: "Sequence[np.ndarray]" = (),
     ) -> "Iterator[np.ndarray]":
         from bmojo.generation.generate import decode
 
         advance = None if session is None else session.advance
-        options: Any = {"sampling": self.sampling, "seed": self.seed, "rows": rows}
+        options: Any = {"sampling": self.sampling, "seed": self.seed, "rows": rows or None}
         options |= {"max_new_tokens": count, "stop": self.stop if rows else None}
+        options["prompts"] = [prompts[row] for row in rows] or None
         return decode(self.model, logits, state, **options, advance=advance)
 
-    def _show(self, ids: list[int]) -> None:
+    def _show(self, text: "Continuation") -> None:
         """Print a continuation as far as no further token will change it."""
-        text = self._text(ids, whole=False)
-        typer.echo(text[self._shown :], nl=False)
-        self._shown = len(text)
+        from bmojo.generation.stopping import readable
 
-    def _text(self, ids: list[int], whole: bool) -> str:
-        """The text of a continuation, or what no further token will change of it."""
+        known = readable(text.text, self.stop.strings)
+        typer.echo(known[self._shown :], nl=False)
+        self._shown = len(known)
+
+    def _continuation(self, prompt: "np.ndarray") -> "Continuation":
+        """The text of a continuation: without a tokenizer, ids with blanks between."""
+        from bmojo.generation.stopping import Continuation
+
         if self.tokenizer is None:
-            return " ".join(map(str, ids))
-        from bmojo.generation.stopping import cut, readable
+            return Continuation(lambda ids: " ".join(map(str, ids)))
+        return Continuation(self.tokenizer.decode, prompt)
 
-        return (cut if whole else readable)(self.tokenizer.decode(ids), self.stop.strings)
+    def _text(self, text: "Continuation") -> str:
+        from bmojo.generation.stopping import cut
+
+        return cut(text.whole, self.stop.strings)

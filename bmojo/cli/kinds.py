@@ -18,8 +18,7 @@ from bmojo.console import line, make_console, progress_bar
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from bmojo.evaluation.documents import Documents as Texts
     from bmojo.evaluation.perplexity import Measured
     from bmojo.runs import TrainedRun
 
@@ -175,12 +174,12 @@ class Subject:
             for place in [path] if figure is None else [path, path.with_suffix(".png")]:
                 line(self.console, place)
 
-    def _texts(self, folder: Path | None) -> "Sequence[np.ndarray]":
+    def _texts(self, folder: Path | None) -> "Texts":
         """The documents of a folder, or the test split of the run's data."""
         from bmojo.evaluation.documents import read_documents, run_documents
 
         if folder is None:
-            return list(run_documents(self.experiment))
+            return run_documents(self.experiment)
         return read_documents(folder, self.run.tokenizer, self.experiment.model.vocab_size)
 
     def _losses(self, folder: Path | None, longest: int, batch_size: int) -> "Measured":
@@ -191,4 +190,5 @@ class Subject:
         decode = getattr(self.run.tokenizer, "decode_bytes", None)
         with progress_bar("reading", sum(max(len(text) - 1, 0) for text in texts)) as done:
             options: dict[str, Any] = {"decode_bytes": decode, "progress": done}
+            options["text_bytes"] = texts.bytes
             return measure(self.run.model, texts, longest, batch_size=batch_size, **options)

@@ -3,7 +3,6 @@
 A text becomes ``[eos, its tokens, eos]``: every token of it is predicted, and its end.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,25 @@ from bmojo.generation.generate import check_tokens
 from bmojo.runs import text_of
 
 
-def run_documents(experiment: Any) -> Sequence[np.ndarray]:
+class Documents(list[np.ndarray]):
+    """Token ids of documents; ``bytes`` are those of their text as UTF-8, None: unknown."""
+
+    bytes: int | None = None
+
+
+def run_documents(experiment: Any) -> Documents:
     """The documents of the test split of an experiment's data."""
-    find = getattr(text_of(experiment), "documents", None)
+    data = text_of(experiment)
+    find = getattr(data, "documents", None)
     if not callable(find):
         raise UserError(
             "documents: the run's data are no documents; name a folder of "
             ".txt, .jsonl, .parquet or .npy files with --documents"
         )
-    return find("test")
+    found = Documents(find("test"))
+    if hasattr(data, "prepare"):
+        found.bytes = data.prepare().facts("test")["bytes"]
+    return found
 
 
 def encode_document(tokenizer: Any, text: str) -> np.ndarray:
@@ -34,7 +43,7 @@ def encode_document(tokenizer: Any, text: str) -> np.ndarray:
 
 def read_documents(
     folder: str | Path, tokenizer: Any | None, vocab_size: int | None = None
-) -> list[np.ndarray]:
+) -> Documents:
     """The documents of a folder or file, or of another corpus that ``bmojo data prepare`` reads.
 
     Subfolders are read too. Texts come first, in the order of the files' names, then .npy files
@@ -66,10 +75,15 @@ def read_documents(
             f"{folder}: {parts[0].name}: the run has no tokenizer to read it with; give token "
             "ids as .npy files"
         )
-    documents = [encode_document(tokenizer, text) for text in texts(parts, "text", None, "mend it")]
+    documents, size = Documents(), 0
+    for text in texts(parts, "text", None, "mend it"):
+        documents.append(encode_document(tokenizer, text))
+        size += len(text.encode())
     if not documents and not arrays:
         raise UserError(f"{folder}: its documents are empty; give some with text")
-    return documents + [_ids(path, vocab_size) for path in arrays]
+    documents.bytes = None if arrays else size
+    documents += [_ids(path, vocab_size) for path in arrays]
+    return documents
 
 
 def _ids(path: Path, vocab_size: int | None) -> np.ndarray:

@@ -165,7 +165,7 @@ class _Drawing:
         middle = lambda row: ((row["start"] + row["stop"]) / 2, row["loss"])  # noqa: E731
         kinds = [
             ("contexts", "context (tokens)", name, point),
-            ("positions", "position in the document", "loss", middle),
+            ("positions", "position in the document (tokens)", "loss", middle),
         ]
         kinds = [kind for kind in kinds if any(run.perplexity.get(kind[0]) for run in self.runs)]
         if not kinds:

@@ -5,6 +5,7 @@ training length. As in training, a text follows the token that ends a document.
 """
 
 import contextlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -18,16 +19,18 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
 from bmojo.console import Progress, unseen
-from bmojo.errors import UserError
+from bmojo.errors import UserError, suggestion
 from bmojo.evaluation.streaming import BATCH_SIZE, SEGMENT_LENGTH, score
 from bmojo.generation.generate import generate_all
 from bmojo.generation.sampling import Sampling
-from bmojo.generation.stopping import Stop, cut
+from bmojo.generation.stopping import Continuation, Stop, cut
 
 MAX_NEW_TOKENS = 256  # tokens generated where a task does not say
 BOOTSTRAPS = 1000  # draws for standard errors that have no closed form
 
 KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p", "min_p"}
+# Values of further options that change nothing; None changes nothing either.
+NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "use_cache": True}
 
 
 class HarnessModel(TemplateLM):
@@ -61,10 +64,37 @@ class HarnessModel(TemplateLM):
         """Token ids of a text, without any added."""
         return [int(token) for token in self._tokenizer.encode(string)]
 
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of both texts together, cut where the context's own ids end.
+
+        Where the tokenizer joins the end of the context with the continuation, or encodes that end
+        otherwise, the cut is before it. So the continuation has at least one token.
+        """
+        kept = context.rstrip()
+        whole, alone = self.tok_encode(context + continuation), self.tok_encode(kept)
+        same = (one == other for one, other in zip(whole, alone, strict=False))
+        cut_at = sum(itertools.takewhile(bool, same))
+        if whole == alone:
+            raise UserError(
+                f"continuation: {continuation!r} behind {context[-20:]!r} has no token of this "
+                "tokenizer, and so no probability; leave it out of the task"
+            )
+        cut_at = min(cut_at, len(whole) - 1)
+        return whole[:cut_at], whole[cut_at:]
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-probability of continuations, and whether greedy decoding would give them.
+
+        Raises:
+          UserError: a continuation has no token.
+        """
+        pairs = [request.args for request in requests]
+        return self._loglikelihood_tokens([(pair, *self._encode_pair(*pair)) for pair in pairs])
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Log-probability of continuations, and whether greedy decoding would give them."""
+        """:meth:`loglikelihood` of token ids."""
         texts = [[*self._preceded(context), *after] for _, context, after in requests]
         results = []
         for scores, (_, _, after) in zip(self._score(texts), requests, strict=True):
@@ -107,7 +137,8 @@ class HarnessModel(TemplateLM):
                     rows=rows,
                 )
                 for number, tokens in zip(rows, drawn, strict=True):
-                    texts[number] = cut(self._tokenizer.decode(tokens), until)
+                    text = Continuation(self._tokenizer.decode, prompts[number], tokens)
+                    texts[number] = cut(text.whole, until)
                 self._progress(sum(map(len, drawn)))
         return texts
 
@@ -122,35 +153,48 @@ class HarnessModel(TemplateLM):
         return score(self._model, texts, segment, self._batch_size, self._progress)
 
 
-def run_tasks(lm: HarnessModel, folder: str | Path, limit: int | None = None) -> dict[str, Any]:
-    """Take every task of a folder of YAML files in the harness's format; metrics by task.
+def run_tasks(
+    lm: HarnessModel,
+    tasks: str | Path,
+    limit: int | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Take every task of a folder of YAML files in the harness's format, or its own by name.
 
-    Relative names of data files are looked for there. ``limit``: documents of each task at most.
+    Relative names of data files are looked for in the folder; names have commas between.
+    ``limit``: documents of each task at most; ``metadata``: for tasks that make their data.
+
+    Returns:
+      Metrics by task.
 
     Raises:
-      UserError: the folder holds no task, or their data cannot be read.
+      UserError: there is no such task, or their data cannot be read.
     """
-    path = Path(folder).expanduser().absolute()
+    path = Path(tasks).expanduser().absolute()
+    folder = str(path) if path.is_dir() else None
     # Forking after JAX has started its threads may hang.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
-    manager = TaskManager(include_path=str(path), include_defaults=False) if path.is_dir() else None
-    if manager is None or not manager.all_subtasks:
-        raise UserError(f"{folder}: no tasks are here; give a folder of the harness's YAML files")
+    manager = TaskManager(
+        include_path=folder, include_defaults=folder is None, metadata=metadata or {}
+    )
+    names = [name.strip() for name in str(tasks).split(",")] if folder is None else None
+    for name in names or ():
+        if name not in manager.all_tasks:
+            near = suggestion(name, manager.all_tasks)
+            raise UserError(f"--tasks: there is no {name!r}; {near}, or give a folder of tasks")
+    if not (names := names or list(manager.all_subtasks)):
+        raise UserError(f"{tasks}: no tasks are here; give a folder of the harness's YAML files")
     try:
-        with contextlib.chdir(path):
+        with contextlib.chdir(folder or "."):
             results = simple_evaluate(
-                lm,
-                tasks=list(manager.all_subtasks),
-                task_manager=manager,
-                limit=limit,
-                bootstrap_iters=BOOTSTRAPS,
-                log_samples=False,
-            )
-    except OSError as error:  # a lost network among them
+                lm, tasks=names, task_manager=manager, limit=limit, bootstrap_iters=BOOTSTRAPS,
+                log_samples=False, metadata=metadata,
+            )  # fmt: skip
+    except (OSError, ImportError, AssertionError) as error:  # a lost network among them
         line = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{folder}: data of its tasks cannot be read ({type(error).__name__}: {line}); check "
-            "dataset_path and data_files, and the connection"
+            f"{tasks}: data of its tasks cannot be read ({type(error).__name__}: {line}); check "
+            "dataset_path and data_files, metadata, and the connection"
         ) from None
     assert results is not None  # this is the only process
     return {
@@ -166,7 +210,7 @@ def run_tasks(lm: HarnessModel, folder: str | Path, limit: int | None = None) ->
 def _decoding(options: dict[str, Any]) -> tuple[list[str], int, Sampling]:
     """Stop strings, number of tokens and sampling of a task."""
     wanted = dict(normalize_gen_kwargs(options, MAX_NEW_TOKENS))
-    unknown = sorted(name for name in wanted if name not in KNOWN)
+    unknown = sorted(n for n, v in wanted.items() if n not in KNOWN and v != NEUTRAL.get(n))
     if unknown:
         raise UserError(
             f"generation_kwargs: {', '.join(unknown)} cannot be followed; "

@@ -132,7 +132,7 @@ def plot_positions(rows: Sequence[Row], training_length: int | None = None) -> F
         axis.axvline(training_length, color="grey", linestyle="--", label=label)
         axis.legend(fontsize="small")
     axis.set_xscale("log", base=2)
-    axis.set(xlabel="position", ylabel="loss (nats per token)")
+    axis.set(xlabel="position (tokens)", ylabel="loss (nats per token)")
     return figure
 
 

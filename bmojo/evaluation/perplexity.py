@@ -48,12 +48,15 @@ def measure(
     documents: Sequence[Any],
     longest: int,
     decode_bytes: Callable[[Iterable[int]], bytes] | None = None,
+    text_bytes: int | None = None,
     **reading: Any,
 ) -> Measured:
     """Predict every token of every document but its first, from a context of bounded length.
 
     Windows of ``longest`` (C) tokens are read as by :func:`bmojo.evaluation.streaming.score`, with
-    its options. Without ``decode_bytes``, from token ids to bytes, bytes are unknown.
+    its options. The bytes of a token are those of ``decode_bytes``, scaled so that the sum is that
+    of the documents' text, ``text_bytes``: tokens of a tokenizer that normalizes text or leaves
+    blanks out have other bytes than it. Without both they are unknown.
 
     Raises:
       UserError: there is nothing to predict in the documents.
@@ -74,11 +77,12 @@ def measure(
     losses = stream_losses(model, windows, **reading)
     sizes = None
     if decode_bytes is not None:
-        size_of = {
-            token: len(decode_bytes([token]))
-            for token in np.unique(np.concatenate([window[1:] for window in windows])).tolist()
-        }
-        sizes = [np.asarray([size_of[t] for t in window[1:].tolist()]) for window in windows]
+        predicted = np.concatenate([window[1:] for window in windows])
+        tokens, place = np.unique(predicted, return_inverse=True)
+        each = np.asarray([len(decode_bytes([token])) for token in tokens.tolist()])[place]
+        scale = 1.0 if text_bytes is None else text_bytes / max(each.sum(), 1)
+        ends = np.cumsum([len(window) - 1 for window in windows])
+        sizes = np.split(each * scale, ends[:-1])
     return Measured(windows, losses, sizes, owners, lengths)
 
 
@@ -97,7 +101,7 @@ def by_context(found: Measured, contexts: Sequence[int]) -> list[Row]:
         chosen = [i for i, loss in enumerate(found.losses) if len(loss) >= context]
         means = np.asarray([found.losses[i][:context].mean(dtype=np.float64) for i in chosen])
         loss = float(means.mean()) if chosen else None
-        size = sum(int(found.sizes[i][:context].sum()) for i in chosen) if found.sizes else 0
+        size = sum(float(found.sizes[i][:context].sum()) for i in chosen) if found.sizes else 0
         longest = [len(found.losses[i]) >= reached[-1] for i in chosen]
         used = {found.documents[i] for i in chosen}
         bits = float(means.sum()) * context / math.log(2)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bmojo.console import Progress, unseen
 from bmojo.data.pipeline import Batches
-from bmojo.errors import UserError
+from bmojo.generation.generate import check_finite
 from bmojo.training.config import Evaluation
 from bmojo.training.evaluate import Meter, Row
 from bmojo.training.parameters import Parameters, Structure, split
@@ -76,11 +76,7 @@ def evaluate_recall(
             found.append(_queries(batch, np.asarray(right), np.asarray(losses)))
             progress(1)
         group, distance, right, loss = np.concatenate(found, axis=1)
-        if not np.isfinite(loss).all():
-            raise UserError(
-                f"{evaluation.name}: a loss is not a number; the model's parameters are broken, "
-                "use another checkpoint"
-            )
+        check_finite(loss, f"{evaluation.name}: a loss")
         # frexp gives d = m 2^e with m in [1/2, 1): the bucket of d begins at 2^(e - 1).
         bucket = np.where(distance > 0, np.ldexp(1.0, np.frexp(distance)[1] - 1), 0)
         for field, column, rows in (("group", group, by_group), ("distance", bucket, by_distance)):

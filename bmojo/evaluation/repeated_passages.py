@@ -4,7 +4,6 @@ The text is a passage A, a gap of the text that follows it, and A again, which a
 predicts better. Another passage B, the gap and A give the loss without memory at the same place.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,25 +14,7 @@ from bmojo.errors import UserError
 from bmojo.evaluation.perplexity import standard_error
 from bmojo.evaluation.streaming import stream_losses
 
-__all__ = ["RepeatedPassages", "measure_passages", "passage_pairs"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RepeatedPassages:
-    """Mean losses of the second reading's tokens in nats, ``gap`` tokens behind the first.
-
-    ``again`` is that of the passage, read before, ``other`` that with another one in its place
-    before; ``saved`` is the difference, with its standard error over texts, ``by_place`` at each
-    place of the passage, (passage,).
-    """
-
-    gap: int
-    again: float
-    other: float
-    saved: float
-    stderr: float | None
-    texts: int
-    by_place: tuple[float, ...]
+__all__ = ["measure_passages", "passage_pairs"]
 
 
 def passage_pairs(
@@ -75,11 +56,16 @@ def measure_passages(
     gaps: Sequence[int],
     count: int = 64,
     progress: Progress = unseen,
-) -> list[RepeatedPassages]:
+) -> list[dict[str, Any]]:
     """Loss that a model saves on passages that it has read before.
 
     Passages of ``passage`` tokens are taken from the documents (token sequences), with each of the
     gaps between the end of the first reading and the second, and two or more (``count``) for each.
+
+    Returns:
+      For each ``gap`` mean losses of the second reading's tokens in nats: ``again``, of the passage
+      read before, ``other``, with another one in its place before; the difference ``saved`` with
+      its ``stderr`` over ``texts``, and ``by_place`` at each place of the passage, (passage,).
     """
     found = []
     for gap in gaps:
@@ -88,7 +74,8 @@ def measure_passages(
             for part in passage_pairs(documents, passage, gap, count)
         )
         saved = (other - again).astype(np.float64)
-        means, places = saved.mean(1), tuple(saved.mean(0).tolist())
-        losses = (float(x.mean(dtype=np.float64)) for x in (again, other, means))
-        found.append(RepeatedPassages(gap, *losses, standard_error(means), count, places))
+        means = {"again": again, "other": other, "saved": saved}
+        row = {name: float(values.mean(dtype=np.float64)) for name, values in means.items()}
+        facts = {"gap": gap, "stderr": standard_error(saved.mean(1)), "texts": count}
+        found.append({**row, **facts, "by_place": saved.mean(0).tolist()})
     return found

@@ -17,8 +17,7 @@ import numpy as np
 from flax import nnx
 
 from bmojo.console import Progress, unseen
-from bmojo.errors import UserError
-from bmojo.generation.generate import check_tokens, memory_grows, start
+from bmojo.generation.generate import check_finite, check_tokens, memory_grows, start
 from bmojo.layers.protocol import State
 from bmojo.types import Array
 
@@ -103,11 +102,7 @@ def score(
         losses, right = np.asarray(losses), np.asarray(right)
         for row, index, places in given:
             found = losses[row, : len(places)]
-            if not np.isfinite(found).all():
-                raise UserError(
-                    f"document {index}: its loss is not a number; the model's parameters are "
-                    "broken, use another checkpoint"
-                )
+            check_finite(found, f"document {index}: its loss")
             results[index].losses[places.start : places.stop] = found
             results[index].right[places.start : places.stop] = right[row, : len(places)]
         progress(int(lengths.sum()))

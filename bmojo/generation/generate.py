@@ -17,14 +17,14 @@ from bmojo.errors import UserError
 from bmojo.generation.loop import BLOCK, Draws, in_blocks, one_by_one
 from bmojo.generation.programs import growing_leaf, programs_of
 from bmojo.generation.sampling import NOT_A_NUMBER, Sampling
-from bmojo.generation.stopping import Stop
+from bmojo.generation.stopping import Continuation, Stop
 from bmojo.layers.protocol import State
 from bmojo.ops.positions import Positions
 from bmojo.types import Array, Float, Int
 
 __all__ = [
-    "CHUNK", "ENDED", "check_tokens", "decode", "generate_all", "generate_steps", "memory_grows",
-    "pad", "prefill", "room", "rows_seen", "single_steps", "start", "state_bytes",
+    "CHUNK", "ENDED", "check_finite", "check_tokens", "decode", "generate_all", "generate_steps",
+    "memory_grows", "pad", "prefill", "room", "rows_seen", "single_steps", "start", "state_bytes",
 ]  # fmt: skip
 
 CHUNK = 128
@@ -51,6 +51,14 @@ def check_tokens(tokens: Any, vocab_size: int, name: str = "tokens") -> None:
     if wrong.size:
         raise UserError(
             f"{name}: {int(wrong[0])} is not a token of this model; ids are 0 .. {vocab_size - 1}"
+        )
+
+
+def check_finite(values: Any, name: str) -> None:
+    """Raise UserError unless all numbers are finite."""
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{name} is not a number; the model's parameters are broken, use another checkpoint"
         )
 
 
@@ -146,6 +154,7 @@ def decode(
     stop: Stop | None = None,
     seed: int = 0,
     rows: Sequence[int] | None = None,
+    prompts: Sequence[Any] | None = None,
     block: int = BLOCK,
     advance: Callable[[State, Array], tuple[Array, State]] | None = None,
 ) -> Iterator[np.ndarray]:
@@ -162,8 +171,10 @@ def decode(
       sampling: distribution of the tokens; None: always the most likely one.
       stop: further ends of a row.
       seed: of the draws, below 2^32.
-      rows: number of each row. The tokens of a row depend on the seed and its number, never on
-        the rows beside it. None: 0, 1, ...
+      rows: number of each row. The draws of a row depend on the seed and its number, never on
+        the rows beside it, logits on them by rounding alone, which in bfloat16 changes some
+        tokens. None: 0, 1, ...
+      prompts: token ids before each continuation, whose text is searched for stop strings.
       block: largest number of tokens of a row in one call of the loop.
       advance: reads one token (B,) of each row, from (state, tokens) to the next logits (B, V) and
         state; called for a token when the next one is asked for. None: the model reads, in the
@@ -189,7 +200,10 @@ def decode(
     batch = len(position)
     numbers = np.arange(batch, dtype=np.int32) if rows is None else np.asarray(rows, np.int32)
     draws = Draws(sampling, np.uint32(seed), numbers, position)
-    drawn: list[list[int]] = [[] for _ in range(batch)]
+    texts: list[Continuation] = []
+    if stop.strings and stop.decode is not None:
+        before = [()] * batch if prompts is None else prompts
+        texts = [Continuation(stop.decode, prompt) for prompt in before]
     active = np.ones(batch, bool)
     if advance is None:
         steps = in_blocks(model, logits, state, draws, stop.ids, active, max_new_tokens, block)
@@ -206,12 +220,10 @@ def decode(
             return
         ids[~active] = ENDED
         yield ids
-        if stop.strings:
-            for row in np.flatnonzero(active):
-                drawn[row].append(int(ids[row]))
-                active[row] = not stop.met(drawn[row])
-            if not active.any():
-                return
+        for row in np.flatnonzero(active) if texts else ():
+            active[row] = not stop.met(texts[row], ids[row])
+        if not active.any():
+            return
 
 
 def single_steps(model: Any) -> Callable[[State, Array], tuple[Array, State]]:
@@ -251,7 +263,8 @@ def generate_steps(
 
     def run() -> Iterator[np.ndarray]:
         logits, state = prefill(model, tokens, lengths, chunk_size=chunk_size, capacity=capacity)
-        yield from decode(model, logits, state, max_new_tokens=max_new_tokens, seed=seed, **options)
+        more = {"max_new_tokens": max_new_tokens, "seed": seed, "prompts": prompts, **options}
+        yield from decode(model, logits, state, **more)
 
     return run()
 

@@ -12,7 +12,8 @@ The steps, each on the tokens that the one before kept:
 
 The token is argmax_i (log p_i + g_i) over the kept tokens, with standard Gumbel noise g: a draw
 from p. The noise comes from a seed, the row's number and the position of the token, never from
-the batch, so that the tokens of a row do not depend on the other rows.
+the batch. Logits depend on the size of the batch by rounding alone: in float32 tokens hardly ever
+do, in bfloat16, where logits are often equal or nearly so, some do.
 """
 
 import dataclasses
@@ -60,7 +61,7 @@ class Sampling:
 
 def kept(logits: Float[Array, "B V"], sampling: Sampling) -> Bool[Array, "B V"]:
     """Which tokens may be drawn at a positive temperature."""
-    scaled = logits / sampling.temperature
+    scaled = _scaled(logits, sampling)
     vocab_size = logits.shape[-1]
     keep = jnp.ones(logits.shape, bool)
     if (sampling.top_k or vocab_size) < vocab_size or sampling.top_p < 1:
@@ -99,10 +100,16 @@ def sample(
         noise = jax.vmap(_gumbel, (None, 0, 0, None, None))(
             seed, rows, positions, logits.shape[-1], logits.dtype
         )
-        scores = logits / sampling.temperature + noise
+        scores = _scaled(logits, sampling) + noise
         tokens = jnp.argmax(jnp.where(kept(logits, sampling), scores, -jnp.inf), axis=-1)
     wrong = jnp.isnan(logits).any(axis=-1)
     return jnp.where(wrong, NOT_A_NUMBER, tokens).astype(jnp.int32)
+
+
+def _scaled(logits: Float[Array, "B V"], sampling: Sampling) -> Float[Array, "B V"]:
+    """(z - max z) / T, which no small T makes infinite."""
+    least = float(jnp.finfo(logits.dtype).tiny)
+    return (logits - logits.max(axis=-1, keepdims=True)) / max(sampling.temperature, least)
 
 
 def _gumbel(

@@ -1,15 +1,73 @@
-"""Stop conditions, and the text of an unfinished continuation."""
+"""Stop conditions, and the text of a continuation while it grows."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
+__all__ = ["Continuation", "Stop", "cut", "readable"]
 
-__all__ = ["Stop", "cut", "readable"]
+CONTEXT = 8
+"""Tokens of a prompt that its continuation is decoded with."""
 
 REPLACEMENT = "\ufffd"
 """The sign for bytes that are no character, or not yet."""
+
+
+class Continuation:
+    """The text of a continuation, token by token.
+
+    What a token adds depends on those before it: the blank before its word, the other bytes of its
+    character. So tokens are decoded together with the last ones whose text is known, of the
+    prompt at first. Known text never changes.
+
+    Args:
+      decode: token ids -> text.
+      prompt: token ids before the continuation.
+      ids: its first tokens.
+
+    Attributes:
+      text: of its tokens, but for bytes at the end that are no character yet.
+    """
+
+    def __init__(
+        self, decode: Callable[[Any], str], prompt: Sequence[int] = (), ids: Sequence[int] = ()
+    ) -> None:
+        size = CONTEXT
+        while REPLACEMENT in decode(prompt[-size:]) and size < len(prompt):
+            size *= 2  # it begins within a character
+        self._decode, self._ids, self.text = decode, list(prompt[-size:]), ""
+        self._known, self._before = len(self._ids), decode(self._ids)
+        for token in ids:
+            self.add(token)
+
+    def add(self, token: int) -> str:
+        """The text that a further token makes known."""
+        self._ids.append(int(token))
+        new = self._new()
+        if new.endswith(REPLACEMENT):
+            # Some decoders give up all of a run of bytes for one of them that is wrong.
+            most = min(4, len(self._ids) - self._known - 1)
+            ends = (self._decode(self._ids[-size:]) for size in range(1, most + 1))
+            wrong = len(self._ids) - self._known
+            for size, end in enumerate(ends, start=1):
+                if end and REPLACEMENT not in end:
+                    new = REPLACEMENT * (wrong - size) + end
+                    break
+            else:
+                return ""
+        if new:
+            self.text += new
+            self._ids = self._ids[self._known :]
+            self._known, self._before = len(self._ids), self._decode(self._ids)
+        return new
+
+    @property
+    def whole(self) -> str:
+        """All of the text, with signs for bytes at its end that are no character."""
+        return self.text + self._new()
+
+    def _new(self) -> str:
+        return self._decode(self._ids)[len(self._before) :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +91,10 @@ class Stop:
         if not all(self.strings):
             raise ValueError("strings: an empty text ends everything at once; leave it out")
 
-    def met(self, tokens: Sequence[int]) -> bool:
-        """Whether the last token of a continuation completed a stop string."""
-        if not self.strings or self.decode is None:
-            return False
-        # A token that decodes to nothing is rare: a few more than the longest string's bytes.
-        longest = max(len(string.encode()) for string in self.strings) + 8
-        text = self.decode(np.asarray(tokens[-longest:], np.int32))
-        return any(string in text for string in self.strings)
+    def met(self, text: Continuation, token: int) -> bool:
+        """Add a token to the text of a row; whether it completes a stop string."""
+        new = len(text.add(token))
+        return any(string in text.text[-new - len(string) + 1 :] for string in self.strings if new)
 
 
 def cut(text: str, strings: Sequence[str]) -> str:
@@ -50,15 +104,13 @@ def cut(text: str, strings: Sequence[str]) -> str:
 
 
 def readable(text: str, strings: Sequence[str] = ()) -> str:
-    """The beginning of an unfinished text that no further token will change.
+    """The beginning of an unfinished text that will be shown in any case.
 
-    Held back are bytes at the end that are no character yet, and an end that could become a
-    stop string.
+    An end that could become a stop string is held back.
     """
     before = cut(text, strings)
     if before != text:
         return before
-    text = text.rstrip(REPLACEMENT)
     begun = [
         size
         for string in strings

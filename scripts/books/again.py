@@ -10,7 +10,6 @@ layer's slots when it comes again.
 """
 
 import argparse
-import dataclasses
 import json
 from pathlib import Path
 
@@ -40,14 +39,14 @@ def measure(run: Path, slots: int | None, args: argparse.Namespace) -> list[dict
     model, documents = opened.model, run_documents(opened.experiment)
     rows = []
     for found in measure_passages(model, documents, args.passage, args.gaps, args.texts):
-        row = dataclasses.asdict(found) | {"slots": slots, "passage": args.passage}
+        row = found | {"slots": slots, "passage": args.passage}
         for name in ("again", "other", "saved", "stderr"):
             row[name] /= np.log(2)
         row["by_place"] = [round(x / float(np.log(2)), 4) for x in row["by_place"]]
-        row["held"] = held(model, documents, args.passage, found.gap) if args.held else None
+        row["held"] = held(model, documents, args.passage, row["gap"]) if args.held else None
         rows.append(row)
         print(
-            f"{run.name:40} slots {slots!s:>5} gap {found.gap:5} again {row['again']:.3f} "
+            f"{run.name:40} slots {slots!s:>5} gap {row['gap']:5} again {row['again']:.3f} "
             f"other {row['other']:.3f} saved {row['saved']:.3f} ± {row['stderr']:.3f} "
             f"held {row['held']}",
             flush=True,

@@ -98,6 +98,7 @@ def test_results_that_cannot_be_kept_are_shown(bmojo, here):
         (["length", "--documents", "bad.npy"], "bad.npy: holds float64 of shape (2,)"),
         (["harness"], "--tasks: the harness needs tasks"),
         (["harness", "--tasks", "empty"], "run: it was trained on a task without text"),
+        (["harness", "--tasks", "empty", "--metadata", "{"], "--metadata: '{' is no JSON object"),
         (["Experiment.evaluations=()", "recall"], "run: its config has no evaluations"),
     ],
 )

@@ -32,6 +32,12 @@ def test_the_batch_does_not_matter(bmojo, here):
     assert bmojo("generate", here, *prompts, "--max-new-tokens", "4").stdout != whole.stdout
 
 
+def test_what_the_batch_changes_is_said(bmojo):
+    assert "in bfloat16 it may change tokens" in " ".join(
+        bmojo("generate", "--help").stdout.split()
+    )
+
+
 def test_text_streams_and_stops(bmojo, prose, tmp_path):
     result = bmojo("generate", prose, "--prompt", "ab", "--max-new-tokens", "6")
     assert result.exit_code == 0, result.output

@@ -9,6 +9,7 @@ from bmojo.errors import UserError
 from bmojo.evaluation.documents import read_documents, run_documents
 from bmojo.runs import run_tokenizer
 from tests.evaluation.byte_tokenizer import Bytes
+from tests.generation.tokenizers import make
 
 
 def test_a_text_stands_between_ends(tmp_path):
@@ -25,7 +26,24 @@ def test_a_text_stands_between_ends(tmp_path):
         [4, 5],
     ]
     assert all(ids.dtype == np.int32 for ids in found)
+    assert found.bytes is None, "of ids no text is known"
     assert read_documents(tmp_path / "b.txt", Bytes())[0].tolist() == [23, a, b, 23]
+
+
+def test_bytes_are_those_of_the_text(tmp_path):
+    (tmp_path / "a.txt").write_text("Grüße, The End")
+    (tmp_path / "b.jsonl").write_text('{"text": "日本"}\n')
+    found = read_documents(tmp_path, make("WordPiece"))
+    assert found.bytes == len("Grüße, The End日本".encode())
+    assert found.bytes != sum(len(make("WordPiece").decode_bytes(ids)) for ids in found)
+
+
+def test_bytes_of_a_run_are_those_of_its_manifest():
+    facts = {"validation": {"bytes": 7}, "test": {"bytes": 5}}
+    prepared = SimpleNamespace(facts=facts.get)
+    text = SimpleNamespace(length=8, documents=lambda split: [split], prepare=lambda: prepared)
+    stage = SimpleNamespace(data=text)
+    assert run_documents(SimpleNamespace(curriculum=(stage,))).bytes == 5
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Local tasks of lm-evaluation-harness, without a network."""
 
 import json
+import re
 import types
 
 import numpy as np
@@ -101,6 +102,97 @@ def test_generate_until(lm):
     options = {"until": [until], "max_gen_toks": 8}
     texts = lm.generate_until([request(text, options) for text in ("ab", "hello there")], True)
     assert texts == [cut(text, [until]) for text in free]
+
+
+class Merging(Bytes):
+    """Bytes, but "ab" is one token, and "~" none."""
+
+    def encode(self, text):
+        ids = [22 if part == "ab" else ord(part) % 21 for part in re.findall("ab|[^~]", text)]
+        return np.asarray(ids, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("context", "continuation", "scored"),
+    [
+        ("xa", "b", 1),
+        ("xa", "bc", 2),
+        ("xy", "ab", 1),
+        ("x ", "a", 2),
+        ("", "ab", 1),
+        ("a", "b", 1),
+    ],
+)
+def test_a_continuation_that_merges_into_its_context_has_a_token(context, continuation, scored):
+    lm = HarnessModel(model("bmojo"), Merging(), segment_length=16, batch_size=3)
+    ((total, greedy),) = lm.loglikelihood([request(context, continuation)], True)
+    ids = [Merging.eos, *Merging().encode(context + continuation)]
+    (losses,) = stream_losses(model("bmojo"), [ids], segment_length=16, batch_size=3)
+    assert total == pytest.approx(-losses[-scored:].sum(), rel=1e-5) and total < 0
+    assert greedy is False
+
+
+@pytest.mark.parametrize(("context", "continuation"), [("x", "~"), ("x", ""), ("", ""), ("", "~")])
+def test_a_continuation_without_a_token_is_refused(context, continuation):
+    lm = HarnessModel(model("bmojo"), Merging())
+    with pytest.raises(UserError, match=f"continuation: {continuation!r} .* has no token"):
+        lm.loglikelihood([request(context, continuation)], True)
+
+
+def test_options_at_their_neutral_values_are_no_reason_to_refuse(lm):
+    plain = {"until": ["zz"], "max_gen_toks": 4}
+    texts = [
+        lm.generate_until([request("ab", {**plain, **more})], True)
+        for more in ({}, {"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True})
+    ]
+    assert texts[0] == texts[1]
+
+
+TOLD = """
+task: told
+dataset_path: json
+custom_dataset: !function told.rows
+test_split: test
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list:
+  - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}
+"""
+ROWS = """
+import datasets
+
+def rows(text=None, **more):
+    assert text, "a text is needed"
+    rows = [{"text": text}, {"text": text + text}]
+    return {"test": datasets.Dataset.from_list(rows)}
+"""
+
+
+def test_metadata_and_limit_reach_the_tasks(lm, tmp_path):
+    (tmp_path / "told.yaml").write_text(TOLD)
+    (tmp_path / "told.py").write_text(ROWS)
+    found = run_tasks(lm, tmp_path, limit=1, metadata={"text": "abc"})
+    expected = -logprobs("", "abc").sum() / np.log(2) / 3
+    assert found["told"]["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UserError, match=r"\(AssertionError: a text is needed\); check"):
+        run_tasks(lm, tmp_path)
+
+
+def test_tasks_by_name(lm, monkeypatch):
+    asked = []
+
+    def evaluate(lm, tasks, **options):
+        asked.extend(tasks)
+        return {"results": {name: {"acc,none": 0.5} for name in tasks}}
+
+    monkeypatch.setattr("bmojo.evaluation.harness.simple_evaluate", evaluate)
+    assert run_tasks(lm, "hellaswag,arc_easy") == {
+        n: {"acc": 0.5} for n in ("hellaswag", "arc_easy")
+    }
+    assert asked == ["hellaswag", "arc_easy"]
+    with pytest.raises(UserError, match="--tasks: there is no 'helaswag'; did you mean"):
+        run_tasks(lm, "helaswag")
 
 
 def test_unknown_decoding_is_refused(lm):

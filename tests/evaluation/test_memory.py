@@ -177,6 +177,8 @@ def test_text_is_read_as_a_document(tmp_path):
     assert read_tokens(path, ByteTokenizer(), 257, 2).tolist() == [256, ord("h")]
     path.write_text("3 1\n2")
     assert read_tokens(path, None, 4).tolist() == [3, 1, 2]
+    path.write_bytes(b"\xef\xbb\xbf3 1")
+    assert read_tokens(path, None, 4).tolist() == [3, 1], "a byte order mark is no text"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,7 @@ def test_text_is_read_as_a_document(tmp_path):
         (b"ab\xff", ByteTokenizer(), "not UTF-8 at byte 2"),
         (b"abc", ByteTokenizer(), "tokenizer (bytes) has 257 tokens, the model 9"),
         (b"1 x", None, "word 2, 'x', is no token id"),
+        (b"9" * 5000, None, "word 1, '99999999999999999999', is no token id"),
         (b"1 9", None, "9 is not a token of this model; ids are 0 .. 8"),
         (b"1 -1", None, "-1 is not a token of this model"),
     ],

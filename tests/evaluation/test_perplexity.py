@@ -39,6 +39,20 @@ def test_windows_start_afresh():
         np.testing.assert_allclose(window, expected, rtol=1e-5)
 
 
+def test_bits_divide_by_the_bytes_of_the_text():
+    """Whatever the tokenizer takes its tokens' bytes for."""
+    rows = []
+    for size in (1, 3):
+        found = measure(
+            model("bmojo"), [np.arange(9), np.arange(9) + 5], 8, lambda ids, n=size: b"x" * n, 40
+        )
+        rows += by_context(found, (8,))
+    nats = sum(float(loss.sum(dtype=np.float64)) for loss in found.losses)
+    assert [row["bits_per_byte"] for row in rows] == pytest.approx([nats / np.log(2) / 40] * 2)
+    known = measure(model("bmojo"), [np.arange(9)], 4, lambda ids: bytes(ids[0]))
+    assert [part.tolist() for part in known.sizes] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
 def test_by_context():
     found = measured()
     rows = {row["context"]: row for row in by_context(found, (8, 4, 16, 4))}

@@ -40,9 +40,10 @@ def test_what_is_saved(monkeypatch):
     monkeypatch.setattr(repeated_passages, "stream_losses", losses)
     first, second = measure_passages(None, documents(), PASSAGE, (0, GAP), 4)
     places = np.mean(np.arange(PASSAGE + GAP, 2 * PASSAGE + GAP))
-    assert (second.again, second.other, second.saved) == (1 + places, 3 + places, 2)
-    assert (first.gap, second.gap, first.again) == (0, GAP, 1 + places - GAP)
-    assert second.by_place == (2.0,) * PASSAGE and second.stderr == 0 and second.texts == 4
+    losses = {"again": 1 + places, "other": 3 + places, "saved": 2, "by_place": [2.0] * PASSAGE}
+    assert second == {**losses, "gap": GAP, "stderr": 0, "texts": 4}
+    assert (first["gap"], second["gap"], first["again"]) == (0, GAP, 1 + places - GAP)
+    assert second["by_place"] == [2.0] * PASSAGE and second["stderr"] == 0 and second["texts"] == 4
 
 
 def test_too_short():

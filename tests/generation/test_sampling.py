@@ -126,3 +126,17 @@ def test_nan_is_no_token():
 def test_nonsense_is_refused(options):
     with pytest.raises(ValueError, match=f"^{next(iter(options))}: .*give"):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-37, 1e-45, 1e-300])
+@pytest.mark.parametrize("more", [{}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_a_small_temperature_draws_the_most_likely_token(temperature, more):
+    logits = jnp.asarray([[40.0, 41.0, 39.0], [-41.0, -40.0, -39.0]], jnp.float32)
+    found = [
+        sample(
+            logits, np.uint32(seed), np.arange(2), np.arange(2),
+            sampling=Sampling(temperature, **more),
+        ).tolist()
+        for seed in range(3)
+    ]  # fmt: skip
+    assert found == [[1, 2]] * 3

@@ -185,12 +185,12 @@ class _JSONFile(_FileTokenizer):
         token = self._tokens.get(number, "")
         if number == self.eos or not token:
             return b""
+        if self._alphabet is None and len(token) == 6 and token[:3] == "<0x" and token[5] == ">":
+            return bytes([int(token[3:-1], 16)])  # also among the added ones
         if number in self._added:
             return token.encode()
         if self._alphabet is not None:
             return bytes(self._alphabet[character] for character in token)
-        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            return bytes([int(token[3:-1], 16)])
         return _piece_bytes(token)
 
 

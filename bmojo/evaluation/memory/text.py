@@ -1,6 +1,5 @@
 """The text of a memory report: tokens of a file, and their display."""
 
-import codecs
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from bmojo.errors import UserError
 from bmojo.files import read_file
 from bmojo.generation.generate import check_tokens
+from bmojo.generation.stopping import Continuation
 
 PARTIAL, END = "·", "⟨eos⟩"
 
@@ -36,7 +36,7 @@ def read_tokens(
         ids, or the tokenizer has more tokens than the model.
     """
     try:
-        text = read_file(Path(path).expanduser()).decode()
+        text = read_file(Path(path).expanduser()).decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
     except UnicodeDecodeError as error:
@@ -56,7 +56,7 @@ def read_tokens(
         return tokens[:limit].astype(np.int32)
     words = text.split()
     for number, word in enumerate(words, start=1):
-        if not word.removeprefix("-").isdecimal():
+        if not word.removeprefix("-").isdecimal() or len(word) > 18:
             raise UserError(
                 f"{path}: word {number}, {word[:20]!r}, is no token id; the run's task has no "
                 "tokenizer, so give ids separated by blanks"
@@ -70,13 +70,13 @@ def pieces(tokenizer: Any | None, tokens: Sequence[int] | np.ndarray) -> list[Pi
     """Display of each token; a character stands at the token of its last byte."""
     if tokenizer is None:
         return [Piece(f"{token} ") for token in tokens]
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    shown = []
+    shown, document = [], Continuation(tokenizer.decode)
     for token in tokens:
         if token == tokenizer.eos:
             shown.append(Piece(END, False))
+            document = Continuation(tokenizer.decode)
             continue
-        text = decoder.decode(tokenizer.decode_bytes([int(token)]))
+        text = document.add(token)
         if not text:
             shown.append(Piece(PARTIAL, False))
         elif text.isspace() and "\n" in text:

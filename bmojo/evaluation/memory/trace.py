@@ -16,7 +16,7 @@ from flax import nnx
 
 from bmojo.console import Progress, unseen
 from bmojo.errors import UserError
-from bmojo.generation.generate import check_tokens, memory_grows, start
+from bmojo.generation.generate import check_finite, check_tokens, memory_grows, start
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
@@ -214,11 +214,7 @@ def _segment(graph: Any, bins: int) -> Callable[..., Any]:
 def _part(mixer: _Mixer, traces: Any, first: int, size: int) -> _Part:
     """A mixer's part of a segment, without padding; of the slots, what each chunk sees."""
     part = jax.tree.map(lambda x: x[mixer.block], traces[mixer.index])
-    if not np.isfinite(part["spread"]).all():
-        raise UserError(
-            f"layer {mixer.number} ({mixer.kind}): its attention is not a number; the model's "
-            "parameters are broken, use another checkpoint"
-        )
+    check_finite(part["spread"], f"layer {mixer.number} ({mixer.kind}): its attention")
     edges = np.arange(-first % mixer.chunk, size, mixer.chunk) if mixer.chunk else np.zeros(0, int)
     # Positions in order in the front of each row, vacant slots (-1) behind.
     held = part["held"][edges]

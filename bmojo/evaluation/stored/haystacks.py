@@ -1,9 +1,8 @@
 """Facts asked for at the end of long streams, with a store and without."""
 
-import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,6 @@ from bmojo.session import Session, Use, identify
 from bmojo.storage import Identity, Policy, Store
 
 
-@dataclasses.dataclass(frozen=True)
-class Answered:
-    """Shares of questions answered with the key's last value (right) or a former one (stale).
-
-    ``milliseconds`` are per token, writing and looking up included; ``entries`` and ``bytes`` (on
-    disk) those of the store at the end.
-    """
-
-    right: float
-    stale: float
-    milliseconds: float
-    entries: int
-    bytes: int
-
-
 def ask(
     model: Any,
     task: NoisyMQARConfig,
@@ -40,28 +24,35 @@ def ask(
     use: Use,
     policy: Policy | None,
     streams: int = 1,
-    seed: int = 0,
     progress: Progress = unseen,
-) -> list[Answered]:
-    """Read ``streams`` streams, each with a new store that is thrown away; no policy: no store.
+) -> dict[str, float]:
+    """Read streams, each with a new store that is thrown away; no policy: no store.
 
-    The task is the one that the model was trained on; ``seed`` is that of the first stream.
+    The task is the one that the model was trained on.
+
+    Returns:
+      Means over streams of :func:`answer`.
     """
     found = []
-    for number in range(seed, seed + streams):
+    for number in range(streams):
         stream = haystack.make(task, number)
         if policy is None:
             found.append(answer(model, stream, None, use, progress))
             continue
         with fresh_store(identify(model, None, "haystack"), policy) as store:
             found.append(answer(model, stream, store, use, progress))
-    return found
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
 def answer(
     model: Any, stream: Haystack, store: Store | None, use: Use, progress: Progress = unseen
-) -> Answered:
-    """Read one stream and see what the model says to its questions."""
+) -> dict[str, float]:
+    """Read one stream and see what the model says to its questions.
+
+    Returns:
+      Shares of answers with the key's last value (``right``) or a former one (``stale``),
+      ``milliseconds`` a token with the store's work, and its ``entries`` and ``bytes`` on disk.
+    """
     check_tokens(stream.tokens, model.config.vocab_size, "haystack")
     session = Session(model, store, use, source="haystack")
     asked = {int(place): i for i, place in enumerate(stream.asked)}
@@ -77,13 +68,13 @@ def answer(
     session.finish()
     seconds = time.perf_counter() - started
     former = (stream.answers[:-1] == said).any(axis=0) & (stream.answers[-1] != said)
-    return Answered(
-        right=float((stream.answers[-1] == said).mean()),
-        stale=float(former.mean()),
-        milliseconds=1000 * seconds / len(stream.tokens),
-        entries=0 if store is None else len(store),
-        bytes=0 if store is None else store.bytes(),
-    )
+    return {
+        "right": float((stream.answers[-1] == said).mean()),
+        "stale": float(former.mean()),
+        "milliseconds": 1000 * seconds / len(stream.tokens),
+        "entries": 0 if store is None else len(store),
+        "bytes": 0 if store is None else store.bytes(),
+    }
 
 
 @contextmanager
@@ -93,11 +84,3 @@ def fresh_store(identity: Identity, policy: Policy) -> Iterator[Store]:
         path = Path(folder) / "store"
         with Store.open(path, identity, policy, write=True) as store:
             yield store
-
-
-def summary(answers: Sequence[Answered]) -> dict[str, float]:
-    """Means over streams."""
-    return {
-        field.name: float(np.mean([getattr(a, field.name) for a in answers]))
-        for field in dataclasses.fields(Answered)
-    }

@@ -13,33 +13,16 @@ from bmojo.session import Use, identify
 from bmojo.storage import Policy
 
 
-@dataclasses.dataclass(frozen=True)
-class Reread:
-    """Mean losses in nats per token of readings of one chapter, and of another one.
-
-    Attributes:
-      tokens: of the chapter.
-      alone: without a store.
-      first: with an empty store.
-      second: with what the first reading left in it.
-      other_alone: another chapter without a store.
-      other: that one with what two readings of the first chapter left; nothing is written.
-      entries: in the store behind the first reading.
-    """
-
-    tokens: int
-    alone: float
-    first: float
-    second: float
-    other_alone: float
-    other: float
-    entries: int
-
-
 def reread(
     model: Any, chapters: Sequence[Any], use: Use, policy: Policy, progress: Progress = unseen
-) -> list[Reread]:
-    """Read each of two or more chapters twice with a store of its own, then the next with that."""
+) -> list[dict[str, Any]]:
+    """Read each of two or more chapters twice with a store of its own, then the next with that.
+
+    Returns:
+      For each chapter its ``tokens``; mean losses in nats per token ``alone``, without a store, of
+      the ``first`` reading and the ``second``, of the next chapter (``other_alone``), and of that
+      with the store (``other``); and the store's ``entries`` behind the first reading.
+    """
     if len(chapters) < 2:
         raise ValueError("chapters: give at least two, so that one can be another")
 
@@ -57,7 +40,6 @@ def reread(
             entries = len(store)
             second = loss(chapter, store, use, "second reading")
             other = loss(chapters[following], store, reading, "another chapter")
-        found.append(
-            Reread(len(chapter), alone[number], first, second, alone[following], other, entries)
-        )
+        row = {"tokens": len(chapter), "alone": alone[number], "first": first, "second": second}
+        found.append({**row, "other_alone": alone[following], "other": other, "entries": entries})
     return found

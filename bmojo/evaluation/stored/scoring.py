@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from bmojo.console import Progress, unseen
-from bmojo.errors import UserError
 from bmojo.evaluation.streaming import Scores
-from bmojo.generation.generate import check_tokens
+from bmojo.generation.generate import check_finite, check_tokens
 from bmojo.session import Session, Use
 from bmojo.storage import Store
 
@@ -39,11 +38,7 @@ def score_stored(
         given = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
         losses[place] = np.logaddexp.reduce(logits, axis=1) - given
         right[place] = logits.argmax(axis=1) == targets
-        if not np.isfinite(losses[place]).all():
-            raise UserError(
-                f"{source or 'document'}: its loss is not a number; the model's parameters are "
-                "broken, use another checkpoint"
-            )
+        check_finite(losses[place], f"{source or 'document'}: its loss")
         progress(len(logits))
     session.finish()
     return Scores(losses, right)
