@@ -65,7 +65,8 @@ def prepare(
     """Turn text into tokens once, so that training can read any part of it.
 
     Interrupting is safe: the same command goes on. The result does not depend on the number
-    of workers. Equal documents come into the same split.
+    of workers. Equal documents come into the same split; where so few documents leave a split
+    empty, each is cut, and its end goes to validation and test.
 
     \b
     Examples:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -58,7 +59,8 @@ class Request:
       source: a file, a folder, 'stdlib', or 'hf:NAME[:CONFIG][:SPLIT]'.
       tokenizer: its spec.
       validation: fraction of the documents for the validation split, chosen by a checksum of
-        their text, so that equal documents are never in two splits.
+        their text, so that equal documents are never in two splits. Where so few documents leave
+        a split empty, this fraction of each of them, at its end.
       test: the same for the test split.
       by_folder: take subfolders train, validation and test as the splits; None: if they are there.
       field: of JSON objects, column of tables.
@@ -108,6 +110,9 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
+    if cut := _leaves_a_split_empty(request, corpus):
+        plan["cut"] = True
+        line(console, "few documents: each is cut, and its end goes to validation and test")
     _refuse_other_files(out)
     with lock(out, wait, console):
         new = _write_plan(out, plan, console)
@@ -118,7 +123,7 @@ def prepare(
                 line(console, f"{out}: is prepared already")
             else:
                 _clear(out, ".*.tmp")
-                jobs = [_Job(n, *job, out, request) for n, job in enumerate(_jobs(corpus))]
+                jobs = [_Job(n, *job, out, request, cut) for n, job in enumerate(_jobs(corpus))]
                 _work(jobs, workers, console)
                 _finish(out, request, corpus, coder, jobs)
         except UserError:
@@ -149,6 +154,16 @@ def _plan(request: Request, corpus: Corpus, coder: Tokenizer) -> dict[str, Any]:
         "validation": request.validation if divided else "by folder",
         "test": request.test if divided else "by folder",
     }
+
+
+def _leaves_a_split_empty(request: Request, corpus: Corpus) -> bool:
+    """Whether the checksums of the documents leave a split empty that is to have some."""
+    missing = {"train", *(name for name in SPLITS[1:] if getattr(request, name))}
+    for document in texts(corpus.parts.get("", ()), request.field, []):
+        missing.discard(_split_of(document, request))
+        if not missing:
+            return False
+    return "" in corpus.parts
 
 
 def _source_name(request: Request, corpus: Corpus) -> str:
@@ -248,6 +263,7 @@ class _Job:
     parts: tuple[Part, ...]
     out: Path
     request: Request
+    cut: bool
 
     @property
     def size(self) -> int:
@@ -273,12 +289,22 @@ class _Job:
         skipped: list[str] = []
         kept = skipped if self.request.skip_corrupt else None
         for document in texts(self.parts, self.request.field, kept):
-            split = self.split or _split_of(document, self.request)
-            if split not in writers:
-                writers[split] = ShardWriter(self.out / f"{split}-{self.number:05}", coder)
-            writers[split].add(document)
+            for split, text in self.divide(document).items():
+                if split not in writers:
+                    writers[split] = ShardWriter(self.out / f"{split}-{self.number:05}", coder)
+                writers[split].add(text)
         shards = {split: writers[split].close() for split in SPLITS if split in writers}
         write_atomically(self.note, json_bytes({"shards": shards, "skipped": skipped}))
+
+    def divide(self, document: str) -> dict[str, str]:
+        """The text of each split: the whole document's split, or the document cut into all."""
+        sizes = [math.ceil(len(document) * getattr(self.request, name)) for name in SPLITS[1:]]
+        end = len(document) - sum(sizes)
+        if self.split or not self.cut or end <= 0:
+            return {self.split or _split_of(document, self.request): document}
+        middle = end + sizes[0]
+        parts = {"train": document[:end], "validation": document[end:middle]}
+        return {name: text for name, text in (parts | {"test": document[middle:]}).items() if text}
 
 
 @functools.cache
@@ -360,10 +386,7 @@ def _finish(
         reason = f"{len(skipped)} documents were skipped" if skipped else "its documents are empty"
         for job in jobs:
             job.note.unlink(missing_ok=True)
-        raise UserError(
-            f"{request.source}: no text to train on ({reason}); give more text, or lower "
-            "--validation and --test"
-        )
+        raise UserError(f"{request.source}: no text to train on ({reason}); give more text")
     if skipped:
         write_atomically(out / "skipped.txt", "".join(f"{line}\n" for line in skipped).encode())
     kind, colon, file = coder.spec.partition(":")

@@ -130,7 +130,7 @@ class Prepared:
             filled = [name for name in splits if splits[name]["tokens"]]
             raise UserError(
                 f"{self.path}: its split {split!r} is empty; choose one of {', '.join(filled)}, or "
-                f"prepare the text again with a larger --{split}"
+                f"make one: bmojo data prepare SOURCE --out NEW --{split} 0.05"
             )
         return splits[split]
 

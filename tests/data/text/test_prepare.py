@@ -296,3 +296,39 @@ def test_damage_is_found(what, words, many, tmp_path):
     damage(out, what)
     with pytest.raises(UserError, match=words):
         open_prepared(out).check(whole=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", ["one file", "15 files", "lines", "a table", "a character each"])
+def test_every_split_gets_text_of_few_documents(kind, workers, tmp_path):
+    texts = [f"{n}: " + "some words of a book\n" * (40 + n) for n in range(15)]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if kind == "one file":
+        texts = ["".join(texts)]
+    elif kind == "a character each":
+        texts = [c * 3 for c in "abcdef"]
+    if kind == "a table":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"text": texts}), folder / "a.parquet", row_group_size=4)
+    elif kind == "lines":
+        write(folder, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in texts)})
+    else:
+        write(folder, {f"{n:02}.txt": text for n, text in enumerate(texts)})
+    prepared = prepare(Request(str(folder)), tmp_path / "out", workers)
+    found = [stored(prepared, split) for split in ("train", "validation", "test")]
+    assert ["".join(parts) for parts in zip(*found, strict=True)] == texts
+    for part, text in zip(found[1] + found[2], texts * 2, strict=True):
+        assert 0 <= len(part) - len(text) / 100 < 1
+    again = prepare(Request(str(folder)), tmp_path / "out", workers)
+    assert again.fingerprint == prepared.fingerprint
+
+
+def test_documents_are_whole_where_every_split_has_some(many, tmp_path):
+    prepared = prepare(Request(many, validation=0.3, test=0), tmp_path / "out")
+    assert not prepared.manifest["splits"]["test"]["documents"]
+    found = stored(prepared, "train") + stored(prepared, "validation")
+    assert sorted(found) == sorted(f"text {n} für {n}\n" * 9 for n in range(40))
+    assert "cut" not in json.loads((tmp_path / "out" / "plan.json").read_text())
