@@ -276,9 +276,13 @@ class _Job:
 
     def done(self) -> bool:
         """Whether it was done before and its files are there."""
-        if not self.note.exists():
+        try:
+            note = json.loads(self.note.read_bytes())
+            if note["sha256"] != manifest_hash(note):
+                return False
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
-        shards = json.loads(self.note.read_bytes())["shards"].values()
+        shards = note["shards"].values()
         files = [(self.out / f["file"], f["size"]) for s in shards for f in (s, s["index"])]
         return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
@@ -294,7 +298,8 @@ class _Job:
                     writers[split] = ShardWriter(self.out / f"{split}-{self.number:05}", coder)
                 writers[split].add(text)
         shards = {split: writers[split].close() for split in SPLITS if split in writers}
-        write_atomically(self.note, json_bytes({"shards": shards, "skipped": skipped}))
+        note = {"shards": shards, "skipped": skipped}
+        write_atomically(self.note, json_bytes({**note, "sha256": manifest_hash(note)}))
 
     def divide(self, document: str) -> dict[str, str]:
         """The text of each split: the whole document's split, or the document cut into all."""
