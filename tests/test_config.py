@@ -173,6 +173,11 @@ def test_includes_are_found_beside_the_file_then_in_its_tree(write):
     assert made("lab/configs/exp/deep/a.gin").value.layers[0].rate == 7
 
 
+def test_a_byte_order_mark_is_no_part_of_a_config(write):
+    write("a.gin", "\ufeffRoot.layers = ()\n")
+    assert made("a.gin").value == Root(())
+
+
 def test_import_registers_a_class_of_the_users_own(write, monkeypatch):
     write(
         "my_layers.py",

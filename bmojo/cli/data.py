@@ -135,7 +135,8 @@ def train_tokenizer(
         if split in ("", "train")
         for part in found
     ]
-    content = train(texts(parts, field, skipped if skip_corrupt else None), vocab_size)
+    remedy = "mend it, or leave it out with --skip-corrupt"
+    content = train(texts(parts, field, skipped if skip_corrupt else None, remedy), vocab_size)
     write_atomically(out, content)
     size = tokenizer(f"tokenizers:{out}").vocab_size
     for problem in skipped:

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from bmojo.console import line, make_console, progress_bar
-from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
+from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, printable, texts
 from bmojo.data.text.store import (
     BLOCK,
     FORMAT,
@@ -170,7 +170,7 @@ def _source_name(request: Request, corpus: Corpus) -> str:
     """The source without the way to it, which differs between machines."""
     if request.source == "stdlib" or request.source.startswith("hf:"):
         return corpus.source
-    return Path(request.source).expanduser().resolve().name
+    return printable(Path(request.source).expanduser().resolve().name)
 
 
 def _jobs(corpus: Corpus) -> Iterator[tuple[str, tuple[Part, ...]]]:

@@ -47,7 +47,7 @@ def read_tokens(
         ids, or the tokenizer has more tokens than the model.
     """
     try:
-        text = Path(path).expanduser().read_bytes().decode()
+        text = Path(path).expanduser().read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
     except UnicodeDecodeError as error:

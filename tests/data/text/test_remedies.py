@@ -37,7 +37,7 @@ def refusal(*arguments, **fields):
 
 
 def refused(command):
-    result = CliRunner().invoke(app, ["data", *command.split(), "--workers=1"])
+    result = CliRunner().invoke(app, ["data", *command.split()])
     assert result.exit_code == 2, result.output
     return result.stderr
 
@@ -120,9 +120,12 @@ def test_damaged_text_is_prepared_again(pattern):
 
 def test_unreadable_documents_are_left_out():
     Path("books/3.txt").write_bytes(b"\xff")
-    assert "mend it, or leave it out with --skip-corrupt" in refused("prepare books --out out")
+    command = "bmojo data prepare --skip-corrupt"
+    assert f"mend it, or leave it out with {command}" in refused("prepare books --out out")
+    assert f"mend it, or leave it out with {command}" in refusal("books"), "on the way"
     data("prepare books --out out --skip-corrupt")
     assert windows("out") > 4
+    assert "leave it out with --skip" in refused("train-tokenizer books --vocab-size=257 --out=a")
 
 
 def test_other_endings_are_named():
