@@ -19,7 +19,7 @@ __all__ = ["COLD", "WARM", "Starts"]
 
 COLD, WARM = "empty cache", "warm cache"
 PARTS = ("import", "kernels", "make", "compile", "step")
-PROGRAM = (sys.executable, "-m", "bmojo.benchmark.first_step")
+PROGRAM = (sys.executable, "-P", "-m", "bmojo.benchmark.first_step")
 
 
 class Starts:

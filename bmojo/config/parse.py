@@ -7,6 +7,7 @@ gin looks for an include in the working directory only and forgets where a bindi
 import dataclasses
 import importlib
 import re
+import sys
 import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -124,14 +125,17 @@ def config_folders() -> list[Path]:
 def find(name: str, first: Path, place: Place | None = None) -> Path:
     """The file called ``name`` in ``first``, the ``configs`` above it, or the config folders.
 
+    In these its name may begin with ``configs/``.
+
     Raises:
       ConfigError: there is none.
     """
     above = [folder for folder in first.resolve().parents if folder.name == "configs"]
     folders = list(dict.fromkeys([first, *above[:1], *config_folders()]))
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
+    shared = [folder / name.removeprefix("configs/") for folder in folders[1:]]
+    for path in [*(folder / name for folder in folders), *shared]:
+        if path.is_file():
+            return path
     where = place or "command line"
     if (first / name / "config.gin").is_file():
         own = str(Path(name, "config.gin"))
@@ -177,6 +181,10 @@ class _Delegate(config_parser.ParserDelegate):
         return Macro(macro_name)
 
 
+_WORD = re.compile(r"[A-Za-z][\w./:+-]*|(~\w*|\.\.?)?/.*|~|\.\.?", re.DOTALL)
+"""A word or a path."""
+
+
 class _Reader:
     def __init__(self) -> None:
         self.bindings: list[Binding] = []
@@ -197,11 +205,16 @@ class _Reader:
                     raise ConfigError(f"{place}: include cycle: {shown}; remove one include")
                 self.file(found, (*including, path), root=False)
             elif isinstance(statement, config_parser.ImportStatement):
+                # Last, so that no file there is taken for a module of the library's.
+                beside = map(str, (path.resolve().parent, Path.cwd()))
+                sys.path += [folder for folder in beside if folder not in sys.path]
                 try:
                     importlib.import_module(statement.module)
-                except ImportError as error:
+                except Exception as error:  # the module is code of the user's
+                    why = str(error) if isinstance(error, ImportError) else repr(error)
                     raise ConfigError(
-                        f"{place}: cannot import {statement.module!r}: {error}"
+                        f"{place}: cannot import {statement.module!r}: {' '.join(why.split())}; "
+                        "put its file beside the config, or its folder into PYTHONPATH"
                     ) from None
                 self.imports.append(statement.module)
             elif isinstance(statement, config_parser.BindingStatement):
@@ -224,7 +237,7 @@ class _Reader:
         place = Place(None, 0, text)
         if not equals or not re.fullmatch(r"[\w./]+", key):
             raise ConfigError(f"command line: {text!r} is not KEY=VALUE, as in Model.d_model=128")
-        if re.fullmatch(r"[A-Za-z][\w-]*", value) and value not in ("True", "False", "None"):
+        if _WORD.fullmatch(value) and value not in ("True", "False", "None"):
             value = repr(value)  # a shell eats quotes: Model.dtype=bfloat16 means 'bfloat16'
         for statement, _ in _statements(f"{key} = {value}", place):
             self.bind(statement, place, root=True)

@@ -346,6 +346,7 @@ def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
             job.run()
             yield job
         return
+    os.environ["PYTHONSAFEPATH"] = "1"  # or a random.py of this folder would be the library's
     # Forking a process in which JAX runs threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
