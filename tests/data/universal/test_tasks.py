@@ -19,6 +19,7 @@ TASKS = {
     "programs": ProgramsConfig(40, longest=3),
 }
 
+
 def bucket(number):
     """The smallest power of two that is not below a positive number."""
     return 1 << (number - 1).bit_length()
