@@ -23,12 +23,13 @@ from rich.console import Console
 
 from bmojo.cache import use_compilation_cache
 from bmojo.data.pipeline import Batch, Batches, DataError, Segments
+from bmojo.data.text.tokenizers import keep_tokenizer
 from bmojo.files import write_atomically
 from bmojo.multihost import Processes
 from bmojo.processes import StopSignals
 from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.evaluate import Meter, Row
-from bmojo.training.experiment import Experiment
+from bmojo.training.experiment import Experiment, run_tokenizer
 from bmojo.training.metrics import AVERAGED, Best, MetricsWriter, read_metrics
 from bmojo.training.report import Status, clock, one_line, plot_run, print_results, provenance
 from bmojo.training.run_dir import RunDir, RunError
@@ -90,7 +91,9 @@ def _run(setup: RunSetup, run: RunDir, console: Console, fresh: bool) -> RunResu
             if fresh and (aside := run.move_aside()) is not None:
                 console.print(f"the run that was here is now in {aside}", soft_wrap=True)
             run.claim(setup.config_text)
-            return run.finished()
+            if (summary := run.finished()) is None:
+                keep_tokenizer(run_tokenizer(setup.experiment), run.path)
+            return summary
 
         summary = setup.processes.from_main(begin)
         run.see(setup.config_text)

@@ -32,15 +32,14 @@ from bmojo.data.text.store import (
     PLAN,
     Prepared,
     ShardWriter,
-    file_facts,
     json_bytes,
     manifest_hash,
     open_prepared,
     token_dtype,
 )
-from bmojo.data.text.tokenizers import Tokenizer, tokenizer
+from bmojo.data.text.tokenizers import Tokenizer, save_tokenizer, tokenizer
 from bmojo.errors import UserError
-from bmojo.files import file_lock, write_atomically
+from bmojo.files import file_lock, sha256, write_atomically
 
 __all__ = ["Request", "cores", "lock", "prepare"]
 
@@ -395,18 +394,15 @@ def _finish(
         raise UserError(f"{request.source}: no text to train on ({reason}); give more text")
     if skipped:
         write_atomically(out / "skipped.txt", "".join(f"{line}\n" for line in skipped).encode())
-    kind, colon, file = coder.spec.partition(":")
-    if colon:
-        copy = out / f"tokenizer{Path(file).suffix}"
-        write_atomically(copy, Path(file).read_bytes())
-        if file_facts(copy)["sha256"] != coder.fingerprint:
-            raise UserError(f"{file}: changed meanwhile; delete {out} and prepare the text again")
-        kind = f"{kind}:{copy.name}"
+    spec = save_tokenizer(coder, out)
+    file = coder.spec.partition(":")[2]
+    if file and sha256(Path(file)) != coder.fingerprint:
+        raise UserError(f"{file}: changed meanwhile; delete {out} and prepare the text again")
     manifest = {
         "format": FORMAT,
         "source": _source_name(request, corpus),
         "tokenizer": {
-            "spec": kind,
+            "spec": spec,
             "fingerprint": coder.fingerprint,
             "vocab_size": coder.vocab_size,
             "eos": coder.eos,
