@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-PROGRAM = (sys.executable, "-m", "bmojo.cli", "--child")
-"""The command of a ``bmojo`` that another one starts."""
+PROGRAM = (sys.executable, "-P", "-m", "bmojo.cli", "--child")
+"""The command of a ``bmojo`` that another one starts; -P: without modules of this folder."""
 
 SUPERVISED = "BMOJO_SUPERVISED"
 """Environment variable of a program that another one started and supervises."""

@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flax import nnx
 
 from bmojo import experiment as experiments
+from bmojo.data.text.tokenizers import kept_tokenizer
 from bmojo.experiment import Experiment
 from bmojo.training.checkpoints import restore_parameters
+from bmojo.training.experiment import run_tokenizer
 from bmojo.training.metrics import best_of
 from bmojo.training.parameters import Parameters, Structure, outline
 from bmojo.training.run_dir import RunDir, RunError
@@ -83,8 +85,11 @@ class TrainedRun:
 
     @functools.cached_property
     def tokenizer(self) -> Any | None:
-        """Of the run's text, UserError if it is not there; None for tasks of bare tokens."""
-        return run_tokenizer(self.experiment)
+        """Of the run's text, kept in its directory; None for tasks of bare tokens.
+
+        UserError if the directory keeps none, and the text is not where the config says.
+        """
+        return kept_tokenizer(self.path) or run_tokenizer(self.experiment)
 
     @functools.cached_property
     def outline(self) -> tuple[Structure, Parameters]:
@@ -113,24 +118,20 @@ class TrainedRun:
         Raises:
           RunError: as of :attr:`parameters`, or the model was trained with another tokenizer.
         """
-        _, parameters, meta = self._checkpoint
+        self._check_tokenizer(lambda: self.tokenizer)
+        return self.outline[0].merge(self.parameters)
+
+    def check_text(self) -> None:
+        """A RunError if the text at ``Text.path`` has another tokenizer than the model."""
+        self._check_tokenizer(lambda: run_tokenizer(self.experiment))
+
+    def _check_tokenizer(self, find: Callable[[], Any]) -> None:
+        meta = self._checkpoint[2]
         trained = ((meta.get("data") or {}).get("batches") or {}).get("tokenizer")
-        if trained is not None and self.tokenizer is not None:
-            if self.tokenizer.fingerprint != trained:
-                raise RunError(
-                    f"{self.path}: its model was trained with another tokenizer than "
-                    f"{self.tokenizer.spec} of the text at Text.path; put the former text back, "
-                    "or name text prepared with that tokenizer"
-                )
-        return self.outline[0].merge(parameters)
-
-
-def run_tokenizer(experiment: Experiment) -> Any | None:
-    """The tokenizer of an experiment's data; None for tasks of bare tokens."""
-    return getattr(text_of(experiment), "tokenizer", None)
-
-
-def text_of(experiment: Experiment) -> Any:
-    """The data of the last stage of text; of the first stage if there is no text."""
-    stages = [stage.data for stage in experiment.curriculum]
-    return next((data for data in reversed(stages) if hasattr(data, "documents")), stages[0])
+        tokenizer = None if trained is None else find()
+        if tokenizer is not None and tokenizer.fingerprint != trained:
+            raise RunError(
+                f"{self.path}: its model was trained with another tokenizer than "
+                f"{tokenizer.spec}; put the former file or text back, or name text prepared with "
+                "that tokenizer"
+            )

@@ -245,7 +245,8 @@ IN_A_FILE = {
     "unknown module": (
         "import no_such_module_anywhere",
         "main.gin:2: cannot import 'no_such_module_anywhere': "
-        "No module named 'no_such_module_anywhere'",
+        "No module named 'no_such_module_anywhere'; put its file beside the config, or its folder "
+        "into PYTHONPATH",
     ),
 }
 

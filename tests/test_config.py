@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bmojo import config
-from bmojo.config.parse import config_folders
+from bmojo.config.parse import config_folders, find
 from bmojo.errors import ConfigError, type_problem
 from bmojo.experiment import REGISTRY, load
 from bmojo.model import describe
@@ -171,6 +171,52 @@ def test_includes_are_found_beside_the_file_then_in_its_tree(write):
     write("lab/configs/models/far.gin", "Layer.rate = 7\n")
     write("configs/models/far.gin", "Layer.rate = 8\n")
     assert made("lab/configs/exp/deep/a.gin").value.layers[0].rate == 7
+
+
+def test_a_byte_order_mark_is_no_part_of_a_config(write):
+    write("a.gin", "\ufeffRoot.layers = ()\n")
+    assert made("a.gin").value == Root(())
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/abs/books", "~/books", "~me/b", "./x", "../x", ".", "..", "~", "data/books", "hf:a/b:en",
+     "/a [b=1]/c d", "/a\\b", "/it's", "/a\nb", "books.v2"],
+)  # fmt: skip
+def test_a_path_on_the_command_line_needs_no_inner_quotes(write, value):
+    write("a.gin", "Root.layers = (@Layer(),)\nLayer.name = %TEXT\nTEXT = 'stdlib'\n")
+    for given in (value, repr(value)):
+        assert made("a.gin", overrides=[f"TEXT={given}"]).value.layers[0].name == value
+
+
+@pytest.mark.parametrize(("text", "value"), [(".5", 0.5), ("-.5e1", -5.0), ("1e-3", 1e-3)])
+def test_a_number_on_the_command_line_stays_one(write, text, value):
+    write("a.gin", "Root.layers = (@Layer(),)\n")
+    assert made("a.gin", overrides=[f"Layer.rate={text}"]).value.layers[0].rate == value
+
+
+def test_a_config_of_the_package_may_be_named_by_its_path_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "experiments/mqar.gin"
+    assert find(f"configs/{name}", tmp_path) == find(name, tmp_path) == CONFIGS / name
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / name).touch()
+    assert find(f"configs/{name}", tmp_path) == CONFIGS / name
+
+
+def test_a_module_beside_the_config_is_found_and_shadows_nothing(write, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for module in ("colorsys", "beside_it"):  # one of the standard library, and one of no other
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        write(f"lab/{module}.py", "raise LookupError('taken\\nhere')")
+    write("lab/a.gin", "import colorsys\nRoot.layers = ()\n")
+    assert made("lab/a.gin").value == Root(())
+    write("lab/b.gin", "import beside_it\nRoot.layers = ()\n")
+    words = r"lab/b.gin:1: cannot import 'beside_it': LookupError\('taken\\nhere'\); put its file"
+    with pytest.raises(ConfigError, match=words):
+        made("lab/b.gin")
+    write("lab/beside_it.py", "")
+    assert made("lab/b.gin").text.count("import beside_it") == 1
 
 
 def test_import_registers_a_class_of_the_users_own(write, monkeypatch):

@@ -17,7 +17,7 @@ from bmojo.benchmark.rounds import quantiles
 
 COLD, WARM = "empty cache", "warm cache"
 PARTS = ("import", "kernels", "make", "compile", "step")
-PROGRAM = (sys.executable, "-m", "bmojo.benchmark.first_step")
+PROGRAM = (sys.executable, "-P", "-m", "bmojo.benchmark.first_step")
 
 
 class Starts:

@@ -42,8 +42,9 @@ def prepare(
     """Turn text into tokens once, so that training can read any part of it.
 
     Interrupting is safe: the same command goes on. The result does not depend on the number
-    of workers. Equal documents come into the same split. Without fractions, subfolders train,
-    validation and test, if they are there, are the splits.
+    of workers. Equal documents come into the same split; where so few documents leave a split
+    empty, each is cut, and its end goes to validation and test. Without fractions, subfolders
+    train, validation and test, if they are there, are the splits.
 
     \b
     Examples:
@@ -107,7 +108,8 @@ def train_tokenizer(
         if split in ("", "train")
         for part in found
     ]
-    content = train(texts(parts, field, skipped if skip_corrupt else None), vocab_size)
+    remedy = "mend it, or leave it out with --skip-corrupt"
+    content = train(texts(parts, field, skipped if skip_corrupt else None, remedy), vocab_size)
     write_atomically(out, content)
     size = tokenizer(f"tokenizers:{out}").vocab_size
     for problem in skipped:

@@ -175,6 +175,7 @@ def training_documents(subject: Subject) -> Sequence[Any]:
             f"ngrams: {subject.run.path} was not trained on text, so that there is no training "
             "text to compare with; take recall"
         )
+    subject.run.check_text()
     return find("train")
 
 

@@ -139,7 +139,7 @@ def read_prompts(
 
 def _text(path: Path) -> str:
     try:
-        return read_file(path).decode().removeprefix("\ufeff")
+        return read_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problem = f"--file: {path} cannot be read as UTF-8 text ({reason}); give another file"

@@ -129,9 +129,12 @@ class Subject:
             self.need_evaluations()
         from bmojo.cache import use_compilation_cache
         from bmojo.experiment import prepare_data
+        from bmojo.training.experiment import text_of
         from bmojo.training.run_dir import WriteError
 
-        prepare_data(self.experiment, training=False)
+        if not (kinds and hasattr(text_of(self.experiment), "prepare")):
+            prepare_data(self.experiment, training=False)
+            self.run.check_text()
         if self.experiment.trainer.compilation_cache:
             use_compilation_cache()
         assert self.run.model is not None
@@ -179,6 +182,7 @@ class Subject:
         from bmojo.evaluation.documents import read_documents, run_documents
 
         if folder is None:
+            self.run.check_text()
             return run_documents(self.experiment)
         return read_documents(folder, self.run.tokenizer, self.experiment.model.vocab_size)
 

@@ -7,6 +7,7 @@ gin looks for an include in the working directory only and forgets where a bindi
 import dataclasses
 import importlib
 import re
+import sys
 import tokenize
 import traceback
 from collections.abc import Iterator, Sequence
@@ -129,14 +130,17 @@ def config_folders() -> list[Path]:
 def find(name: str, first: Path, place: Place | None = None) -> Path:
     """The file called ``name`` in ``first``, the ``configs`` above it, or the config folders.
 
+    In these its name may begin with ``configs/``.
+
     Raises:
       ConfigError: there is none.
     """
     above = [folder for folder in first.resolve().parents if folder.name == "configs"]
     folders = list(dict.fromkeys([first, *above[:1], *config_folders()]))
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
+    shared = [folder / name.removeprefix("configs/") for folder in folders[1:]]
+    for path in [*(folder / name for folder in folders), *shared]:
+        if path.is_file():
+            return path
     where = place or "command line"
     if (first / name / "config.gin").is_file():
         own = str(Path(name, "config.gin"))
@@ -182,6 +186,10 @@ class _Delegate(config_parser.ParserDelegate):
         return Macro(macro_name)
 
 
+_WORD = re.compile(r"[A-Za-z][\w./:+-]*|(~\w*|\.\.?)?/.*|~|\.\.?", re.DOTALL)
+"""A word or a path."""
+
+
 class _Reader:
     def __init__(self) -> None:
         self.bindings: list[Binding] = []
@@ -202,15 +210,20 @@ class _Reader:
                     raise ConfigError(f"{place}: include cycle: {shown}; remove one include")
                 self.file(found, (*including, path), root=False)
             elif isinstance(statement, config_parser.ImportStatement):
+                # Last, so that no file there is taken for a module of the library's.
+                beside = map(str, (path.resolve().parent, Path.cwd()))
+                sys.path += [folder for folder in beside if folder not in sys.path]
                 try:
                     importlib.import_module(statement.module)
-                except Exception as error:
+                except Exception as error:  # the module is code of the user's
                     why = first_line(error)
                     if not isinstance(error, ImportError | SyntaxError):
                         last = traceback.extract_tb(error.__traceback__)[-1]
                         why = f"{last.filename}:{last.lineno}: {type(error).__name__}: {why}"
-                    message = f"{place}: cannot import {statement.module!r}: {why}"
-                    raise ConfigError(message) from None
+                    remedy = "put its file beside the config, or its folder into PYTHONPATH"
+                    raise ConfigError(
+                        f"{place}: cannot import {statement.module!r}: {why}; {remedy}"
+                    ) from None
                 self.imports.append(statement.module)
             elif isinstance(statement, config_parser.BindingStatement):
                 binding = self.bind(statement, place, root)
@@ -232,7 +245,7 @@ class _Reader:
         place = Place(None, 0, text)
         if not equals or not re.fullmatch(r"[\w./]+", key):
             raise ConfigError(f"command line: {text!r} is not KEY=VALUE, as in Model.d_model=128")
-        if re.fullmatch(r"[A-Za-z][\w-]*", value) and value not in ("True", "False", "None"):
+        if _WORD.fullmatch(value) and value not in ("True", "False", "None"):
             value = repr(value)  # a shell eats quotes: Model.dtype=bfloat16 means 'bfloat16'
         for statement, _ in _statements(f"{key} = {value}", place):
             self.bind(statement, place, root=True)
@@ -248,7 +261,7 @@ class _Reader:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{display(path)}: cannot be read ({reason}); give a gin file") from None

@@ -127,3 +127,14 @@ class Curriculum:
             steps = min(max(step - self.begin(index), 0), stage.steps)
             seen += steps * stage.batch_size * (stage.data.length // self.segments)
         return seen
+
+
+def run_tokenizer(experiment: Experiment) -> Any | None:
+    """The tokenizer of an experiment's data; None for tasks of bare tokens."""
+    return getattr(text_of(experiment), "tokenizer", None)
+
+
+def text_of(experiment: Experiment) -> Any:
+    """The data of the last stage of text; of the first stage if there is no text."""
+    stages = [stage.data for stage in experiment.curriculum]
+    return next((data for data in reversed(stages) if hasattr(data, "documents")), stages[0])

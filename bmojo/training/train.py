@@ -23,12 +23,13 @@ from rich.console import Console
 from bmojo.cache import use_compilation_cache
 from bmojo.console import line, make_console
 from bmojo.data.pipeline import Batch, Batches, DataError, Segments
+from bmojo.data.text.tokenizers import keep_tokenizer
 from bmojo.files import write_atomically
 from bmojo.multihost import Processes
 from bmojo.processes import StopSignals
 from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.evaluate import Meter, Row
-from bmojo.training.experiment import Experiment
+from bmojo.training.experiment import Experiment, run_tokenizer
 from bmojo.training.metrics import AVERAGED, Best, MetricsWriter, read_metrics
 from bmojo.training.report import Status, clock, one_line, plot_run, print_results, provenance
 from bmojo.training.run_dir import RunDir, RunError
@@ -106,7 +107,9 @@ def train(
             if fresh and (aside := run.move_aside()) is not None:
                 line(console, f"the run that was here is now in {aside}")
             run.claim(config_text)
-            return run.finished()
+            if (summary := run.finished()) is None:
+                keep_tokenizer(run_tokenizer(experiment), run.path)
+            return summary
 
         summary = processes.from_main(begin)
         run.see(config_text)

@@ -16,9 +16,10 @@ from flax import nnx
 
 from bmojo.data.pipeline import Batches, Segments
 from bmojo.data.text.prepare import Request, prepare
-from bmojo.data.text.tokenizers import train_tokenizer
+from bmojo.data.text.tokenizers import keep_tokenizer, train_tokenizer
 from bmojo.experiment import load
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
+from bmojo.training.experiment import run_tokenizer
 from bmojo.training.optimizer import make_optimizer
 from bmojo.training.parameters import initialize, outline
 from tests.mistakes.plant import write
@@ -80,6 +81,7 @@ def begin_run(config, folder):
     (folder / "config.gin").write_text(text)
     for name in ("metrics.jsonl", "speed.jsonl"):
         (folder / name).touch()
+    keep_tokenizer(run_tokenizer(experiment), folder)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(Checkpoint(1, initialize(make), state, meta))
 

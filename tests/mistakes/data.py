@@ -13,7 +13,7 @@ PREPARE = {
         "empty: no file ending in .txt, .jsonl, .parquet in it; name the ending with --suffix"),
     "empty files": (
         write("empty/a.txt"), "data prepare empty --out out",
-        "empty: no text to train on (its documents are empty); give more text, or lower ..."),
+        "empty: no text to train on (its documents are empty); give more text"),
     "unknown kind of file": (
         write("in/a.md", "text"), "data prepare in --out out",
         "in: no file ending in .txt, .jsonl, .parquet in it; name the ending with --suffix"),
@@ -22,13 +22,16 @@ PREPARE = {
         "a.jsonl.gz: .gz files are not read; unpack it to .txt, .jsonl, .parquet"),
     "wrong encoding": (
         write("a.txt", b"one\nth\xe9\n"), "data prepare a.txt --out out",
-        "a.txt:2: not UTF-8 (byte 0xe9, ...); mend it, or leave it out with --skip-corrupt"),
+        "a.txt:2: not UTF-8 (byte 0xe9, ...); mend it, or leave it out with bmojo data ..."),
     "file that cannot be read": (
         link("in/a.txt", "nowhere"), "data prepare in --out out",
-        "in/a.txt: cannot be read (No such file or directory); mend it, or take it away"),
+        "a.txt: cannot be read (No such file or directory); mend it, or leave it out with ..."),
+    "JSON line with a number of 5,000 digits": (
+        write("a.jsonl", '{"text": ' + "1" * 5000 + "}"), "data prepare a.jsonl --out out",
+        "a.jsonl:1: not JSON (Exceeds the limit ...); mend it, or leave it out with bmojo ..."),
     "corrupt JSON line": (
         write("a.jsonl", '{"text": "x"}\n{"text"\n'), "data prepare a.jsonl --out out",
-        "a.jsonl:2: not JSON (...); mend it, or leave it out with --skip-corrupt"),
+        "a.jsonl:2: not JSON (...); mend it, or leave it out with bmojo data ..."),
     "JSON lines without the field": (
         write("a.jsonl", '{"body": "x"}\n'), "data prepare a.jsonl --out out",
         "a.jsonl:1: no field 'text'; it has 'body'; mend it, or ..."),
@@ -37,7 +40,7 @@ PREPARE = {
         "a.parquet: no column 'text'; choose one of body with --field"),
     "no table": (
         write("a.parquet", "no"), "data prepare a.parquet --out out",
-        "a.parquet: not Parquet (...); mend it, or leave it out with --skip-corrupt"),
+        "a.parquet: not Parquet (...); mend it, or leave it out with bmojo data ..."),
     "data set out of reach": (
         nothing, "data prepare hf:books --out out",
         "hf:books: the data set cannot be loaded (ConnectionError: offline); check its name ..."),

@@ -70,6 +70,24 @@ def test_options_out_of_range_are_told_with_the_usage(command):
     assert last.startswith(f"Error: Invalid value for {USAGE[command]}: ")
 
 
+def test_a_run_is_whole_without_its_text_and_from_any_folder(here, monkeypatch):
+    Path("prepared").rename("moved")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for command in (
+        "generate ../prose --prompt a --max-new-tokens 1",
+        "generate ../prose --ids 1 --max-new-tokens 1",
+        "eval ../prose perplexity --documents ../books/0.txt --context 16",
+        "inspect ../prose --memory ../books/0.txt --length 32",
+        "checkpoint export ../prose --to exported",
+        "eval ../prose Text.path=../moved",
+    ):
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    result = CliRunner().invoke(app, ["eval", "../prose"])
+    assert result.exit_code == 2 and result.stderr.startswith("error: Text.path: prepared: ")
+
+
 def test_the_world_is_right(here):
     """Everything that the table breaks works as it is."""
     for command in (

@@ -33,8 +33,8 @@ EVALUATE = {
     "another tokenizer": (
         swap("prepared", "other"), "eval prose",
         "prose: its model was trained with another tokenizer than tokenizers:prepared/"
-        "tokenizer.json of the text at Text.path; put the former text back, or name text "
-        "prepared with that tokenizer"),
+        "tokenizer.json; put the former file or text back, or name text prepared with that "
+        "tokenizer"),
     "unknown evaluation": (
         nothing, "eval run 'Experiment.evaluations=(@Evalution(),)'",
         "command line: ...: nothing is called 'Evalution'; did you mean 'Evaluation'?"),
@@ -73,9 +73,9 @@ GENERATE = {
         nothing, "generate books --prompt a",
         "books: no run is here (no config.gin); train one with bmojo train"),
     "another tokenizer": (
-        swap("prepared", "other"), "generate prose --prompt a",
-        "prose: its model was trained with another tokenizer than ...; put the former text back, "
-        "or ..."),
+        write("prose/tokenizer.spec", "tokenizers:../bpe.json"), "generate prose --prompt a",
+        "prose: its model was trained with another tokenizer than ...; put the former file or "
+        "text back, or ..."),
     "text for a task without": (
         nothing, "generate run --prompt a",
         '--prompt: the run was trained on a task without text; give token ids with --ids "1 2 3"'),

@@ -15,6 +15,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from bmojo.data.mqar import MQARConfig
+from bmojo.data.text.tokenizers import kept_tokenizer, tokenizer, train_tokenizer
 from bmojo.evaluation.recall import evaluate
 from bmojo.training.checkpoints import restore_parameters
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
@@ -205,6 +206,26 @@ def test_updates_that_are_not_finite_are_skipped_but_not_for_ever(tmp_path):
     lines = [line for line in records(tmp_path / "skip") if "stage" in line]
     assert [line["skipped"] for line in lines] == [0] * (first - 1) + [1] * 9
     assert {line["loss"] for line in lines[first - 1 :]} == {None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prose(MQARConfig):
+    tokenizer: object = None
+    documents: object = None
+
+
+def test_the_tokenizer_of_the_text_is_kept_in_the_run(tmp_path):
+    file = tmp_path / "bpe.json"
+    file.write_bytes(train_tokenizer(iter(["words of a text"]), 260))
+    for coder in (tokenizer("bytes"), tokenizer(f"tokenizers:{file}")):
+        stage = Stage(Prose(16, (2,), 32, tokenizer=coder), 1, 2)
+        path = tmp_path / coder.spec[:5]
+        assert run(path, curriculum=(stage,), evaluations=()).exit_code == 0
+        kept = kept_tokenizer(path)
+        assert kept.fingerprint == coder.fingerprint
+        assert kept.encode("text").tolist() == coder.encode("text").tolist()
+    assert (path / "tokenizer.json").read_bytes() == file.read_bytes()
+    assert kept_tokenizer(tmp_path) is None
 
 
 def test_a_finished_run_says_so_and_changes_nothing(straight):

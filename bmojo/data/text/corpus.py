@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import stat
 import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -99,7 +98,7 @@ def open_corpus(
             f"{source}: no such file or folder; give one, or 'stdlib', or hf:NAME for a data set "
             "of the Hugging Face hub"
         )
-    if root.is_file() and root.suffix in PACKED:
+    if root.is_file() and root.suffix.lower() in PACKED:
         raise UserError(
             f"{source}: {root.suffix} files are not read; unpack it to {', '.join(SUFFIXES)}"
         )
@@ -116,9 +115,9 @@ def open_corpus(
         )
     base = root if root.is_dir() else root.parent
     facts = [
-        [split, str(path.relative_to(root.parent)), found.st_size, found.st_mtime_ns]
+        [split, str(path.relative_to(root.parent)), *_size_and_time(path)]
         for split, paths in files.items()
-        for path, found in ((path, path.stat()) for path in paths)
+        for path in paths
     ]
     parts = {split: _parts(paths, base) for split, paths in files.items()}
     return Corpus(source, parts, _digest(facts))
@@ -128,35 +127,49 @@ def _files(root: Path, suffixes: tuple[str, ...], left_out: Collection[str] = ()
     """Files below a folder in a fixed order, without hidden ones; or the file itself."""
     if root.is_file():
         return [root]
-    found = []
-    for folder, subfolders, names in os.walk(root):
+
+    def refuse(error: OSError) -> None:
+        remedy = "mend it, or take it away"
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); {remedy}")
+
+    found, endings = [], tuple(suffix.lower() for suffix in suffixes)
+    for folder, subfolders, names in os.walk(root, onerror=refuse):
         subfolders[:] = [n for n in subfolders if not n.startswith(".") and n not in left_out]
-        wanted = [n for n in names if n.endswith(suffixes) and not n.startswith(".")]
+        wanted = [n for n in names if n.lower().endswith(endings) and not n.startswith(".")]
         found += [Path(folder, name) for name in wanted]
-    return sorted(filter(_is_regular, found), key=lambda path: path.relative_to(root).parts)
+    # A pipe could be waited for without end; a link to nothing is reported where it is read.
+    found = [path for path in found if path.is_file() or not path.exists()]
+    return sorted(found, key=lambda path: path.relative_to(root).parts)
 
 
-def _is_regular(path: Path) -> bool:
-    """Whether a path leads to a file, and not to a pipe, which could be waited for without end."""
+def _size_and_time(path: Path) -> tuple[int, int]:
     try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}); mend it, or take it away"
-        ) from None
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
 
 
 def _parts(paths: Iterable[Path], base: Path) -> tuple[Part, ...]:
-    return tuple(part for path in paths for part in _parts_of(path, str(path.relative_to(base))))
+    return tuple(
+        part for path in paths for part in _parts_of(path, printable(path.relative_to(base)))
+    )
+
+
+def printable(path: str | Path) -> str:
+    """A path as UTF-8 can hold it."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _parts_of(path: Path, name: str) -> Iterator[Part]:
-    size = path.stat().st_size
-    if path.suffix == ".jsonl":
+    size, suffix = _size_and_time(path)[0], path.suffix.lower()
+    if size < 0:
+        yield Part("text", str(path), name, 0, 0, 0)
+    elif suffix == ".jsonl":
         for start in range(0, size, RANGE):
             stop = min(start + RANGE, size)
             yield Part("jsonl", str(path), name, start, stop, stop - start)
-    elif path.suffix == ".parquet":
+    elif suffix == ".parquet":
         package = optional_package("pyarrow.parquet", "Parquet")
         try:
             groups = package.ParquetFile(path).num_row_groups
@@ -221,7 +234,7 @@ def texts(
     parts: Iterable[Part],
     field: str,
     skipped: list[str] | None,
-    remedy: str = "mend it, or leave it out with --skip-corrupt",
+    remedy: str = "mend it, or leave it out with bmojo data prepare --skip-corrupt",
 ) -> Iterator[str]:
     """All documents of parts, as :func:`read` gives them.
 
@@ -244,12 +257,11 @@ class _Unreadable(Exception):
 
 def _read_text(part: Part, field: str) -> Iterator[str | Corrupt]:
     try:
-        content = Path(part.path).read_bytes()
-        yield content.decode()
+        yield Path(part.path).read_bytes().decode("utf-8-sig")
     except OSError as error:
         yield Corrupt(part.name, f"cannot be read ({error.strerror})")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         yield Corrupt(f"{part.name}:{line}", _not_utf8(error))
 
 
@@ -282,10 +294,10 @@ def _text_of_line(line: bytes, field: str) -> str:
     if not line.strip():
         return ""
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise _Unreadable(_not_utf8(error)) from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is the former
         raise _Unreadable(f"not JSON ({error})") from None
     if not isinstance(value, dict):
         raise _Unreadable(f"not a JSON object but a {type(value).__name__}")

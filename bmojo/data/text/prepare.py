@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -23,7 +24,7 @@ from typing import Any
 from rich.console import Console
 
 from bmojo.console import line, make_console, progress_bar
-from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, texts
+from bmojo.data.text.corpus import SPLITS, Corpus, Part, open_corpus, printable, texts
 from bmojo.data.text.store import (
     BLOCK,
     FORMAT,
@@ -31,15 +32,14 @@ from bmojo.data.text.store import (
     PLAN,
     Prepared,
     ShardWriter,
-    file_facts,
     json_bytes,
     manifest_hash,
     open_prepared,
     token_dtype,
 )
-from bmojo.data.text.tokenizers import Tokenizer, tokenizer
+from bmojo.data.text.tokenizers import Tokenizer, save_tokenizer, tokenizer
 from bmojo.errors import UserError
-from bmojo.files import file_lock, write_atomically
+from bmojo.files import file_lock, sha256, write_atomically
 
 __all__ = ["Request", "cores", "lock", "prepare"]
 
@@ -58,7 +58,8 @@ class Request:
       source: a file, a folder, 'stdlib', or 'hf:NAME[:CONFIG][:SPLIT]'.
       tokenizer: its spec.
       validation: fraction of the documents for the validation split, chosen by a checksum of
-        their text, so that equal documents are never in two splits.
+        their text, so that equal documents are never in two splits. Where so few documents leave
+        a split empty, this fraction of each of them, at its end.
       test: the same for the test split.
       by_folder: take subfolders train, validation and test as the splits; None: if they are there.
       field: of JSON objects, column of tables.
@@ -108,6 +109,9 @@ def prepare(
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)
     plan = _plan(request, corpus, coder)
+    if cut := _leaves_a_split_empty(request, corpus):
+        plan["cut"] = True
+        line(console, "few documents: each is cut, and its end goes to validation and test")
     _refuse_other_files(out)
     with lock(out, wait, console):
         new = _write_plan(out, plan, console)
@@ -118,7 +122,7 @@ def prepare(
                 line(console, f"{out}: is prepared already")
             else:
                 _clear(out, ".*.tmp")
-                jobs = [_Job(n, *job, out, request) for n, job in enumerate(_jobs(corpus))]
+                jobs = [_Job(n, *job, out, request, cut) for n, job in enumerate(_jobs(corpus))]
                 _work(jobs, workers, console)
                 _finish(out, request, corpus, coder, jobs)
         except UserError:
@@ -151,11 +155,21 @@ def _plan(request: Request, corpus: Corpus, coder: Tokenizer) -> dict[str, Any]:
     }
 
 
+def _leaves_a_split_empty(request: Request, corpus: Corpus) -> bool:
+    """Whether the checksums of the documents leave a split empty that is to have some."""
+    missing = {"train", *(name for name in SPLITS[1:] if getattr(request, name))}
+    for document in texts(corpus.parts.get("", ()), request.field, []):
+        missing.discard(_split_of(document, request))
+        if not missing:
+            return False
+    return "" in corpus.parts
+
+
 def _source_name(request: Request, corpus: Corpus) -> str:
     """The source without the way to it, which differs between machines."""
     if request.source == "stdlib" or request.source.startswith("hf:"):
         return corpus.source
-    return Path(request.source).expanduser().resolve().name
+    return printable(Path(request.source).expanduser().resolve().name)
 
 
 def _jobs(corpus: Corpus) -> Iterator[tuple[str, tuple[Part, ...]]]:
@@ -248,6 +262,7 @@ class _Job:
     parts: tuple[Part, ...]
     out: Path
     request: Request
+    cut: bool
 
     @property
     def size(self) -> int:
@@ -260,9 +275,13 @@ class _Job:
 
     def done(self) -> bool:
         """Whether it was done before and its files are there."""
-        if not self.note.exists():
+        try:
+            note = json.loads(self.note.read_bytes())
+            if note["sha256"] != manifest_hash(note):
+                return False
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return False
-        shards = json.loads(self.note.read_bytes())["shards"].values()
+        shards = note["shards"].values()
         files = [(self.out / f["file"], f["size"]) for s in shards for f in (s, s["index"])]
         return all(path.is_file() and path.stat().st_size == size for path, size in files)
 
@@ -273,12 +292,23 @@ class _Job:
         skipped: list[str] = []
         kept = skipped if self.request.skip_corrupt else None
         for document in texts(self.parts, self.request.field, kept):
-            split = self.split or _split_of(document, self.request)
-            if split not in writers:
-                writers[split] = ShardWriter(self.out / f"{split}-{self.number:05}", coder)
-            writers[split].add(document)
+            for split, text in self.divide(document).items():
+                if split not in writers:
+                    writers[split] = ShardWriter(self.out / f"{split}-{self.number:05}", coder)
+                writers[split].add(text)
         shards = {split: writers[split].close() for split in SPLITS if split in writers}
-        write_atomically(self.note, json_bytes({"shards": shards, "skipped": skipped}))
+        note = {"shards": shards, "skipped": skipped}
+        write_atomically(self.note, json_bytes({**note, "sha256": manifest_hash(note)}))
+
+    def divide(self, document: str) -> dict[str, str]:
+        """The text of each split: the whole document's split, or the document cut into all."""
+        sizes = [math.ceil(len(document) * getattr(self.request, name)) for name in SPLITS[1:]]
+        end = len(document) - sum(sizes)
+        if self.split or not self.cut or end <= 0:
+            return {self.split or _split_of(document, self.request): document}
+        middle = end + sizes[0]
+        parts = {"train": document[:end], "validation": document[end:middle]}
+        return {name: text for name, text in (parts | {"test": document[middle:]}).items() if text}
 
 
 @functools.cache
@@ -315,6 +345,7 @@ def _run_all(todo: Sequence[_Job], workers: int) -> Iterator[_Job]:
             job.run()
             yield job
         return
+    os.environ["PYTHONSAFEPATH"] = "1"  # or a random.py of this folder would be the library's
     # Forking a process in which JAX runs threads can hang.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker)
@@ -360,24 +391,18 @@ def _finish(
         reason = f"{len(skipped)} documents were skipped" if skipped else "its documents are empty"
         for job in jobs:
             job.note.unlink(missing_ok=True)
-        raise UserError(
-            f"{request.source}: no text to train on ({reason}); give more text, or lower "
-            "--validation and --test"
-        )
+        raise UserError(f"{request.source}: no text to train on ({reason}); give more text")
     if skipped:
         write_atomically(out / "skipped.txt", "".join(f"{line}\n" for line in skipped).encode())
-    kind, colon, file = coder.spec.partition(":")
-    if colon:
-        copy = out / f"tokenizer{Path(file).suffix}"
-        write_atomically(copy, Path(file).read_bytes())
-        if file_facts(copy)["sha256"] != coder.fingerprint:
-            raise UserError(f"{file}: changed meanwhile; delete {out} and prepare the text again")
-        kind = f"{kind}:{copy.name}"
+    spec = save_tokenizer(coder, out)
+    file = coder.spec.partition(":")[2]
+    if file and sha256(Path(file)) != coder.fingerprint:
+        raise UserError(f"{file}: changed meanwhile; delete {out} and prepare the text again")
     manifest = {
         "format": FORMAT,
         "source": _source_name(request, corpus),
         "tokenizer": {
-            "spec": kind,
+            "spec": spec,
             "fingerprint": coder.fingerprint,
             "vocab_size": coder.vocab_size,
             "eos": coder.eos,

@@ -187,11 +187,6 @@ class TextSource(Source[TextConfig]):
         prepared = config.prepare()
         self.fingerprint = prepared.fingerprint
         self.tokenizer = prepared.manifest["tokenizer"]["fingerprint"]
-        if not prepared.manifest["splits"][name]["tokens"] and not _is_prepared(config.path):
-            raise UserError(
-                f"Text.path: {config.path} has too few documents for a split {name!r}; name DIR of "
-                f"bmojo data prepare {config.path} --out DIR --{name} 0.5"
-            )
         self._stream = prepared.stream(name)
         self._layout: _Layout | None = None
         tokens = len(self._stream)
@@ -293,7 +288,7 @@ def _prepare_in_cache(source: str, spec: str, console: Console | None) -> Prepar
         )
     request = Request(source, spec, validation=FRACTION, test=FRACTION)
     digest = open_corpus(source).digest
-    key = "\n".join([digest, tokenizer(spec).fingerprint, str(FRACTION)])
+    key = "\n".join([digest, tokenizer(spec).fingerprint, str(FRACTION), "cut where few"])
     name = re.sub(r"[^\w.-]+", "-", source if ":" in source else Path(source).name)
     out = cache_directory() / "text" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     if (out / MANIFEST).is_file():

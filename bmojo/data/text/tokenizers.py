@@ -16,15 +16,21 @@ from typing import Any, Protocol
 import numpy as np
 
 from bmojo.errors import UserError, suggestion
-from bmojo.files import read_file
+from bmojo.files import read_file, write_atomically
 
-__all__ = ["ByteTokenizer", "Tokenizer", "optional_package", "tokenizer", "train_tokenizer"]
+__all__ = [
+    "ByteTokenizer", "Tokenizer", "keep_tokenizer", "kept_tokenizer", "optional_package",
+    "save_tokenizer", "tokenizer", "train_tokenizer",
+]  # fmt: skip
 
 END = "<|endoftext|>"
 """The end-of-document token of tokenizers that are trained here."""
 
 END_NAMES = (END, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
 """Tokens that end a document in tokenizers from elsewhere, the first found counts."""
+
+KEPT = "tokenizer.spec"
+"""The file of a folder that says which tokenizer it keeps."""
 
 KINDS = ("bytes", "sentencepiece", "tokenizers")
 
@@ -211,6 +217,30 @@ def tokenizer(spec: str) -> Tokenizer:
         raise UserError(f"tokenizer: {spec!r} is not complete or too long; write {example!r}")
     made = _SentencePiece if kind == "sentencepiece" else _JSONFile
     return made(Path(path).expanduser())
+
+
+def save_tokenizer(coder: Tokenizer, folder: Path) -> str:
+    """Copy the file of a tokenizer into a folder; its spec with the name of the copy."""
+    kind, colon, file = coder.spec.partition(":")
+    if not isinstance(coder, _FileTokenizer):
+        return kind
+    name = f"tokenizer{Path(file).suffix}"
+    write_atomically(folder / name, coder.content)
+    return f"{kind}:{name}"
+
+
+def keep_tokenizer(coder: Any, folder: Path) -> None:
+    """Make a folder keep a tokenizer for :func:`kept_tokenizer`, unless it keeps one."""
+    if isinstance(coder, ByteTokenizer | _FileTokenizer) and not (folder / KEPT).exists():
+        write_atomically(folder / KEPT, save_tokenizer(coder, folder) + "\n")
+
+
+def kept_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer that a folder keeps, or None."""
+    if not (folder / KEPT).exists():
+        return None
+    kind, colon, name = (folder / KEPT).read_text(encoding="utf8").strip().partition(":")
+    return tokenizer(f"{kind}:{folder / name}" if colon else kind)
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> bytes:

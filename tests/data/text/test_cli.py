@@ -56,7 +56,7 @@ def test_skipped_documents_are_counted():
     assert result.exit_code == 2
     assert result.stderr == (
         "error: train/bad.txt:1: not UTF-8 (byte 0xff, invalid start byte); mend it, or leave it "
-        "out with --skip-corrupt\n"
+        "out with bmojo data prepare --skip-corrupt\n"
     )
     result = run(*arguments, "--skip-corrupt")
     assert result.exit_code == 0

@@ -1,6 +1,7 @@
 """Documents come out of every kind of source, and what is corrupt is named."""
 
 import json
+import os
 import sys
 import types
 
@@ -57,6 +58,9 @@ BAD = {
     "e.jsonl": (b'{"text": "x"}\n{"text": "\xff"}\n', "e.jsonl:2: not UTF-8 (byte 0xff"),
     "f.jsonl": ('{"text": "\\ud83d"}\n', "f.jsonl:1: 'text' has half a surrogate pair"),
     "g.parquet": ("no", "g.parquet: not Parquet ("),
+    "h.jsonl": ('{"text": "x", "n": ' + "1" * 5000 + "}\n", "h.jsonl:1: not JSON (Exceeds the li"),
+    "i.jsonl": ("[" * 20_000, "i.jsonl:1: not JSON (maximum recursion depth exceeded"),
+    "j.txt": (b"\xef\xbb\xbf\n\nth\xe9e", "j.txt:3: not UTF-8 (byte 0xe9, invalid cont"),
 }
 
 
@@ -163,6 +167,57 @@ def test_what_is_not_there(tmp_path):
         open_corpus(str(tmp_path / "none"))
     with pytest.raises(UserError, match="has no folder 'train' to split by"):
         open_corpus(write(tmp_path, {"a.txt": "a"}), by_folder=True)
+
+
+def test_byte_order_marks_are_no_text_and_line_ends_stay(tmp_path):
+    marked = {"a.txt": "\ufeffa\r\nb\r", "b.jsonl": '\ufeff{"text": "\ufeffc\\r\\n"}\r\n'}
+    assert everything(write(tmp_path, marked)) == {"": ["a\r\nb\r", "\ufeffc\r\n"]}
+
+
+def test_all_readers_of_text_agree(tmp_path):
+    from bmojo.cli.generate import _text
+    from bmojo.data.text.tokenizers import ByteTokenizer
+    from bmojo.evaluation.documents import read_documents
+    from bmojo.evaluation.memory.text import read_tokens
+
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\r\nb")
+    assert _text(path) == "a\r\nb"
+    assert read_tokens(path, ByteTokenizer(), 257).tolist() == [256, *b"a\r\nb"]
+    assert [d.tolist() for d in read_documents(path, ByteTokenizer())] == [[256, *b"a\r\nb", 256]]
+
+
+def test_endings_in_capitals_count(tmp_path):
+    source = write(tmp_path, {"A.TXT": "a", "B.Jsonl": '{"text": "b"}', "C.MD": "c"})
+    assert everything(source) == {"": ["a", "b"]}
+    assert (
+        everything(source, suffixes=[".md"]) == everything(source, suffixes=[".MD"]) == {"": ["c"]}
+    )
+    (tmp_path / "D.GZ").touch()
+    with pytest.raises(UserError, match="D.GZ: .GZ files are not read"):
+        open_corpus(f"{source}/D.GZ")
+
+
+def test_links_to_nothing_are_corrupt_documents(tmp_path):
+    source = write(tmp_path / "in", {"a.txt": "a"})
+    for name in ("b.txt", "c.jsonl", "d.parquet"):
+        (tmp_path / "in" / name).symlink_to("nowhere")
+    (tmp_path / "in" / "e.txt").symlink_to("e.txt")
+    missing = "cannot be read (No such file or directory)"
+    assert everything(source)[""][:4] == [
+        "a", *(Corrupt(name, missing) for name in ("b.txt", "c.jsonl", "d.parquet"))
+    ]  # fmt: skip
+    assert [str(found).split(":")[0] for found in everything(source)[""]][4:] == ["e.txt"]
+    manifest = prepare(Request(source, skip_corrupt=True), tmp_path / "out").manifest
+    assert manifest["skipped"] == 4
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    folder = tmp_path / os.fsdecode(b"in-\xff")
+    write(folder, {os.fsdecode(b"a-\xfe.txt"): "a text", os.fsdecode(b"b-\xfe.txt"): b"\xff"})
+    manifest = prepare(Request(str(folder), skip_corrupt=True), tmp_path / "out").manifest
+    assert manifest["source"] == "in-\\xff" and manifest["skipped"] == 1
+    assert (tmp_path / "out" / "skipped.txt").read_text().startswith("b-\\xfe.txt:1: not UTF-8")
 
 
 def test_texts_stop_or_skip(tmp_path):

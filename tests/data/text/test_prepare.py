@@ -1,5 +1,6 @@
 """A corpus becomes shards: the same ones however the work was shared, stopped or resumed."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -296,3 +297,74 @@ def test_damage_is_found(what, words, many, tmp_path):
     damage(out, what)
     with pytest.raises(UserError, match=words):
         open_prepared(out).check(whole=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("kind", ["one file", "15 files", "lines", "a table", "a character each"])
+def test_every_split_gets_text_of_few_documents(kind, workers, tmp_path):
+    texts = [f"{n}: " + "some words of a book\n" * (40 + n) for n in range(15)]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    if kind == "one file":
+        texts = ["".join(texts)]
+    elif kind == "a character each":
+        texts = [c * 3 for c in "abcdef"]
+    if kind == "a table":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"text": texts}), folder / "a.parquet", row_group_size=4)
+    elif kind == "lines":
+        write(folder, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in texts)})
+    else:
+        write(folder, {f"{n:02}.txt": text for n, text in enumerate(texts)})
+    prepared = prepare(Request(str(folder)), tmp_path / "out", workers)
+    found = [stored(prepared, split) for split in ("train", "validation", "test")]
+    assert ["".join(parts) for parts in zip(*found, strict=True)] == texts
+    for part, text in zip(found[1] + found[2], texts * 2, strict=True):
+        assert 0 <= len(part) - len(text) / 100 < 1
+    again = prepare(Request(str(folder)), tmp_path / "out", workers)
+    assert again.fingerprint == prepared.fingerprint
+
+
+def test_documents_are_whole_where_every_split_has_some(many, tmp_path):
+    prepared = prepare(Request(many, validation=0.3, test=0), tmp_path / "out")
+    assert not prepared.manifest["splits"]["test"]["documents"]
+    found = stored(prepared, "train") + stored(prepared, "validation")
+    assert sorted(found) == sorted(f"text {n} für {n}\n" * 9 for n in range(40))
+    assert "cut" not in json.loads((tmp_path / "out" / "plan.json").read_text())
+
+
+@pytest.mark.parametrize("pattern", ["train-*.documents.npy", "train-*.array_record"])
+def test_a_flipped_bit_is_an_error_or_changes_nothing(pattern, many, tmp_path):
+    prepared = prepare(Request(many), tmp_path / "out")
+    right = stored(prepared, "train")
+    (path,) = (tmp_path / "out").glob(pattern)
+    content = path.read_bytes()
+    refused = 0
+    for place in np.linspace(0, 8 * len(content) - 1, 60, dtype=int):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            assert stored(prepared, "train") == right
+        except UserError as error:
+            assert f"{path}: not what the manifest says" in str(error)
+            refused += 1
+    assert refused == 60 or pattern.endswith("record") and refused > 9
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: t[:-9], lambda t: t.replace('"tokens": ', '"tokens": 1')]
+)
+def test_a_damaged_note_is_made_again(change, many, tmp_path, small_jobs):
+    write(Path(many), {"9/99.txt": b"\xff"})
+    request = Request(many, validation=0, test=0)
+    with pytest.raises(UserError, match="99.txt"):
+        prepare(request, tmp_path / "out")
+    note = tmp_path / "out" / "job-00000.json"
+    note.write_text(change(note.read_text()))
+    request = dataclasses.replace(request, skip_corrupt=True)
+    prepare(request, tmp_path / "out").check(whole=True)
+    prepare(request, tmp_path / "once")
+    assert files(tmp_path / "out") == files(tmp_path / "once")

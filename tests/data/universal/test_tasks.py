@@ -10,7 +10,6 @@ from bmojo import config as configs
 from bmojo.data.universal.machine import Machine
 from bmojo.data.universal.markov import MarkovConfig, weighted
 from bmojo.data.universal.programs import ProgramsConfig
-from bmojo.data.universal.sequences import bucket
 from bmojo.experiment import REGISTRY
 
 CONFIGS = Path(__file__).parent.parent.parent.parent / "configs"
@@ -19,6 +18,12 @@ TASKS = {
     "markov": MarkovConfig(40, depth=4),
     "programs": ProgramsConfig(40, longest=3),
 }
+
+
+def bucket(number):
+    """The smallest power of two that is not below a positive number."""
+    return 1 << (number - 1).bit_length()
+
 
 each_task = pytest.mark.parametrize("name", TASKS)
 
