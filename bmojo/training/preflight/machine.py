@@ -20,7 +20,7 @@ from rich.table import Table
 import bmojo
 from bmojo.cache import cache_directory
 from bmojo.multihost import Processes
-from bmojo.training.report import PACKAGES, git_revision, version
+from bmojo.training.report import PACKAGES, git_revision, untested_versions, version
 from bmojo.types import Array
 
 ALL = "all"
@@ -228,6 +228,7 @@ def lines(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     how = facts["found_by"]
     return [
         ("versions", ", ".join(found)),
+        *(("warning", text) for text in untested_versions()),
         ("processes", f"{here['processes']}, {how}; this is {here['process']} on {here['host']}"),
         ("devices", f"{here['all']} x {here['kind']} ({here['platform']}), {same}"),
         ("of this process", ", ".join(here["local"])),
