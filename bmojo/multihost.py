@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -24,6 +25,9 @@ BEAT_SECONDS = 1.0
 SILENT_BEATS = 12  # of an observer, after which a process that does not move is taken for dead
 PARTING_SECONDS = 30  # that the main process waits for the others to leave before it
 WAIT_SECONDS = 600  # that a process waits for another one that lives
+MEET_SECONDS = 300  # that a process waits for the first one to listen
+RESOLVE_SECONDS = 60  # that it waits for the first one's name to be known
+NOTICE_SECONDS = 5  # after which it says that it waits
 BEATS, FAILED, LOST = "bmojo/beat/", "bmojo/failed/", "bmojo/lost/"
 
 
@@ -44,8 +48,10 @@ class Cluster:
                 "scheduler is to be asked"
             )
         host, _, port = self.coordinator.rpartition(":")
-        if not host or not port.isdigit():
-            raise UserError(f"--coordinator: {self.coordinator!r} is not HOST:PORT")
+        if not (host and re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) < 2**16):
+            raise UserError(
+                f"--coordinator: {self.coordinator!r} is not HOST:PORT, with a port up to 65535"
+            )
         if self.count < 1:
             raise UserError(f"--num-processes: {self.count} is too small; give at least 1")
         if not 0 <= self.index < self.count:
@@ -192,14 +198,38 @@ def start(cluster: Cluster | None) -> Processes:
     jax.config.update("jax_enable_preemption_service", False)  # the loop listens to SIGTERM
     where = cluster.coordinator or "the address that the scheduler gives"
     print(f"meeting the other processes at {where}", file=sys.stderr, flush=True)
+    if cluster.coordinator is not None and cluster.index:
+        _reach(cluster.coordinator)
     try:
         jax.distributed.initialize(cluster.coordinator, cluster.count, cluster.index)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the processes cannot find each other ({first_line(error)}); see "
+            f"the processes cannot find each other at {where} ({first_line(error)}); see "
             "--coordinator, --num-processes and --process-id"
         ) from None
     return Processes(jax.process_index(), jax.process_count())
+
+
+def _reach(address: str) -> None:
+    """Wait until the first process listens; a UserError names the address and what is wrong."""
+    host, _, port = address.rpartition(":")
+    begin, noticed = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), NOTICE_SECONDS).close()
+            return
+        except (OSError, UnicodeError) as error:
+            waited, reason = time.monotonic() - begin, getattr(error, "strerror", None) or error
+            known = not isinstance(error, socket.gaierror | UnicodeError)
+        if waited >= (MEET_SECONDS if known else RESOLVE_SECONDS):
+            raise UserError(
+                f"--coordinator {address}: no answer in {waited:.0f} s ({reason}); give host and "
+                "port of the first process, and see that it runs and no firewall is between"
+            )
+        if not noticed and waited >= NOTICE_SECONDS:
+            noticed = True
+            print(f"no answer at {address} yet ({reason}); waiting", file=sys.stderr, flush=True)
+        time.sleep(BEAT_SECONDS)
 
 
 class _Watch(threading.Thread):
@@ -217,12 +247,24 @@ class _Watch(threading.Thread):
         self._stopped.set()
 
     def run(self) -> None:
-        beat = 0
-        while not self._stopped.wait(BEAT_SECONDS):
-            beat += 1
-            reason = self._look(beat)
-            if reason is not None and not self._stopped.is_set():
-                _end(reason)
+        beat = waited = 0
+        look = threading.Thread()
+        found: list[str | None] = [None]
+
+        def keep(beat: int) -> None:
+            found.append(self._look(beat))
+
+        while found[-1] is None and not self._stopped.wait(BEAT_SECONDS):
+            # A frozen first process answers no call, and calls have no deadline.
+            waited += 1
+            if not look.is_alive():
+                beat, waited = beat + 1, 0
+                look = threading.Thread(target=keep, args=(beat,), daemon=True)
+                look.start()
+            elif waited >= SILENT_BEATS:
+                found.append(self._unheard(0))
+        if found[-1] is not None and not self._stopped.is_set():
+            _end(found[-1])
 
     def _look(self, beat: int) -> str | None:
         """Report that this process lives; the sentence about one that does not, or None.
@@ -258,9 +300,12 @@ class _Watch(threading.Thread):
             silent = silent + 1 if text == before else 0
             self._seen[index] = (text, silent)
             if silent >= (SILENT_BEATS if text else WAIT_SECONDS / BEAT_SECONDS):
-                seconds = SILENT_BEATS * BEAT_SECONDS
-                return f"{self._called(index)} has not been heard of for {seconds:.0f} s"
+                return self._unheard(index)
         return None
+
+    def _unheard(self, index: int) -> str:
+        seconds = SILENT_BEATS * BEAT_SECONDS
+        return f"{self._called(index)} has not been heard of for {seconds:.0f} s"
 
     def _others(self, prefix: str) -> dict[int, str]:
         pairs = self._client.key_value_dir_get(prefix)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bmojo.errors import UserError
+from bmojo.errors import UserError, first_line
 from bmojo.storage.entries import Entries
 from bmojo.storage.key_matrix import COLUMNS
 
-__all__ = ["NAME", "Database", "checksum"]
+__all__ = ["FIXED", "NAME", "Database", "checksum", "intact"]
 
 NAME = "entries.sqlite"
 SCHEMA = """
@@ -46,6 +46,14 @@ def checksum(row: Sequence[Any]) -> int:
     return crc
 
 
+def intact(row: Sequence[Any], crc: int) -> bool:
+    """Whether the columns FIXED of an entry are those of its checksum."""
+    try:
+        return checksum(row) == crc
+    except Exception:  # a number of another type or size than was written
+        return False
+
+
 class Database:
     """The SQLite file of a store; made if it is missing and is to be written to.
 
@@ -67,10 +75,13 @@ class Database:
                     raise
                 self._connect("ro&immutable=1")
                 self.counters()
+            tables = self.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+            if {sql for (sql,) in tables} != {s.strip() for s in SCHEMA.split(";")} - {""}:
+                raise sqlite3.DatabaseError("its tables are not those of a store")
         except sqlite3.Error as error:
             raise UserError(
-                f"{self.path}: cannot be opened as the rows of a store ({error}); see to the "
-                "rights of the directory, or put the file back"
+                f"{self.path}: cannot be opened as the rows of a store ({first_line(error)}); see "
+                "to the rights of the directory, or put the file back"
             ) from None
 
     def _connect(self, mode: str) -> None:
@@ -79,6 +90,8 @@ class Database:
             name, PATIENCE_SECONDS, isolation_level="IMMEDIATE", check_same_thread=False, uri=True
         )
         self.execute = self._connection.execute
+        self.execute("PRAGMA trusted_schema = OFF")
+        self.execute("PRAGMA cell_size_check = ON")
         self._published = self._connection.total_changes
 
     def _make(self) -> None:
@@ -91,6 +104,16 @@ class Database:
             for name in COUNTERS:
                 self.execute("INSERT INTO counters VALUES (?, 0)", (name,))
         self.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def naming_damage(self) -> Iterator[None]:
+        """Turn the errors of damaged rows into a UserError."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError):
+            raise UserError(
+                f"{self.path}: entries are damaged; bmojo memory verify names them"
+            ) from None
 
     def close(self) -> None:
         """Close the file; the last one to do so, if it may write, leaves all in one file."""
@@ -130,8 +153,11 @@ class Database:
         self.execute(f"PRAGMA busy_timeout = {PATIENCE_SECONDS * 1000}")
 
     def counters(self) -> dict[str, int]:
-        """All counters."""
-        return dict(self.execute("SELECT name, value FROM counters").fetchall())
+        """All counters; an sqlite3.Error if one is damaged."""
+        found = dict(self.execute("SELECT name, value FROM counters").fetchall())
+        if found.keys() != set(COUNTERS) or not all(isinstance(n, int) for n in found.values()):
+            raise sqlite3.DatabaseError("its counters are damaged")
+        return found
 
     def _count(self, name: str, number: int = 1) -> None:
         self.execute("UPDATE counters SET value = value + ? WHERE name = ?", (number, name))
@@ -186,6 +212,8 @@ class Database:
             layer, key, *facts = zip(*rows, strict=True)
             columns = dict(zip(COLUMNS, map(list, facts), strict=True))
             for row, name in enumerate(columns["source"]):
+                if not isinstance(name, str):
+                    raise TypeError("a source that is no text")
                 columns["source"][row] = sources.setdefault(name, len(sources) + 1)
             arrays = {name: np.array(columns[name], COLUMNS[name]) for name in COLUMNS}
             yield np.array(layer), self.arrays(key), arrays
@@ -204,13 +232,9 @@ class Database:
     def values(self, ids: Sequence[int]) -> dict[int, np.ndarray]:
         """Values of entries, (G, P) each; a UserError if one is damaged."""
         query = "SELECT id, value FROM entries WHERE id IN (SELECT value FROM json_each(?))"
-        found = dict(self.execute(query, (json.dumps(list(ids)),)).fetchall())
-        try:
+        with self.naming_damage():
+            found = dict(self.execute(query, (json.dumps(list(ids)),)).fetchall())
             return dict(zip(ids, self.arrays([found[number] for number in ids]), strict=True))
-        except (ValueError, TypeError, KeyError):
-            raise UserError(
-                f"{self.path}: found entries are damaged; bmojo memory verify names all that are"
-            ) from None
 
     def arrays(self, blobs: Sequence[bytes]) -> np.ndarray:
         """Keys or values (n, G, P), float32; ValueError if one has another size."""

@@ -302,7 +302,7 @@ class Store:
         version = self._rows.execute("PRAGMA data_version").fetchone()
         if version == self._version:
             return
-        try:
+        with self._rows.naming_damage():
             counters = self._rows.counters()
             if counters["deletion"] != self._counters["deletion"]:
                 ids = self._rows.ids()
@@ -316,10 +316,6 @@ class Store:
                     mine = layer == number
                     matrix.append(key[mine], **{name: x[mine] for name, x in columns.items()})
                 self._last = int(columns["id"][-1])
-        except (ValueError, TypeError, sqlite3.Error):
-            raise UserError(
-                f"{self._rows.path}: entries are damaged; bmojo memory verify names them"
-            ) from None
         self.clock, self._counters, self._version = counters["clock"], counters, version
 
     @contextlib.contextmanager

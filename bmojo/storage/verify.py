@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from bmojo.storage.database import FIXED, NAME, Database, checksum
+from bmojo.storage.database import FIXED, NAME, Database, intact
 from bmojo.storage.description import Description
 
 __all__ = ["size", "verify"]
@@ -64,7 +64,7 @@ def _entries(rows: Database, layers: tuple[int, ...], progress: Callable[[int], 
         for *row, crc in block:
             if row[1] not in layers:
                 problems.append(f"entry {row[0]} is of layer {row[1]}, which is not stored")
-            elif not _fits(row, crc):
+            elif not intact(row, crc):
                 problems.append(f"entry {row[0]} has changed since it was written")
         count, last = count + len(block), block[-1][0]
         progress(len(block))
@@ -76,10 +76,3 @@ def _entries(rows: Database, layers: tuple[int, ...], progress: Callable[[int], 
     if last >= counters["next_id"]:
         problems.append(f"entry {last} is there, though fewer were published")
     return [f"{NAME}: {problem}" for problem in problems]
-
-
-def _fits(row: list, crc: int) -> bool:
-    try:
-        return checksum(row) == crc
-    except Exception:  # a number of another type or size than was written
-        return False

@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import shutil
-import socket
 import statistics
 import tempfile
 import time
@@ -22,10 +21,10 @@ from bmojo.cache import cache_directory
 from bmojo.console import format_table
 from bmojo.data.pipeline import Batches, Segments
 from bmojo.layers.protocol import parameter_axes
-from bmojo.multihost import Processes
 from bmojo.ops.axes import Names
 from bmojo.training import report
-from bmojo.training.report import git_revision
+from bmojo.training.machine import from_system, size
+from bmojo.training.report import git_revision, untested_versions
 from bmojo.training.run_setup import RunSetup
 from bmojo.training.train_step import STOP, device_fields
 from bmojo.types import Array
@@ -38,7 +37,6 @@ NOT_CUT = "-"
 
 REPEATS = 5
 MEBIBYTE = 2**20
-UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 Row = Mapping[str, Any]
 
@@ -48,32 +46,6 @@ Row = Mapping[str, Any]
 def versions() -> dict[str, str | None]:
     """Versions of bmojo, Python and packages, and the git revision of bmojo's source."""
     return report.versions() | {"git_revision": git_revision()}
-
-
-def devices(processes: Processes) -> dict[str, Any]:
-    """Devices of this process and of all, and the memory of one of this process.
-
-    ``memory_bytes`` is the memory that the backend gives to a program, None if unknown;
-    ``machine_memory_bytes`` the memory of this machine, which devices of the CPU share.
-    """
-    local = jax.local_devices()
-    limits = [_memory_limit(device) for device in local]
-    known = [limit for limit in limits if limit is not None]
-    owners = [device.process_index for device in jax.devices()]
-    return {
-        "host": socket.gethostname(),
-        "platform": local[0].platform,
-        "kind": local[0].device_kind,
-        "process": processes.index,
-        "processes": processes.count,
-        "local": [str(device) for device in local],
-        "all": jax.device_count(),
-        "by_process": [owners.count(index) for index in range(processes.count)],
-        "memory_bytes": min(known) if len(known) == len(local) else None,
-        "machine_memory_bytes": _from_system(
-            lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        ),
-    }
 
 
 def cache() -> dict[str, Any]:
@@ -86,9 +58,9 @@ def cache() -> dict[str, Any]:
     except OSError as error:
         problem = error.strerror or str(error)
     # Another process may remove an entry meanwhile.
-    found = [_from_system(functools.partial(os.path.getsize, path)) for path in entries(directory)]
+    found = [from_system(functools.partial(os.path.getsize, path)) for path in entries(directory)]
     sizes = [count for count in found if count is not None]
-    free = _from_system(lambda: shutil.disk_usage(directory).free)
+    free = from_system(lambda: shutil.disk_usage(directory).free)
     facts = {"directory": str(directory), "problem": problem, "entries": len(sizes)}
     return facts | {"bytes": sum(sizes), "free_bytes": free}
 
@@ -96,21 +68,6 @@ def cache() -> dict[str, Any]:
 def entries(directory: Path) -> set[Path]:
     """Compiled programs in the directory of a cache."""
     return set(directory.glob("*-cache")) if directory.is_dir() else set()
-
-
-def _memory_limit(device: Any) -> int | None:
-    try:
-        return (device.memory_stats() or {}).get("bytes_limit")
-    except Exception:  # Each backend without statistics has its own error.
-        return None
-
-
-def _from_system(read: Callable[[], int]) -> int | None:
-    """A number that the system may not have; None then."""
-    try:
-        return read()
-    except (ValueError, OSError):
-        return None
 
 
 # Its speed
@@ -337,16 +294,6 @@ def _memory(stats: Any) -> dict[str, int] | None:
 # Texts and tables
 
 
-def size(number: float | None) -> str:
-    """A number of bytes in a few characters."""
-    if number is None:
-        return "unknown"
-    for unit, name in UNITS:
-        if number >= unit:
-            return f"{number / unit:.4g} {name}"
-    return f"{number:.0f} bytes"
-
-
 def lines(facts: Row) -> list[tuple[str, str]]:
     """Versions, processes, devices and cache, as pairs of a name and a text."""
     versions, here, cache = facts["versions"], facts["devices"], facts["cache"]
@@ -367,6 +314,7 @@ def lines(facts: Row) -> list[tuple[str, str]]:
     how = facts["found_by"]
     return [
         ("versions", ", ".join(found)),
+        *(("warning", text) for text in untested_versions()),
         ("processes", f"{here['processes']}, {how}; this is {here['process']} on {here['host']}"),
         ("devices", f"{here['all']} x {here['kind']} ({here['platform']}), {same}"),
         ("of this process", ", ".join(here["local"])),

@@ -6,6 +6,7 @@ import io
 import itertools
 import math
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,9 @@ from bmojo.training.metrics import Record
 from bmojo.training.run_dir import RunDir
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+TESTED = {"python": "3.13", "jax": "0.12", "flax": "0.12", "optax": "0.2",
+          "orbax-checkpoint": "0.12", "grain": "0.2"}  # fmt: skip
+"""The newest minor versions that the tests have run with."""
 SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -114,6 +118,17 @@ def versions() -> dict[str, str | None]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return {"bmojo": bmojo.__version__, "python": platform.python_version(), **found}
+
+
+def untested_versions() -> list[str]:
+    """A warning for each package, and for Python, that is newer than TESTED."""
+    found = []
+    for name, tested in TESTED.items():
+        there = platform.python_version() if name == "python" else version(name) or tested
+        newest, minor = ([int(x) for x in re.findall(r"\d+", v)[:2]] for v in (tested, there))
+        if minor > newest:
+            found.append(f"{name} {there} is newer than {tested}, the newest that was tested")
+    return found
 
 
 def slice_name(evaluation: Evaluation) -> str | None:

@@ -10,11 +10,12 @@ from flax import nnx
 from bmojo.layers.protocol import State, parameter_axes
 from bmojo.model import ModelConfig, describe
 from bmojo.multihost import Processes
+from bmojo.training import machine
 from bmojo.training.config import Stage
 from bmojo.training.experiment import Curriculum, Experiment, check
 from bmojo.training.optimizer import make_optimizer, schedule
 from bmojo.training.parameters import Parameters, count, initialize, outline
-from bmojo.training.preflight import machine
+from bmojo.training.report import untested_versions
 from bmojo.training.run_dir import RunError
 from bmojo.training.sharding import Layout, make_layout, shardings_of
 from bmojo.training.train_step import make_fresh_state, make_train_step
@@ -125,7 +126,7 @@ class RunSetup:
         return facts
 
     def head(self) -> list[str]:
-        """Lines before the first step: sizes, devices, implementations."""
+        """Lines before the first step: sizes, untested versions, devices, implementations."""
         facts = self.facts
         line = f"{facts['parameters']:,} parameters"
         if "state_bytes" in facts:
@@ -134,7 +135,7 @@ class RunSetup:
                 f", {facts['state_bytes'] + facts['key_value_bytes']:,} bytes of state a row "
                 f"after {longest} tokens, {facts['training_flops']:.2e} FLOPs in all"
             )
-        lines = [line]
+        lines = [line, *(f"warning: {text}" for text in untested_versions())]
         if self.layout.mesh is not None:
             others = self.processes.count
             where = "one process" if others == 1 else f"{others} processes"

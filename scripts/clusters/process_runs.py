@@ -83,12 +83,16 @@ def start_and_signal(run: Path, count: int, victim: int, step: int, number: int)
     return started
 
 
-def killed(run: Path, count: int, victim: int, step: int) -> Killed:
-    """Kill the training of one process; how the others end."""
-    started = start_and_signal(run, count, victim, step, signal.SIGKILL)
+def killed(run: Path, count: int, victim: int, step: int, number: int = signal.SIGKILL) -> Killed:
+    """Kill, or with SIGSTOP freeze, the training of one process; how the others end."""
+    started = start_and_signal(run, count, victim, step, number)
     began = time.monotonic()
-    codes, seconds = finish(started), time.monotonic() - began
     others = [index for index in range(count) if index != victim]
+    finish([started[index] for index in others])
+    seconds = time.monotonic() - began
+    if number == signal.SIGSTOP:
+        kill(started[victim], signal.SIGKILL)
+    codes = finish(started)
     logs = [(run.parent / f"{run.name}.{i}.log").read_text(errors="replace") for i in others]
     errors = [[line for line in log.splitlines() if line.startswith("error:")] for log in logs]
     last = [found[-1] if found else "nothing" for found in errors]

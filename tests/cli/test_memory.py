@@ -174,3 +174,39 @@ def test_a_store_in_use(bmojo, prose):
         result = bmojo("compact", prose)
         assert result.exit_code == 2 and "writes to this store" in result.output
         assert bmojo("stats", prose).exit_code == 0
+
+
+DAMAGE = [
+    "UPDATE entries SET clock = 1e300 WHERE id = 7",
+    "UPDATE entries SET time = 9e999, uses = 1 WHERE id = 7",
+    "UPDATE entries SET token = cast(x'fffe' AS TEXT) WHERE id = 7",
+    "UPDATE entries SET written = 'x' WHERE id = 7",
+    "UPDATE entries SET born = 'x' WHERE id = 7",
+    "UPDATE entries SET source = x'ff' WHERE id = 7",
+    "UPDATE entries SET context = x'00' WHERE id = 7",
+    "UPDATE counters SET value = 'x' WHERE name = 'clock'",
+    "DELETE FROM counters",
+    "CREATE TRIGGER t AFTER DELETE ON entries BEGIN DELETE FROM counters; END",
+    "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 'CREATE TABLE x' || char(10)",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_store_ends_every_command_with_a_line(bmojo, prose, damage):
+    rows = sqlite3.connect(prose / "entries.sqlite")
+    rows.executescript(damage).close()
+    rows.close()
+    words = {"stats": ["--json"], "verify": [], "search": ["the"], "show": [7], "policy": []}
+    codes = []
+    for command, rest in (words | {"forget": ["--id", 7, "--yes"], "compact": []}).items():
+        result = bmojo(command, prose, *rest)
+        assert isinstance(result.exception, SystemExit | None), (command, result.exception)
+        codes.append(result.exit_code)
+        if result.exit_code == 2:
+            assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert set(codes) <= {0, 1, 2} and max(codes) > 0
+
+
+def test_an_entry_of_a_number_beyond_all(bmojo, prose):
+    result = bmojo("show", prose, 10**30)
+    assert (result.exit_code, f"has no entry {10**30};" in result.stderr) == (2, True)

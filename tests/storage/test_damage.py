@@ -98,7 +98,7 @@ def test_a_value_that_is_damaged_while_the_store_is_open(store, damage):
     path, before = store
     with writer(path) as other:
         execute(path, f"{damage} WHERE id = {before.id[0, 0]}")
-        with pytest.raises(UserError, match="damaged; bmojo memory verify names all that are"):
+        with pytest.raises(UserError, match="entries are damaged; bmojo memory verify names them"):
             search(other, queries(5), 2)
 
 

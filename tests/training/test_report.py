@@ -1,14 +1,23 @@
-"""Implementations that a run reports."""
+"""Implementations and versions that a run reports."""
+
+import io
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
+from bmojo.multihost import Processes
 from bmojo.ops.native import library
-from bmojo.training import run_setup
+from bmojo.training import report, run_setup
+from bmojo.training.preflight import machine
+from tests.training.standin import run
 
 
 def implementations(mixer):
@@ -34,3 +43,38 @@ def test_a_kernel_that_cannot_be_made_is_an_error_at_once(monkeypatch):
     for config in (*asked, BMojoConfig(attention_implementation="native")):
         with pytest.raises(ValueError, match="no native kernels: no compiler"):
             implementations(config)
+
+
+def test_versions_newer_than_the_tested_are_named(monkeypatch):
+    assert report.untested_versions() == []
+    monkeypatch.setitem(report.TESTED, "jax", "0.9")
+    monkeypatch.setitem(report.TESTED, "python", "3.9")
+    (python, jax), newest = report.untested_versions(), "the newest that was tested"
+    assert re.fullmatch(rf"python 3\.\d+\.\d+ is newer than 3\.9, {newest}", python)
+    assert re.fullmatch(rf"jax 0\.\d+[.\d]+ is newer than 0\.9, {newest}", jax)
+    monkeypatch.setattr(report, "version", lambda name: "1.0rc1" if name == "flax" else None)
+    assert [text.split()[0] for text in report.untested_versions()] == ["python", "flax"]
+
+
+def test_an_untested_version_is_a_warning_of_train_and_doctor(monkeypatch, tmp_path):
+    monkeypatch.setitem(report.TESTED, "jax", "0.9")
+    console = Console(file=io.StringIO(), width=300)
+    assert run(tmp_path, console=console).exit_code == 0
+    (warning,) = report.untested_versions()
+    assert f"\nwarning: {warning}\n" in console.file.getvalue()
+    facts = {"versions": machine.versions(), "devices": machine.devices(Processes())}
+    lines = machine.lines(facts | {"cache": machine.cache(), "found_by": "nobody"})
+    assert lines[:2] == [("versions", lines[0][1]), ("warning", warning)]
+
+
+def test_dependencies_of_users_have_no_upper_bounds():
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    tools = set(extras.pop("dev")) | set(extras.pop("docs"))
+    required = [*project["dependencies"], *sum(extras.values(), [])]
+    assert tools and all(re.fullmatch(r"[\w.-]+>=[\d.]+", word) for word in required)
+    pins = (root / "constraints-3.13.txt").read_text().splitlines()
+    for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain"):
+        (pin,) = [pin for pin in pins if pin.startswith(f"{name}==")]
+        assert pin.startswith(f"{name}=={report.TESTED[name]}.")
