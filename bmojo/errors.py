@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-LARGEST = {int: 2**63 - 1, float: sys.float_info.max}
+LARGEST: dict[type, float] = {int: 2**63 - 1, float: sys.float_info.max}
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 
 
@@ -86,7 +86,7 @@ def _simple_problem(value: Any, annotation: type) -> str | None:
     accepted = (int, float) if annotation is float else (annotation,)
     if isinstance(value, accepted) and (annotation is bool or not isinstance(value, bool)):
         limit = LARGEST.get(annotation)
-        if limit is None or -limit <= value <= limit:
+        if limit is None or not isinstance(value, int | float) or -limit <= value <= limit:
             return None
         return f"it is beyond {limit:.0e}, or not a number; give another one"
     problem = f"{value!r} is not {_NAMES[annotation]}"

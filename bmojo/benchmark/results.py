@@ -120,8 +120,8 @@ def measure(
         fast = None if case.flops is None else quantiles(speeds(case))
         share = None if fast is None or gemm is None else ratios(speeds(case), speeds(gemm))
         known = (case.compile_seconds, case.temporary_bytes, case.flops, case.xla_flops)
-        results = (fast, share, count, tuple(seconds), dict(case.facts))
-        rows.append(Row(case.name, case.group, quantiles(seconds), base, ratio, *known, *results))
+        found: Any = (base, ratio, *known, fast, share, count, tuple(seconds), dict(case.facts))
+        rows.append(Row(case.name, case.group, quantiles(seconds), *found))
     notes = tuple(conclude(rows))
     if gemm is not None:
         notes = (*notes, f"parts of GEMM are of {gemm.name}, the fastest matrix product here")

@@ -122,8 +122,8 @@ def check_reference(chosen: Candidate, length: int = 53) -> list[Check]:
             continue
         if not config.window:
             continue
-        sizes = {"window": min(config.window, 16), "num_fading": min(config.num_fading, 16)}
-        small = dataclasses.replace(config, **sizes)
+        window, fading = min(config.window, 16), min(config.num_fading, 16)
+        small = dataclasses.replace(config, window=window, num_fading=fading)
         layer = small.make(4 * config.n_heads)
         u = np.random.default_rng(0).normal(size=(length, 4 * config.n_heads)).astype(np.float32)
         flat = nnx.to_flat_state(nnx.state(layer, nnx.Param))

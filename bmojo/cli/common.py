@@ -134,9 +134,10 @@ def told() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        text = _of_the_system(error)
-        if text is None:
+        reason = _of_the_system(error)
+        if reason is None:
             raise
+        text = reason
         code = NOT_WRITTEN if isinstance(error, OSError) else UserError.exit_code
     else:
         return

@@ -102,11 +102,11 @@ class Report:
 
     def machine(self) -> None:
         """Versions, processes, devices, cache."""
-        from bmojo.training import preflight
+        from bmojo.training import machine, preflight
 
         self.facts |= {
             "versions": preflight.versions(),
-            "devices": preflight.devices(self.processes),
+            "devices": machine.devices(self.processes),
             "cache": preflight.cache(),
         }
         for name, text in preflight.lines(self.facts):

@@ -11,7 +11,7 @@ import numpy as np
 from bmojo.data.text.corpus import Part, open_corpus, texts
 from bmojo.errors import UserError
 from bmojo.generation.generate import check_tokens
-from bmojo.runs import text_of
+from bmojo.training.experiment import text_of
 
 
 class Documents(list[np.ndarray]):

@@ -216,8 +216,8 @@ class _Drawing:
 
     def _with_legend(self, figure: Figure, axis: Axes) -> Figure:
         handles, labels = axis.get_legend_handles_labels()
-        pairs = zip(handles, labels, strict=True)
-        pairs = sorted(pairs, key=lambda pair: pair[1].startswith("chance "))
+        found = zip(handles, labels, strict=True)
+        pairs = sorted(found, key=lambda pair: pair[1].startswith("chance "))
         handles, labels = [handle for handle, _ in pairs], [label for _, label in pairs]
         if len(self.cells) > 1:
             figure.legend(handles, labels, loc="outside right center", fontsize=8, frameon=False)

@@ -63,7 +63,7 @@ def accuracy_csv(cells: Sequence[Cell]) -> str:
     for cell in cells:
         for name in evaluations_of([cell]):
             for group in [*cell.groups(name), None]:
-                row = {"cell": cell.label, "evaluation": name}
+                row: dict[str, Any] = {"cell": cell.label, "evaluation": name}
                 row |= {"group": "all" if group is None else group, "seeds": len(cell.runs)}
                 found = {m: spread(cell.runs, _measured(name, group, m)) for m in MEASURES}
                 rows.append(row | _spreads(found))

@@ -29,9 +29,7 @@ class Continuation:
       text: of its tokens, but for bytes at the end that are no character yet.
     """
 
-    def __init__(
-        self, decode: Callable[[Any], str], prompt: Sequence[int] = (), ids: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, decode: Callable[[Any], str], prompt: Any = (), ids: Any = ()) -> None:
         size = CONTEXT
         while REPLACEMENT in decode(prompt[-size:]) and size < len(prompt):
             size *= 2  # it begins within a character

@@ -73,8 +73,8 @@ def ssd(
         names = (INPUTS, heads, ("heads",), STATES, STATES, LAST, ("batch", None))
 
         def kernel(*operands: Array) -> tuple[Array, Array]:
-            own = operands if start is not None else (*operands, None)
-            return ssd_native(*own, chunk_size=chunk_size)
+            x, dt, A, B, C, state, *begun = operands
+            return ssd_native(x, dt, A, B, C, state, begun[0] if begun else None, chunk_size)
 
         run = on_each_device(kernel, names[: len(operands)], (INPUTS, LAST))
         y, state = run(*operands)

@@ -122,9 +122,9 @@ def versions() -> dict[str, str | None]:
 
 def untested_versions() -> list[str]:
     """A warning for each package, and for Python, that is newer than TESTED."""
-    found = []
+    found, here = [], versions()
     for name, tested in TESTED.items():
-        there = platform.python_version() if name == "python" else version(name) or tested
+        there = here[name] or tested
         newest, minor = ([int(x) for x in re.findall(r"\d+", v)[:2]] for v in (tested, there))
         if minor > newest:
             found.append(f"{name} {there} is newer than {tested}, the newest that was tested")

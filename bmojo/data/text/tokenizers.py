@@ -219,7 +219,7 @@ def tokenizer(spec: str) -> Tokenizer:
     return made(Path(path).expanduser())
 
 
-def save_tokenizer(coder: Tokenizer, folder: Path) -> str:
+def save_tokenizer(coder: Any, folder: Path) -> str:
     """Copy the file of a tokenizer into a folder; its spec with the name of the copy."""
     kind, colon, file = coder.spec.partition(":")
     if not isinstance(coder, _FileTokenizer):

@@ -166,7 +166,8 @@ def _mixers(config: Any) -> list[_Mixer]:
         for index, mixer in enumerate(config.pattern):
             if isinstance(mixer, MLPConfig):
                 continue
-            kind, tiers, chunk = type(mixer).__name__.removesuffix("Config"), (), 0
+            kind, chunk = type(mixer).__name__.removesuffix("Config"), 0
+            tiers: tuple[int, ...] = ()
             if isinstance(mixer, AttentionConfig):
                 tiers = (WINDOW,)
             elif isinstance(mixer, SlidingBMojoConfig):
@@ -235,6 +236,6 @@ def _layer(mixer: _Mixer, parts: list[_Part], state: ModelState, count: int) -> 
         held = np.concatenate([part["held"][:, : len(positions)] for part in parts])
     spread = np.sum([part["spread"] for part in parts], axis=0) / count
     names = ("mass", "octave", "innovation")
-    series = (np.concatenate([part[name] for part in parts]) for name in names)
-    who = (mixer.number, mixer.kind, mixer.tiers, mixer.chunk)
-    return Layer(*who, spread, *series, held, kept)
+    found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    who = {name: getattr(mixer, name) for name in ("number", "kind", "tiers", "chunk")}
+    return Layer(**who, spread=spread, **found, held=held, kept=kept)
