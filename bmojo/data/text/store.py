@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from bmojo.data.text.tokenizers import Tokenizer, tokenizer
+from bmojo.data.text.tokenizers import Tokenizer, pieces, tokenizer
 from bmojo.errors import UserError
 from bmojo.files import atomically, sha256
 
@@ -63,12 +63,13 @@ class ShardWriter:
         self._starts: list[int] = []
         self._tokens = self._bytes = 0
 
-    def add(self, text: str) -> None:
-        """Write a document."""
+    def add(self, text: str, start: int = 0, stop: int | None = None) -> None:
+        """Write text[start:stop] as a document."""
         self._starts.append(self._tokens)
-        self._bytes += len(text.encode())
         self._write(np.array([self._coder.eos]))
-        self._write(self._coder.encode(text))
+        for piece in pieces(self._coder, text, start, stop):
+            self._bytes += len(piece.encode())
+            self._write(self._coder.encode(piece))
 
     def _write(self, ids: np.ndarray) -> None:
         self._tokens += len(ids)

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from bmojo.data.text.tokenizers import END, tokenizer, train_tokenizer
+from bmojo.data.text import tokenizers as tokenizers_module
+from bmojo.data.text.tokenizers import END, pieces, tokenizer, train_tokenizer
 from bmojo.errors import UserError
 
 TEXTS = [
@@ -86,6 +87,57 @@ def test_bytes():
     assert coder.decode_bytes([0xFF, 65, 256, 0xC3]) == b"\xffA\xc3"
     undecoded = b"a\xff".decode("utf-8", "surrogateescape")
     assert coder.decode_bytes(coder.encode(undecoded)) == b"a\xff"
+
+
+def gpt2_like(package):
+    """Tokenizers of other kinds: two that may be cut, and some that must not."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    def make(change):
+        model = package.Tokenizer.from_str(train_tokenizer(iter(CORPUS), 300).decode())
+        change(model)
+        return model.to_str().encode()
+
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return {
+        "gpt2": (make(lambda m: None), True),
+        "explicit": (make(lambda m: setattr(m, "pre_tokenizer", words)), True),
+        "normalizing": (make(lambda m: setattr(m, "normalizer", normalizers.NFC())), False),
+        "prefixed": (
+            make(lambda m: setattr(m, "pre_tokenizer", pre_tokenizers.ByteLevel())), False
+        ),
+        "no words": (
+            make(lambda m: setattr(
+                m, "pre_tokenizer", pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            )), False
+        ),
+        "added": (make(lambda m: m.add_tokens(["cat sat", "\n\n"])), False),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", [1, 3, 50])
+def test_pieces_have_the_ids_of_the_whole(made, piece, tmp_path, monkeypatch):
+    import tokenizers as package
+
+    coders = dict(made)
+    for name, (content, _) in gpt2_like(package).items():
+        (tmp_path / f"{name}.json").write_bytes(content)
+        coders[name] = tokenizer(f"tokenizers:{tmp_path / name}.json")
+    monkeypatch.setattr(tokenizers_module, "PIECE", piece)
+    rng = np.random.default_rng(piece)
+    signs = list("ab cd  \n\n\t.,'s 12ü日🙂\u00a0\u2028\x1c\x85\u3000\r")
+    texts = [*TEXTS, *CORPUS, "the cat sat\n\n on", *map("".join, rng.choice(signs, (40, 60)))]
+    cut = set()
+    for name, coder in coders.items():
+        for text in texts:
+            parts = list(pieces(coder, text))
+            assert "".join(parts) == text
+            ids = np.concatenate([coder.encode(part) for part in parts])
+            assert ids.tolist() == coder.encode(text).tolist(), (name, text)
+            if len(parts) > 1:
+                cut.add(name)
+            assert "".join(pieces(coder, text, 2, 30)) == text[2:30]
+    assert cut == {"bytes", "tokenizers", "gpt2", "explicit"}
 
 
 def test_training_takes_every_byte_and_repeats_itself(made):
