@@ -128,11 +128,14 @@ class Prepared:
     def facts(self, split: str) -> dict[str, Any]:
         """The manifest's entry of a split; a UserError if there is nothing in it."""
         splits = self.manifest["splits"]
-        if not splits.get(split, {}).get("tokens"):
-            filled = [name for name in splits if splits[name]["tokens"]]
+        if split not in splits:
+            raise UserError(f"split: {split!r} is unknown; choose one of {', '.join(splits)}")
+        if not splits[split]["tokens"]:
+            held_out = next((n for n in splits if n != "train" and splits[n]["tokens"]), None)
             raise UserError(
-                f"{self.path}: its split {split!r} is empty; choose one of {', '.join(filled)}, or "
-                f"make one: bmojo data prepare SOURCE --out NEW --{split} 0.05"
+                f"{self.path}: its split {split!r} is empty; "
+                + (f"set Text.held_out = {held_out!r}, or " if held_out else "")
+                + f"make one: bmojo data prepare SOURCE --out NEW --{split} 0.05"
             )
         return splits[split]
 
