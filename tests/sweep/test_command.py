@@ -44,7 +44,7 @@ def started(monkeypatch):
     asked, codes = [], {}
 
     def pool(jobs, out, workers, watcher, program):
-        assert program[1:] == ("-m", "bmojo.cli", "--child")
+        assert program[1:] == ("-P", "-m", "bmojo.cli", "--child")
         asked.append(([job.cell.name for job in jobs], workers))
         results = []
         for job in jobs:
