@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bmojo.data.text.corpus import Part, open_corpus, texts
+from bmojo.data.text.tokenizers import pieces
 from bmojo.errors import UserError
 from bmojo.generation.generate import check_tokens
 from bmojo.training.experiment import text_of
@@ -37,8 +38,9 @@ def run_documents(experiment: Any) -> Documents:
 
 def encode_document(tokenizer: Any, text: str) -> np.ndarray:
     """A whole document as token ids, its end on both sides."""
-    ids = np.asarray(tokenizer.encode(text), np.int32)
-    return np.concatenate([[tokenizer.eos], ids, [tokenizer.eos]]).astype(np.int32)
+    ids = [np.asarray(tokenizer.encode(piece), np.int32) for piece in pieces(tokenizer, text)]
+    end = np.asarray([tokenizer.eos], np.int32)
+    return np.concatenate([end, *ids, end])
 
 
 def read_documents(

@@ -24,7 +24,8 @@ class Structure:
 
     graph: Any
     tree: Any
-    groups: dict[str, Group]  # by name of the parameter, in the order of the tree's leaves
+    groups: dict[str, Group] = dataclasses.field(hash=False)
+    """By name of the parameter, in the order of the tree's leaves."""
 
     def merge(self, parameters: Parameters) -> Any:
         """The model with these parameters."""

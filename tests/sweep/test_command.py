@@ -44,7 +44,7 @@ def started(monkeypatch):
     asked, codes = [], {}
 
     def pool(cells, workers, watcher, program):
-        assert program[1:] == ("-m", "bmojo.cli", "--child")
+        assert program[1:] == ("-P", "-m", "bmojo.cli", "--child")
         asked.append(([cell.name for cell in cells], workers))
         results = []
         for cell in cells:

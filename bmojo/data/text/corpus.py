@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sysconfig
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -282,21 +283,23 @@ def _read_jsonl(part: Part, field: str) -> Iterator[str | Corrupt]:
             file.readline()  # the rest of a line that began before
         position = file.tell()
         while position < part.stop and (line := file.readline()):
+            start, position = position, position + len(line)
             try:
-                yield _text_of_line(line, field)
+                text = line.decode("utf-8-sig")
+                del line  # one copy at a time of what may be large
+                yield _text_of_line(text, field)
+            except UnicodeDecodeError as error:
+                yield Corrupt(f"{part.name}:{_line_number(part.path, start)}", _not_utf8(error))
             except _Unreadable as problem:
-                yield Corrupt(f"{part.name}:{_line_number(part.path, position)}", str(problem))
-            position += len(line)
+                yield Corrupt(f"{part.name}:{_line_number(part.path, start)}", str(problem))
 
 
-def _text_of_line(line: bytes, field: str) -> str:
+def _text_of_line(line: str, field: str) -> str:
     """The text of a JSON object; an empty line has an empty text."""
-    if not line.strip():
+    if not line or line.isspace():
         return ""
     try:
-        value = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise _Unreadable(_not_utf8(error)) from None
+        value = json.loads(line)
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is the former
         raise _Unreadable(f"not JSON ({error})") from None
     if not isinstance(value, dict):
@@ -309,10 +312,8 @@ def _text_of_line(line: bytes, field: str) -> str:
 def _checked(value: Any, field: str) -> str:
     if not isinstance(value, str):
         raise _Unreadable(f"{field!r} is not a text but {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _Unreadable(f"{field!r} has half a surrogate pair") from None
+    if re.search("[\ud800-\udfff]", value):
+        raise _Unreadable(f"{field!r} has half a surrogate pair")
     return value
 
 

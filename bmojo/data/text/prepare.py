@@ -292,23 +292,22 @@ class _Job:
         skipped: list[str] = []
         kept = skipped if self.request.skip_corrupt else None
         for document in texts(self.parts, self.request.field, kept):
-            for split, text in self.divide(document).items():
+            for split, start, stop in self.divide(document):
                 if split not in writers:
                     writers[split] = ShardWriter(self.out / f"{split}-{self.number:05}", coder)
-                writers[split].add(text)
+                writers[split].add(document, start, stop)
         shards = {split: writers[split].close() for split in SPLITS if split in writers}
         note = {"shards": shards, "skipped": skipped}
         write_atomically(self.note, json_bytes({**note, "sha256": manifest_hash(note)}))
 
-    def divide(self, document: str) -> dict[str, str]:
-        """The text of each split: the whole document's split, or the document cut into all."""
-        sizes = [math.ceil(len(document) * getattr(self.request, name)) for name in SPLITS[1:]]
-        end = len(document) - sum(sizes)
-        if self.split or not self.cut or end <= 0:
-            return {self.split or _split_of(document, self.request): document}
-        middle = end + sizes[0]
-        parts = {"train": document[:end], "validation": document[end:middle]}
-        return {name: text for name, text in (parts | {"test": document[middle:]}).items() if text}
+    def divide(self, document: str) -> list[tuple[str, int, int]]:
+        """Splits, and the characters of each: the whole document in one, or a cut one in all."""
+        end = len(document)
+        sizes = [math.ceil(end * getattr(self.request, name)) for name in SPLITS[1:]]
+        if self.split or not self.cut or sum(sizes) >= end:
+            return [(self.split or _split_of(document, self.request), 0, end)]
+        places = [0, end - sum(sizes), end - sizes[1], end]
+        return [cut for cut in zip(SPLITS, places, places[1:], strict=False) if cut[1] < cut[2]]
 
 
 @functools.cache
@@ -318,7 +317,10 @@ def _tokenizer(spec: str) -> Tokenizer:
 
 
 def _split_of(text: str, request: Request) -> str:
-    checksum = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) / 2**64
+    digest = hashlib.sha256()
+    for start in range(0, len(text), 2**20):
+        digest.update(text[start : start + 2**20].encode())
+    checksum = int.from_bytes(digest.digest()[:8]) / 2**64
     if checksum < request.test:
         return "test"
     return "validation" if checksum < request.test + request.validation else "train"

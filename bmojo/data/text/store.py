@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from bmojo.data.text.tokenizers import Tokenizer, tokenizer
+from bmojo.data.text.tokenizers import Tokenizer, pieces, tokenizer
 from bmojo.errors import UserError
 from bmojo.files import atomically, sha256
 
@@ -63,12 +63,13 @@ class ShardWriter:
         self._starts: list[int] = []
         self._tokens = self._bytes = 0
 
-    def add(self, text: str) -> None:
-        """Write a document."""
+    def add(self, text: str, start: int = 0, stop: int | None = None) -> None:
+        """Write text[start:stop] as a document."""
         self._starts.append(self._tokens)
-        self._bytes += len(text.encode())
         self._write(np.array([self._coder.eos]))
-        self._write(self._coder.encode(text))
+        for piece in pieces(self._coder, text, start, stop):
+            self._bytes += len(piece.encode())
+            self._write(self._coder.encode(piece))
 
     def _write(self, ids: np.ndarray) -> None:
         self._tokens += len(ids)
@@ -127,11 +128,14 @@ class Prepared:
     def facts(self, split: str) -> dict[str, Any]:
         """The manifest's entry of a split; a UserError if there is nothing in it."""
         splits = self.manifest["splits"]
-        if not splits.get(split, {}).get("tokens"):
-            filled = [name for name in splits if splits[name]["tokens"]]
+        if split not in splits:
+            raise UserError(f"split: {split!r} is unknown; choose one of {', '.join(splits)}")
+        if not splits[split]["tokens"]:
+            held_out = next((n for n in splits if n != "train" and splits[n]["tokens"]), None)
             raise UserError(
-                f"{self.path}: its split {split!r} is empty; choose one of {', '.join(filled)}, or "
-                f"make one: bmojo data prepare SOURCE --out NEW --{split} 0.05"
+                f"{self.path}: its split {split!r} is empty; "
+                + (f"set Text.held_out = {held_out!r}, or " if held_out else "")
+                + f"make one: bmojo data prepare SOURCE --out NEW --{split} 0.05"
             )
         return splits[split]
 

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from bmojo.errors import UserError, suggestion
 from bmojo.files import read_file, write_atomically
 
 __all__ = [
-    "ByteTokenizer", "Tokenizer", "keep_tokenizer", "kept_tokenizer", "optional_package",
+    "ByteTokenizer", "Tokenizer", "keep_tokenizer", "kept_tokenizer", "optional_package", "pieces",
     "save_tokenizer", "tokenizer", "train_tokenizer",
 ]  # fmt: skip
 
@@ -28,6 +29,9 @@ END = "<|endoftext|>"
 
 END_NAMES = (END, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
 """Tokens that end a document in tokenizers from elsewhere, the first found counts."""
+
+PIECE = 2**16
+"""Characters that are encoded at once, about."""
 
 KEPT = "tokenizer.spec"
 """The file of a folder that says which tokenizer it keeps."""
@@ -67,6 +71,7 @@ class ByteTokenizer:
     vocab_size = 257
     eos = 256
     fingerprint = hashlib.sha256(b"bytes, 256 ends a document").hexdigest()
+    edge = re.compile("")
 
     def encode(self, text: str) -> np.ndarray:
         """The bytes of a text; those that Python could not decode are given back."""
@@ -172,11 +177,18 @@ class _JSONFile(_FileTokenizer):
         self.eos = found[0]
         self._tokens = {number: token for token, number in vocabulary.items()}
         self._added = set(self._model.get_added_tokens_decoder())
-        decoder = json.loads(self.content).get("decoder") or {}
+        definition = json.loads(self.content)
+        decoder = definition.get("decoder") or {}
         parts = [decoder, *decoder.get("decoders", ())]
         self._alphabet = (
             _byte_alphabet() if any(part.get("type") == "ByteLevel" for part in parts) else None
         )
+        # GPT-2's words hold a blank in front at most, so that a blank behind a word begins one.
+        whole = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+        words = {"use_regex": True} | (definition.get("pre_tokenizer") or {})
+        plain = not definition.get("normalizer") and whole.items() <= words.items()
+        special = all(token["special"] for token in definition.get("added_tokens", ()))
+        self.edge = re.compile(r"(?<=\S)(?=[ \n])") if plain and special else None
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self._model.encode(text, add_special_tokens=False).ids, np.int32)
@@ -217,6 +229,19 @@ def tokenizer(spec: str) -> Tokenizer:
         raise UserError(f"tokenizer: {spec!r} is not complete or too long; write {example!r}")
     made = _SentencePiece if kind == "sentencepiece" else _JSONFile
     return made(Path(path).expanduser())
+
+
+def pieces(coder: Any, text: str, start: int = 0, stop: int | None = None) -> Iterator[str]:
+    """Pieces of text[start:stop] whose ids, joined, are those of the whole.
+
+    The memory of encoding is that of a piece, if the tokenizer has an ``edge``: a pattern that
+    matches where a text may be cut without a change of its ids.
+    """
+    edge, stop = getattr(coder, "edge", None), len(text) if stop is None else stop
+    while edge and start + PIECE < stop and (found := edge.search(text, start + PIECE, stop)):
+        yield text[start : found.start()]
+        start = found.start()
+    yield text[start:stop]
 
 
 def save_tokenizer(coder: Any, folder: Path) -> str:

@@ -368,3 +368,38 @@ def test_a_damaged_note_is_made_again(change, many, tmp_path, small_jobs):
     prepare(request, tmp_path / "out").check(whole=True)
     prepare(request, tmp_path / "once")
     assert files(tmp_path / "out") == files(tmp_path / "once")
+
+
+MEMORY = """
+import resource, sys
+from bmojo.data.text.prepare import Request, prepare
+from bmojo.data.text.tokenizers import tokenizer
+
+source, out, spec = sys.argv[1:]
+tokenizer(spec).encode("some words " * 1000)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+prepare(Request(source, spec), out)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "most"), [("bytes", 16 * 2**20, 4), ("tokenizers", 8 * 2**20, 12)]
+)
+def test_the_memory_of_one_large_document(kind, size, most, tmp_path):
+    from bmojo.data.text.tokenizers import train_tokenizer
+
+    line = "the memory of one large document, word by word\n"
+    source = Path(write(tmp_path, {"a.txt": line * (size // len(line))}), "a.txt")
+    (tmp_path / "bpe.json").write_bytes(train_tokenizer(iter([line]), 280))
+    spec = "bytes" if kind == "bytes" else f"tokenizers:{tmp_path / 'bpe.json'}"
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(source), str(tmp_path / "out"), spec],
+        env={**os.environ, "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert int(done.stdout) < most * size

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from bmojo.cli import app
 from bmojo.data.text.task import TextConfig
 from bmojo.errors import UserError
+from bmojo.experiment import load, prepare_data
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,9 @@ def test_the_documented_path_leads_from_one_file_to_training():
 def test_an_empty_split_is_made(command):
     data(command)
     message = refusal("out")
-    named = re.search(r"; choose one of train, test, or make one: bmojo data (.*)", message)
+    named = re.search(
+        r"is empty; set Text.held_out = 'test', or make one: bmojo data (.*)", message
+    )
     source = command.split()[1]
     data(named.group(1).replace("SOURCE", source).replace("NEW", "new"))
     assert windows("new") > 4
@@ -62,8 +65,28 @@ def test_an_empty_split_is_made(command):
 
 
 def test_an_empty_split_of_text_that_is_prepared_on_the_way():
-    assert "its split 'validation' is empty; choose one of train, test" in refusal("folders")
+    assert "'validation' is empty; set Text.held_out = 'test', or" in refusal("folders")
     assert windows("folders", held_out="test") > 4
+
+
+def test_both_splits_are_made():
+    data("prepare books --out out --validation 0 --test 0")
+    command = re.search(r"is empty; make one: bmojo data (.*)", refusal("out")).group(1)
+    data(command.replace("SOURCE", "books").replace("NEW", "new"))
+    assert windows("new") > 4
+
+
+def test_an_evaluation_longer_than_its_text():
+    def prepared(*more):
+        overrides = ["TEXT=out", "Text.length=16", *more]
+        prepare_data(load("experiments/text.gin", overrides, ["models/transformer.gin"])[0])
+
+    data("prepare books --out out")
+    with pytest.raises(UserError, match="asks for 16 batches of 4, its data have") as error:
+        prepared()
+    examples = int(re.search(r"have (\d+) examples; lower batches or batch_size", str(error))[1])
+    prepared(f"Evaluation.batches={examples // 4}")
+    prepared("Evaluation.batches=1", f"Evaluation.batch_size={examples}")
 
 
 def test_a_window_longer_than_the_split():

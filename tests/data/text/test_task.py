@@ -216,7 +216,7 @@ def test_text_that_does_not_fit(fields, words, tiny, tmp_path, monkeypatch):
 
 def test_an_empty_split_and_a_missing_shard(tiny, tmp_path):
     config = TextConfig(tiny, length=4, held_out="test")
-    with pytest.raises(UserError, match="its split 'test' is empty; choose one of train, valid"):
+    with pytest.raises(UserError, match="'test' is empty; set Text.held_out = 'validation'"):
         config.source(0, "test")
     next((tmp_path / "out").glob("train-*.array_record")).unlink()
     with pytest.raises(UserError, match="the shard is missing"):

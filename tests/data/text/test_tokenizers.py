@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from bmojo.data.text.tokenizers import END, tokenizer, train_tokenizer
+from bmojo.data.text import tokenizers as tokenizers_module
+from bmojo.data.text.tokenizers import END, pieces, tokenizer, train_tokenizer
 from bmojo.errors import UserError
 
 TEXTS = [
@@ -86,6 +87,50 @@ def test_bytes():
     assert coder.decode_bytes([0xFF, 65, 256, 0xC3]) == b"\xffA\xc3"
     undecoded = b"a\xff".decode("utf-8", "surrogateescape")
     assert coder.decode_bytes(coder.encode(undecoded)) == b"a\xff"
+
+
+def variants():
+    """BPE tokenizers: two whose texts may be cut between words, and some that see the cut."""
+    from tokenizers import Tokenizer, normalizers
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    model = train_tokenizer(iter(CORPUS), 300).decode()
+    changes = {
+        "gpt2": ("pre_tokenizer", ByteLevel(add_prefix_space=False, use_regex=True)),
+        "normalizing": ("normalizer", normalizers.NFC()),
+        "prefixed": ("pre_tokenizer", ByteLevel(add_prefix_space=True)),
+        "no words": ("pre_tokenizer", ByteLevel(add_prefix_space=False, use_regex=False)),
+    }
+    for name, (field, value) in changes.items():
+        made = Tokenizer.from_str(model)
+        setattr(made, field, value)
+        yield name, made
+    made = Tokenizer.from_str(model)
+    made.add_tokens(["cat sat", "\n\n"])
+    yield "added", made
+
+
+@pytest.mark.parametrize("piece", [1, 3, 50])
+def test_pieces_have_the_ids_of_the_whole(made, piece, tmp_path, monkeypatch):
+    coders = dict(made)
+    for name, variant in variants():
+        variant.save(str(tmp_path / f"{name}.json"))
+        coders[name] = tokenizer(f"tokenizers:{tmp_path / name}.json")
+    monkeypatch.setattr(tokenizers_module, "PIECE", piece)
+    rng = np.random.default_rng(piece)
+    signs = list("ab cd  \n\n\t.,'s 12ü日🙂\u00a0\u2028\x1c\x85\u3000\r")
+    texts = [*TEXTS, *CORPUS, "the cat sat\n\n on", *map("".join, rng.choice(signs, (40, 60)))]
+    cut = set()
+    for name, coder in coders.items():
+        for text in texts:
+            parts = list(pieces(coder, text))
+            assert "".join(parts) == text
+            ids = np.concatenate([coder.encode(part) for part in parts])
+            assert ids.tolist() == coder.encode(text).tolist(), (name, text)
+            if len(parts) > 1:
+                cut.add(name)
+            assert "".join(pieces(coder, text, 2, 30)) == text[2:30]
+    assert cut == {"bytes", "tokenizers", "gpt2"}
 
 
 def test_training_takes_every_byte_and_repeats_itself(made):
