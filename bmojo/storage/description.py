@@ -115,9 +115,9 @@ class Description:
             reason = "not readable as the description of a store; put it back"
             raise UserError(f"{path}: {reason}") from None
         raise UserError(
-            f"{path}: has format {number}, written by bmojo {version}; this version reads format "
-            f"{FORMAT} in {cls.dtype}: use the version that wrote it, or let the model write a "
-            "new store"
+            f"{path}: has format {number}, written by bmojo {version}; this version reads "
+            f"{cls.dtype} of format {FORMAT}: use the version that wrote it, or let the model "
+            "write a new store"
         )
 
     def write(self, directory: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_store_of_another_dtype_is_refused(tmp_path):
     file = tmp_path / "s" / "store.json"
     file.write_text(file.read_text().replace("float32", "float16"))
     for act in (reader, writer, verify):
-        with pytest.raises(UserError, match="this version reads format 2 in float32: use"):
+        with pytest.raises(UserError, match="this version reads float32 of format 2: use"):
             act(tmp_path / "s")
     assert "float16" in file.read_text()
 
