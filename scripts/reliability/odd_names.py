@@ -31,7 +31,7 @@ NAMES = (
 )  # fmt: skip
 CONFIG = "experiments/mqar.gin"
 TINY = ["models/bmojo.gin", "runs/smoke.gin"]
-CHANGES = ["Experiment.max_steps=4", "recall/Evaluation.batch_size=8", "Trainer.checkpoint_every=1"]
+CHANGES = ["Experiment.max_steps=6", "recall/Evaluation.batch_size=8", "Trainer.checkpoint_every=1"]
 
 
 class Stopping(io.StringIO):
