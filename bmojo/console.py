@@ -35,7 +35,8 @@ class _Lasting:
 
     def write(self, text: str) -> int:
         with self._lost_if_it_fails():
-            return self._file().write(text)
+            coding = getattr(self._file(), "encoding", None) or "utf-8"
+            self._file().write(text.encode(coding, "backslashreplace").decode(coding))
         return len(text)
 
     def flush(self) -> None:

@@ -103,7 +103,8 @@ def _union_problem(value: Any, arguments: tuple[Any, ...]) -> str | None:
     main = [problem for problem in problems if problem and not problem.endswith(" is not None")]
     if len(main) == 1:
         head, semicolon, remedy = main[0].partition(";")
-        return head + (" or None" if optional else "") + semicolon + remedy
+        wrong_kind = optional and " is not " in head
+        return head + (" or None" if wrong_kind else "") + semicolon + remedy
     wanted = [_describe(argument) for argument in arguments]
     return f"{value!r} is not {' or '.join(wanted)}"
 

@@ -101,3 +101,11 @@ def test_a_lasting_console_needs_no_output(redirection):
     process = losing(redirection)
     assert process.communicate()[1] == "at the end\n"
     assert process.returncode == 0
+
+
+def test_a_lasting_console_takes_every_name():
+    code = LOSING.replace('f"line {number}"', '"\\udcff \\xfc"').replace("8000", "1")
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("\\udcff \\xfc\n", "at the end\n")

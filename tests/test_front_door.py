@@ -144,7 +144,7 @@ def test_a_continuation_begins_with_its_blank():
         (lambda m: m.read("a"), "prompt: the run was trained on a task without text; give token"),
         (lambda m: m.read([0.5]), "prompt: not a row of token ids; give integers"),
         (lambda m: m.read([[1]]), "prompt: not a row of token ids; give integers"),
-        (lambda m: m.logits([99]), "prompt: 99 is not a token of this model; ids are 0 .. 23"),
+        (lambda m: m.logits([99]), "prompt: 99 is not a token of this model; give ids of 0 .. 23"),
         (lambda m: m.generate([]), "prompt: it is empty, and nothing was read; give at least"),
         (lambda m: m.generate([1], stop="x"), "stop: the run has no tokenizer"),
     ],

@@ -3,7 +3,9 @@
 Commands import JAX and the data when they run, so that help appears at once.
 """
 
+import io
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -59,5 +61,8 @@ def main() -> Any:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(number)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     restart_with_tunables()
     return app(prog_name="bmojo")

@@ -52,7 +52,7 @@ Config = Annotated[str, argument("CONFIG", "A gin file, or its name under config
 Run = Annotated[Path, argument("RUN", "A directory that bmojo train made.")]
 Step = Annotated[
     str | None,
-    option("N|best", "The checkpoint, also by its best evaluation. Default: the newest."),
+    option("N|best", "Step of the checkpoint, or its best evaluation. Default: the newest."),
 ]
 Overrides = Annotated[
     Words,
@@ -146,13 +146,15 @@ def told() -> Iterator[None]:
 
 
 def _of_the_system(error: Exception) -> str | None:
-    """A line on an error of standard output, home directory or devices; None for any other."""
+    """A line on an error of output, encoding, home directory or devices; None for any other."""
     if isinstance(error, OSError) and error.errno != errno.EPIPE:
         try:
             sys.stdout.flush()
         except OSError:
             lose(sys.stdout)
             return f"standard output cannot be written ({error.strerror}); choose another"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[:40]!r} cannot be written as {error.encoding}; use other characters"
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "~: there is no such home directory; write the path without it"
     platforms = os.environ.get("JAX_PLATFORMS")

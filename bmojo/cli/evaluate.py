@@ -263,7 +263,7 @@ def harness(
 def regret(
     context: typer.Context,
     lengths: Annotated[
-        Numbers, length_option("Of sequences. Default: 1, 4 and 16 times that of the training.")
+        Numbers, length_option("Of sequences; repeat for more. Default: 1, 4, 16 x training.")
     ] = None,
     sequences: Annotated[int, option("N", "Number of sequences.", min=1)] = 128,
     batch_size: BatchSize = BATCH_SIZE,
@@ -308,7 +308,7 @@ def known_source(subject: Subject, length: int) -> "SequenceSource":
 @with_use
 def needles(
     context: typer.Context,
-    lengths: Annotated[Numbers, length_option("Of filler. Default: 1000, 10000, 100000.")] = None,
+    lengths: Annotated[Numbers, length_option("Filler tokens. Default: 1000 10000 100000.")] = None,
     streams: Streams = 4,
     use: Any = None,
 ) -> Kind:

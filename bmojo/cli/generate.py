@@ -32,7 +32,7 @@ ECHOED = 200
 def generate(
     run: Run,
     prompt: Annotated[Words, option("TEXT", "A text to continue; repeat for more.")] = None,
-    file: Annotated[list[Path] | None, option("FILE", "A file of such a text; likewise.")] = None,
+    file: Annotated[list[Path] | None, option("FILE", "A file to continue; repeatable.")] = None,
     ids: Annotated[Words, option('"1 2 3"', "Token ids to continue; repeat for more.")] = None,
     max_new_tokens: Annotated[int, option("N", "Longest continuation, in tokens.", min=1)] = 128,
     temperature: Annotated[float, option("T", "Divides logits; 0: the most likely token.")] = 1.0,

@@ -166,16 +166,16 @@ class Subject:
         """Show tables, and keep results and figure in RUN/evaluation."""
         from bmojo.evaluation.outputs import save
 
+        places = []
         try:
             path = save(self.run.path, name, {"step": self.run.step, **results}, figure)
+            places = [path] if figure is None else [path, path.with_suffix(".png")]
         except OSError as error:
-            path = None
             self.problem = f"{self.run.path}/evaluation: cannot be written ({error.strerror})"
         for table in tables:
             self.console.print(table)
-        if path is not None:
-            for place in [path] if figure is None else [path, path.with_suffix(".png")]:
-                line(self.console, place)
+        for place in places:
+            line(self.console, place)
 
     def _texts(self, folder: Path | None) -> "Texts":
         """The documents of a folder, or the test split of the run's data."""

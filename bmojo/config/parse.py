@@ -217,13 +217,13 @@ class _Reader:
                     importlib.import_module(statement.module)
                 except Exception as error:  # the module is code of the user's
                     why = first_line(error)
-                    if not isinstance(error, ImportError | SyntaxError):
+                    if isinstance(error, ImportError):
+                        why += "; put its file beside the config, or its folder into PYTHONPATH"
+                    elif not isinstance(error, SyntaxError):
                         last = traceback.extract_tb(error.__traceback__)[-1]
                         why = f"{last.filename}:{last.lineno}: {type(error).__name__}: {why}"
-                    remedy = "put its file beside the config, or its folder into PYTHONPATH"
-                    raise ConfigError(
-                        f"{place}: cannot import {statement.module!r}: {why}; {remedy}"
-                    ) from None
+                    message = f"{place}: cannot import {statement.module!r}: {why}"
+                    raise ConfigError(message) from None
                 self.imports.append(statement.module)
             elif isinstance(statement, config_parser.BindingStatement):
                 binding = self.bind(statement, place, root)

@@ -51,7 +51,7 @@ def draw(
         if figure is not None:
             safe = "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in name)
             paths.append(out / f"{safe}.png")
-            write_atomically(paths[-1], png(figure, 130))
+            _save(figure, paths[-1])
     return paths
 
 
@@ -330,6 +330,10 @@ def _in_units(units: Mapping[str, float]) -> FuncFormatter:
         return f"{value / units.get(found, 1.0):.4g}{found}"
 
     return FuncFormatter(label)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomically(path, png(figure, 130))
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:

@@ -59,7 +59,7 @@ def test_text_streams_and_stops(bmojo, prose, tmp_path):
         (["--ids", "1 x"], "--ids: '1 x' is not a row of token ids"),
         (["--ids", "99999999999"], "--ids: '99999999999' is not a row of token ids"),
         (["--ids", " "], "--ids: it is empty"),
-        (["--ids", "1 256"], "prompt: 256 is not a token of this model; ids are 0 .. 255"),
+        (["--ids", "1 256"], "prompt: 256 is not a token of this model; give ids of 0 .. 255"),
         (["--ids", "1", "--stop", "x"], "--stop: the run has no tokenizer"),
         (["--ids", "1", "--stop", ""], "--stop: an empty text"),
         (["--ids", "1", "--top-p", "0"], "--top-p: 0.0 is out of range"),

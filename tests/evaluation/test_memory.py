@@ -190,7 +190,7 @@ def test_text_is_read_as_a_document(tmp_path):
         (b"abc", ByteTokenizer(), "tokenizer (bytes) has 257 tokens, the model 9"),
         (b"1 x", None, "word 2, 'x', is no token id"),
         (b"9" * 5000, None, "word 1, '99999999999999999999', is no token id"),
-        (b"1 9", None, "9 is not a token of this model; ids are 0 .. 8"),
+        (b"1 9", None, "9 is not a token of this model; give ids of 0 .. 8"),
         (b"1 -1", None, "-1 is not a token of this model"),
     ],
 )

@@ -99,7 +99,7 @@ GENERATE = {
         "--ids: it is empty; give at least one token id"),
     "ids beyond the vocabulary": (
         nothing, "generate run --ids '1 32'",
-        "prompt: 32 is not a token of this model; ids are 0 .. 31"),
+        "prompt: 32 is not a token of this model; give ids of 0 .. 31"),
     "missing prompt file": (
         nothing, "generate prose --file nowhere.txt",
         "--file: nowhere.txt cannot be read as UTF-8 text (No such file or directory); give "

@@ -158,7 +158,7 @@ def test_a_pod_looks_and_trains(job, shell, tmp_path):
     looked, trained = options(calls, "doctor"), options(calls, "train")
     for found in (looked, trained):
         assert [found["config"], *found["overrides"]] == container["args"]
-        assert (found["num_processes"], found["process_id"]) == (2, 1)
+        assert (found["count"], found["index"]) == (2, 1)
     assert looked["coordinator"] != trained["coordinator"]
     assert trained["run_dir"] == tmp_path / "runs" / "a"
 

@@ -27,7 +27,9 @@ def fabricate(cell, out, finished, change=lambda text: text):
     _, text = load(cell.config, [*cell.bindings, f"Trainer.seed={cell.seed}"], cell.overlays)
     (run / "config.gin").write_text(change(text))
     if finished:
-        (run / "summary.json").write_text(json.dumps({"status": "finished", "step": 4}))
+        (run / "summary.json").write_text(
+            json.dumps({"status": "finished", "step": 4, "final": {}, "evaluations": []})
+        )
     return run
 
 

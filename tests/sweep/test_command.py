@@ -34,7 +34,9 @@ def finish(cell, out=Path("runs/smoke")):
     path.mkdir(parents=True)
     _, text = load(cell.config, [*cell.bindings, f"Trainer.seed={cell.seed}"], cell.overlays)
     (path / "config.gin").write_text(text)
-    (path / "summary.json").write_text(json.dumps({"status": "finished"}))
+    (path / "summary.json").write_text(
+        json.dumps({"status": "finished", "step": 2, "final": {}, "evaluations": []})
+    )
     (path / "metrics.jsonl").write_text('{"step": 4, "loss": 1.5, "accuracy": 0.5}\n')
 
 

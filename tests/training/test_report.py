@@ -16,7 +16,7 @@ from bmojo.model import ModelConfig
 from bmojo.multihost import Processes
 from bmojo.ops.native import library
 from bmojo.training import report, run_setup
-from bmojo.training.preflight import machine
+from bmojo.training import machine, preflight
 from tests.training.standin import run
 
 
@@ -62,8 +62,8 @@ def test_an_untested_version_is_a_warning_of_train_and_doctor(monkeypatch, tmp_p
     assert run(tmp_path, console=console).exit_code == 0
     (warning,) = report.untested_versions()
     assert f"\nwarning: {warning}\n" in console.file.getvalue()
-    facts = {"versions": machine.versions(), "devices": machine.devices(Processes())}
-    lines = machine.lines(facts | {"cache": machine.cache(), "found_by": "nobody"})
+    facts = {"versions": preflight.versions(), "devices": machine.devices(Processes())}
+    lines = preflight.lines(facts | {"cache": preflight.cache(), "found_by": "nobody"})
     assert lines[:2] == [("versions", lines[0][1]), ("warning", warning)]
 
 

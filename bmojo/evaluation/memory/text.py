@@ -36,11 +36,7 @@ def read_tokens(
         ids, or the tokenizer has more tokens than the model.
     """
     try:
-<<<<<<< ours
         text = read_file(Path(path).expanduser()).decode("utf-8-sig")
-=======
-        text = Path(path).expanduser().read_bytes().decode("utf-8-sig")
->>>>>>> theirs
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
     except UnicodeDecodeError as error:

@@ -6,11 +6,11 @@ import pytest
 from jax.sharding import AxisType
 
 from bmojo.multihost import Processes
-from bmojo.training import preflight
+from bmojo.training import machine, preflight
 
 
 def test_devices_are_counted():
-    facts = preflight.devices(Processes())
+    facts = machine.devices(Processes())
     assert (facts["all"], facts["by_process"], facts["platform"]) == (8, [8], "cpu")
     assert facts["memory_bytes"] is None and facts["machine_memory_bytes"] > 2**20
 
