@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from bmojo.training import preflight
+from bmojo.training import machine
 from bmojo.training.preflight import Step
 
 CONFIG = ["experiments/mqar.gin", "models/transformer.gin", "runs/smoke.gin", "--no-speed"]
@@ -32,10 +32,10 @@ def quick(tmp_path, monkeypatch):
 @pytest.fixture
 def device_memory(monkeypatch):
     """Let devices tell how much memory they have."""
-    devices = preflight.devices
+    devices = machine.devices
 
     def tell(number):
-        monkeypatch.setattr(preflight, "devices", lambda p: {**devices(p), "memory_bytes": number})
+        monkeypatch.setattr(machine, "devices", lambda p: {**devices(p), "memory_bytes": number})
 
     return tell
 

@@ -80,7 +80,7 @@ def test_a_run_is_whole_without_its_text_and_from_any_folder(here, monkeypatch):
         "eval ../prose perplexity --documents ../books/0.txt --context 16",
         "inspect ../prose --memory ../books/0.txt --length 32",
         "checkpoint export ../prose --to exported",
-        "eval ../prose Text.path=../moved",
+        "eval ../prose test/Text.path=../moved train/Text.path=../moved",
     ):
         result = CliRunner().invoke(app, shlex.split(command))
         assert result.exit_code == 0, (command, result.output, result.exception)

@@ -15,8 +15,7 @@ from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
 from bmojo.multihost import Processes
 from bmojo.ops.native import library
-from bmojo.training import report, run_setup
-from bmojo.training import machine, preflight
+from bmojo.training import machine, preflight, report, run_setup
 from tests.training.standin import run
 
 
@@ -52,7 +51,8 @@ def test_versions_newer_than_the_tested_are_named(monkeypatch):
     (python, jax), newest = report.untested_versions(), "the newest that was tested"
     assert re.fullmatch(rf"python 3\.\d+\.\d+ is newer than 3\.9, {newest}", python)
     assert re.fullmatch(rf"jax 0\.\d+[.\d]+ is newer than 0\.9, {newest}", jax)
-    monkeypatch.setattr(report, "version", lambda name: "1.0rc1" if name == "flax" else None)
+    found = dict.fromkeys(report.PACKAGES) | {"python": "3.11.1", "flax": "1.0rc1"}
+    monkeypatch.setattr(report, "versions", lambda: found)
     assert [text.split()[0] for text in report.untested_versions()] == ["python", "flax"]
 
 
