@@ -237,7 +237,7 @@ def pieces(coder: Any, text: str, start: int = 0, stop: int | None = None) -> It
     The memory of encoding is that of a piece, if the tokenizer has an ``edge``: a pattern that
     matches where a text may be cut without a change of its ids.
     """
-    edge, stop = getattr(coder, "edge", None), len(text) if stop is None else stop
+    edge, stop = getattr(coder, "edge", None), min(len(text), len(text) if stop is None else stop)
     while edge and start + PIECE < stop and (found := edge.search(text, start + PIECE, stop)):
         yield text[start : found.start()]
         start = found.start()
