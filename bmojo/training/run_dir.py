@@ -19,7 +19,8 @@ LOCK = ".lock"
 UNWRITABLE = {
     getattr(errno, name)
     for name in (
-        "EACCES EDQUOT EEXIST EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
+        "EACCES EDQUOT EEXIST EFBIG EIO EISDIR EMFILE ENFILE ENODEV ENOENT ENOLCK ENOSPC ENOTDIR "
+        "EPERM EROFS ESTALE"
     ).split()
 }
 """Errors of the system about a place that cannot be written."""
@@ -199,7 +200,7 @@ def _refusal(error: BaseException | None, place: Path) -> str | None:
         elsewhere = error.filename is not None and not _below(error.filename, place)
         number = None if elsewhere else error.errno
     if number is not None and number in UNWRITABLE:
-        return os.strerror(number)
+        return os.strerror(number) + (", raise ulimit -n" if number == errno.EMFILE else "")
     return _refusal(error.__cause__, place)
 
 
