@@ -50,7 +50,8 @@ def check_tokens(tokens: Any, vocab_size: int, name: str = "tokens") -> None:
     wrong = ids[(ids < 0) | (ids >= vocab_size)]
     if wrong.size:
         raise UserError(
-            f"{name}: {int(wrong[0])} is not a token of this model; give ids of 0 .. {vocab_size - 1}"
+            f"{name}: {int(wrong[0])} is not a token of this model; give ids of "
+            f"0 .. {vocab_size - 1}"
         )
 
 

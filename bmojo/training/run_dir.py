@@ -17,8 +17,8 @@ from bmojo.files import file_lock, write_atomically
 
 LOCK = ".lock"
 
-_NAMES = "EACCES EDQUOT EEXIST EFBIG EIO EISDIR ENODEV ENOENT ENOSPC ENOTDIR EPERM EROFS ESTALE"
-UNWRITABLE = {getattr(errno, name) for name in _NAMES.split()}
+_NAMES = "EACCES EDQUOT EEXIST EFBIG EIO EISDIR EMFILE ENFILE ENODEV ENOENT ENOLCK ENOSPC ENOTDIR"
+UNWRITABLE = {getattr(errno, name) for name in f"{_NAMES} EPERM EROFS ESTALE".split()}
 """Errors of the system about a place that cannot be written."""
 
 
@@ -172,7 +172,7 @@ def _refusal(error: BaseException | None, place: Path) -> str | None:
         below = name is None or Path(os.fsdecode(name)).absolute().is_relative_to(place)
         number = error.errno if below else None
     if number is not None and number in UNWRITABLE:
-        return os.strerror(number)
+        return os.strerror(number) + (", raise ulimit -n" if number == errno.EMFILE else "")
     return _refusal(error.__cause__, place)
 
 

@@ -90,9 +90,14 @@ def test_slurm_does_not_train_what_does_not_fit(shell):
     assert code == 1 and not any(call[:2] == ["bmojo", "train"] for call in calls)
 
 
-@pytest.mark.parametrize(("ended", "again"), [("143", True), ("2", False), ("0", False)])
-def test_slurm_queues_what_ran_out_of_time(shell, ended, again):
-    code, calls, _ = shell(SLURM, *CONFIG, RUN="run", TRAIN=ended, SLURM_JOB_ID="17")
+@pytest.mark.parametrize(
+    ("ended", "count", "again"),
+    [("143", "", True), ("143", "99", True), ("2", "", False), ("0", "", False), ("6", "", False),
+     ("137", "", True), ("137", "4", True), ("137", "5", False)],
+)  # fmt: skip
+def test_slurm_queues_what_ran_out_of_time_or_was_killed(shell, ended, count, again):
+    numbers = {"TRAIN": ended, "SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": count, "RESTARTS": "5"}
+    code, calls, _ = shell(SLURM, *CONFIG, RUN="run", **numbers)
     assert code == int(ended)
     assert (["scontrol", "requeue", "17"] in calls) == again
 

@@ -134,6 +134,23 @@ def test_no_room_for_a_checkpoint(straight, tmp_path, monkeypatch):
     assert (tmp_path / "metrics.jsonl").read_bytes() == straight[SELDOM]
 
 
+def test_no_file_descriptor_is_left(straight, tmp_path, monkeypatch):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd"))
+    try:
+        with pytest.raises(WriteError) as caught:
+            train(
+                tmp_path, SELDOM, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard)),
+                monkeypatch=monkeypatch,
+            )  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "cannot be written (Too many open files, raise ulimit -n)" in str(caught.value)
+    assert caught.value.exit_code == 4
+    assert train(tmp_path, SELDOM).exit_code == 0
+    assert (tmp_path / "metrics.jsonl").read_bytes() == straight[SELDOM]
+
+
 def test_no_room_for_events(straight, tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX", reason="it is an extra")
 
