@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-LARGEST: dict[type, float] = {int: 2**63 - 1, float: sys.float_info.max}
+LARGEST: dict[Any, float] = {int: 2**63 - 1, float: sys.float_info.max}
 _NAMES = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
 
 
@@ -88,7 +88,7 @@ def _simple_problem(value: Any, annotation: type) -> str | None:
         limit = LARGEST.get(annotation)
         if limit is None or not isinstance(value, int | float) or -limit <= value <= limit:
             return None
-        return f"it is beyond {limit:.0e}, or not a number; give another one"
+        return f"it is not a number of at most {limit:.0e}; give another"
     problem = f"{value!r} is not {_NAMES[annotation]}"
     if annotation is int and isinstance(value, float) and value.is_integer():
         problem += f"; write {int(value)}"
@@ -103,8 +103,7 @@ def _union_problem(value: Any, arguments: tuple[Any, ...]) -> str | None:
     main = [problem for problem in problems if problem and not problem.endswith(" is not None")]
     if len(main) == 1:
         head, semicolon, remedy = main[0].partition(";")
-        wrong_kind = optional and " is not " in head
-        return head + (" or None" if wrong_kind else "") + semicolon + remedy
+        return head + (" or None" if optional else "") + semicolon + remedy
     wanted = [_describe(argument) for argument in arguments]
     return f"{value!r} is not {' or '.join(wanted)}"
 

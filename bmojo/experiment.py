@@ -19,7 +19,7 @@ from bmojo.data.pipeline import NamedErrors
 from bmojo.data.text.task import TextConfig
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig
-from bmojo.errors import ConfigError, UserError
+from bmojo.errors import ConfigError, UserError, first_line
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
@@ -123,6 +123,8 @@ def prepare_data(experiment: Experiment, training: bool = True) -> None:
             NamedErrors(data.source(seed, split), (ValueError,))[0]
     except ValueError as error:
         raise UserError(str(error)) from None
+    except MemoryError as error:
+        raise UserError(f"data: {first_line(error)}; make them smaller") from None
     for evaluation in experiment.evaluations:
         there = len(evaluation.data.source(evaluation.seed, "test"))
         if evaluation.batches * evaluation.batch_size > there:

@@ -134,10 +134,9 @@ def told() -> Iterator[None]:
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
-        reason = _of_the_system(error)
-        if reason is None:
+        if (found := _of_the_system(error)) is None:
             raise
-        text = reason
+        text = found
         code = NOT_WRITTEN if isinstance(error, OSError) else UserError.exit_code
     else:
         return
@@ -149,7 +148,7 @@ def _of_the_system(error: Exception) -> str | None:
     """A line on an error of output, encoding, home directory or devices; None for any other."""
     if isinstance(error, OSError) and error.errno != errno.EPIPE:
         try:
-            sys.stdout.flush()
+            print(flush=True)  # what could not be written before may be gone
         except OSError:
             lose(sys.stdout)
             return f"standard output cannot be written ({error.strerror}); choose another"

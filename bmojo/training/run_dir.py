@@ -37,6 +37,7 @@ class RunDir:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).expanduser().absolute()
+        str(self.path).encode()  # libraries below take no other names
         self.config = self.path / "config.gin"
         self.metrics = self.path / "metrics.jsonl"
         self.speed = self.path / "speed.jsonl"

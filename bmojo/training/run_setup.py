@@ -60,14 +60,18 @@ class RunSetup:
             memory, shares = here["machine_memory_bytes"], self.processes.count
         leaves = jax.tree.leaves((self.shapes, self.shapes, self.optimizer_shapes()))
         held = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        rows = [stage.batch_size * stage.data.length for stage in self.curriculum.stages]
-        tokens = max(rows) // (self.trainer.accumulate * self.curriculum.segments)
-        width = getattr(model, "d_model", 0) * np.dtype(getattr(model, "dtype", "float32")).itemsize
-        batch = tokens * (2 * TOKEN_BYTES + width)
+        batch = 0
+        if isinstance(model, ModelConfig):
+            stage = max(self.curriculum.stages, key=lambda s: s.batch_size * s.data.length)
+            tokens = stage.batch_size * stage.data.length // self.curriculum.segments
+            state = jax.tree.leaves(self.state_shapes(stage))
+            batch = tokens * (2 * TOKEN_BYTES + model.d_model * np.dtype(model.dtype).itemsize)
+            batch += sum(leaf.size * leaf.dtype.itemsize for leaf in state) // model.num_blocks
+            batch //= self.trainer.accumulate
         if memory is not None and held + batch > memory * shares:
             raise RunError(
                 f"Experiment: a step needs more than {machine.size(held)} for parameters and "
-                f"optimizer and {machine.size(batch)} for {tokens:,} tokens, and there are "
+                f"optimizer and {machine.size(batch)} for its tokens and state, and there are "
                 f"{machine.size(memory * shares)}; make the model, the rows or their length smaller"
             )
 

@@ -76,11 +76,11 @@ TRAIN = {
         "Model.vocab_size"),
     "infinite clip": (
         nothing, "train tiny.gin Optimizer.clip=1e999",
-        "command line: Optimizer.clip=1e999: Optimizer.clip: it is beyond 2e+308, or not a "
-        "number; give another one"),
+        "command line: Optimizer.clip=1e999: Optimizer.clip: it is not a number of at most 2e+308 "
+        "or None; give another"),
     "more steps than there are numbers": (
         nothing, "train tiny.gin Stage.steps=1000000000000000000000",
-        "command line: ...: Stage.steps: it is beyond 9e+18, or not a number; give another one"),
+        "command line: ...: Stage.steps: it is not a number of at most 9e+18; give another"),
     "an endless number": (
         nothing, f"train tiny.gin Stage.steps={'9' * 5000}",
         "command line: ...: syntax error: ..."),
@@ -97,13 +97,21 @@ TRAIN = {
         "a.gin:1: cannot import 'mine': ...mine.py:2: RuntimeError: not today"),
     "a model beyond all memory": (
         nothing, "train tiny.gin Model.d_model=1000000000",
-        "Experiment: a step needs more than ... for parameters and optimizer and ... for 32 "
-        "tokens, and there are ...; make the model, the rows or their length smaller"),
+        "Experiment: a step needs more than ... for parameters and optimizer and ... for its "
+        "tokens and state, and there are ...; make the model, the rows or their length smaller"),
+    "a vocabulary beyond all memory": (
+        nothing, "train tiny.gin Model.vocab_size=8000000000000000 MQAR.vocab_size=8000000000000000",
+        "data: Unable to allocate ...; make them smaller"),
     "rows beyond all memory": (
         nothing, "train tiny.gin Stage.batch_size=1000000000000",
-        "Experiment: a step needs more than ... for parameters and optimizer and ... for "
-        "16,000,000,000,000 tokens, and there are ...; make the model, the rows or their length "
-        "smaller"),
+        "Experiment: a step needs more than ... for parameters and optimizer and ... for its "
+        "tokens and state, and there are ...; make the model, the rows or their length smaller"),
+    "a window beyond all memory": (
+        nothing, "train tiny.gin Attention.window=1000000000",
+        "Experiment: a step needs more than ...; make the model, the rows or their length smaller"),
+    "a run directory that is not UTF-8": (
+        nothing, "train tiny.gin --run-dir new\udcff",
+        "'...new\\udcff' cannot be written as utf-8; use other characters"),
     "the wrong number through a macro": (
         write("a.gin", "include 'tiny.gin'\nN_HEADS = 2\nAttention.n_heads = %N_HEADS"),
         "train a.gin N_HEADS=3",
