@@ -100,7 +100,8 @@ TRAIN = {
         "Experiment: a step needs more than ... for parameters and optimizer and ... for its "
         "tokens and state, and there are ...; make the model, the rows or their length smaller"),
     "a vocabulary beyond all memory": (
-        nothing, "train tiny.gin Model.vocab_size=8000000000000000 MQAR.vocab_size=8000000000000000",
+        nothing,
+        "train tiny.gin Model.vocab_size=8000000000000000 MQAR.vocab_size=8000000000000000",
         "data: Unable to allocate ...; make them smaller"),
     "rows beyond all memory": (
         nothing, "train tiny.gin Stage.batch_size=1000000000000",
