@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import itertools
 import logging
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+import tensorstore
 
 import bmojo
 from bmojo.errors import first_line
@@ -21,7 +23,7 @@ from bmojo.multihost import Processes
 from bmojo.training import hashes
 from bmojo.training.metrics import Record, read_metrics
 from bmojo.training.parameters import Parameters, flatten, unflatten
-from bmojo.training.run_dir import RunDir, RunError
+from bmojo.training.run_dir import RunDir, RunError, WriteError
 
 # Orbax logs every save and restore through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -81,19 +83,20 @@ class Checkpoints(contextlib.ExitStack):
         self.directory = Path(directory).absolute()
         self.best: int | None = None
         self._keep, self._say, self._processes = keep, say, processes or Processes()
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self.latest = self._manager.latest_step()
         self._hashing: threading.Thread | None = None
         self._trouble: str | None = None
+        self._unreadable: RunError | None = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
+        self._link = self.enter_context(_plain_name(self.directory))
+        self._manager = ocp.CheckpointManager(self._link, options=options)
+        self.latest = self._manager.latest_step()
         self.callback(self._manager.close)
         self.callback(self._end_writing)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Start saving; the arrays may be donated as soon as this returns."""
-        self._end_writing()  # lest what is being hashed is deleted
+        self.wait()
         parameters, step = checkpoint.parameters, checkpoint.step
         shapes = {name: list(value.shape) for name, value in parameters.items()}
         arrays = {"parameters": parameters, "optimizer": flatten(checkpoint.optimizer_state)}
@@ -105,16 +108,21 @@ class Checkpoints(contextlib.ExitStack):
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self.latest = step
         if self._processes.main:
-            self._hashing = threading.Thread(target=self._hash, args=(step,), name="hashes")
+            self._hashing = threading.Thread(target=self._verify, args=(step, arrays.keys()))
             self._hashing.start()
 
     def wait(self) -> None:
-        """Wait until what was saved, and its hashes, are on the disk, and delete the rest."""
+        """Wait until what was saved can be read, with its hashes, and delete the rest.
+
+        Raises:
+          WriteError: it cannot be read; what was saved before stays.
+        """
         self._end_writing()
         self._processes.meet("hashes")
         steps = sorted(self._manager.all_steps())
-        for step, stays in zip(steps, self._stays(steps), strict=True):
-            if not stays:
+        newest = steps if self._keep is None else steps[-self._keep :]
+        for step in steps:
+            if step not in newest and step != self.best:
                 self._manager.delete(step)
 
     def restore(
@@ -200,14 +208,22 @@ class Checkpoints(contextlib.ExitStack):
         self._processes.meet("moved aside")
         return line
 
-    def _hash(self, step: int) -> None:
-        """Write the hashes as soon as a checkpoint is final; run in a thread."""
+    def _verify(self, step: int, items: Iterable[str]) -> None:
+        """Open a checkpoint's manifests, and write its hashes, once it is final; in a thread."""
         try:
             self._manager.wait_until_finished()
         except Exception:  # the thread that saves gets it too
             return
+        place, link = self.directory / str(step), self._link / str(step)
+        if missing := [item for item in items if not _has_arrays(link / item)]:
+            self._unreadable = WriteError(
+                f"{place}: what was just saved cannot be read (no arrays in {', '.join(missing)}); "
+                "move it away and see to the storage, and the same command goes on from the "
+                "checkpoint before"
+            )
+            return
         try:
-            hashes.write(self.directory / str(step))
+            hashes.write(place)
         except OSError as error:
             self._trouble = (
                 f"the hashes of the checkpoint of step {step} could not be written "
@@ -215,22 +231,38 @@ class Checkpoints(contextlib.ExitStack):
             )
 
     def _end_writing(self) -> None:
-        """Wait for what is being saved and hashed."""
+        """Wait for what is being saved and verified."""
         self._manager.wait_until_finished()
         if self._hashing is not None:
             self._hashing.join()
         self._hashing, trouble, self._trouble = None, self._trouble, None
         if trouble is not None:
             self._say(trouble)
+        unreadable, self._unreadable = self._unreadable, None
+        if unreadable is not None:
+            raise unreadable
 
-    def _stays(self, steps: Sequence[int]) -> list[bool]:
-        """Whether each checkpoint is kept, of steps in rising order: the newest and the best."""
-        newest = steps if self._keep is None else steps[-self._keep :]
-        return [step in newest or step == self.best for step in steps]
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's policy of preservation."""
-        return self._stays([checkpoint.step for checkpoint in checkpoints])
+@contextlib.contextmanager
+def _plain_name(directory: Path) -> Iterator[Path]:
+    """A name of the directory without what Orbax takes for a pattern, TensorStore for a slash."""
+    if not set("*?[\\") & set(str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="bmojo-") as folder:
+        link = Path(folder) / "checkpoints"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
+def _has_arrays(item: Path) -> bool:
+    """Whether the manifest of an item can be opened, and names arrays."""
+    base = {"driver": "file", "path": f"{item}/"}
+    try:
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        return bool(store.list().result())
+    except ValueError:  # of whatever TensorStore met
+        return False
 
 
 def _held(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -305,7 +337,10 @@ def restore_parameters(
     if not directory.is_dir():
         raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(directory, options=options) as manager:
+    with (
+        _plain_name(directory) as link,
+        ocp.CheckpointManager(link, options=options) as manager,
+    ):
         steps = sorted(manager.all_steps())
         if not steps:
             raise RunError(f"{directory}: there is no checkpoint yet; train on with bmojo train")

@@ -166,7 +166,7 @@ def _refusal(error: BaseException | None, place: Path) -> str | None:
     number, name = None, getattr(error, "filename", None)
     quoted = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
     if quoted is not None:
-        number = int(quoted[1]) if str(place) in str(error) else None
+        number = int(quoted[1])
     elif isinstance(error, OSError) and not isinstance(name, int):
         below = name is None or Path(os.fsdecode(name)).absolute().is_relative_to(place)
         number = error.errno if below else None
