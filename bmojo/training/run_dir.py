@@ -36,6 +36,8 @@ class RunDir:
     """Paths and rules of one run directory, which is made when it is locked."""
 
     def __init__(self, path: str | os.PathLike[str]):
+        if not os.fspath(path):
+            raise RunError("run directory: its name is empty; give one, such as runs/mine")
         self.path = Path(path).expanduser().absolute()
         self.config = self.path / "config.gin"
         self.metrics = self.path / "metrics.jsonl"
@@ -48,9 +50,16 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the directory, and keep others out of it; RunError if one of both cannot be."""
+        """Make the directory, and keep others out; RunError if it holds what is no run's."""
         with contextlib.ExitStack() as held:
             try:
+                begun = self.checkpoints.exists() or (self.path / LOCK).exists()
+                own = self.metrics.exists() or (begun and self.config.exists())
+                if not own and self.path.is_dir() and any(self.path.iterdir()):
+                    raise RunError(
+                        f"{self.path}: holds files, but no run; choose a new or empty directory "
+                        "with --run-dir"
+                    )
                 self.path.mkdir(parents=True, exist_ok=True)
                 handle = held.enter_context(file_lock(self.path / LOCK))
             except BlockingIOError:

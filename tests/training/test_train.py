@@ -244,6 +244,22 @@ def test_fresh_moves_the_old_run_aside_and_starts_over(straight, tmp_path):
     assert metrics(aside) == metrics(straight) and checkpoints(aside) == [12, 13]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", [".git/config", "src/config.gin", "config.gin", "checkpoints/1/a"])
+def test_a_directory_of_other_files_is_left_alone(tmp_path, monkeypatch, name, fresh):
+    path = tmp_path / "here" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.chdir(tmp_path / "here")
+    for given, words in (
+        ("", "run directory: its name is empty"),
+        (".", "here: holds files, but no run"),
+    ):
+        with pytest.raises(RunError, match=words):
+            run(given, fresh=fresh)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
 def test_one_process_at_a_time(tmp_path):
     holder = (
         f"import sys; from bmojo.training.run_dir import RunDir\n"
