@@ -104,7 +104,8 @@ class MetricsWriter(contextlib.ExitStack):
 
     def step(self, step: int, metrics: dict[str, float] | None, tokens: int) -> None:
         """Take in the metrics of a step that has just ended; None: its update was skipped."""
-        self.window.append(None if metrics is None else [metrics[name] for name in AVERAGED])
+        row = None if metrics is None else [metrics[name] for name in (*AVERAGED, COUNT)]
+        self.window.append(row)
         now = time.monotonic()
         if self._since is None:
             self._since = (now, step)
@@ -121,10 +122,14 @@ class MetricsWriter(contextlib.ExitStack):
     ) -> dict[str, Any]:
         """Write the means since the last line, between other values of the same line; the means.
 
-        Skipped steps are in none of them; if there was no other, the means are null.
+        Loss and accuracy are means over targets, the norm over steps. Skipped steps and those
+        without a target are in none of them; if there was no other, the means are null.
         """
-        taken = [values for values in self.window if values is not None]
-        means = np.asarray(taken, np.float64).mean(axis=0).tolist() if taken else [math.nan] * 3
+        rows = [(*row, 1.0)[:4] for row in self.window if row is not None]  # earlier ones had three
+        taken = np.asarray([row for row in rows if row[3]], np.float64).T
+        means = [math.nan] * 3
+        if taken.size:
+            means = [*np.average(taken[:2], axis=1, weights=taken[3]).tolist(), taken[2].mean()]
         self.window = []
         record = {"step": step, **before, **dict(zip(AVERAGED, means, strict=True)), **after}
         self._metrics.write(record)

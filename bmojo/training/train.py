@@ -133,7 +133,7 @@ class _Loop:
         self.evaluations, self.processes = setup.experiment.evaluations, setup.processes
         self.dir, self.console = run, console
         self.meter = Meter(setup.structure, setup.layout)
-        self.signal = 0
+        self.signal, self.shown = 0, (math.nan, math.nan)
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
         self.in_flight = collections.deque()
         self.rows: list[Row] = []
@@ -288,14 +288,17 @@ class _Loop:
                 if self.trainer.on_nonfinite == "stop" or self.now.skipped == SKIPS_IN_A_ROW:
                     raise NotFiniteError(step, batch, metrics)
                 self._say(f"step {step}: loss {metrics['loss']}; the update is skipped")
+            self.now.updates += finite and metrics[COUNT] > 0
             tokens = self.curriculum.tokens(step) - self.curriculum.tokens(step - 1)
             self.metrics.step(step, metrics if finite else None, tokens)
+            if metrics[COUNT]:
+                self.shown = (metrics["loss"], metrics["accuracy"])
             speed = self.metrics.tokens_per_second
-            self.status.update(step, self.stage_name, metrics["loss"], metrics["accuracy"], speed)
+            self.status.update(step, self.stage_name, *self.shown, speed)
 
     def _log(self) -> None:
         """Write the means since the last line."""
-        rate = float(self.setup.learning_rate(self.now.step - 1))
+        rate = float(self.setup.learning_rate(max(self.now.updates - 1, 0)))
         before = {"stage": self.now.stage + 1, "tokens": self.curriculum.tokens(self.now.step)}
         after: dict[str, Any] = {"learning_rate": rate}
         if self.trainer.on_nonfinite == "skip":

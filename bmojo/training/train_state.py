@@ -75,6 +75,7 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
     if found.carried is not None:
         fresh = setup.fresh_state(found.parameters, stages[meta["stage"]])
         carried = unflatten(fresh, found.carried)
-    kept = {name: meta[name] for name in META}
+    kept: dict[str, Any] = {"updates": found.step}
+    kept |= {name: meta[name] for name in META if name in meta}
     kept |= {"carried": carried, "seconds_before": meta["seconds"], "began": began}
     return TrainState(found.parameters, found.optimizer_state, found.step, **kept), warnings

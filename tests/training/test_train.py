@@ -95,11 +95,22 @@ def test_a_line_holds_the_means_since_the_last_one(straight, tmp_path):
     trainer = TrainerConfig(log_every=1, eval_every=0, tensorboard=False, plots=False)
     run(tmp_path, trainer=trainer)
     every = {line["step"]: line for line in records(tmp_path)}
+    source = task(16, (2, 3)).source(0, "train")
+    targets = {
+        step: sum((source[4 * step - row]["targets"] >= 0).sum() for row in range(1, 5))
+        for step in range(1, 9)
+    }
+    assert len(set(targets.values())) > 1
     for line in records(straight):
         if "evaluation" not in line and line["step"] % 2 == 0:
-            pair = (every[line["step"] - 1], every[line["step"]])
+            pair = [line["step"] - 1, line["step"]]
+            weights = [targets.get(step, 1) for step in pair]
             for name in ("loss", "accuracy", "grad_norm"):
-                assert line[name] == pytest.approx(np.mean([p[name] for p in pair]), rel=1e-5)
+                mean = np.average(
+                    [every[step][name] for step in pair],
+                    weights=None if name == "grad_norm" else weights,
+                )
+                assert line[name] == pytest.approx(mean, rel=1e-5)
 
 
 def test_another_seed_is_another_run(straight, tmp_path):
