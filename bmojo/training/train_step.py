@@ -175,6 +175,7 @@ def _whole(tree: Any, axis: int) -> Any:
 
     def join(x: Array) -> Array:
         x = jnp.moveaxis(x, 0, axis + 1)
-        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+        rows = x.shape[axis] * x.shape[axis + 1]
+        return x.reshape(*x.shape[:axis], rows, *x.shape[axis + 2 :])
 
     return jax.tree.map(join, tree)
