@@ -23,7 +23,7 @@ from bmojo.multihost import Processes
 from bmojo.training import hashes
 from bmojo.training.metrics import Record, read_metrics
 from bmojo.training.parameters import Parameters, flatten, unflatten
-from bmojo.training.run_dir import RunDir, RunError, WriteError
+from bmojo.training.run_dir import RunDir, RunError, WriteError, first_difference, without_mesh
 
 # Orbax logs every save and restore through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -87,6 +87,7 @@ class Checkpoints(contextlib.ExitStack):
         self._trouble: str | None = None
         self._unreadable: RunError | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
+        _check_names(self.directory)
         options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
         self._link = self.enter_context(_plain_name(self.directory))
         self._manager = ocp.CheckpointManager(self._link, options=options)
@@ -103,7 +104,7 @@ class Checkpoints(contextlib.ExitStack):
         if checkpoint.carried:
             arrays["carried"] = checkpoint.carried
         items = {name: ocp.args.StandardSave(_held(item)) for name, item in arrays.items()}
-        items["meta"] = ocp.args.JsonSave({**stamp(), **checkpoint.meta})
+        items["meta"] = ocp.args.JsonSave({**stamp(), "step": step, **checkpoint.meta})
         items["shapes"] = ocp.args.JsonSave(shapes)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self.latest = step
@@ -243,6 +244,19 @@ class Checkpoints(contextlib.ExitStack):
             raise unreadable
 
 
+def _check_names(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a directory, rising; RunError if a name is no step's."""
+    names = [entry.name for entry in directory.iterdir() if entry.is_dir()]
+    steps = {name: int(name) for name in names if name.isdecimal()}
+    for name, step in steps.items():
+        if name != str(step):
+            raise RunError(
+                f"{directory / name}: a checkpoint is named by its step; rename it to {step}, or "
+                "move it elsewhere"
+            )
+    return sorted(steps.values())
+
+
 @contextlib.contextmanager
 def _plain_name(directory: Path) -> Iterator[Path]:
     """A name of the directory without what Orbax takes for a pattern, TensorStore for a slash."""
@@ -298,6 +312,14 @@ def _read_meta(
             f"format {wrote['format']}, bmojo {bmojo.__version__} reads format {FORMAT}; use "
             f"bmojo {wrote['version']}, or train again with --fresh"
         )
+    meta, config = small["meta"], directory.parent / "config.gin"
+    if meta.get("step", step) != step:
+        raise ValueError(f"it is the checkpoint of step {meta['step']}; give it that name again")
+    if "config" in meta and config.is_file():
+        pair = [without_mesh(text) for text in (meta["config"], config.read_text(encoding="utf8"))]
+        if pair[0] != pair[1]:
+            _, was, now = first_difference(*map("\n".join, pair))
+            raise ValueError(f"it is of another run, which has {was} where config.gin has {now}")
     saved, wanted = small["shapes"], {name: list(x.shape) for name, x in expected.items()}
     for name in sorted(saved.keys() | wanted.keys()):
         there, here = saved.get(name), wanted.get(name)
@@ -306,7 +328,7 @@ def _read_meta(
                 f"parameter {name} is {there or 'absent'} in the checkpoint, "
                 f"{here or 'absent'} in the model"
             )
-    return small["meta"]
+    return meta
 
 
 def _read_arrays(
@@ -336,6 +358,7 @@ def restore_parameters(
     directory = Path(directory).absolute()
     if not directory.is_dir():
         raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
+    _check_names(directory)
     options = ocp.CheckpointManagerOptions(read_only=True)
     with (
         _plain_name(directory) as link,
@@ -385,8 +408,7 @@ class Entry:
 def steps_of(directory: Path) -> list[int]:
     """Steps of the checkpoints in a directory, rising; RunError if there are none."""
     if directory.is_dir():
-        names = [entry.name for entry in directory.iterdir() if entry.is_dir()]
-        if steps := sorted(int(name) for name in names if name.isdecimal()):
+        if steps := _check_names(directory):
             return steps
     raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
 

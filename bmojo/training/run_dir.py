@@ -123,8 +123,8 @@ class RunDir:
                 f"{self.config}: cannot be read ({_reason(error)}); put it back, or start over "
                 "with --fresh"
             ) from None
-        if _without_mesh(there) != _without_mesh(config_text):
-            line, was, now = _first_difference(there, config_text)
+        if without_mesh(there) != without_mesh(config_text):
+            line, was, now = first_difference(there, config_text)
             raise RunError(
                 f"{self.config}:{line}: the run there has {was}, this config has {now}; "
                 "choose another directory with --run-dir, or start over with --fresh"
@@ -159,7 +159,7 @@ class RunDir:
         )
 
 
-def _without_mesh(config: str) -> list[str]:
+def without_mesh(config: str) -> list[str]:
     """The lines of a config but for the mesh, which changes no result."""
     mesh = ("Mesh.", "Experiment.mesh")
     return [line for line in config.splitlines() if line and not line.startswith(mesh)]
@@ -190,7 +190,7 @@ def _reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _first_difference(there: str, given: str) -> tuple[int, str, str]:
+def first_difference(there: str, given: str) -> tuple[int, str, str]:
     """Number of the first line that differs, and the lines of both; one may be absent."""
     old, new = there.splitlines(), given.splitlines()
     for kind, i, _, j, _ in difflib.SequenceMatcher(None, old, new, False).get_opcodes():

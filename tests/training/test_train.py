@@ -333,6 +333,29 @@ def test_a_run_can_be_loaded_and_measured(straight):
     assert rows == json.loads((straight / "summary.json").read_text())["evaluations"]
 
 
+def test_a_checkpoint_of_another_step_or_run_is_refused_by_name(straight, tmp_path):
+    here = tmp_path / "run"
+    shapes = outline(lambda: StandInConfig().make(nnx.Rngs(0)))[1]
+    shutil.copytree(straight, here)
+    (here / "config.gin").write_text(CONFIG_TEXT.replace("seed = 0", "seed = 1"))
+    with pytest.raises(RunError, match=r"another run.*'Trainer.seed = 0' .* 'Trainer.seed = 1'"):
+        restore_parameters(here / "checkpoints", shapes)
+    (here / "config.gin").write_text(CONFIG_TEXT)
+    (here / "checkpoints" / "13").rename(here / "checkpoints" / "99")
+    with pytest.raises(RunError, match=r"step 99 .*: it is the checkpoint of step 13"):
+        restore_parameters(here / "checkpoints", shapes)
+    (here / "summary.json").unlink()
+    console = Console(file=io.StringIO(), width=300)
+    assert run(here, console=console).exit_code == 0
+    assert "step 99 cannot be read (it is the checkpoint of step 13" in console.file.getvalue()
+    assert metrics(here) == metrics(straight)
+    (here / "summary.json").unlink()
+    (here / "checkpoints" / "12").rename(here / "checkpoints" / "00012")
+    for use in (lambda: run(here), lambda: restore_parameters(here / "checkpoints", shapes)):
+        with pytest.raises(RunError, match="/00012: a checkpoint is named by its step; .* to 12,"):
+            use()
+
+
 def test_loading_says_what_is_missing(straight, tmp_path):
     def load(path, width=8, step=None):
         shapes = outline(lambda: StandInConfig(width).make(nnx.Rngs(0)))[1]
