@@ -101,6 +101,11 @@ class MetricsWriter(contextlib.ExitStack):
         self._metrics = open_lines(run.metrics, None if mark is None else mark["bytes"])
         self._speed = open_lines(run.speed)
         self._events = self.enter_context(Events(run.tensorboard, step, tensorboard and writes))
+        # The events of the step itself are hidden too, as its evaluation is taken again.
+        for path, write in ((run.metrics, self._train_events), (run.speed, self._speed_events)):
+            for record in read_metrics(path) if writes else ():
+                if record["step"] == step:
+                    write(record)
 
     def step(self, step: int, metrics: dict[str, float] | None, tokens: int) -> None:
         """Take in the metrics of a step that has just ended; None: its update was skipped."""
@@ -205,7 +210,7 @@ class Events(contextlib.ExitStack):
     """Scalars for TensorBoard; writes nothing if switched off or tensorboardX is absent.
 
     They are written by the thread that calls, so that a full disk is an error there. Those of
-    steps after ``step``, left by a run that was cut off, are hidden.
+    ``step`` and later, left by a run that was cut off, are hidden.
     """
 
     def __init__(self, path: Path, step: int, enabled: bool = True):
@@ -221,7 +226,7 @@ class Events(contextlib.ExitStack):
             self._writer = RecordWriter(str(path / _next_name(path)))
             self.callback(self._writer.close)
             self._add(file_version="brain.Event:2")
-            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            self._add(step=step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Add values of one step."""
