@@ -28,6 +28,7 @@ from bmojo.ops.axes import RULES, Names, constrain, is_cut
 from bmojo.ops.cross_entropy import blocked_cross_entropy, cross_entropy
 from bmojo.types import Array, Float, Int, at_least_float32
 
+DTYPE_FIELDS = ("dtype", "param_dtype")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 KERNELS = ("ffi_call", "pallas_call")
 """JAX's names of kernels."""
@@ -84,7 +85,7 @@ class ModelConfig:
                 f"pattern: its {len(self.pattern)} sublayers must divide the 2 x n_layers = "
                 f"{2 * self.n_layers} of the model"
             )
-        for name in ("dtype", "param_dtype"):
+        for name in DTYPE_FIELDS:
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"{name}: must be one of {DTYPES}, got {getattr(self, name)!r}")
         if self.remat not in ("none", "full", "products"):
@@ -319,8 +320,11 @@ class Model(nnx.Module):
 
 
 def _options(config: ModelConfig, rngs: nnx.Rngs) -> dict[str, Any]:
-    dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
-    return {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+    options: dict[str, Any] = {name: jnp.dtype(getattr(config, name)) for name in DTYPE_FIELDS}
+    for name, dtype in options.items():
+        if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise ValueError(f"{name}: {dtype} needs numbers of 64 bits; set JAX_ENABLE_X64=1")
+    return options | {"rngs": rngs}
 
 
 def _blocks_of(state: ModelState | SequenceShard | None) -> Any:

@@ -71,6 +71,17 @@ def test_few_periods_are_written_out_and_many_are_not():
     assert [unrolled(2, n) for n in (1, 4)] == [1, 2]
 
 
+@pytest.mark.parametrize("name", ["dtype", "param_dtype"])
+def test_numbers_of_64_bits_are_refused_or_used(name):
+    wide = dataclasses.replace(config("bmojo"), **{name: "float64"})
+    with pytest.raises(ValueError, match=f"^{name}: float64 needs .*; set JAX_ENABLE_X64=1"):
+        wide.make(nnx.Rngs(0))
+    with jax.enable_x64(True):
+        model = nnx.eval_shape(lambda: wide.make(nnx.Rngs(0)))
+    used = {"dtype": model.embedding.dtype, "param_dtype": model.embedding.embedding.dtype}
+    assert used[name] == "float64"
+
+
 def test_a_loop_of_no_periods_is_refused():
     with pytest.raises(ValueError, match="^unroll: must be at least 1, got 0"):
         dataclasses.replace(config("bmojo"), unroll=0)

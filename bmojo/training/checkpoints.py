@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import itertools
 import logging
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+import tensorstore
 
 import bmojo
 from bmojo.errors import first_line
@@ -21,7 +23,7 @@ from bmojo.multihost import Processes
 from bmojo.training import hashes
 from bmojo.training.metrics import Record, read_metrics
 from bmojo.training.parameters import Parameters, flatten, unflatten
-from bmojo.training.run_dir import RunDir, RunError
+from bmojo.training.run_dir import RunDir, RunError, WriteError, first_difference, without_mesh
 
 # Orbax logs every save and restore through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -81,40 +83,47 @@ class Checkpoints(contextlib.ExitStack):
         self.directory = Path(directory).absolute()
         self.best: int | None = None
         self._keep, self._say, self._processes = keep, say, processes or Processes()
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self.latest = self._manager.latest_step()
         self._hashing: threading.Thread | None = None
         self._trouble: str | None = None
+        self._unreadable: RunError | None = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        _check_names(self.directory)
+        options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True)
+        self._link = self.enter_context(_plain_name(self.directory))
+        self._manager = ocp.CheckpointManager(self._link, options=options)
+        self.latest = self._manager.latest_step()
         self.callback(self._manager.close)
         self.callback(self._end_writing)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Start saving; the arrays may be donated as soon as this returns."""
-        self._end_writing()  # lest what is being hashed is deleted
+        self.wait()
         parameters, step = checkpoint.parameters, checkpoint.step
         shapes = {name: list(value.shape) for name, value in parameters.items()}
         arrays = {"parameters": parameters, "optimizer": flatten(checkpoint.optimizer_state)}
         if checkpoint.carried:
             arrays["carried"] = checkpoint.carried
         items = {name: ocp.args.StandardSave(_held(item)) for name, item in arrays.items()}
-        items["meta"] = ocp.args.JsonSave({**stamp(), **checkpoint.meta})
+        items["meta"] = ocp.args.JsonSave({**stamp(), "step": step, **checkpoint.meta})
         items["shapes"] = ocp.args.JsonSave(shapes)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self.latest = step
         if self._processes.main:
-            self._hashing = threading.Thread(target=self._hash, args=(step,), name="hashes")
+            self._hashing = threading.Thread(target=self._verify, args=(step, arrays.keys()))
             self._hashing.start()
 
     def wait(self) -> None:
-        """Wait until what was saved, and its hashes, are on the disk, and delete the rest."""
+        """Wait until what was saved can be read, with its hashes, and delete the rest.
+
+        Raises:
+          WriteError: it cannot be read; what was saved before stays.
+        """
         self._end_writing()
         self._processes.meet("hashes")
         steps = sorted(self._manager.all_steps())
-        for step, stays in zip(steps, self._stays(steps), strict=True):
-            if not stays:
+        newest = steps if self._keep is None else steps[-self._keep :]
+        for step in steps:
+            if step not in newest and step != self.best:
                 self._manager.delete(step)
 
     def restore(
@@ -200,14 +209,22 @@ class Checkpoints(contextlib.ExitStack):
         self._processes.meet("moved aside")
         return line
 
-    def _hash(self, step: int) -> None:
-        """Write the hashes as soon as a checkpoint is final; run in a thread."""
+    def _verify(self, step: int, items: Iterable[str]) -> None:
+        """Open a checkpoint's manifests, and write its hashes, once it is final; in a thread."""
         try:
             self._manager.wait_until_finished()
         except Exception:  # the thread that saves gets it too
             return
+        place, link = self.directory / str(step), self._link / str(step)
+        if missing := [item for item in items if not _has_arrays(link / item)]:
+            self._unreadable = WriteError(
+                f"{place}: what was just saved cannot be read (no arrays in {', '.join(missing)}); "
+                "move it away and see to the storage, and the same command goes on from the "
+                "checkpoint before"
+            )
+            return
         try:
-            hashes.write(self.directory / str(step))
+            hashes.write(place)
         except OSError as error:
             self._trouble = (
                 f"the hashes of the checkpoint of step {step} could not be written "
@@ -215,22 +232,51 @@ class Checkpoints(contextlib.ExitStack):
             )
 
     def _end_writing(self) -> None:
-        """Wait for what is being saved and hashed."""
+        """Wait for what is being saved and verified."""
         self._manager.wait_until_finished()
         if self._hashing is not None:
             self._hashing.join()
         self._hashing, trouble, self._trouble = None, self._trouble, None
         if trouble is not None:
             self._say(trouble)
+        unreadable, self._unreadable = self._unreadable, None
+        if unreadable is not None:
+            raise unreadable
 
-    def _stays(self, steps: Sequence[int]) -> list[bool]:
-        """Whether each checkpoint is kept, of steps in rising order: the newest and the best."""
-        newest = steps if self._keep is None else steps[-self._keep :]
-        return [step in newest or step == self.best for step in steps]
 
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Orbax's policy of preservation."""
-        return self._stays([checkpoint.step for checkpoint in checkpoints])
+def _check_names(directory: Path) -> list[int]:
+    """Steps of the checkpoints in a directory, rising; RunError if a name is no step's."""
+    names = [entry.name for entry in directory.iterdir() if entry.is_dir()]
+    steps = {name: int(name) for name in names if name.isdecimal()}
+    for name, step in steps.items():
+        if name != str(step):
+            raise RunError(
+                f"{directory / name}: a checkpoint is named by its step; rename it to {step}, or "
+                "move it elsewhere"
+            )
+    return sorted(steps.values())
+
+
+@contextlib.contextmanager
+def _plain_name(directory: Path) -> Iterator[Path]:
+    """A name of the directory without what Orbax takes for a pattern, TensorStore for a slash."""
+    if not set("*?[\\") & set(str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="bmojo-") as folder:
+        link = Path(folder) / "checkpoints"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
+def _has_arrays(item: Path) -> bool:
+    """Whether the manifest of an item can be opened, and names arrays."""
+    base = {"driver": "file", "path": f"{item}/"}
+    try:
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+        return bool(store.list().result())
+    except ValueError:  # of whatever TensorStore met
+        return False
 
 
 def _held(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:
@@ -266,6 +312,14 @@ def _read_meta(
             f"format {wrote['format']}, bmojo {bmojo.__version__} reads format {FORMAT}; use "
             f"bmojo {wrote['version']}, or train again with --fresh"
         )
+    meta, config = small["meta"], directory.parent / "config.gin"
+    if meta.get("step", step) != step:
+        raise ValueError(f"it is the checkpoint of step {meta['step']}; give it that name again")
+    if "config" in meta and config.is_file():
+        pair = [without_mesh(text) for text in (meta["config"], config.read_text(encoding="utf8"))]
+        if pair[0] != pair[1]:
+            _, was, now = first_difference(*map("\n".join, pair))
+            raise ValueError(f"it is of another run, which has {was} where config.gin has {now}")
     saved, wanted = small["shapes"], {name: list(x.shape) for name, x in expected.items()}
     for name in sorted(saved.keys() | wanted.keys()):
         there, here = saved.get(name), wanted.get(name)
@@ -274,7 +328,7 @@ def _read_meta(
                 f"parameter {name} is {there or 'absent'} in the checkpoint, "
                 f"{here or 'absent'} in the model"
             )
-    return small["meta"]
+    return meta
 
 
 def _read_arrays(
@@ -304,8 +358,12 @@ def restore_parameters(
     directory = Path(directory).absolute()
     if not directory.is_dir():
         raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
+    _check_names(directory)
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(directory, options=options) as manager:
+    with (
+        _plain_name(directory) as link,
+        ocp.CheckpointManager(link, options=options) as manager,
+    ):
         steps = sorted(manager.all_steps())
         if not steps:
             raise RunError(f"{directory}: there is no checkpoint yet; train on with bmojo train")
@@ -350,8 +408,7 @@ class Entry:
 def steps_of(directory: Path) -> list[int]:
     """Steps of the checkpoints in a directory, rising; RunError if there are none."""
     if directory.is_dir():
-        names = [entry.name for entry in directory.iterdir() if entry.is_dir()]
-        if steps := sorted(int(name) for name in names if name.isdecimal()):
+        if steps := _check_names(directory):
             return steps
     raise RunError(f"{directory}: there are no checkpoints; train first with bmojo train")
 

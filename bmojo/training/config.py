@@ -116,7 +116,8 @@ class TrainerConfig:
         from one to the next, without gradient. The memory of a step is that of a segment.
       on_nonfinite: what happens where the loss or the gradient is infinite or not a number:
         'stop', keeping the batch, or 'skip' the update and count it; ten in a row stop too.
-      log_every: steps between two lines of ``metrics.jsonl``; a line holds means over them.
+      log_every: steps between two lines of ``metrics.jsonl``; a line holds means over their
+        targets.
       eval_every: steps between two evaluations; there is always one at the end. 0: only that.
       checkpoint_every: steps between two checkpoints; there is always one at the end.
       keep: checkpoints kept, the newest.

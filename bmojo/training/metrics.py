@@ -1,6 +1,7 @@
 """Metrics of a run: JSON lines that survive a kill, TensorBoard events, the best evaluation."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -16,9 +17,11 @@ from bmojo.training.config import MEASURED, best_parts
 from bmojo.training.run_dir import RunDir, RunError
 
 Record = dict[str, Any]
+Mark = dict[str, Any]
 
 DIGITS = 7
 AVERAGED = ("loss", "accuracy", "grad_norm")
+COUNT = "count"
 
 
 def rounded(value: Any) -> Any:
@@ -33,10 +36,10 @@ def read_metrics(path: Path) -> list[Record]:
     return [record for _, record in _lines(path)]
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
+def _lines(path: Path, end: int | None = None) -> Iterator[tuple[bytes, Record]]:
     if not path.exists():
         return
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(path.read_bytes()[:end].splitlines(keepends=True), start=1):
         if not line.endswith(b"\n"):
             return
         try:
@@ -49,11 +52,29 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
         yield line, record
 
 
+def check_metrics(path: Path, mark: Mark, step: int) -> str | None:
+    """Compare a file with what a checkpoint knows of it; a line about lost records, or None.
+
+    Raises:
+      RunError: its records are not those that were written.
+    """
+    content = path.read_bytes()[: mark["bytes"]] if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() == mark["sha256"]:
+        return None
+    if not content:
+        return f"{path}: the records up to step {step} are lost; the run goes on without them"
+    raise RunError(
+        f"{path}: its records up to step {step} are not those that were written (SHA-256); put the "
+        "file back from a copy, or delete it, and the run goes on without them"
+    )
+
+
 class MetricsWriter(contextlib.ExitStack):
     """metrics.jsonl, speed.jsonl and events of a run that goes on from ``step``.
 
-    Lines that were written after that step are taken out. ``window`` has the metrics since the
-    last line; ``tensorboard`` asks for events, ``writes`` is false in all processes but one.
+    Lines that were written after that step, or behind ``mark``, are taken out. ``window`` has the
+    metrics since the last line; ``tensorboard`` asks for events, ``writes`` is false in all
+    processes but one.
     """
 
     def __init__(
@@ -63,20 +84,24 @@ class MetricsWriter(contextlib.ExitStack):
         window: list[list[float] | None],
         tensorboard: bool,
         writes: bool = True,
+        mark: Mark | None = None,
     ):
         super().__init__()
 
-        def open_lines(path: Path) -> Lines:
+        def open_lines(path: Path, end: int | None = None) -> Lines:
             if writes and path.exists():
-                kept = [line for line, record in _lines(path) if _stays(record, step)]
+                kept = [line for line, record in _lines(path, end) if _stays(record, step)]
                 write_atomically(path, b"".join(kept))
             return self.enter_context(Lines(path if writes else None))
 
         self.window = window
         self.tokens_per_second: float | None = None
-        self._mark: tuple[float, int] | None = None
-        self._metrics, self._speed = open_lines(run.metrics), open_lines(run.speed)
+        self._since: tuple[float, int] | None = None
+        self._evaluated: tuple[int, Mark | None] = (-1, None)
+        self._metrics = open_lines(run.metrics, None if mark is None else mark["bytes"])
+        self._speed = open_lines(run.speed)
         self._events = self.enter_context(Events(run.tensorboard, step, tensorboard and writes))
+        # The events of the step itself are hidden too, as its evaluation is taken again.
         for path, add in ((run.metrics, self._train_events), (run.speed, self._speed_events)):
             for record in read_metrics(path) if step and tensorboard and writes else []:
                 if record["step"] == step:
@@ -84,27 +109,32 @@ class MetricsWriter(contextlib.ExitStack):
 
     def step(self, step: int, metrics: dict[str, float] | None, tokens: int) -> None:
         """Take in the metrics of a step that has just ended; None: its update was skipped."""
-        self.window.append(None if metrics is None else [metrics[name] for name in AVERAGED])
+        row = None if metrics is None else [metrics[name] for name in (*AVERAGED, COUNT)]
+        self.window.append(row)
         now = time.monotonic()
-        if self._mark is None:
-            self._mark = (now, step)
-        elif now > self._mark[0]:
-            since, first = self._mark
+        if self._since is None:
+            self._since = (now, step)
+        elif now > self._since[0]:
+            since, first = self._since
             self.tokens_per_second = (step - first) * tokens / (now - since)
 
     def pause(self) -> None:
         """Measure speed anew: a compilation, a checkpoint or an evaluation came between."""
-        self._mark = None
+        self._since = None
 
     def train(
         self, step: int, seconds: float, before: dict[str, Any], after: dict[str, Any]
-    ) -> None:
-        """Write the means since the last line, between other values of the same line.
+    ) -> dict[str, Any]:
+        """Write the means since the last line, between other values of the same line; the means.
 
-        Skipped steps are in none of them; if there was no other, the means are null.
+        Loss and accuracy are means over targets, the norm over steps. Skipped steps and those
+        without a target are in none of them; if there was no other, the means are null.
         """
-        taken = [values for values in self.window if values is not None]
-        means = np.asarray(taken, np.float64).mean(axis=0).tolist() if taken else [math.nan] * 3
+        rows = [(*row, 1.0)[:4] for row in self.window if row is not None]  # earlier ones had three
+        taken = np.asarray([row for row in rows if row[3]], np.float64).T
+        means = [math.nan] * 3
+        if taken.size:
+            means = [*np.average(taken[:2], axis=1, weights=taken[3]).tolist(), taken[2].mean()]
         self.window = []
         record = {"step": step, **before, **dict(zip(AVERAGED, means, strict=True)), **after}
         self._metrics.write(record)
@@ -112,6 +142,7 @@ class MetricsWriter(contextlib.ExitStack):
         speed = {"step": step, "tokens_per_second": self.tokens_per_second, "seconds": seconds}
         self._speed.write(speed)
         self._speed_events(speed)
+        return {name: rounded(record[name]) for name in AVERAGED}
 
     def _train_events(self, record: Record) -> None:
         known = {f"train/{k}": v for k, v in record.items() if k != "step" and v is not None}
@@ -124,15 +155,17 @@ class MetricsWriter(contextlib.ExitStack):
 
     def evaluation(self, step: int, rows: Sequence[Record]) -> None:
         """Write the rows of an evaluation."""
+        self._evaluated = (step, self._metrics.mark())
         for row in rows:
             self._metrics.write({"step": step, **row})
             name, group = row["evaluation"], "all" if row["group"] is None else row["group"]
             measured = {field: row[field] for field in MEASURED if field in row}
             self._events.write(step, {f"{name}/{k}/{group}": v for k, v in measured.items()})
 
-    def sync(self) -> None:
-        """Wait until all lines of metrics are on the disk."""
-        self._metrics.sync()
+    def mark(self, step: int) -> Mark | None:
+        """Of the lines, all on the disk, that a run keeps which goes on from ``step``."""
+        now, (evaluated, before) = self._metrics.mark(), self._evaluated
+        return before if evaluated == step else now
 
 
 def _stays(record: Record, step: int) -> bool:
@@ -145,20 +178,32 @@ class Lines(contextlib.ExitStack):
 
     def __init__(self, path: Path | None):
         super().__init__()
-        self._file: Any = path and self.enter_context(open(path, "ab", buffering=0))
+        self._file: Any = None
+        if path is not None:
+            self._path, self._file = path, self.enter_context(open(path, "a+b", buffering=0))
+            content = path.read_bytes()
+            self._bytes, self._sha256 = len(content), hashlib.sha256(content)
 
     def write(self, record: Record) -> None:
         """Add a line; if that raises OSError, its part in the file will not be read."""
         if self._file:
             shown = {key: rounded(value) for key, value in record.items()}
             line = json.dumps(shown, allow_nan=False).encode() + b"\n"
+            self._bytes += len(line)
+            self._sha256.update(line)
             while line:  # a disk that fills up takes a part, and refuses the rest
                 line = line[self._file.write(line) :]
 
-    def sync(self) -> None:
-        """Wait until all lines are on the disk."""
-        if self._file:
-            os.fsync(self._file.fileno())
+    def mark(self) -> Mark | None:
+        """Length and hash of the lines, once they are on the disk; a lost file is written again."""
+        if self._file is None:
+            return None
+        if not self._path.exists():
+            self._file.seek(0)
+            write_atomically(self._path, self._file.read())
+            self._file = self.enter_context(open(self._path, "a+b", buffering=0))
+        os.fsync(self._file.fileno())
+        return {"bytes": self._bytes, "sha256": self._sha256.hexdigest()}
 
 
 class Events(contextlib.ExitStack):

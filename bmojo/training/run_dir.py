@@ -36,6 +36,8 @@ class RunDir:
     """Paths and rules of one run directory, which is made when it is locked."""
 
     def __init__(self, path: str | os.PathLike[str]):
+        if not os.fspath(path):
+            raise RunError("run directory: its name is empty; give one, such as runs/mine")
         self.path = Path(path).expanduser().absolute()
         str(self.path).encode()  # libraries below take no other names
         self.config = self.path / "config.gin"
@@ -49,9 +51,16 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the directory, and keep others out of it; RunError if one of both cannot be."""
+        """Make the directory, and keep others out; RunError if it holds what is no run's."""
         with contextlib.ExitStack() as held:
             try:
+                begun = self.checkpoints.exists() or (self.path / LOCK).exists()
+                own = self.metrics.exists() or (begun and self.config.exists())
+                if not own and self.path.is_dir() and any(self.path.iterdir()):
+                    raise RunError(
+                        f"{self.path}: holds files, but no run; choose a new or empty directory "
+                        "with --run-dir"
+                    )
                 self.path.mkdir(parents=True, exist_ok=True)
                 handle = held.enter_context(file_lock(self.path / LOCK))
             except BlockingIOError:
@@ -115,8 +124,8 @@ class RunDir:
                 f"{self.config}: cannot be read ({_reason(error)}); put it back, or start over "
                 "with --fresh"
             ) from None
-        if _without_mesh(there) != _without_mesh(config_text):
-            line, was, now = _first_difference(there, config_text)
+        if without_mesh(there) != without_mesh(config_text):
+            line, was, now = first_difference(there, config_text)
             raise RunError(
                 f"{self.config}:{line}: the run there has {was}, this config has {now}; "
                 "choose another directory with --run-dir, or start over with --fresh"
@@ -152,7 +161,7 @@ class RunDir:
         )
 
 
-def _without_mesh(config: str) -> list[str]:
+def without_mesh(config: str) -> list[str]:
     """The lines of a config but for the mesh, which changes no result."""
     mesh = ("Mesh.", "Experiment.mesh")
     return [line for line in config.splitlines() if line and not line.startswith(mesh)]
@@ -168,7 +177,7 @@ def _refusal(error: BaseException | None, place: Path) -> str | None:
     number, name = None, getattr(error, "filename", None)
     quoted = re.search(r"(?:OS error |os_error_code=')(\d+)", str(error))
     if quoted is not None:
-        number = int(quoted[1]) if str(place) in str(error) else None
+        number = int(quoted[1])
     elif isinstance(error, OSError) and not isinstance(name, int):
         below = name is None or Path(os.fsdecode(name)).absolute().is_relative_to(place)
         number = error.errno if below else None
@@ -183,7 +192,7 @@ def _reason(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _first_difference(there: str, given: str) -> tuple[int, str, str]:
+def first_difference(there: str, given: str) -> tuple[int, str, str]:
     """Number of the first line that differs, and the lines of both; one may be absent."""
     old, new = there.splitlines(), given.splitlines()
     for kind, i, _, j, _ in difflib.SequenceMatcher(None, old, new, False).get_opcodes():

@@ -9,6 +9,7 @@ step s keeps the lines up to s, drops evaluations of s, and takes them again if 
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import signal
@@ -30,7 +31,7 @@ from bmojo.processes import StopSignals
 from bmojo.training.checkpoints import Checkpoints
 from bmojo.training.evaluate import Meter, Row
 from bmojo.training.experiment import Experiment, run_tokenizer
-from bmojo.training.metrics import AVERAGED, Best, MetricsWriter, read_metrics
+from bmojo.training.metrics import COUNT, Best, MetricsWriter, check_metrics, read_metrics
 from bmojo.training.report import Status, clock, one_line, plot_run, print_results, provenance
 from bmojo.training.run_dir import RunDir, RunError
 from bmojo.training.run_setup import RunSetup
@@ -135,7 +136,7 @@ class _Loop:
         self.evaluations, self.processes = setup.experiment.evaluations, setup.processes
         self.dir, self.console = run, console
         self.meter = Meter(setup.structure, setup.layout)
-        self.signal = 0
+        self.signal, self.shown = 0, (math.nan, math.nan)
         self.in_flight: collections.deque[tuple[int, Batch, dict[str, jax.Array]]]
         self.in_flight = collections.deque()
         self.rows: list[Row] = []
@@ -156,14 +157,21 @@ class _Loop:
         self.now, warnings = restore_or_begin(self.setup, self.checkpoints)
         for warning in warnings:
             self._say(warning, style="yellow")
-        written = read_metrics(self.dir.metrics) if self.now.step else []
-        self.best.take(record for record in written if record["step"] < self.now.step)
+        if self.now.metrics is not None:
+            check = functools.partial(check_metrics, self.dir.metrics, self.now.metrics)
+            if lost := self.processes.from_main(lambda: check(self.now.step)):
+                self._say(lost, style="yellow")
+        if self.now.best is not None:
+            self.best.step, self.best.value = self.now.best
+        else:
+            earlier = read_metrics(self.dir.metrics)
+            self.best.take(record for record in earlier if record["step"] < self.now.step)
         self.checkpoints.best = self.best.step
         for text in (f"run directory {self.dir.path}", *self.setup.head()):
             self._say(text)
         if self.now.step:
             self._say(f"going on from step {self.now.step} of {self.curriculum.total}")
-        options = (self.now.window, self.trainer.tensorboard, self.processes.main)
+        options = (self.now.window, self.trainer.tensorboard, self.processes.main, self.now.metrics)
         try:
             with (
                 MetricsWriter(self.dir, self.now.step, *options) as self.metrics,
@@ -283,23 +291,26 @@ class _Loop:
                 if self.trainer.on_nonfinite == "stop" or self.now.skipped == SKIPS_IN_A_ROW:
                     raise NotFiniteError(step, batch, metrics)
                 self._say(f"step {step}: loss {metrics['loss']}; the update is skipped")
+            self.now.updates += finite and metrics[COUNT] > 0
             tokens = self.curriculum.tokens(step) - self.curriculum.tokens(step - 1)
             self.metrics.step(step, metrics if finite else None, tokens)
+            if metrics[COUNT]:
+                self.shown = (metrics["loss"], metrics["accuracy"])
             speed = self.metrics.tokens_per_second
-            self.status.update(step, self.stage_name, metrics["loss"], metrics["accuracy"], speed)
+            self.status.update(step, self.stage_name, *self.shown, speed)
 
     def _log(self) -> None:
         """Write the means since the last line."""
-        rate = float(self.setup.learning_rate(self.now.step - 1))
+        rate = float(self.setup.learning_rate(max(self.now.updates - 1, 0)))
         before = {"stage": self.now.stage + 1, "tokens": self.curriculum.tokens(self.now.step)}
         after: dict[str, Any] = {"learning_rate": rate}
         if self.trainer.on_nonfinite == "skip":
             after["skipped"] = sum(values is None for values in self.metrics.window)
-        self.metrics.train(self.now.step, self.now.seconds, before, after)
+        self.now.final = self.metrics.train(self.now.step, self.now.seconds, before, after)
 
     def _save(self) -> None:
-        self.metrics.sync()
-        self.now.window = self.metrics.window
+        self.now.metrics, self.now.window = self.metrics.mark(self.now.step), self.metrics.window
+        self.now.best = (self.best.step, self.best.value)
         self.checkpoints.save(self.now.checkpoint(self.setup))
         self.metrics.pause()
 
@@ -332,13 +343,11 @@ class _Loop:
 
     def _finish(self) -> RunResult:
         self.checkpoints.wait()
-        history = read_metrics(self.dir.metrics)
-        last = [record for record in history if "evaluation" not in record][-1]
         summary = {
             "status": "finished",
             "step": self.now.step,
             "tokens": self.curriculum.tokens(self.now.step),
-            "final": {name: last[name] for name in AVERAGED},
+            "final": self.now.final,
             "evaluations": self.rows,
             **self.setup.facts,
             "wall_seconds": self.now.seconds,
@@ -347,7 +356,8 @@ class _Loop:
         }
         if self.processes.main:
             if self.trainer.plots:
-                plot_run(self.dir, history, self.rows, self.curriculum.stages, self.evaluations)
+                history, stages = read_metrics(self.dir.metrics), self.curriculum.stages
+                plot_run(self.dir, history, self.rows, stages, self.evaluations)
             write_atomically(self.dir.summary, json.dumps(summary, indent=2) + "\n")
         message = f"finished {self.curriculum.total} steps in {clock(self.now.seconds)}"
         self._say(message)

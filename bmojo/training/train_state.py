@@ -1,15 +1,19 @@
 """The state of training: all that changes in a run, and that a checkpoint keeps."""
 
 import dataclasses
+import math
 import time
 from typing import Any
 
 from bmojo.layers.protocol import State
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
+from bmojo.training.metrics import AVERAGED
 from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.run_setup import RunSetup
 
-META = ("stage", "data", "window", "skipped", "compile_seconds")
+META = (
+    "stage", "data", "window", "final", "metrics", "best", "updates", "skipped", "compile_seconds"
+)  # fmt: skip
 """Fields that lie in a checkpoint's ``meta``."""
 
 
@@ -19,8 +23,9 @@ class TrainState:
 
     ``stage`` is that of the last step, ``data`` the position in it, None before the first step;
     ``carried`` the model's state between two segments of a sequence, None between sequences;
-    ``window`` the metrics of the steps since the last line, None for a skipped one; ``skipped``
-    counts updates skipped one after the other.
+    ``window`` the metrics of the steps since the last line, None for a skipped one; ``final`` the
+    means of that line; ``metrics`` length and hash of ``metrics.jsonl``; ``best`` step and value of
+    the best evaluation; ``updates`` counts those made, ``skipped`` those skipped one after another.
     """
 
     parameters: Parameters
@@ -30,6 +35,12 @@ class TrainState:
     data: dict[str, Any] | None = None
     carried: State | None = None
     window: list[list[float] | None] = dataclasses.field(default_factory=list)
+    final: dict[str, float] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(AVERAGED, math.nan)
+    )
+    metrics: dict[str, Any] | None = None
+    best: tuple[int | None, float | None] | None = None
+    updates: int = 0
     skipped: int = 0
     compile_seconds: float = 0.0
     seconds_before: float = 0.0
@@ -64,6 +75,7 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
     if found.carried is not None:
         fresh = setup.fresh_state(found.parameters, stages[meta["stage"]])
         carried = unflatten(fresh, found.carried)
-    kept = {name: meta[name] for name in META}
+    kept: dict[str, Any] = {"updates": found.step}
+    kept |= {name: meta[name] for name in META if name in meta}
     kept |= {"carried": carried, "seconds_before": meta["seconds"], "began": began}
     return TrainState(found.parameters, found.optimizer_state, found.step, **kept), warnings

@@ -40,8 +40,8 @@ def make_train_step(
     The loss is the mean over counted targets. ``carried`` is the model's state after the
     segment before, of which no gradient is taken; None: the batch is whole sequences, and
     nothing is carried on. Arrays passed in, but for the batch, are donated: they are gone
-    afterwards. Metrics: ``loss``, ``accuracy``, and ``grad_norm``, the global norm before
-    clipping.
+    afterwards. Metrics: ``loss``, ``accuracy``, ``grad_norm``, the global norm before clipping,
+    and ``count`` of the targets; without any, only ``carried`` changes.
 
     A batch is run in ``accumulate`` parts one after the other, their gradients summed. With
     ``skip``, only the metrics change where loss or gradient is not finite.
@@ -56,10 +56,13 @@ def make_train_step(
 
     value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
 
+    def counted(batch: dict[str, Array]) -> Array:
+        return (batch["targets"] >= 0).sum()
+
     def gradient_of(
         parameters: Parameters, carried: State | None, batch: dict[str, Array]
     ) -> tuple[Any, Any]:
-        number = jnp.maximum((batch["targets"] >= 0).sum(), 1).astype(jnp.float32)
+        number = jnp.maximum(counted(batch), 1).astype(jnp.float32)
         if accumulate == 1:
             return value_and_grad(parameters, carried, batch, number)
 
@@ -79,16 +82,20 @@ def make_train_step(
         (loss, (accuracy, after)), gradient = gradient_of(parameters, carried, batch)
         gradient = layout.constrain(gradient, shardings)
         updates, moved = optimizer.update(gradient, state, parameters)
-        norm = optax.tree.norm(gradient)
-        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": norm}
+        norm, count = optax.tree.norm(gradient), counted(batch)
+        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": norm, "count": count}
         if stop is not None:
             metrics[STOP] = stop.max()
-        new = (optax.apply_updates(parameters, updates), moved, after)
+
+        def choose(condition: Array, new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda now, was: jnp.where(condition, now, was), new, old)
+
+        moves = count > 0
         if skip:
             finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-            old = (parameters, state, carried)
-            new = jax.tree.map(lambda now, before: jnp.where(finite, now, before), new, old)
-        return *new, metrics
+            moves, after = moves & finite, choose(finite, after, carried)
+        new = (optax.apply_updates(parameters, updates), moved)
+        return *choose(moves, new, (parameters, state)), after, metrics
 
     return jax.jit(step, donate_argnums=(0, 1, 2))
 
@@ -168,6 +175,7 @@ def _whole(tree: Any, axis: int) -> Any:
 
     def join(x: Array) -> Array:
         x = jnp.moveaxis(x, 0, axis + 1)
-        return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+        rows = x.shape[axis] * x.shape[axis + 1]
+        return x.reshape(*x.shape[:axis], rows, *x.shape[axis + 2 :])
 
     return jax.tree.map(join, tree)

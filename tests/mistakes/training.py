@@ -216,6 +216,9 @@ RESUME = {
         nothing, "train tiny.gin --run-dir run Stage.steps=3",
         ".../run/config.gin:...: the run there has 'Stage.steps = 2', this config has "
         "'Stage.steps = 3'; choose another directory with --run-dir, or start over with --fresh"),
+    "files that are no run": (
+        write("mine/notes.txt", b"mine"), "train tiny.gin --run-dir mine --fresh",
+        ".../mine: holds files, but no run; choose a new or empty directory with --run-dir"),
     "no config": (
         remove("run/config.gin"), "train tiny.gin --run-dir run",
         ".../run: there is a run but no config.gin to tell which; choose another directory ..."),

@@ -110,6 +110,46 @@ def test_a_step_on_a_segment_is_a_step_on_the_whole_with_the_gradient_cut():
     np.testing.assert_allclose(metrics["grad_norm"], norms[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_without_targets_carries_the_state_on_and_changes_nothing_else(accumulate):
+    structure, parameters = split(MODEL.make(nnx.Rngs(0)))
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup=0), 9, structure.groups)
+    step = make_train_step(structure, optimizer, accumulate=accumulate)
+    batch = next(Batches(MQARConfig(16, (2,), 32).source(0, "train"), 2))
+    fields = {name: batch[name] for name in ("inputs", "targets")}
+    state, fresh = optimizer.init(parameters), make_fresh_state(structure)
+    parameters, state, carried, metrics = step(parameters, state, fresh(parameters, 2, 32), fields)
+    assert metrics["count"] == (batch["targets"] >= 0).sum() > 0
+    before = jax.tree.map(np.array, (parameters, state, carried))
+    fields["targets"] = np.full_like(batch["targets"], -1)
+    *after, metrics = step(parameters, state, carried, fields)
+    assert metrics["count"] == 0 == metrics["loss"]
+    for one, other in zip(*map(jax.tree.leaves, (before[:2], after[:2])), strict=True):
+        np.testing.assert_array_equal(one, other)
+    moved = zip(*map(jax.tree.leaves, (before[2], after[2])), strict=True)
+    assert any((one != other).any() for one, other in moved)
+
+
+def test_means_and_learning_rates_are_of_the_steps_with_targets(tmp_path):
+    """A sequence of MQAR begins with pairs: its first segment has no target."""
+    lines = {}
+    for every in (1, 4):
+        trainer = TrainerConfig(
+            segments_per_document=4, log_every=every, eval_every=0, tensorboard=False, plots=False
+        )
+        assert run(tmp_path / str(every), trainer=trainer).exit_code == 0
+        text = (tmp_path / str(every) / "metrics.jsonl").read_text().splitlines()
+        lines[every] = [r for r in map(json.loads, text) if "evaluation" not in r]
+    losses = [line["loss"] for line in lines[1]]
+    assert losses[0] is None and losses[4] is None and 0 not in losses
+    for index in (0, 1):
+        some = [x for x in losses[4 * index : 4 * index + 4] if x is not None]
+        assert min(some) <= lines[4][index]["loss"] <= max(some)
+    rates = [line["learning_rate"] for line in lines[1]]
+    steady = [one == other for one, other in zip(rates, rates[1:], strict=False)]
+    assert steady[3] and losses[4] is None, "the step of a first segment is no update"
+
+
 @pytest.mark.parametrize("model", [MODEL, StandInConfig()], ids=["bmojo", "standin"])
 def test_evaluation_in_segments_measures_the_same(model):
     made = model.make(nnx.Rngs(0))

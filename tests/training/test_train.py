@@ -96,11 +96,22 @@ def test_a_line_holds_the_means_since_the_last_one(straight, tmp_path):
     trainer = TrainerConfig(log_every=1, eval_every=0, tensorboard=False, plots=False)
     run(tmp_path, trainer=trainer)
     every = {line["step"]: line for line in records(tmp_path)}
+    source = task(16, (2, 3)).source(0, "train")
+    targets = {
+        step: sum((source[4 * step - row]["targets"] >= 0).sum() for row in range(1, 5))
+        for step in range(1, 9)
+    }
+    assert len(set(targets.values())) > 1
     for line in records(straight):
         if "evaluation" not in line and line["step"] % 2 == 0:
-            pair = (every[line["step"] - 1], every[line["step"]])
+            pair = [line["step"] - 1, line["step"]]
+            weights = [targets.get(step, 1) for step in pair]
             for name in ("loss", "accuracy", "grad_norm"):
-                assert line[name] == pytest.approx(np.mean([p[name] for p in pair]), rel=1e-5)
+                mean = np.average(
+                    [every[step][name] for step in pair],
+                    weights=None if name == "grad_norm" else weights,
+                )
+                assert line[name] == pytest.approx(mean, rel=1e-5)
 
 
 def test_another_seed_is_another_run(straight, tmp_path):
@@ -265,6 +276,22 @@ def test_fresh_moves_the_old_run_aside_and_starts_over(straight, tmp_path):
     assert metrics(aside) == metrics(straight) and checkpoints(aside) == [12, 13]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("name", [".git/config", "src/config.gin", "config.gin", "checkpoints/1/a"])
+def test_a_directory_of_other_files_is_left_alone(tmp_path, monkeypatch, name, fresh):
+    path = tmp_path / "here" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.chdir(tmp_path / "here")
+    for given, words in (
+        ("", "run directory: its name is empty"),
+        (".", "here: holds files, but no run"),
+    ):
+        with pytest.raises(RunError, match=words):
+            run(given, fresh=fresh)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
 def test_one_process_at_a_time(tmp_path):
     holder = (
         f"import sys; from bmojo.training.run_dir import RunDir\n"
@@ -325,6 +352,29 @@ def test_a_run_can_be_loaded_and_measured(straight):
     assert step == STEPS
     rows = evaluate(structure.merge(parameters), [Evaluation("recall", task(16, (1, 2)), 2, 8)])
     assert rows == json.loads((straight / "summary.json").read_text())["evaluations"]
+
+
+def test_a_checkpoint_of_another_step_or_run_is_refused_by_name(straight, tmp_path):
+    here = tmp_path / "run"
+    shapes = outline(lambda: StandInConfig().make(nnx.Rngs(0)))[1]
+    shutil.copytree(straight, here)
+    (here / "config.gin").write_text(CONFIG_TEXT.replace("seed = 0", "seed = 1"))
+    with pytest.raises(RunError, match=r"another run.*'Trainer.seed = 0' .* 'Trainer.seed = 1'"):
+        restore_parameters(here / "checkpoints", shapes)
+    (here / "config.gin").write_text(CONFIG_TEXT)
+    (here / "checkpoints" / "13").rename(here / "checkpoints" / "99")
+    with pytest.raises(RunError, match=r"step 99 .*: it is the checkpoint of step 13"):
+        restore_parameters(here / "checkpoints", shapes)
+    (here / "summary.json").unlink()
+    console = Console(file=io.StringIO(), width=300)
+    assert run(here, console=console).exit_code == 0
+    assert "step 99 cannot be read (it is the checkpoint of step 13" in console.file.getvalue()
+    assert metrics(here) == metrics(straight)
+    (here / "summary.json").unlink()
+    (here / "checkpoints" / "12").rename(here / "checkpoints" / "00012")
+    for use in (lambda: run(here), lambda: restore_parameters(here / "checkpoints", shapes)):
+        with pytest.raises(RunError, match="/00012: a checkpoint is named by its step; .* to 12,"):
+            use()
 
 
 def test_loading_says_what_is_missing(straight, tmp_path):

@@ -88,7 +88,7 @@ def test_a_checkpoint_says_who_wrote_it(saved):
     save(1)
     with Checkpoints(path) as kept:
         restored, _ = kept.restore(*expected)
-    assert restored.meta == {"format": 2, "version": bmojo.__version__}
+    assert restored.meta == {"format": 2, "version": bmojo.__version__, "step": 1}
 
 
 @pytest.mark.parametrize("wrote", [{}, {"format": 1}])
