@@ -29,7 +29,7 @@ from bmojo.training.metrics import Record
 from bmojo.training.run_dir import RunDir
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-TESTED = {"python": "3.13", "jax": "0.12", "flax": "0.12", "optax": "0.2",
+TESTED = {"python": "3.11", "jax": "0.10", "flax": "0.12", "optax": "0.2",
           "orbax-checkpoint": "0.12", "grain": "0.2"}  # fmt: skip
 """The newest minor versions that the tests have run with."""
 SECONDS_BETWEEN_LINES = 5.0

@@ -74,7 +74,7 @@ def test_dependencies_of_users_have_no_upper_bounds():
     tools = set(extras.pop("dev")) | set(extras.pop("docs"))
     required = [*project["dependencies"], *sum(extras.values(), [])]
     assert tools and all(re.fullmatch(r"[\w.-]+>=[\d.]+", word) for word in required)
-    pins = (root / "constraints-3.13.txt").read_text().splitlines()
+    pins = (root / "constraints.txt").read_text().splitlines()
     for name in ("jax", "flax", "optax", "orbax-checkpoint", "grain"):
         (pin,) = [pin for pin in pins if pin.startswith(f"{name}==")]
         assert pin.startswith(f"{name}=={report.TESTED[name]}.")
