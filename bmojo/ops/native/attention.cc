@@ -163,7 +163,7 @@ class Stretch {
   T scale() const { return 1 / std::sqrt(static_cast<T>(call_.width)); }
 
   int64_t head(int64_t row, int64_t tokens) const {
-    return g_ * call_.heads_of_group() + row / tokens;
+    return g_ * call_.heads_of_group() + first_head_ + row / tokens;
   }
 
   void copy_row(const T* from, T* to) const {
@@ -195,12 +195,13 @@ class Stretch {
     if (slots.dv != nullptr) std::fill_n(slots.dv, size, T(0));
   }
 
-  // Calls visit(t, tokens, chunk) for blocks of queries within one chunk each, with the queries in
-  // block_.q and the chunk's slots packed, and leave(chunk) behind the last one of a chunk.
+  // Calls visit(t, tokens, chunk) for blocks of at most kQueries rows within one chunk each, with
+  // the queries in block_.q and the chunk's slots packed, and leave(chunk) behind the last one of a
+  // chunk. Of a group with more heads than that, a block has one token and a part of the heads.
   template <typename Visit, typename Leave>
   void blocks(Tiles<T>& slots, const Visit& visit, const Leave& leave) {
-    const int64_t heads = call_.heads_of_group();
-    const int64_t most = std::max<int64_t>(1, kQueries / heads);
+    const int64_t all = call_.heads_of_group(), together = std::min<int64_t>(all, kQueries);
+    const int64_t most = kQueries / together;
     const int64_t chunk_size = call_.slots ? call_.window : end_ - begin_;
     const int64_t ahead = call_.slots ? call_.offset[b_] : -begin_;
     for (int64_t t = begin_; t < end_;) {
@@ -209,13 +210,15 @@ class Stretch {
       if (call_.slots) pack_slots(slots, chunk);
       for (; t < edge; t += most) {
         const int64_t tokens = std::min(most, edge - t);
-        block_.rows = tokens * heads;
-        for (int64_t r = 0; r < block_.rows; ++r) {
-          T* q = block_.q + r * width_;
-          copy_row(call_.q + call_.q_row(b_, t + r % tokens, head(r, tokens)), q);
-          for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale() * T(kLog2E);
+        for (first_head_ = 0; first_head_ < all; first_head_ += together) {
+          block_.rows = tokens * std::min(together, all - first_head_);
+          for (int64_t r = 0; r < block_.rows; ++r) {
+            T* q = block_.q + r * width_;
+            copy_row(call_.q + call_.q_row(b_, t + r % tokens, head(r, tokens)), q);
+            for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale() * T(kLog2E);
+          }
+          visit(t, tokens, chunk);
         }
-        visit(t, tokens, chunk);
       }
       t = edge;
       if (call_.slots) leave(chunk);
@@ -271,6 +274,7 @@ class Stretch {
   const Call<T>& call_;
   const int64_t b_, g_, begin_, end_, width_;
   int64_t first_, count_;  // keys [first_, first_ + count_) are packed
+  int64_t first_head_ = 0;  // of the block, in its group
   Block<T> block_;
 };
 
