@@ -138,7 +138,7 @@ class CanonicalSSM(MambaBlock):
 
         forcing = peak_gain(theta, order, exponent) * b.astype(wide) * x.astype(wide)
         radii = context.tail(before.radius, radius)
-        a = varying_coefficients(unit_coefficients(theta, order), radius, radii)
+        a = varying_coefficients(unit_coefficients(theta, order), radius, radii, tokens.segment_pos)
 
         def scan(cell: Array, forcing: Array = forcing) -> tuple[Array, Array]:
             return companion_scan(
@@ -153,7 +153,7 @@ class CanonicalSSM(MambaBlock):
             matrix = jax.vmap(lambda cell: scan(cell, none)[1], -1, -1)(one)
             return matrix, scan(jnp.zeros_like(before.cell))[1]
 
-        _, cell = context.scan(compose_matrices, (one, before.cell), whole)
+        _, cell = context.scan(compose_matrices, (one, before.cell), whole, tokens.start)
         z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
@@ -190,14 +190,23 @@ def unit_coefficients(theta: Float[Array, "E pairs"], order: int) -> Float[Array
 
 
 def varying_coefficients(
-    unit: Float[Array, "E R"], radius: Float[Array, "B L E"], past: Float[Array, "B T E"]
+    unit: Float[Array, "E R"],
+    radius: Float[Array, "B L E"],
+    past: Float[Array, "B T E"],
+    segment_pos: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L E R"]:
-    """a_{t,i} = unit_i r_t r_{t-1} ... r_{t-i+1}, from r of the tokens and of those before."""
+    """a_{t,i} = unit_i r_t r_{t-1} ... r_{t-i+1}, from r of the tokens and of those before.
+
+    With ``segment_pos`` zero where that is before the document.
+    """
     length, before = radius.shape[1], past.shape[1]
     history = jnp.concatenate([past, radius], axis=1)
     product, products = radius, [radius]
     for lag in range(1, unit.shape[1]):
-        product = product * history[:, before - lag : before - lag + length]
+        earlier = history[:, before - lag : before - lag + length]
+        if segment_pos is not None:
+            earlier = jnp.where((segment_pos >= lag)[..., None], earlier, 0)
+        product = product * earlier
         products.append(product)
     return unit * jnp.stack(products, axis=-1)
 

@@ -13,7 +13,7 @@ from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
-from bmojo.ops.collectives import compose, surviving
+from bmojo.ops.collectives import compose
 from bmojo.ops.positions import Positions
 from bmojo.ops.recurrence import SELECTIVE, Implementation, selective_scan
 from bmojo.ops.time_sharding import open_context
@@ -113,6 +113,7 @@ class MambaBlock(nnx.Module):
     ) -> tuple[Array, ...]:
         """x, its gate, the step size (float32 or wider), the other projections; the new tail."""
         wide = at_least_float32(self.dtype)
+        u = tokens.without_padding(u)
         x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
         x, tail = self.conv(x, tail, tokens, lengths, context)
         dt, others = jnp.split(self.x_proj(x), [self.dt_rank], axis=-1)
@@ -175,9 +176,10 @@ class SelectiveSSM(MambaBlock):
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1)[..., None] * A)
-            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
+            return decay, scan(jnp.zeros_like(before.hidden))[1]
 
-        _, hidden = context.scan(compose, (jnp.ones_like(before.hidden), before.hidden), whole)
+        first = jnp.ones_like(before.hidden), before.hidden
+        _, hidden = context.scan(compose, first, whole, tokens.start)
         y, hidden = scan(hidden)
         out = self._output(y, x, z).astype(u.dtype)
         return with_aux(aux, out, context.last(RecurrentState(positions, tail, hidden)))

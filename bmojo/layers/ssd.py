@@ -14,7 +14,7 @@ from bmojo.layers.selective_ssm import RecurrentState, init_dt_bias
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
-from bmojo.ops.collectives import compose, surviving
+from bmojo.ops.collectives import compose
 from bmojo.ops.positions import Positions
 from bmojo.ops.ssd import IMPLEMENTATIONS, Implementation, ssd
 from bmojo.ops.time_sharding import open_context
@@ -130,7 +130,7 @@ class SSD(nnx.Module):
         width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
 
         sizes, names = (width, width + 2 * d_state), ("inner", None, "heads")
-        z, convolved, dt = project(self.in_proj, u, sizes, names)
+        z, convolved, dt = project(self.in_proj, tokens.without_padding(u), sizes, names)
         convolved, tail = self.conv(convolved, before.tail, tokens, lengths, context)
         x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
         x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
@@ -148,10 +148,10 @@ class SSD(nnx.Module):
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1) * A)[..., None, None]
-            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
+            return decay, scan(jnp.zeros_like(before.hidden))[1]
 
-        one = jnp.ones((*before.hidden.shape[:2], 1, 1), wide)
-        _, hidden = context.scan(compose, (one, before.hidden), whole)
+        first = jnp.ones((*before.hidden.shape[:2], 1, 1), wide), before.hidden
+        _, hidden = context.scan(compose, first, whole, tokens.start)
         y, hidden = scan(hidden)
         skip = jnp.repeat(self.D[...].astype(x.dtype), width // heads)
         y = y.reshape(z.shape) + scale(x.reshape(z.shape), skip)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.masks import Slots, memory_keys, visible
+from bmojo.ops.masks import Slots, finite, marked, memory_keys, settled, visible
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 QUERIES = 128
@@ -51,6 +51,13 @@ def attend(
     return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
 
 
+def _attend_one(q, k, v, mask):
+    """:func:`attend` of one token, which would take longer to mark its keys than to read them."""
+    out = attend(q, k, v, mask)
+    fine = jnp.isfinite(out).all()
+    return jax.lax.cond(fine, lambda: out, lambda: attend(q, *marked(k, v), mask))
+
+
 def softmax_weights(
     q: Float[Array, "*rest L H P"], k: Float[Array, "*rest K G P"], mask: Bool[Array, "*rest S L K"]
 ) -> Float[Array, "*rest G heads L K"]:
@@ -77,9 +84,10 @@ def memory_attention(
     if length == 1:
         options = {"window": window, "slots": slots, "slot_range": slot_range, "offset": offset}
         seen = memory_keys(k, v, tail_k, tail_v, segment_pos, **options)
-        return attend(q[:, None], seen.k, seen.v, seen.mask)[:, 0]
+        return _attend_one(q[:, None], seen.k, seen.v, seen.mask)[:, 0]
     if slots is not None and not slots.k.shape[2]:
         slots = None
+    (k, v), (tail_k, tail_v) = marked(k, v), marked(tail_k, tail_v)
     held = 0 if slots is None else slots.k.shape[2]
     block = _block(batch * heads, window + held, length, window)
     padding = -length % block
@@ -89,7 +97,7 @@ def memory_attention(
         for tail, x in ((tail_k, k), (tail_v, v))
     )
     if slots is not None:
-        k_slots, v_slots = (jnp.swapaxes(x, 2, 3) for x in slots[:2])
+        k_slots, v_slots = (jnp.swapaxes(x, 2, 3) for x in marked(slots.k, slots.v))
         slots = Slots(k_slots, v_slots, slots.distance)
     pair = offset is not None or window % block > 0
     plan = _Plan(window, block, slot_range[0], slot_range[1], pair)
@@ -110,7 +118,8 @@ def causal_attention(q, k, v, segment_pos, position=None) -> Float[Array, "B L H
         position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), segment_pos.shape)
     if length == 1:
         distance = position[..., None] - jnp.arange(many, dtype=jnp.int32)
-        return attend(q, k, v, visible(distance, segment_pos[..., None])[:, None])
+        return _attend_one(q, k, v, visible(distance, segment_pos[..., None])[:, None])
+    k, v = marked(k, v)
     large = 1 if jax.default_backend() == "cpu" else LARGE
     size = min(KEYS * large, many)
     block = _block(batch * heads, size, length)
@@ -180,7 +189,8 @@ def _windowed_save(plan, q, k, v, slots, segment_pos, offset):
 
 def _windowed_gradient(plan, saved, grad):
     q, k, v, slots, segment_pos, offset, out, lse = saved
-    share = _share(out, grad)
+    lse, grad, share, q, k = settled(lse, grad, _share(out, grad), q, k)
+    slots = slots if slots is None else slots._replace(k=finite(slots.k))
     edge = plan.window + plan.block
 
     def block(sums, now):
@@ -300,7 +310,7 @@ def _causal_save(size, q, k, v, segment_pos, position):
 
 def _causal_gradient(size, saved, grad):
     q, k, v, segment_pos, position, out, lse = saved
-    share = _share(out, grad)
+    lse, grad, share, q, k = settled(lse, grad, _share(out, grad), q, k)
 
     def block(sums, now):
         q, segment_pos, position, grad, lse, share = now

@@ -13,7 +13,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from bmojo.types import Array, Bool, Int
+from bmojo.types import Array, Bool, Float, Int
 
 Tree = TypeVar("Tree")
 
@@ -59,6 +59,10 @@ class TokenPositions:
     start: Bool[Array, "B L"] | None
     valid: Bool[Array, "B L"] | None
     lengths: Int[Array, "B"]
+
+    def without_padding(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """``x`` with zeros at padding, which may hold anything."""
+        return x if self.valid is None else jnp.where(self.valid[..., None], x, 0)
 
 
 def advance(

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.collectives import add_in_document
 from bmojo.ops.innovation import innovation, residual
 from bmojo.ops.positions import TokenPositions
 from bmojo.ops.time_sharding import TimeContext
@@ -99,13 +98,12 @@ class InnovationSelection:
         if not self.normalize:
             return innovation(residuals)[0], state.power
 
-        def own() -> tuple[Array, Array]:
+        def own() -> Array:
             _, total = innovation(residuals, jnp.zeros_like(state.power), tokens.segment_pos)
             assert total is not None
-            return (tokens.segment_pos == 0).any(axis=1), total
+            return total
 
-        nothing = jnp.zeros(y.shape[:1], bool)
-        _, before = context.scan(add_in_document, (nothing, state.power), own)
+        before = context.scan(jnp.add, state.power, own, tokens.segment_pos == 0)
         score, power = innovation(residuals, before, tokens.segment_pos, lengths)
         assert power is not None
         return score, power

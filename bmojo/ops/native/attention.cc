@@ -123,6 +123,7 @@ class Stretch {
     std::fill_n(keys.dk, each, T(0));
     std::fill_n(keys.dv, each, T(0));
     blocks(slots, [&](int64_t t, int64_t tokens, int64_t chunk) {
+      clear(block_.q, block_.rows * width_);
       for (int64_t r = 0; r < block_.rows; ++r) {
         const int64_t h = head(r, tokens), at = t + r % tokens, from = call_.q_row(b_, at, h);
         T* d_out = block_.d_out + r * width_;
@@ -131,7 +132,12 @@ class Stretch {
         for (int64_t p = 0; p < call_.width; ++p) product += saved.out[from + p] * d_out[p];
         block_.delta[r] = product;
         block_.lse[r] = saved.lse[(b_ * call_.heads + h) * call_.length + at];
+        if (!std::isfinite(product) || !std::isfinite(block_.lse[r])) {  // passes nothing back
+          block_.delta[r] = 0;
+          block_.lse[r] = std::numeric_limits<T>::infinity();
+        }
       }
+      clear(block_.d_out, block_.rows * width_);
       std::fill_n(block_.dq, block_.rows * width_, T(0));
       tiles(keys, slots, t, tokens, chunk, [&](const Tiles<T>& seen, int64_t tile, int c, int to) {
         look_back(block_, seen, tile, c, to);
@@ -178,18 +184,27 @@ class Stretch {
         return t < 0 ? tail + call_.tail_row(b_, t, g_) : own + call_.key_row(b_, t, g_);
       };
     };
-    const auto k = row(call_.tail_k, call_.k), v = row(call_.tail_v, call_.v);
-    Tiles<T>::pack(count_, call_.width, width_, keys.k, keys.k_across, k);
-    Tiles<T>::pack(count_, call_.width, width_, keys.v, keys.v_across, v);
+    pack(keys, count_, row(call_.tail_k, call_.k), row(call_.tail_v, call_.v));
+  }
+
+  // In the forward pass a key that is not finite, or whose value is not, is NaN throughout.
+  template <typename Row>
+  void pack(Tiles<T>& keys, int64_t count, const Row& k, const Row& v) {
+    const bool good = Tiles<T>::pack(count, call_.width, width_, keys.k, keys.k_across, k);
+    if (Tiles<T>::pack(count, call_.width, width_, keys.v, keys.v_across, v) && good) return;
+    for (int64_t i = 0; i < count && keys.dk == nullptr; ++i) {
+      T lost = 0;
+      for (int64_t p = 0; p < call_.width; ++p) lost += (k(i)[p] - k(i)[p]) + (v(i)[p] - v(i)[p]);
+      T* column = keys.k_across + i / kKeys * kKeys * width_ + i % kKeys;
+      for (int64_t p = 0; p < width_; ++p) column[p * kKeys] += lost;
+    }
   }
 
   void pack_slots(Tiles<T>& slots, int64_t chunk) {
     const auto row = [&](const T* from) {
       return [=, this](int64_t m) { return from + call_.slot_row(b_, chunk, m, g_); };
     };
-    const auto k = row(call_.slot_k), v = row(call_.slot_v);
-    Tiles<T>::pack(call_.slots, call_.width, width_, slots.k, slots.k_across, k);
-    Tiles<T>::pack(call_.slots, call_.width, width_, slots.v, slots.v_across, v);
+    pack(slots, call_.slots, row(call_.slot_k), row(call_.slot_v));
     const int64_t size = Tiles<T>::count(call_.slots) * kKeys * width_;
     if (slots.dk != nullptr) std::fill_n(slots.dk, size, T(0));
     if (slots.dv != nullptr) std::fill_n(slots.dv, size, T(0));

@@ -29,18 +29,20 @@ struct Tiles {
 
   static int64_t count(int64_t keys) { return (keys + kKeys - 1) / kKeys; }
 
-  // `row(i)` is the i-th key or value, `real` elements long.
+  // `row(i)` is the i-th key or value, `real` elements long; what is not finite becomes zero, since
+  // weights of zero would not stop it. Returns whether all was finite.
   template <typename Row>
-  static void pack(int64_t keys, int64_t real, int64_t width, T* rows, T* across, const Row& row) {
+  static bool pack(int64_t keys, int64_t real, int64_t width, T* rows, T* across, const Row& row) {
     constexpr int lanes = kLanes<T>;
+    Vec<T> lost{};
     for (int64_t i = 0; i < count(keys) * kKeys; i += lanes) {
       for (int64_t p = 0; p < width; p += lanes) {
         const int some = static_cast<int>(std::min<int64_t>(lanes, real - p));
         Vec<T> square[lanes];
         for (int64_t j = 0; j < lanes; ++j) {
           if (i + j >= keys) square[j] = Vec<T>{};
-          else if (some == lanes) square[j] = load(row(i + j) + p);
-          else square[j] = load_some(row(i + j) + p, some);
+          else if (some == lanes) square[j] = finite<T>(load(row(i + j) + p), lost);
+          else square[j] = finite<T>(load_some(row(i + j) + p, some), lost);
           if (rows != nullptr) store(rows + (i + j) * width + p, square[j]);
         }
         if (across == nullptr) continue;
@@ -49,6 +51,7 @@ struct Tiles {
         for (int j = 0; j < lanes; ++j) store(to + j * kKeys, square[j]);
       }
     }
+    return sum<T>(lost) == 0;
   }
 };
 
