@@ -69,7 +69,7 @@ def memory_attention(
     it, with up to W - 1 empty places in front, and the outputs back. Scores are float32 or
     wider and exist for one pair of blocks at a time. Products are as precise as
     ``jax.default_matmul_precision`` says. Saved for the backward pass are the operands, the
-    output and one number for each query and head. All heads share their slots.
+    output and two numbers for each query and head. All heads share their slots.
 
     ``target`` is the device (None: JAX's default one), ``block`` the tokens of a block (None: see
     :func:`geometry`).

@@ -1,7 +1,7 @@
 """Attention over a window and memory slots, or over the whole past, one block at a time.
 
 Scores exist for one block of queries and the keys that it may see, never for all of them: what
-the backward pass keeps is the output and one number for each query and head, and it computes
+the backward pass keeps is the output and two numbers for each query and head, and it computes
 the weights again (as FlashAttention does, arXiv 2205.14135). Inside, heads come before time,
 and the query heads of a key-value head are rows of one matrix.
 """
@@ -181,7 +181,7 @@ def _windowed_save(plan, q, k, v, slots, segment_pos, offset):
         total = weights.sum(axis=-1)
         mix = functools.partial(jnp.einsum, preferred_element_type=weights.dtype)
         out = mix("bgqk,bgkp->bgqp", weights.astype(v.dtype), v_seen) / total[..., None]
-        return out.astype(v.dtype), peak + jnp.log(total)
+        return out.astype(v.dtype), jnp.stack([peak, jnp.log(total)], axis=-1)
 
     out, lse = jax.lax.map(block, (jnp.arange(len(q)), q, segment_pos))
     return out, (q, k, v, slots, segment_pos, offset, out, lse)
@@ -302,7 +302,7 @@ def _causal_save(size, q, k, v, segment_pos, position):
         nothing = jnp.zeros(q.shape[:-1], number)
         start = (jnp.zeros(q.shape, number), nothing + jnp.finfo(number).min, nothing)
         out, peak, total = jax.lax.fori_loop(first, last, look, start)
-        return (out / total[..., None]).astype(v.dtype), peak + jnp.log(total)
+        return (out / total[..., None]).astype(v.dtype), jnp.stack([peak, jnp.log(total)], axis=-1)
 
     out, lse = jax.lax.map(block, (q, segment_pos, position))
     return out, (q, k, v, segment_pos, position, out, lse)
@@ -369,7 +369,8 @@ def _share(out, grad):
 def _gradients(q, k, v, mask, grad, lse, share):
     """Of one block's queries, keys and values, in the dtype of the scores."""
     dot = functools.partial(jnp.einsum, preferred_element_type=lse.dtype)
-    weights = jnp.exp(_scores(q, k, mask) - lse[..., None])
+    # The peak is subtracted first: added to the other summand, it would lose what that has.
+    weights = jnp.exp(_scores(q, k, mask) - lse[..., :1] - lse[..., 1:])
     dv = dot("bgqk,bgqp->bgkp", weights.astype(v.dtype), grad)
     moved = weights * (dot("bgqp,bgkp->bgqk", grad, v) - share[..., None])
     moved = moved.astype(q.dtype)

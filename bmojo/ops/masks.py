@@ -82,11 +82,12 @@ def marked(k: Float[Array, "..."], v: Float[Array, "..."]) -> tuple[Array, Array
 def settled(lse: Array, grad: Array, share: Array, *operands: Array) -> tuple[Array, ...]:
     """What a backward pass may multiply by weights of zero, finite.
 
-    Rows whose output was not finite pass nothing back: their log-sum-exp becomes infinite.
+    Rows whose output was not finite pass nothing back: their log-sum-exp, whose two summands are
+    the last axis, becomes infinite.
     """
-    good = jnp.isfinite(lse) & jnp.isfinite(share)
+    good = jnp.isfinite(lse).all(axis=-1) & jnp.isfinite(share)
     rest = (finite(grad), jnp.where(good, share, 0), *map(finite, operands))
-    return jnp.where(good, lse, jnp.inf), *rest
+    return jnp.where(good[..., None], lse, jnp.inf), *rest
 
 
 def visible(

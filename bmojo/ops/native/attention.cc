@@ -95,8 +95,9 @@ class Stretch {
         const T share = blind ? 0 : 1 / block_.total[r], *row = block_.out + r * width_;
         T* to = out + call_.q_row(b_, at, h);
         for (int64_t p = 0; p < call_.width; ++p) to[p] = row[p] * share;
-        lse[(b_ * call_.heads + h) * call_.length + at] =
-            blind ? 0 : block_.peak[r] + std::log2(block_.total[r]);
+        T* pair = lse + 2 * ((b_ * call_.heads + h) * call_.length + at);
+        pair[0] = blind ? 0 : block_.peak[r];
+        pair[1] = blind ? 0 : std::log2(block_.total[r]);
       }
     }, [](int64_t) {});
   }
@@ -105,7 +106,7 @@ class Stretch {
     const int64_t each = Tiles<T>::count(count_) * kKeys * width_;
     const int64_t held = Tiles<T>::count(call_.slots) * kKeys * width_;
     const int64_t rows = kQueries * width_;
-    Scratch<T> scratch(5 * (each + held) + 3 * rows + kQueries * (2 * kKeys + 2), 32);
+    Scratch<T> scratch(5 * (each + held) + 3 * rows + kQueries * (2 * kKeys + 3), 32);
     const auto take = [&](int64_t size) {
       return Tiles<T>{width_, scratch.take(size), scratch.take(size), scratch.take(size), nullptr,
                       scratch.take(size), scratch.take(size)};
@@ -115,7 +116,8 @@ class Stretch {
     block_.q = scratch.take(rows);
     block_.d_out = scratch.take(rows);
     block_.dq = scratch.take(rows);
-    block_.lse = scratch.take(kQueries);
+    block_.peak = scratch.take(kQueries);
+    block_.log = scratch.take(kQueries);
     block_.delta = scratch.take(kQueries);
     block_.scores = scratch.take(kQueries * kKeys);
     block_.d_scores = scratch.take(kQueries * kKeys);
@@ -131,10 +133,13 @@ class Stretch {
         T product = 0;
         for (int64_t p = 0; p < call_.width; ++p) product += saved.out[from + p] * d_out[p];
         block_.delta[r] = product;
-        block_.lse[r] = saved.lse[(b_ * call_.heads + h) * call_.length + at];
-        if (!std::isfinite(product) || !std::isfinite(block_.lse[r])) {  // passes nothing back
+        const T* pair = saved.lse + 2 * ((b_ * call_.heads + h) * call_.length + at);
+        block_.peak[r] = pair[0];
+        block_.log[r] = pair[1];
+        if (!std::isfinite(product) || !std::isfinite(pair[0] + pair[1])) {  // passes nothing back
           block_.delta[r] = 0;
-          block_.lse[r] = std::numeric_limits<T>::infinity();
+          block_.peak[r] = 0;
+          block_.log[r] = std::numeric_limits<T>::infinity();
         }
       }
       clear(block_.d_out, block_.rows * width_);
@@ -150,7 +155,7 @@ class Stretch {
       for (int64_t m = 0; m < call_.slots; ++m) {
         const int64_t to = call_.slot_row(b_, chunk, m, g_);
         const T* dk = slots.dk + m * width_;
-        for (int64_t p = 0; p < call_.width; ++p) grads.slot_k[to + p] = dk[p] * T(1 / kLog2E);
+        std::copy_n(dk, call_.width, grads.slot_k + to);
         std::copy_n(slots.dv + m * width_, call_.width, grads.slot_v + to);
       }
     });
@@ -159,7 +164,7 @@ class Stretch {
       const int64_t to = t < 0 ? call_.tail_row(b_, t, g_) : call_.key_row(b_, t, g_);
       T *dk = (t < 0 ? grads.tail_k : grads.k) + to, *dv = (t < 0 ? grads.tail_v : grads.v) + to;
       for (int64_t p = 0; p < call_.width; ++p) {
-        dk[p] += keys.dk[i * width_ + p] * T(1 / kLog2E);
+        dk[p] += keys.dk[i * width_ + p];
         dv[p] += keys.dv[i * width_ + p];
       }
     }
@@ -230,7 +235,7 @@ class Stretch {
           for (int64_t r = 0; r < block_.rows; ++r) {
             T* q = block_.q + r * width_;
             copy_row(call_.q + call_.q_row(b_, t + r % tokens, head(r, tokens)), q);
-            for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale() * T(kLog2E);
+            for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale();
           }
           visit(t, tokens, chunk);
         }
