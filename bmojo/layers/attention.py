@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
-from bmojo.layers.protocol import Aux, AuxRequest, MakesMixer, Options, SequenceShard
+from bmojo.layers.protocol import Aux, AuxRequest, MakesMixer, Options, SequenceShard, unchanged
 from bmojo.ops.attention_mass import causal_mass, memory_mass
 from bmojo.ops.masks import memory_keys
 from bmojo.ops.memory_attention import (
@@ -115,6 +115,8 @@ class Attention(nnx.Module):
         Outputs beyond the capacity of a full attention's state are NaN: the tokens no longer
         fit, and a wrong number must not look right.
         """
+        if not u.size:
+            return unchanged(self, u, state, aux)
         config, first = self.config, state is None
         reach = u.shape[1] * (state.size if isinstance(state, SequenceShard) else 1)
 

@@ -10,7 +10,7 @@ from flax import nnx
 from bmojo.layers.bmojo_config import BMojoOptions, BMojoState
 from bmojo.layers.eidetic_memory import EideticMemory, eidetic_slots, fading_slots, freeze
 from bmojo.layers.heads import KeyValues, MemoryHeads
-from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard
+from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard, unchanged
 from bmojo.ops.attention_mass import memory_mass
 from bmojo.ops.masks import EIDETIC, NEVER, AttentionKeys, Slots, memory_keys
 from bmojo.ops.memory_attention import memory_attention
@@ -88,6 +88,8 @@ class BMojo(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         config, window, heads, rule = self.config, self.config.window, self.heads, self.rule
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths

@@ -9,7 +9,7 @@ from flax import nnx
 
 from bmojo.layers.bmojo_config import MemoryOptions
 from bmojo.layers.heads import KeyValues, MemoryHeads
-from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard, State
+from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard, State, unchanged
 from bmojo.ops.attention_mass import memory_mass
 from bmojo.ops.masks import Slots, memory_keys
 from bmojo.ops.memory_attention import memory_attention
@@ -94,6 +94,8 @@ class SlidingBMojo(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         config, window, heads = self.config, self.config.window, self.heads
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths

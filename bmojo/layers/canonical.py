@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.protocol import (
+    AuxRequest,
+    MakesMixer,
+    Options,
+    SequenceShard,
+    unchanged,
+    with_aux,
+)
 from bmojo.layers.selective_ssm import MambaBlock, check_steps
 from bmojo.ops.axes import Names
 from bmojo.ops.collectives import compose_matrices
@@ -126,6 +133,8 @@ class CanonicalSSM(MambaBlock):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.protocol import (
+    AuxRequest,
+    MakesMixer,
+    Options,
+    SequenceShard,
+    unchanged,
+    with_aux,
+)
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
@@ -162,6 +169,8 @@ class SelectiveSSM(MambaBlock):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )

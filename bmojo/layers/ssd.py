@@ -9,7 +9,14 @@ from flax import nnx
 
 from bmojo.layers.norm import RMSNorm
 from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.protocol import (
+    AuxRequest,
+    MakesMixer,
+    Options,
+    SequenceShard,
+    unchanged,
+    with_aux,
+)
 from bmojo.layers.selective_ssm import RecurrentState, init_dt_bias
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
@@ -123,6 +130,8 @@ class SSD(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
