@@ -9,12 +9,12 @@ from flax import nnx
 
 from bmojo.layers.bmojo_config import MemoryOptions
 from bmojo.layers.heads import KeyValues, MemoryHeads
-from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard, State, unchanged
+from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, State, unchanged
 from bmojo.ops.attention_mass import memory_mass
 from bmojo.ops.masks import Slots, memory_keys
 from bmojo.ops.memory_attention import memory_attention
 from bmojo.ops.positions import Positions, next_tail
-from bmojo.ops.time_sharding import open_context
+from bmojo.ops.time_sharding import SequenceShard, open_context
 from bmojo.types import Array, Float, Int
 
 

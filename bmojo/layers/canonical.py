@@ -8,21 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.protocol import (
-    AuxRequest,
-    MakesMixer,
-    Options,
-    SequenceShard,
-    unchanged,
-    with_aux,
-)
+from bmojo.layers.projection import projection_init
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, unchanged, with_aux
 from bmojo.layers.selective_ssm import MambaBlock, check_steps
 from bmojo.ops.axes import Names
 from bmojo.ops.collectives import compose_matrices
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.positions import Positions, next_tail
 from bmojo.ops.recurrence import COMPANION, Loop
-from bmojo.ops.time_sharding import open_context
+from bmojo.ops.time_sharding import SequenceShard, open_context
 from bmojo.types import Array, Float, Int, at_least_float32
 
 
@@ -39,6 +33,7 @@ class CanonicalSSMConfig(MakesMixer):
       dt_min: the smallest step size at initialization.
       dt_max: the largest step size at initialization.
       implementation: of the recurrence; see :func:`bmojo.ops.companion.companion_scan`.
+      projection_init: as in :class:`bmojo.layers.selective_ssm.SelectiveSSMConfig`.
     """
 
     order: int = 2
@@ -48,6 +43,7 @@ class CanonicalSSMConfig(MakesMixer):
     dt_min: float = 1e-3
     dt_max: float = 0.1
     implementation: Loop = "auto"
+    projection_init: str = "lecun"
 
     free_width: ClassVar[str] = "d_inner"
 
@@ -56,6 +52,7 @@ class CanonicalSSMConfig(MakesMixer):
             raise ValueError(f"order: must be 2, 3 or 4, got {self.order}")
         self._check_positive("d_conv", "expand", "d_inner")
         check_steps(self.dt_min, self.dt_max)
+        projection_init(self.projection_init)
         COMPANION.check(self.implementation)
 
     @property
@@ -111,7 +108,7 @@ class CanonicalSSM(MambaBlock):
     def __init__(
         self, d_model: int, config: CanonicalSSMConfig, **options: Unpack[Options]
     ) -> None:
-        """Initialize as Mamba does, and each pair at an angle uniform in a band of its own."""
+        """Initialize as Mamba, and each pair at an angle uniform in a band of its own."""
         super().__init__(d_model, config, math.ceil(d_model / 16), 1 + config.order, **options)
         param_dtype, pairs = options["param_dtype"], config.order // 2
         self.A_log = nnx.Param(jnp.zeros((self.d_inner,), param_dtype))
@@ -122,7 +119,10 @@ class CanonicalSSM(MambaBlock):
         place = lowest + (1 - lowest) * (place + jnp.arange(pairs)) / pairs
         self.theta = nnx.Param((jnp.pi * place).astype(param_dtype))
         self.D = nnx.Param(jnp.ones((self.d_inner,), param_dtype))
-        self.out_proj = nnx.Linear(self.d_inner, d_model, use_bias=False, **options)
+        init = projection_init(config.projection_init)
+        self.out_proj = nnx.Linear(
+            self.d_inner, d_model, use_bias=False, kernel_init=init, **options
+        )
 
     def __call__(
         self,

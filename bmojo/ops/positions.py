@@ -94,6 +94,7 @@ def advance(
     segment_pos, start, segment = positions.segment_pos[:, None] + step, None, positions.segment
     last = positions.segment_pos + counts
     if segment_ids is not None:
+        segment_ids = segment_ids.astype(segment.dtype)
         before = jnp.concatenate([segment[:, None], segment_ids[:, :-1]], axis=1)
         start = segment_ids != before
         if valid is not None:
