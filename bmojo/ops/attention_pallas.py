@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.masks import NEVER, finite, marked, settled
+from bmojo.ops.attention_xla import marked
+from bmojo.ops.masks import NEVER, finite, settled
 from bmojo.ops.pallas import attention_kernels as kernels
 from bmojo.ops.pallas.attention_kernels import Geometry, Operands
 from bmojo.ops.pallas.targets import LANES, VMEM, Target, here, pad, power_of_2, round_up

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.masks import Slots, finite, marked, memory_keys, settled, visible
+from bmojo.ops.masks import Slots, finite, memory_keys, settled, visible
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 QUERIES = 128
@@ -49,6 +49,16 @@ def attend(
     )
     inverse = jnp.moveaxis(1 / weights.sum(axis=-1), -1, -3)
     return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
+
+
+def marked(k: Float[Array, "..."], v: Float[Array, "..."]) -> tuple[Array, Array]:
+    """Keys and values so that what is not finite reaches those queries alone that see it.
+
+    A masked key has weight zero, which times a value that is not finite is not zero. Such a value
+    is replaced by zeros and its key by NaN: the score is masked, the value is not.
+    """
+    good = jnp.isfinite(v).all(axis=-1, keepdims=True)
+    return jnp.where(good, k, jnp.nan), jnp.where(jnp.isfinite(v), v, 0)
 
 
 def _attend_one(q, k, v, mask):
@@ -236,7 +246,12 @@ def _seen(plan, k, v, slots, segment_pos, offset, index):
     parts = [(keys, values)]
     since = index * plan.block + query + (0 if offset is None else offset[:, None])
     for chunk in _chunks(plan, offset, index):
-        held = Slots(*(_of_chunk(x, chunk) for x in slots))
+        # Beyond the last chunk that one: its slots are masked.
+        if chunk.ndim == 0:
+            held = Slots(*(jax.lax.dynamic_index_in_dim(x, chunk, 1, False) for x in slots))
+        else:
+            pick = jax.vmap(lambda row, c: jax.lax.dynamic_index_in_dim(row, c, 0, False))
+            held = Slots(*(pick(x, chunk) for x in slots))
         number = chunk if offset is None else chunk[:, None]
         into = jnp.atleast_2d(since - number * plan.window)[:, None, :, None]
         reach = into + held.distance[:, :, None]
@@ -253,13 +268,6 @@ def _chunks(plan, offset, index):
     """Numbers of the chunks that a block of queries touches: for all rows, or (B,)."""
     first = (index * plan.block + (0 if offset is None else offset)) // plan.window
     return [first, first + 1] if plan.pair else [first]
-
-
-def _of_chunk(x, chunk):
-    """One chunk (B, ...) of (B, C, ...); the last one for a number beyond."""
-    if chunk.ndim == 0:
-        return jax.lax.dynamic_index_in_dim(x, chunk, 1, keepdims=False)
-    return jax.vmap(lambda row, c: jax.lax.dynamic_index_in_dim(row, c, 0, False))(x, chunk)
 
 
 def _add_to_chunk(x, update, chunk):

@@ -69,16 +69,6 @@ def finite(x: Array) -> Array:
 finite_gradient.defvjp(lambda tree: (tree, None), lambda _, grad: (jax.tree.map(finite, grad),))
 
 
-def marked(k: Float[Array, "..."], v: Float[Array, "..."]) -> tuple[Array, Array]:
-    """Keys and values so that what is not finite reaches those queries alone that see it.
-
-    A masked key has weight zero, which times a value that is not finite is not zero. Such a value
-    is replaced by zeros and its key by NaN: the score is masked, the value is not.
-    """
-    good = jnp.isfinite(v).all(axis=-1, keepdims=True)
-    return jnp.where(good, k, jnp.nan), finite(v)
-
-
 def settled(lse: Array, grad: Array, share: Array, *operands: Array) -> tuple[Array, ...]:
     """What a backward pass may multiply by weights of zero, finite.
 

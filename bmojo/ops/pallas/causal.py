@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.gpu import attention as gpu
 from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 
-from bmojo.ops.masks import marked
+from bmojo.ops.attention_xla import marked
 from bmojo.ops.pallas.targets import LANES, Target, here, pad, round_up
 from bmojo.types import Array, DType, Float
 
