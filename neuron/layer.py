@@ -27,7 +27,7 @@ class LayerState:
       tail: (B, K - 1, E) the last inputs of the short convolution.
       hidden: (B, E, N) float32, the state of the scan.
       outputs: (B, max(span, m_f), D) the last SSM outputs.
-      power: (B, D) float32, sums of squared residuals of the current document; (B, 0) unless
+      power: (B, D) float32, means of squared residuals of the current document; (B, 0) unless
         innovation is normalized.
       window_k: (B, W - 1, G, P) keys of the last tokens.
       window_v: their values.
@@ -162,6 +162,9 @@ class BMojoLayer(nn.Module):
         if state is None:
             state = self.init_state(u.shape[0])
         span, positions = advance(state.positions, length, segment_ids, lengths)
+        # Kernels add sums; the state holds means, since a sum stops growing at 2^24 tokens.
+        total = state.power * state.positions.segment_pos[:, None]
+        state = dataclasses.replace(state, power=total)
         kernels = self.implementation == "nki"
         one = length == 1 and not (kernels and torch.is_grad_enabled())
         offset = None if fresh else state.positions.position % config.window
@@ -188,7 +191,9 @@ class BMojoLayer(nn.Module):
             "window_k": next_tail(state.window_k, k, counts),
             "window_v": next_tail(state.window_v, v, counts),
         }
-        return out, dataclasses.replace(state, **changes)
+        state = dataclasses.replace(state, **changes)
+        mean = state.power / positions.segment_pos[:, None].clamp(min=1)
+        return out, dataclasses.replace(state, power=mean)
 
     def _step(self, u: Tensor, state: LayerState, span: TokenPositions) -> functions.Step:
         """What one kernel makes of one token of each row."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
-from bmojo.layers.protocol import Aux, AuxRequest, MakesMixer, Options, SequenceShard
+from bmojo.layers.protocol import Aux, AuxRequest, MakesMixer, Options, unchanged
 from bmojo.ops.attention_mass import causal_mass, memory_mass
 from bmojo.ops.masks import memory_keys
 from bmojo.ops.memory_attention import (
@@ -19,7 +19,7 @@ from bmojo.ops.memory_attention import (
 )
 from bmojo.ops.positions import Positions, TokenPositions, next_tail
 from bmojo.ops.rotary import rotate
-from bmojo.ops.time_sharding import TimeContext, open_context
+from bmojo.ops.time_sharding import SequenceShard, TimeContext, open_context
 from bmojo.types import Array, Float, Int
 
 NOWHERE = 2**30
@@ -34,7 +34,8 @@ class AttentionConfig(MakesMixer):
       n_heads: query heads; d_model must be a multiple.
       n_kv_heads: key-value heads, a divisor of n_heads; None: n_heads.
       window: tokens that a query sees, its own included; None: the whole past.
-      rope: rotary position embedding.
+      rope: rotary position embedding. Without window its angles are of the age in the document in
+        float32, 0.01 wrong at 2^17 tokens.
       rope_theta: its base.
       max_length: tokens that the state of full attention holds where nobody asks for more.
       attention_implementation: 'auto' (the fastest here), 'xla' (any device), 'native' (C++
@@ -77,8 +78,8 @@ class AttentionState:
 
     Attributes:
       positions: of each row.
-      past: with a window, the last W - 1 tokens in order of time; without, ``capacity``
-        places of which the first ``positions.position`` are taken.
+      past: with a window, the last W - 1 tokens in order of time, not rotated; without,
+        ``capacity`` places of which the first ``positions.position`` are taken.
     """
 
     positions: Positions
@@ -115,6 +116,8 @@ class Attention(nnx.Module):
         Outputs beyond the capacity of a full attention's state are NaN: the tokens no longer
         fit, and a wrong number must not look right.
         """
+        if not u.size:
+            return unchanged(self, u, state, aux)
         config, first = self.config, state is None
         reach = u.shape[1] * (state.size if isinstance(state, SequenceShard) else 1)
 
@@ -123,7 +126,7 @@ class Attention(nnx.Module):
 
         context, before, tokens, positions = open_context(empty, state, u, segment_ids, lengths)
         q, new = self.heads.queries(u), self.heads.key_values(u)
-        if config.rope:
+        if config.rope and config.window is None:
             q = rotate(q, tokens.segment_pos, config.rope_theta)
             new = KeyValues(rotate(new.k, tokens.segment_pos, config.rope_theta), new.v)
 
@@ -131,7 +134,13 @@ class Attention(nnx.Module):
         if config.window is not None:
             tail = context.tail(before.past, new)
             after = context.last(AttentionState(positions, next_tail(tail, new, lengths)))
-            operands = (new.k, new.v, tail.k, tail.v, tokens.segment_pos)
+            k, past_k = new.k, tail.k
+            if config.rope:  # a window needs differences alone, which are exact at any age
+                here = jnp.broadcast_to(jnp.arange(u.shape[1]), u.shape[:2])
+                back = jnp.broadcast_to(jnp.arange(1 - config.window, 0), past_k.shape[:2])
+                q, k = (rotate(x, here, config.rope_theta) for x in (q, k))
+                past_k = rotate(past_k, back, config.rope_theta)
+            operands = (k, new.v, past_k, tail.v, tokens.segment_pos)
             mixed = memory_attention(
                 q, *operands, window=config.window, implementation=implementation
             )

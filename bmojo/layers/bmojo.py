@@ -10,13 +10,13 @@ from flax import nnx
 from bmojo.layers.bmojo_config import BMojoOptions, BMojoState
 from bmojo.layers.eidetic_memory import EideticMemory, eidetic_slots, fading_slots, freeze
 from bmojo.layers.heads import KeyValues, MemoryHeads
-from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard
+from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, unchanged
 from bmojo.ops.attention_mass import memory_mass
 from bmojo.ops.masks import EIDETIC, NEVER, AttentionKeys, Slots, memory_keys
 from bmojo.ops.memory_attention import memory_attention
 from bmojo.ops.positions import Positions, next_tail
 from bmojo.ops.selection import VACANT, InnovationSelection
-from bmojo.ops.time_sharding import open_context
+from bmojo.ops.time_sharding import SequenceShard, open_context
 from bmojo.types import Array, Float, Int
 
 
@@ -88,6 +88,8 @@ class BMojo(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         config, window, heads, rule = self.config, self.config.window, self.heads, self.rule
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
@@ -107,7 +109,9 @@ class BMojo(nnx.Module):
         # 3. Innovation: how badly the last outputs predict y.
         score, power = None, before.eidetic.chosen.power
         if config.num_eidetic:
-            score, power = rule.score(before.eidetic.chosen, y, outputs, tokens, lengths, context)
+            seen = before.positions.segment_pos, positions.segment_pos
+            chosen = before.eidetic.chosen
+            score, power = rule.score(chosen, y, outputs, tokens, lengths, context, seen)
 
         # 4. Slots frozen at chunk edges: the last outputs, and the tokens of largest innovation.
         edges, eidetic = [], before.eidetic

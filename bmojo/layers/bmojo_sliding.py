@@ -9,12 +9,12 @@ from flax import nnx
 
 from bmojo.layers.bmojo_config import MemoryOptions
 from bmojo.layers.heads import KeyValues, MemoryHeads
-from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, SequenceShard, State
+from bmojo.layers.protocol import Aux, AuxRequest, Mixer, Options, State, unchanged
 from bmojo.ops.attention_mass import memory_mass
 from bmojo.ops.masks import Slots, memory_keys
 from bmojo.ops.memory_attention import memory_attention
 from bmojo.ops.positions import Positions, next_tail
-from bmojo.ops.time_sharding import open_context
+from bmojo.ops.time_sharding import SequenceShard, open_context
 from bmojo.types import Array, Float, Int
 
 
@@ -94,6 +94,8 @@ class SlidingBMojo(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         config, window, heads = self.config, self.config.window, self.heads
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths

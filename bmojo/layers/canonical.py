@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.projection import projection_init
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, unchanged, with_aux
 from bmojo.layers.selective_ssm import MambaBlock, check_steps
 from bmojo.ops.axes import Names
 from bmojo.ops.collectives import compose_matrices
 from bmojo.ops.companion import companion_scan, expand_polynomial
 from bmojo.ops.positions import Positions, next_tail
 from bmojo.ops.recurrence import COMPANION, Loop
-from bmojo.ops.time_sharding import open_context
+from bmojo.ops.time_sharding import SequenceShard, open_context
 from bmojo.types import Array, Float, Int, at_least_float32
 
 
@@ -32,6 +33,7 @@ class CanonicalSSMConfig(MakesMixer):
       dt_min: the smallest step size at initialization.
       dt_max: the largest step size at initialization.
       implementation: of the recurrence; see :func:`bmojo.ops.companion.companion_scan`.
+      projection_init: as in :class:`bmojo.layers.selective_ssm.SelectiveSSMConfig`.
     """
 
     order: int = 2
@@ -41,6 +43,7 @@ class CanonicalSSMConfig(MakesMixer):
     dt_min: float = 1e-3
     dt_max: float = 0.1
     implementation: Loop = "auto"
+    projection_init: str = "lecun"
 
     free_width: ClassVar[str] = "d_inner"
 
@@ -49,6 +52,7 @@ class CanonicalSSMConfig(MakesMixer):
             raise ValueError(f"order: must be 2, 3 or 4, got {self.order}")
         self._check_positive("d_conv", "expand", "d_inner")
         check_steps(self.dt_min, self.dt_max)
+        projection_init(self.projection_init)
         COMPANION.check(self.implementation)
 
     @property
@@ -104,7 +108,7 @@ class CanonicalSSM(MambaBlock):
     def __init__(
         self, d_model: int, config: CanonicalSSMConfig, **options: Unpack[Options]
     ) -> None:
-        """Initialize as Mamba does, and each pair at an angle uniform in a band of its own."""
+        """Initialize as Mamba, and each pair at an angle uniform in a band of its own."""
         super().__init__(d_model, config, math.ceil(d_model / 16), 1 + config.order, **options)
         param_dtype, pairs = options["param_dtype"], config.order // 2
         self.A_log = nnx.Param(jnp.zeros((self.d_inner,), param_dtype))
@@ -115,7 +119,10 @@ class CanonicalSSM(MambaBlock):
         place = lowest + (1 - lowest) * (place + jnp.arange(pairs)) / pairs
         self.theta = nnx.Param((jnp.pi * place).astype(param_dtype))
         self.D = nnx.Param(jnp.ones((self.d_inner,), param_dtype))
-        self.out_proj = nnx.Linear(self.d_inner, d_model, use_bias=False, **options)
+        init = projection_init(config.projection_init)
+        self.out_proj = nnx.Linear(
+            self.d_inner, d_model, use_bias=False, kernel_init=init, **options
+        )
 
     def __call__(
         self,
@@ -126,6 +133,8 @@ class CanonicalSSM(MambaBlock):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
@@ -138,7 +147,7 @@ class CanonicalSSM(MambaBlock):
 
         forcing = peak_gain(theta, order, exponent) * b.astype(wide) * x.astype(wide)
         radii = context.tail(before.radius, radius)
-        a = varying_coefficients(unit_coefficients(theta, order), radius, radii)
+        a = varying_coefficients(unit_coefficients(theta, order), radius, radii, tokens.segment_pos)
 
         def scan(cell: Array, forcing: Array = forcing) -> tuple[Array, Array]:
             return companion_scan(
@@ -153,7 +162,7 @@ class CanonicalSSM(MambaBlock):
             matrix = jax.vmap(lambda cell: scan(cell, none)[1], -1, -1)(one)
             return matrix, scan(jnp.zeros_like(before.cell))[1]
 
-        _, cell = context.scan(compose_matrices, (one, before.cell), whole)
+        _, cell = context.scan(compose_matrices, (one, before.cell), whole, tokens.start)
         z, cell = scan(cell)
         by_place = jnp.flip(c.astype(wide), -1)[:, :, None]
         y = jnp.sum(z * by_place, axis=-1).astype(x.dtype)
@@ -190,14 +199,23 @@ def unit_coefficients(theta: Float[Array, "E pairs"], order: int) -> Float[Array
 
 
 def varying_coefficients(
-    unit: Float[Array, "E R"], radius: Float[Array, "B L E"], past: Float[Array, "B T E"]
+    unit: Float[Array, "E R"],
+    radius: Float[Array, "B L E"],
+    past: Float[Array, "B T E"],
+    segment_pos: Int[Array, "B L"] | None = None,
 ) -> Float[Array, "B L E R"]:
-    """a_{t,i} = unit_i r_t r_{t-1} ... r_{t-i+1}, from r of the tokens and of those before."""
+    """a_{t,i} = unit_i r_t r_{t-1} ... r_{t-i+1}, from r of the tokens and of those before.
+
+    With ``segment_pos`` zero where that is before the document.
+    """
     length, before = radius.shape[1], past.shape[1]
     history = jnp.concatenate([past, radius], axis=1)
     product, products = radius, [radius]
     for lag in range(1, unit.shape[1]):
-        product = product * history[:, before - lag : before - lag + length]
+        earlier = history[:, before - lag : before - lag + length]
+        if segment_pos is not None:
+            earlier = jnp.where((segment_pos >= lag)[..., None], earlier, 0)
+        product = product * earlier
         products.append(product)
     return unit * jnp.stack(products, axis=-1)
 

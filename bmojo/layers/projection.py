@@ -1,6 +1,7 @@
 """Projections of several outputs at once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -27,3 +28,16 @@ def project(
         constrain(u.astype(kernel.dtype) @ constrain(part, None, name), "batch", None, name)
         for part, name in parts
     )
+
+
+def projection_init(kind: str) -> Any:
+    """Initializer of a kernel: 'lecun', normal of variance 1 / fan-in, or 'uniform'.
+
+    'uniform' within 1 / sqrt(fan-in), of a third of that variance, is torch's and so the reference
+    implementations' of Mamba.
+    """
+    if kind not in ("lecun", "uniform"):
+        raise ValueError(f"projection_init: must be 'lecun' or 'uniform', got {kind!r}")
+    if kind == "lecun":
+        return nnx.initializers.lecun_normal()
+    return nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")

@@ -65,6 +65,14 @@ def with_aux(aux: AuxRequest | None, out: Array, state: State, found: Aux | None
     return (out, state) if aux is None else (out, state, found or Aux())
 
 
+def unchanged(
+    mixer: "Mixer", u: Array, state: State | SequenceShard | None, aux: AuxRequest | None
+) -> Any:
+    """The result of a call without rows or without tokens: no outputs, and the same state."""
+    state = state.first if isinstance(state, SequenceShard) else state
+    return with_aux(aux, u, mixer.init_state(u.shape[0]) if state is None else state)
+
+
 @runtime_checkable
 class Mixer(Protocol):
     """mixer(u, state) -> (out, state), an ``nnx.Module``."""

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.projection import project, projection_init
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, unchanged, with_aux
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
-from bmojo.ops.collectives import compose, surviving
+from bmojo.ops.collectives import compose
 from bmojo.ops.positions import Positions
 from bmojo.ops.recurrence import SELECTIVE, Implementation, selective_scan
-from bmojo.ops.time_sharding import open_context
+from bmojo.ops.time_sharding import SequenceShard, open_context
 from bmojo.types import Array, DType, Float, Int, at_least_float32
 
 
@@ -33,6 +33,8 @@ class SelectiveSSMConfig(MakesMixer):
       dt_max: the largest step size at initialization.
       implementation: of the recurrence; see :func:`bmojo.ops.recurrence.selective_scan`.
       d_inner: inner width, in place of ``expand``.
+      projection_init: initial projections: 'lecun', normal of variance 1 / fan-in, or 'uniform'
+        within 1 / sqrt(fan-in), 1.73 times smaller, as in the reference implementation.
     """
 
     d_state: int = 16
@@ -43,12 +45,14 @@ class SelectiveSSMConfig(MakesMixer):
     dt_max: float = 0.1
     implementation: Implementation = "auto"
     d_inner: int | None = None
+    projection_init: str = "lecun"
 
     free_width: ClassVar[str] = "d_inner"
 
     def __post_init__(self) -> None:
         self._check_positive("d_state", "d_conv", "expand", "dt_rank", "d_inner")
         check_steps(self.dt_min, self.dt_max)
+        projection_init(self.projection_init)
         SELECTIVE.check(self.implementation)
 
     @property
@@ -96,9 +100,10 @@ class MambaBlock(nnx.Module):
         """Make everything up to the step size and ``outputs`` further projections of x."""
         self.config, self.d_model, self.dtype = config, d_model, options["dtype"]
         self.d_inner, self.dt_rank = config.d_inner or config.expand * d_model, dt_rank
-        self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, use_bias=False, **options)
+        drawn = {"use_bias": False, "kernel_init": projection_init(config.projection_init)}
+        self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, **drawn, **options)
         self.conv = ShortConvolution(self.d_inner, config.d_conv, **options)
-        self.x_proj = nnx.Linear(self.d_inner, dt_rank + outputs, use_bias=False, **options)
+        self.x_proj = nnx.Linear(self.d_inner, dt_rank + outputs, **drawn, **options)
         init = _symmetric_uniform(dt_rank**-0.5)
         self.dt_proj = nnx.Linear(
             dt_rank, self.d_inner, use_bias=False, kernel_init=init, **options
@@ -113,6 +118,7 @@ class MambaBlock(nnx.Module):
     ) -> tuple[Array, ...]:
         """x, its gate, the step size (float32 or wider), the other projections; the new tail."""
         wide = at_least_float32(self.dtype)
+        u = tokens.without_padding(u)
         x, gate = project(self.in_proj, u, (self.d_inner,), ("inner", "inner"))
         x, tail = self.conv(x, tail, tokens, lengths, context)
         dt, others = jnp.split(self.x_proj(x), [self.dt_rank], axis=-1)
@@ -144,13 +150,19 @@ class SelectiveSSM(MambaBlock):
     def __init__(
         self, d_model: int, config: SelectiveSSMConfig, **options: Unpack[Options]
     ) -> None:
-        """Initialize as Mamba does: A = -(1..N), D = 1, steps log-uniform in [dt_min, dt_max]."""
+        """Initialize as Mamba does but for the projections (``projection_init``).
+
+        A = -(1..N), D = 1, steps log-uniform in [dt_min, dt_max].
+        """
         rank, param_dtype = config.dt_rank or math.ceil(d_model / 16), options["param_dtype"]
         super().__init__(d_model, config, rank, 2 * config.d_state, **options)
         poles = jnp.arange(1, config.d_state + 1, dtype=param_dtype)
         self.A_log = nnx.Param(jnp.tile(jnp.log(poles), (self.d_inner, 1)))
         self.D = nnx.Param(jnp.ones((self.d_inner,), param_dtype))
-        self.out_proj = nnx.Linear(self.d_inner, d_model, use_bias=False, **options)
+        init = projection_init(config.projection_init)
+        self.out_proj = nnx.Linear(
+            self.d_inner, d_model, use_bias=False, kernel_init=init, **options
+        )
 
     def __call__(
         self,
@@ -161,6 +173,8 @@ class SelectiveSSM(MambaBlock):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
@@ -175,9 +189,10 @@ class SelectiveSSM(MambaBlock):
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1)[..., None] * A)
-            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
+            return decay, scan(jnp.zeros_like(before.hidden))[1]
 
-        _, hidden = context.scan(compose, (jnp.ones_like(before.hidden), before.hidden), whole)
+        first = jnp.ones_like(before.hidden), before.hidden
+        _, hidden = context.scan(compose, first, whole, tokens.start)
         y, hidden = scan(hidden)
         out = self._output(y, x, z).astype(u.dtype)
         return with_aux(aux, out, context.last(RecurrentState(positions, tail, hidden)))

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.norm import RMSNorm
-from bmojo.layers.projection import project
-from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, SequenceShard, with_aux
+from bmojo.layers.projection import project, projection_init
+from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, unchanged, with_aux
 from bmojo.layers.selective_ssm import RecurrentState, init_dt_bias
 from bmojo.layers.short_convolution import ShortConvolution
 from bmojo.ops.axes import Names, constrain
 from bmojo.ops.channels import scale
-from bmojo.ops.collectives import compose, surviving
+from bmojo.ops.collectives import compose
 from bmojo.ops.positions import Positions
 from bmojo.ops.ssd import IMPLEMENTATIONS, Implementation, ssd
-from bmojo.ops.time_sharding import open_context
+from bmojo.ops.time_sharding import SequenceShard, open_context
 from bmojo.types import Array, Float, Int, at_least_float32
 
 DT_MIN, DT_MAX = 1e-3, 0.1
@@ -36,6 +36,9 @@ class SSDConfig(MakesMixer):
       chunk_size: the most tokens of a chunk of the recurrence.
       d_inner: inner width, in place of ``expand``.
       implementation: of the recurrence; see :func:`bmojo.ops.ssd.ssd`.
+      projection_init: initial projections: 'lecun', normal of variance 1 / fan-in, or 'uniform'
+        within 1 / sqrt(fan-in), 1.73 times smaller, as in the reference implementation.
+      norm_epsilon: of the norm before the output; the reference implementations have 1e-5.
     """
 
     d_state: int = 64
@@ -45,6 +48,8 @@ class SSDConfig(MakesMixer):
     chunk_size: int = 64
     d_inner: int | None = None
     implementation: Implementation = "auto"
+    projection_init: str = "lecun"
+    norm_epsilon: float = 1e-6
 
     free_width: ClassVar[str] = "d_inner"
 
@@ -53,6 +58,9 @@ class SSDConfig(MakesMixer):
         if self.d_inner is not None and self.d_inner % self.n_heads:
             raise ValueError(f"n_heads: must divide d_inner = {self.d_inner}, got {self.n_heads}")
         IMPLEMENTATIONS.check(self.implementation)
+        projection_init(self.projection_init)
+        if self.norm_epsilon <= 0:
+            raise ValueError(f"norm_epsilon: must be positive, got {self.norm_epsilon}")
 
     @property
     def width_multiple(self) -> int:
@@ -90,7 +98,9 @@ class SSD(nnx.Module):
     }
 
     def __init__(self, d_model: int, config: SSDConfig, **options: Unpack[Options]) -> None:
-        """Initialize as Mamba-2 does: -A uniform in [1, 16], D = 1, steps as in Mamba.
+        """Initialize as Mamba-2 does but for the projections (``projection_init``).
+
+        -A is uniform in [1, 16], D = 1, steps as in Mamba.
 
         Raises:
           ValueError: n_heads does not divide the inner width.
@@ -103,16 +113,15 @@ class SSD(nnx.Module):
             raise ValueError(f"n_heads: must divide the inner width {self.d_inner}, got {heads}")
 
         convolved = self.d_inner + 2 * d_state
-        self.in_proj = nnx.Linear(
-            d_model, self.d_inner + convolved + heads, use_bias=False, **options
-        )
+        drawn = {"use_bias": False, "kernel_init": projection_init(config.projection_init)}
+        self.in_proj = nnx.Linear(d_model, self.d_inner + convolved + heads, **drawn, **options)
         self.conv = ShortConvolution(convolved, config.d_conv, **options)
         self.dt_bias = nnx.Param(init_dt_bias(rngs.params(), heads, DT_MIN, DT_MAX, param_dtype))
         decay = jax.random.uniform(rngs.params(), (heads,), param_dtype, DECAY_MIN, DECAY_MAX)
         self.A_log = nnx.Param(jnp.log(decay))
         self.D = nnx.Param(jnp.ones((heads,), param_dtype))
-        self.norm = RMSNorm(self.d_inner, **options)
-        self.out_proj = nnx.Linear(self.d_inner, d_model, use_bias=False, **options)
+        self.norm = RMSNorm(self.d_inner, epsilon=config.norm_epsilon, **options)
+        self.out_proj = nnx.Linear(self.d_inner, d_model, **drawn, **options)
 
     def __call__(
         self,
@@ -123,6 +132,8 @@ class SSD(nnx.Module):
         aux: AuxRequest | None = None,
     ) -> Any:
         """Mix L new tokens; see :class:`bmojo.layers.protocol.Mixer`."""
+        if not u.size:
+            return unchanged(self, u, state, aux)
         context, before, tokens, positions = open_context(
             self.init_state, state, u, segment_ids, lengths
         )
@@ -130,7 +141,7 @@ class SSD(nnx.Module):
         width, heads, d_state = self.d_inner, self.config.n_heads, self.config.d_state
 
         sizes, names = (width, width + 2 * d_state), ("inner", None, "heads")
-        z, convolved, dt = project(self.in_proj, u, sizes, names)
+        z, convolved, dt = project(self.in_proj, tokens.without_padding(u), sizes, names)
         convolved, tail = self.conv(convolved, before.tail, tokens, lengths, context)
         x, B, C = jnp.split(convolved, [width, width + d_state], axis=-1)
         x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
@@ -148,10 +159,10 @@ class SSD(nnx.Module):
 
         def whole() -> tuple[Array, Array]:
             decay = jnp.exp(dt.sum(axis=1) * A)[..., None, None]
-            return surviving(decay, tokens.start), scan(jnp.zeros_like(before.hidden))[1]
+            return decay, scan(jnp.zeros_like(before.hidden))[1]
 
-        one = jnp.ones((*before.hidden.shape[:2], 1, 1), wide)
-        _, hidden = context.scan(compose, (one, before.hidden), whole)
+        first = jnp.ones((*before.hidden.shape[:2], 1, 1), wide), before.hidden
+        _, hidden = context.scan(compose, first, whole, tokens.start)
         y, hidden = scan(hidden)
         skip = jnp.repeat(self.D[...].astype(x.dtype), width // heads)
         y = y.reshape(z.shape) + scale(x.reshape(z.shape), skip)

@@ -2,7 +2,7 @@
 
 A block of at most 64 rows of queries looks at tiles of 64 keys, whose products, weights and sums
 stay in a core's caches. As there, the backward pass computes the weights again from the output
-and one number for each query and head (FlashAttention, arXiv 2205.14135). Arrays lie as the
+and two numbers for each query and head (FlashAttention, arXiv 2205.14135). Arrays lie as the
 layers make them, time before heads: nothing is transposed, padded or gathered outside.
 """
 
@@ -102,7 +102,7 @@ def _attend(reach: _Reach, operands: _Operands) -> Array:
 
 def _save(reach: _Reach, operands: _Operands) -> tuple[Array, tuple[_Operands, Array, Array]]:
     q = operands.q
-    shapes = (q.shape, (q.shape[0], q.shape[2], q.shape[1]))
+    shapes = (q.shape, (q.shape[0], q.shape[2], q.shape[1], 2))  # peak, log2 of the sum beside it
     out, lse = _run("attend", reach, [jax.ShapeDtypeStruct(s, q.dtype) for s in shapes], operands)
     return out, (operands, out, lse)
 

@@ -5,7 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.masks import NEVER
+from bmojo.ops.attention_xla import marked
+from bmojo.ops.masks import NEVER, finite, settled
 from bmojo.ops.pallas import attention_kernels as kernels
 from bmojo.ops.pallas.attention_kernels import Geometry, Operands
 from bmojo.ops.pallas.targets import LANES, VMEM, Target, here, pad, power_of_2, round_up
@@ -69,7 +70,7 @@ def memory_attention(
     it, with up to W - 1 empty places in front, and the outputs back. Scores are float32 or
     wider and exist for one pair of blocks at a time. Products are as precise as
     ``jax.default_matmul_precision`` says. Saved for the backward pass are the operands, the
-    output and one number for each query and head. All heads share their slots.
+    output and two numbers for each query and head. All heads share their slots.
 
     ``target`` is the device (None: JAX's default one), ``block`` the tokens of a block (None: see
     :func:`geometry`).
@@ -81,7 +82,8 @@ def memory_attention(
     length, width = q.shape[1], q.shape[3]
     if slots is not None and not slots.k.shape[2]:
         slots = None
-    held = () if slots is None else (slots.k, slots.v)
+    (k, v), (tail_k, tail_v) = marked(k, v), marked(tail_k, tail_v)
+    held = () if slots is None else marked(slots.k, slots.v)
     common = jnp.result_type(q, k, v, tail_k, tail_v, *held)
     out_dtype = jnp.result_type(v, tail_v, *held[1:])
     offset = None if slots is None else offset
@@ -152,6 +154,9 @@ def _save(g, operands):
 def _backward(g, saved, d_out):
     operands, lse, out = saved
     delta = jnp.sum(d_out.astype(lse.dtype) * out.astype(lse.dtype), axis=-1)
+    q, k, _, slot_k, *_ = operands
+    lse, d_out, delta, q, k = settled(lse, d_out, delta, q, k)
+    operands = operands._replace(q=q, k=k, slot_k=slot_k if slot_k is None else finite(slot_k))
     grads = kernels.backward(g, operands, lse, delta, d_out)
     return (Operands._make((*grads, None, None)),)
 

@@ -1,7 +1,7 @@
 """Attention over a window and memory slots, or over the whole past, one block at a time.
 
 Scores exist for one block of queries and the keys that it may see, never for all of them: what
-the backward pass keeps is the output and one number for each query and head, and it computes
+the backward pass keeps is the output and two numbers for each query and head, and it computes
 the weights again (as FlashAttention does, arXiv 2205.14135). Inside, heads come before time,
 and the query heads of a key-value head are rows of one matrix.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.masks import Slots, memory_keys, visible
+from bmojo.ops.masks import Slots, finite, memory_keys, settled, visible
 from bmojo.types import Array, Bool, Float, at_least_float32
 
 QUERIES = 128
@@ -51,6 +51,23 @@ def attend(
     return (mixed * inverse[..., None]).astype(v.dtype).reshape(*rest, length, heads, width)
 
 
+def marked(k: Float[Array, "..."], v: Float[Array, "..."]) -> tuple[Array, Array]:
+    """Keys and values so that what is not finite reaches those queries alone that see it.
+
+    A masked key has weight zero, which times a value that is not finite is not zero. Such a value
+    is replaced by zeros and its key by NaN: the score is masked, the value is not.
+    """
+    good = jnp.isfinite(v).all(axis=-1, keepdims=True)
+    return jnp.where(good, k, jnp.nan), jnp.where(jnp.isfinite(v), v, 0)
+
+
+def _attend_one(q, k, v, mask):
+    """:func:`attend` of one token, which would take longer to mark its keys than to read them."""
+    out = attend(q, k, v, mask)
+    fine = jnp.isfinite(out).all()
+    return jax.lax.cond(fine, lambda: out, lambda: attend(q, *marked(k, v), mask))
+
+
 def softmax_weights(
     q: Float[Array, "*rest L H P"], k: Float[Array, "*rest K G P"], mask: Bool[Array, "*rest S L K"]
 ) -> Float[Array, "*rest G heads L K"]:
@@ -77,9 +94,10 @@ def memory_attention(
     if length == 1:
         options = {"window": window, "slots": slots, "slot_range": slot_range, "offset": offset}
         seen = memory_keys(k, v, tail_k, tail_v, segment_pos, **options)
-        return attend(q[:, None], seen.k, seen.v, seen.mask)[:, 0]
+        return _attend_one(q[:, None], seen.k, seen.v, seen.mask)[:, 0]
     if slots is not None and not slots.k.shape[2]:
         slots = None
+    (k, v), (tail_k, tail_v) = marked(k, v), marked(tail_k, tail_v)
     held = 0 if slots is None else slots.k.shape[2]
     block = _block(batch * heads, window + held, length, window)
     padding = -length % block
@@ -89,7 +107,7 @@ def memory_attention(
         for tail, x in ((tail_k, k), (tail_v, v))
     )
     if slots is not None:
-        k_slots, v_slots = (jnp.swapaxes(x, 2, 3) for x in slots[:2])
+        k_slots, v_slots = (jnp.swapaxes(x, 2, 3) for x in marked(slots.k, slots.v))
         slots = Slots(k_slots, v_slots, slots.distance)
     pair = offset is not None or window % block > 0
     plan = _Plan(window, block, slot_range[0], slot_range[1], pair)
@@ -110,7 +128,8 @@ def causal_attention(q, k, v, segment_pos, position=None) -> Float[Array, "B L H
         position = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), segment_pos.shape)
     if length == 1:
         distance = position[..., None] - jnp.arange(many, dtype=jnp.int32)
-        return attend(q, k, v, visible(distance, segment_pos[..., None])[:, None])
+        return _attend_one(q, k, v, visible(distance, segment_pos[..., None])[:, None])
+    k, v = marked(k, v)
     large = 1 if jax.default_backend() == "cpu" else LARGE
     size = min(KEYS * large, many)
     block = _block(batch * heads, size, length)
@@ -172,7 +191,7 @@ def _windowed_save(plan, q, k, v, slots, segment_pos, offset):
         total = weights.sum(axis=-1)
         mix = functools.partial(jnp.einsum, preferred_element_type=weights.dtype)
         out = mix("bgqk,bgkp->bgqp", weights.astype(v.dtype), v_seen) / total[..., None]
-        return out.astype(v.dtype), peak + jnp.log(total)
+        return out.astype(v.dtype), jnp.stack([peak, jnp.log(total)], axis=-1)
 
     out, lse = jax.lax.map(block, (jnp.arange(len(q)), q, segment_pos))
     return out, (q, k, v, slots, segment_pos, offset, out, lse)
@@ -180,7 +199,8 @@ def _windowed_save(plan, q, k, v, slots, segment_pos, offset):
 
 def _windowed_gradient(plan, saved, grad):
     q, k, v, slots, segment_pos, offset, out, lse = saved
-    share = _share(out, grad)
+    lse, grad, share, q, k = settled(lse, grad, _share(out, grad), q, k)
+    slots = slots if slots is None else slots._replace(k=finite(slots.k))
     edge = plan.window + plan.block
 
     def block(sums, now):
@@ -226,7 +246,12 @@ def _seen(plan, k, v, slots, segment_pos, offset, index):
     parts = [(keys, values)]
     since = index * plan.block + query + (0 if offset is None else offset[:, None])
     for chunk in _chunks(plan, offset, index):
-        held = Slots(*(_of_chunk(x, chunk) for x in slots))
+        # Beyond the last chunk that one: its slots are masked.
+        if chunk.ndim == 0:
+            held = Slots(*(jax.lax.dynamic_index_in_dim(x, chunk, 1, False) for x in slots))
+        else:
+            pick = jax.vmap(lambda row, c: jax.lax.dynamic_index_in_dim(row, c, 0, False))
+            held = Slots(*(pick(x, chunk) for x in slots))
         number = chunk if offset is None else chunk[:, None]
         into = jnp.atleast_2d(since - number * plan.window)[:, None, :, None]
         reach = into + held.distance[:, :, None]
@@ -243,13 +268,6 @@ def _chunks(plan, offset, index):
     """Numbers of the chunks that a block of queries touches: for all rows, or (B,)."""
     first = (index * plan.block + (0 if offset is None else offset)) // plan.window
     return [first, first + 1] if plan.pair else [first]
-
-
-def _of_chunk(x, chunk):
-    """One chunk (B, ...) of (B, C, ...); the last one for a number beyond."""
-    if chunk.ndim == 0:
-        return jax.lax.dynamic_index_in_dim(x, chunk, 1, keepdims=False)
-    return jax.vmap(lambda row, c: jax.lax.dynamic_index_in_dim(row, c, 0, False))(x, chunk)
 
 
 def _add_to_chunk(x, update, chunk):
@@ -292,7 +310,7 @@ def _causal_save(size, q, k, v, segment_pos, position):
         nothing = jnp.zeros(q.shape[:-1], number)
         start = (jnp.zeros(q.shape, number), nothing + jnp.finfo(number).min, nothing)
         out, peak, total = jax.lax.fori_loop(first, last, look, start)
-        return (out / total[..., None]).astype(v.dtype), peak + jnp.log(total)
+        return (out / total[..., None]).astype(v.dtype), jnp.stack([peak, jnp.log(total)], axis=-1)
 
     out, lse = jax.lax.map(block, (q, segment_pos, position))
     return out, (q, k, v, segment_pos, position, out, lse)
@@ -300,7 +318,7 @@ def _causal_save(size, q, k, v, segment_pos, position):
 
 def _causal_gradient(size, saved, grad):
     q, k, v, segment_pos, position, out, lse = saved
-    share = _share(out, grad)
+    lse, grad, share, q, k = settled(lse, grad, _share(out, grad), q, k)
 
     def block(sums, now):
         q, segment_pos, position, grad, lse, share = now
@@ -359,7 +377,8 @@ def _share(out, grad):
 def _gradients(q, k, v, mask, grad, lse, share):
     """Of one block's queries, keys and values, in the dtype of the scores."""
     dot = functools.partial(jnp.einsum, preferred_element_type=lse.dtype)
-    weights = jnp.exp(_scores(q, k, mask) - lse[..., None])
+    # The peak is subtracted first: added to the other summand, it would lose what that has.
+    weights = jnp.exp(_scores(q, k, mask) - lse[..., :1] - lse[..., 1:])
     dv = dot("bgqk,bgqp->bgkp", weights.astype(v.dtype), grad)
     moved = weights * (dot("bgqp,bgkp->bgqk", grad, v) - share[..., None])
     moved = moved.astype(q.dtype)

@@ -6,14 +6,14 @@ differentiated. In mixers they are behind :class:`bmojo.ops.time_sharding.Sharde
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Shaped
 
 from bmojo.ops.positions import Positions, advance
-from bmojo.types import Array, Bool, Int
+from bmojo.types import Array, Int
 
 Tree = TypeVar("Tree")
 Transition = tuple[Array, Array]
@@ -114,13 +114,24 @@ def positions_before(
     return Positions(position, segment_pos, segment)
 
 
-def add_in_document(
-    left: tuple[Array, Array], right: tuple[Array, Array]
-) -> tuple[Bool[Array, "..."], Array]:
-    """Sums over the current document, as pairs (a document started, sum)."""
-    (reset_l, sum_l), (reset_r, sum_r) = left, right
-    anew = reset_r.reshape(reset_r.shape + (1,) * (sum_r.ndim - reset_r.ndim))
-    return reset_l | reset_r, jnp.where(anew, sum_r, sum_l + sum_r)
+def in_document(combine: Callable[[Tree, Tree], Tree]) -> Callable[[Any, Any], Any]:
+    """``combine`` on pairs (a document started, value): zeros stand for what was before a start.
+
+    What is before is replaced and not multiplied by zero, which keeps what is not finite.
+    """
+
+    def both(left: tuple[Array, Tree], right: tuple[Array, Tree]) -> tuple[Array, Tree]:
+        (reset_l, before), (reset_r, after) = left, right
+
+        def kept(x: Array) -> Array:
+            return jnp.where(reset_r.reshape(reset_r.shape + (1,) * (x.ndim - reset_r.ndim)), 0, x)
+
+        return reset_l | reset_r, combine(jax.tree.map(kept, before), after)
+
+    return both
+
+
+add_in_document = in_document(jnp.add)
 
 
 def compose(left: Transition, right: Transition) -> Transition:
@@ -135,10 +146,3 @@ def compose_matrices(left: Transition, right: Transition) -> Transition:
     # Sums of products rather than matmuls: full precision on every device.
     product = jnp.sum(c[..., :, :, None] * a[..., None, :, :], axis=-2)
     return product, jnp.sum(c * b[..., None, :], axis=-1) + d
-
-
-def surviving(decay: Array, start: Bool[Array, "B L"] | None) -> Array:
-    """Decays (B, ...) over a whole shard: nothing is left where a document starts in it."""
-    if start is None:
-        return decay
-    return jnp.where(start.any(axis=1).reshape(-1, *(1,) * (decay.ndim - 1)), 0, decay)

@@ -128,22 +128,25 @@ def _associative(
     transition = jnp.broadcast_to(shift, (x.shape[0], order, *a.shape[1:]))
     transition = transition.at[:, -1].set(jnp.flip(a, 1))
     update = jnp.zeros_like(a).at[:, -1].set(x)
-    if "start" in now:
-        transition = jnp.where(now["start"][:, None, None, :, None], 0, transition)
+    start = now["start"] if "start" in now else jnp.zeros(x.shape[:2], bool)
+    start = start[:, None, None, :, None]
     if "valid" in now:
         same = jnp.eye(order, dtype=x.dtype)[:, :, None, None]
         transition = jnp.where(now["valid"][:, None, None, :, None], transition, same)
         update = jnp.where(now["valid"][:, None, :, None], update, 0)
+        start &= now["valid"][:, None, None, :, None]
+    state = jnp.where(start[0, 0], 0, state)
     update = update.at[0].add(jnp.sum(transition[0] * state, axis=1))
 
     def compose(earlier, later):
         # Sums of products, not a matmul: full precision on every device, and no batches of
-        # tiny matrices.
-        (A, b), (A_next, b_next) = earlier, later
+        # tiny matrices. What is before the start of a document is replaced by zeros.
+        (reset, A, b), (anew, A_next, b_next) = earlier, later
+        A, b = jnp.where(anew, 0, A), jnp.where(anew[:, 0], 0, b)
         product = jnp.sum(A_next[:, :, :, None] * A[:, None], axis=2)
-        return product, jnp.sum(A_next * b[:, None], axis=2) + b_next
+        return reset | anew, product, jnp.sum(A_next * b[:, None], axis=2) + b_next
 
-    _, states = jax.lax.associative_scan(compose, (transition, update), axis=0)
+    _, _, states = jax.lax.associative_scan(compose, (start, transition, update), axis=0)
     return states[-1], states
 
 

@@ -4,7 +4,7 @@ Every mask is made by :func:`visible` from one quantity, the distance in time be
 key. A slot has a distance too: that of the token it holds.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,31 @@ class AttentionKeys(NamedTuple):
     mask: Bool[Array, "B n S b K"]
     distance: Int[Array, "B n S b K"]
     tier: Int[np.ndarray, "K"]
+
+
+@jax.custom_vjp
+def finite_gradient(tree: Any) -> Any:
+    """``tree``, whose gradients count as zero where they are not finite."""
+    return tree
+
+
+def finite(x: Array) -> Array:
+    """``x``, zero where it is not finite."""
+    return jnp.where(jnp.isfinite(x), x, 0)
+
+
+finite_gradient.defvjp(lambda tree: (tree, None), lambda _, grad: (jax.tree.map(finite, grad),))
+
+
+def settled(lse: Array, grad: Array, share: Array, *operands: Array) -> tuple[Array, ...]:
+    """What a backward pass may multiply by weights of zero, finite.
+
+    Rows whose output was not finite pass nothing back: their log-sum-exp, whose two summands are
+    the last axis, becomes infinite.
+    """
+    good = jnp.isfinite(lse).all(axis=-1) & jnp.isfinite(share)
+    rest = (finite(grad), jnp.where(good, share, 0), *map(finite, operands))
+    return jnp.where(good[..., None], lse, jnp.inf), *rest
 
 
 def visible(

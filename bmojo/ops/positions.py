@@ -13,7 +13,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from bmojo.types import Array, Bool, Int
+from bmojo.types import Array, Bool, Float, Int
 
 Tree = TypeVar("Tree")
 
@@ -60,6 +60,10 @@ class TokenPositions:
     valid: Bool[Array, "B L"] | None
     lengths: Int[Array, "B"]
 
+    def without_padding(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """``x`` with zeros at padding, which may hold anything."""
+        return x if self.valid is None else jnp.where(self.valid[..., None], x, 0)
+
 
 def advance(
     positions: Positions,
@@ -90,6 +94,7 @@ def advance(
     segment_pos, start, segment = positions.segment_pos[:, None] + step, None, positions.segment
     last = positions.segment_pos + counts
     if segment_ids is not None:
+        segment_ids = segment_ids.astype(segment.dtype)
         before = jnp.concatenate([segment[:, None], segment_ids[:, :-1]], axis=1)
         start = segment_ids != before
         if valid is not None:

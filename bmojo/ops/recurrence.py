@@ -94,10 +94,9 @@ def selective_scan(
     x, dt, A, B, C, state = (v.astype(wide) for v in (x, dt, A, B, C, state))
 
     if length == 1:
-        decay = jnp.exp(dt[:, 0, :, None] * A)
         if start is not None:
-            decay = jnp.where(start[:, :, None], 0, decay)
-        state = decay * state + (dt * x)[:, 0, :, None] * B
+            state = jnp.where(start[:, :, None], 0, state)
+        state = jnp.exp(dt[:, 0, :, None] * A) * state + (dt * x)[:, 0, :, None] * B
         y = jnp.sum(state * C, axis=-1)[:, None]
         return y.astype(out_dtype), state
 

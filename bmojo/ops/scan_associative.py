@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from bmojo.ops import chunks
-from bmojo.ops.collectives import compose
+from bmojo.ops.collectives import compose, in_document
 from bmojo.types import Array
 
 CHUNK_SIZE = 64
@@ -26,11 +26,15 @@ def scan(x, dt, A, B, C, state, start, chunk_size=None) -> tuple[Array, Array]:
     @jax.checkpoint
     def chunk(h, now):
         decay = jnp.exp(now["dt"][..., None] * A)
-        if start is not None:
-            decay = jnp.where(now["start"][..., None, None], 0, decay)
         update = (now["dt"] * now["x"])[..., None] * now["B"][:, :, None, :]
-        update = update.at[:, 0].add(decay[:, 0] * h)
-        _, states = jax.lax.associative_scan(compose, (decay, update), axis=1)
+        if start is not None:
+            h = jnp.where(now["start"][:, :1, None], 0, h)
+        elements = decay, update.at[:, 0].add(decay[:, 0] * h)
+        if start is None:
+            _, states = jax.lax.associative_scan(compose, elements, axis=1)
+        else:
+            pairs, combine = (now["start"], elements), in_document(compose)
+            _, (_, states) = jax.lax.associative_scan(combine, pairs, axis=1)
         return states[:, -1], jnp.einsum("blen,bln->ble", states, now["C"])
 
     state, y = jax.lax.scan(

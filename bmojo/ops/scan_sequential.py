@@ -50,7 +50,7 @@ def _forward(inputs, A, h):
     """Outputs, the last state, and the state before each chunk."""
 
     def step(h, now):
-        h = _next(now, _decay(now, A), h)
+        h = _next(now, _decay(now, A), _continued(now, h))
         return h, jnp.sum(h * now["C"][..., :, None], axis=-2)
 
     def chunk(h, now):
@@ -72,7 +72,7 @@ def _backward(saved, cotangents):
 
     def recompute(h, now):
         decay = _decay(now, A)
-        return _next(now, decay, h), (h, decay)
+        return _next(now, decay, _continued(now, h)), (h, decay)
 
     def step(carry, now):
         g, dA, h = carry
@@ -80,10 +80,10 @@ def _backward(saved, cotangents):
         x, dt, B, C = (token[name] for name in ("x", "dt", "B", "C"))
         dC = jnp.einsum("...ne,...e->...n", h, dy)
         g = g + C[..., :, None] * dy[..., None, :]
-        g_before = g * decay
+        g_before = _continued(token, g * decay)
         dB = jnp.einsum("...ne,...e->...n", g, dt * x)
         d_input = jnp.sum(g * B[..., :, None], axis=-2)
-        d_log_decay = g_before * h_before
+        d_log_decay = g_before * _continued(token, h_before)
         grads = {
             "x": dt * d_input,
             "dt": x * d_input + jnp.sum(d_log_decay * A, axis=-2),
@@ -110,11 +110,13 @@ _scan.defvjp(_save, _backward)
 
 
 def _decay(token, A):
-    """What the token leaves of the state before it: nothing if it starts a document."""
-    decay = jnp.exp(token["dt"][..., None, :] * A)
-    if "start" in token:
-        decay = jnp.where(token["start"][..., None, None], 0, decay)
-    return decay
+    """What the token leaves of the state before it."""
+    return jnp.exp(token["dt"][..., None, :] * A)
+
+
+def _continued(token, state):
+    """The state before a token, or its derivative: nothing if the token starts a document."""
+    return jnp.where(token["start"][..., None, None], 0, state) if "start" in token else state
 
 
 def _next(token, decay, h):

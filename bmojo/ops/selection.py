@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmojo.ops.collectives import add_in_document
 from bmojo.ops.innovation import innovation, residual
 from bmojo.ops.positions import TokenPositions
 from bmojo.ops.time_sharding import TimeContext
@@ -44,8 +43,8 @@ class SelectionState:
     Attributes:
       score: ``EMPTY`` where the slot is vacant.
       position: of each token in its row, ``VACANT`` where there is none.
-      power: running sums of squared residuals by channel, for normalized innovation; else of
-        size zero.
+      power: means of squared residuals by channel so far, for normalized innovation; else of size
+        zero. A mean, since a sum stops growing at 2^24 tokens.
     """
 
     score: Float[Array, "... S M"]
@@ -88,27 +87,29 @@ class InnovationSelection:
         tokens: TokenPositions,
         lengths: Int[Array, "B"] | None,
         context: TimeContext,
+        seen: tuple[Int[Array, "B"], Int[Array, "B"]],
     ) -> tuple[Float[Array, "B L"], Float[Array, "B channels"]]:
         """The innovation of each token, and the state's ``power`` after the call.
 
         ``state`` is that before the tokens of all devices, ``y`` are outputs of the fading memory,
-        ``tail`` at least ``span`` of those before the call.
+        ``tail`` at least ``span`` of those before the call. ``seen`` are the rows' tokens of the
+        current document before the tokens of all devices, and after this device's.
         """
         y, tail = jax.lax.stop_gradient((y, tail))
         residuals = residual(y, tail, (1 / self.span,) * self.span, tokens.segment_pos)
         if not self.normalize:
             return innovation(residuals)[0], state.power
 
-        def own() -> tuple[Array, Array]:
+        def own() -> Array:
             _, total = innovation(residuals, jnp.zeros_like(state.power), tokens.segment_pos)
             assert total is not None
-            return (tokens.segment_pos == 0).any(axis=1), total
+            return total
 
-        nothing = jnp.zeros(y.shape[:1], bool)
-        _, before = context.scan(add_in_document, (nothing, state.power), own)
+        total = state.power * seen[0][:, None]
+        before = context.scan(jnp.add, total, own, tokens.segment_pos == 0)
         score, power = innovation(residuals, before, tokens.segment_pos, lengths)
         assert power is not None
-        return score, power
+        return score, power / jnp.maximum(seen[1], 1)[:, None]
 
     def update(
         self,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from bmojo.ops import chunks
 from bmojo.ops.axes import on_each_device
 from bmojo.ops.implementations import Implementations
+from bmojo.ops.masks import finite_gradient
 from bmojo.ops.native.scan import ssd as ssd_native
 from bmojo.types import Array, Bool, Float, at_least_float32
 
@@ -96,16 +97,17 @@ def ssd(
 
 def _step(x, dt, A, B, C, state, start):
     """One token."""
-    decay = jnp.exp(dt[:, 0] * A)
     if start is not None:
-        decay = jnp.where(start, 0, decay)
+        state = jnp.where(start[..., None, None], 0, state)
     update = (dt[..., None] * x)[:, 0, :, :, None] * B[:, :, None, :]
-    state = decay[..., None, None] * state + update
+    state = jnp.exp(dt[:, 0] * A)[..., None, None] * state + update
     return jnp.einsum("bhpn,bn->bhp", state, C[:, 0])[:, None], state
 
 
 def _chunk(h, A, x, dt, B, C, start=None):
     """All tokens of one chunk, from the state before it."""
+    if start is not None:
+        lost, (h, x, dt, B, C) = _cleared(h, x, dt, B, C, start)
     log_decay = jnp.swapaxes(dt * A, 1, 2)
     since_start = jnp.cumsum(log_decay, axis=-1)
 
@@ -132,4 +134,22 @@ def _chunk(h, A, x, dt, B, C, start=None):
     h = from_state[:, :, -1, None, None] * h + jnp.einsum(
         "bhs,bshp,bsn->bhpn", decays[:, :, -1], inner, B
     )
+    if start is not None:
+        h, y = finite_gradient((h, y))
+        h = jnp.where(lost[:, -1, :, None, None], jnp.nan, h)
+        y = jnp.where(lost[..., None], jnp.nan, y)
     return h, y
+
+
+def _cleared(h, x, dt, B, C, start):
+    """Which outputs (B, L, H) are lost to what is not finite, and finite operands.
+
+    The products of a chunk join documents with weights of zero, which would not stop it.
+    """
+    good = jnp.isfinite(dt) & jnp.isfinite(x).all(-1)
+    good &= (jnp.isfinite(B) & jnp.isfinite(C)).all(-1)[..., None]
+    step = jnp.arange(dt.shape[1])[:, None]
+    last = jax.lax.cummax(jnp.where(good, -2, step), axis=1)
+    last = jnp.where(jnp.isfinite(h).all((2, 3))[:, None], last, jnp.maximum(last, -1))
+    first = jax.lax.cummax(jnp.where(start[..., None], step, -1), axis=1)
+    return last >= first, [jnp.where(jnp.isfinite(v), v, 0) for v in (h, x, dt, B, C)]

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from bmojo.ops import collectives
 from bmojo.ops.positions import Positions, TokenPositions, advance
-from bmojo.types import Array, Int
+from bmojo.types import Array, Bool, Int
 
 Tree = TypeVar("Tree")
 State = Any
@@ -56,12 +57,17 @@ class TimeContext:
         return before
 
     def scan(
-        self, combine: Callable[[Tree, Tree], Tree], before: Tree, element: Callable[[], Tree]
+        self,
+        combine: Callable[[Tree, Tree], Tree],
+        before: Tree,
+        element: Callable[[], Tree],
+        start: Bool[Array, "B L"] | None = None,
     ) -> Tree:
         """``before`` combined with the elements of the devices before this one.
 
         ``combine`` is an associative function of (earlier, later), ``before`` left by the tokens
-        before those of all devices; ``element`` makes the part of this device's tokens.
+        before those of all devices; ``element`` makes the part of this device's tokens. Where
+        documents ``start``, zeros stand for what was before.
         """
         return before
 
@@ -93,10 +99,18 @@ class ShardedContext(TimeContext):
         return jax.tree.map(received, before, x)
 
     def scan(
-        self, combine: Callable[[Tree, Tree], Tree], before: Tree, element: Callable[[], Tree]
+        self,
+        combine: Callable[[Tree, Tree], Tree],
+        before: Tree,
+        element: Callable[[], Tree],
+        start: Bool[Array, "B L"] | None = None,
     ) -> Tree:
         """By :func:`bmojo.ops.collectives.exclusive_scan`."""
-        return collectives.exclusive_scan(combine, before, element(), self.axis, self.size)
+        if start is None:
+            return collectives.exclusive_scan(combine, before, element(), self.axis, self.size)
+        pairs = (jnp.zeros(start.shape[:1], bool), before), (start.any(axis=1), element())
+        joined = collectives.in_document(combine)
+        return collectives.exclusive_scan(joined, *pairs, self.axis, self.size)[1]
 
     def gather(self, x: Tree) -> Tree:
         """By :func:`bmojo.ops.collectives.gather`."""

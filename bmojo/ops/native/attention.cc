@@ -95,8 +95,9 @@ class Stretch {
         const T share = blind ? 0 : 1 / block_.total[r], *row = block_.out + r * width_;
         T* to = out + call_.q_row(b_, at, h);
         for (int64_t p = 0; p < call_.width; ++p) to[p] = row[p] * share;
-        lse[(b_ * call_.heads + h) * call_.length + at] =
-            blind ? 0 : block_.peak[r] + std::log2(block_.total[r]);
+        T* pair = lse + 2 * ((b_ * call_.heads + h) * call_.length + at);
+        pair[0] = blind ? 0 : block_.peak[r];
+        pair[1] = blind ? 0 : std::log2(block_.total[r]);
       }
     }, [](int64_t) {});
   }
@@ -105,7 +106,7 @@ class Stretch {
     const int64_t each = Tiles<T>::count(count_) * kKeys * width_;
     const int64_t held = Tiles<T>::count(call_.slots) * kKeys * width_;
     const int64_t rows = kQueries * width_;
-    Scratch<T> scratch(5 * (each + held) + 3 * rows + kQueries * (2 * kKeys + 2), 32);
+    Scratch<T> scratch(5 * (each + held) + 3 * rows + kQueries * (2 * kKeys + 3), 32);
     const auto take = [&](int64_t size) {
       return Tiles<T>{width_, scratch.take(size), scratch.take(size), scratch.take(size), nullptr,
                       scratch.take(size), scratch.take(size)};
@@ -115,7 +116,8 @@ class Stretch {
     block_.q = scratch.take(rows);
     block_.d_out = scratch.take(rows);
     block_.dq = scratch.take(rows);
-    block_.lse = scratch.take(kQueries);
+    block_.peak = scratch.take(kQueries);
+    block_.log = scratch.take(kQueries);
     block_.delta = scratch.take(kQueries);
     block_.scores = scratch.take(kQueries * kKeys);
     block_.d_scores = scratch.take(kQueries * kKeys);
@@ -123,6 +125,7 @@ class Stretch {
     std::fill_n(keys.dk, each, T(0));
     std::fill_n(keys.dv, each, T(0));
     blocks(slots, [&](int64_t t, int64_t tokens, int64_t chunk) {
+      clear(block_.q, block_.rows * width_);
       for (int64_t r = 0; r < block_.rows; ++r) {
         const int64_t h = head(r, tokens), at = t + r % tokens, from = call_.q_row(b_, at, h);
         T* d_out = block_.d_out + r * width_;
@@ -130,8 +133,16 @@ class Stretch {
         T product = 0;
         for (int64_t p = 0; p < call_.width; ++p) product += saved.out[from + p] * d_out[p];
         block_.delta[r] = product;
-        block_.lse[r] = saved.lse[(b_ * call_.heads + h) * call_.length + at];
+        const T* pair = saved.lse + 2 * ((b_ * call_.heads + h) * call_.length + at);
+        block_.peak[r] = pair[0];
+        block_.log[r] = pair[1];
+        if (!std::isfinite(product) || !std::isfinite(pair[0] + pair[1])) {  // passes nothing back
+          block_.delta[r] = 0;
+          block_.peak[r] = 0;
+          block_.log[r] = std::numeric_limits<T>::infinity();
+        }
       }
+      clear(block_.d_out, block_.rows * width_);
       std::fill_n(block_.dq, block_.rows * width_, T(0));
       tiles(keys, slots, t, tokens, chunk, [&](const Tiles<T>& seen, int64_t tile, int c, int to) {
         look_back(block_, seen, tile, c, to);
@@ -144,7 +155,7 @@ class Stretch {
       for (int64_t m = 0; m < call_.slots; ++m) {
         const int64_t to = call_.slot_row(b_, chunk, m, g_);
         const T* dk = slots.dk + m * width_;
-        for (int64_t p = 0; p < call_.width; ++p) grads.slot_k[to + p] = dk[p] * T(1 / kLog2E);
+        std::copy_n(dk, call_.width, grads.slot_k + to);
         std::copy_n(slots.dv + m * width_, call_.width, grads.slot_v + to);
       }
     });
@@ -153,7 +164,7 @@ class Stretch {
       const int64_t to = t < 0 ? call_.tail_row(b_, t, g_) : call_.key_row(b_, t, g_);
       T *dk = (t < 0 ? grads.tail_k : grads.k) + to, *dv = (t < 0 ? grads.tail_v : grads.v) + to;
       for (int64_t p = 0; p < call_.width; ++p) {
-        dk[p] += keys.dk[i * width_ + p] * T(1 / kLog2E);
+        dk[p] += keys.dk[i * width_ + p];
         dv[p] += keys.dv[i * width_ + p];
       }
     }
@@ -163,7 +174,7 @@ class Stretch {
   T scale() const { return 1 / std::sqrt(static_cast<T>(call_.width)); }
 
   int64_t head(int64_t row, int64_t tokens) const {
-    return g_ * call_.heads_of_group() + row / tokens;
+    return g_ * call_.heads_of_group() + first_head_ + row / tokens;
   }
 
   void copy_row(const T* from, T* to) const {
@@ -178,29 +189,39 @@ class Stretch {
         return t < 0 ? tail + call_.tail_row(b_, t, g_) : own + call_.key_row(b_, t, g_);
       };
     };
-    const auto k = row(call_.tail_k, call_.k), v = row(call_.tail_v, call_.v);
-    Tiles<T>::pack(count_, call_.width, width_, keys.k, keys.k_across, k);
-    Tiles<T>::pack(count_, call_.width, width_, keys.v, keys.v_across, v);
+    pack(keys, count_, row(call_.tail_k, call_.k), row(call_.tail_v, call_.v));
+  }
+
+  // In the forward pass a key that is not finite, or whose value is not, is NaN throughout.
+  template <typename Row>
+  void pack(Tiles<T>& keys, int64_t count, const Row& k, const Row& v) {
+    const bool good = Tiles<T>::pack(count, call_.width, width_, keys.k, keys.k_across, k);
+    if (Tiles<T>::pack(count, call_.width, width_, keys.v, keys.v_across, v) && good) return;
+    for (int64_t i = 0; i < count && keys.dk == nullptr; ++i) {
+      T lost = 0;
+      for (int64_t p = 0; p < call_.width; ++p) lost += (k(i)[p] - k(i)[p]) + (v(i)[p] - v(i)[p]);
+      T* column = keys.k_across + i / kKeys * kKeys * width_ + i % kKeys;
+      for (int64_t p = 0; p < width_; ++p) column[p * kKeys] += lost;
+    }
   }
 
   void pack_slots(Tiles<T>& slots, int64_t chunk) {
     const auto row = [&](const T* from) {
       return [=, this](int64_t m) { return from + call_.slot_row(b_, chunk, m, g_); };
     };
-    const auto k = row(call_.slot_k), v = row(call_.slot_v);
-    Tiles<T>::pack(call_.slots, call_.width, width_, slots.k, slots.k_across, k);
-    Tiles<T>::pack(call_.slots, call_.width, width_, slots.v, slots.v_across, v);
+    pack(slots, call_.slots, row(call_.slot_k), row(call_.slot_v));
     const int64_t size = Tiles<T>::count(call_.slots) * kKeys * width_;
     if (slots.dk != nullptr) std::fill_n(slots.dk, size, T(0));
     if (slots.dv != nullptr) std::fill_n(slots.dv, size, T(0));
   }
 
-  // Calls visit(t, tokens, chunk) for blocks of queries within one chunk each, with the queries in
-  // block_.q and the chunk's slots packed, and leave(chunk) behind the last one of a chunk.
+  // Calls visit(t, tokens, chunk) for blocks of at most kQueries rows within one chunk each, with
+  // the queries in block_.q and the chunk's slots packed, and leave(chunk) behind the last one of a
+  // chunk. Of a group with more heads than that, a block has one token and a part of the heads.
   template <typename Visit, typename Leave>
   void blocks(Tiles<T>& slots, const Visit& visit, const Leave& leave) {
-    const int64_t heads = call_.heads_of_group();
-    const int64_t most = std::max<int64_t>(1, kQueries / heads);
+    const int64_t all = call_.heads_of_group(), together = std::min<int64_t>(all, kQueries);
+    const int64_t most = kQueries / together;
     const int64_t chunk_size = call_.slots ? call_.window : end_ - begin_;
     const int64_t ahead = call_.slots ? call_.offset[b_] : -begin_;
     for (int64_t t = begin_; t < end_;) {
@@ -209,13 +230,15 @@ class Stretch {
       if (call_.slots) pack_slots(slots, chunk);
       for (; t < edge; t += most) {
         const int64_t tokens = std::min(most, edge - t);
-        block_.rows = tokens * heads;
-        for (int64_t r = 0; r < block_.rows; ++r) {
-          T* q = block_.q + r * width_;
-          copy_row(call_.q + call_.q_row(b_, t + r % tokens, head(r, tokens)), q);
-          for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale() * T(kLog2E);
+        for (first_head_ = 0; first_head_ < all; first_head_ += together) {
+          block_.rows = tokens * std::min(together, all - first_head_);
+          for (int64_t r = 0; r < block_.rows; ++r) {
+            T* q = block_.q + r * width_;
+            copy_row(call_.q + call_.q_row(b_, t + r % tokens, head(r, tokens)), q);
+            for (int64_t p = 0; p < call_.width; ++p) q[p] *= scale();
+          }
+          visit(t, tokens, chunk);
         }
-        visit(t, tokens, chunk);
       }
       t = edge;
       if (call_.slots) leave(chunk);
@@ -271,6 +294,7 @@ class Stretch {
   const Call<T>& call_;
   const int64_t b_, g_, begin_, end_, width_;
   int64_t first_, count_;  // keys [first_, first_ + count_) are packed
+  int64_t first_head_ = 0;  // of the block, in its group
   Block<T> block_;
 };
 

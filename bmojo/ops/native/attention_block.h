@@ -29,18 +29,20 @@ struct Tiles {
 
   static int64_t count(int64_t keys) { return (keys + kKeys - 1) / kKeys; }
 
-  // `row(i)` is the i-th key or value, `real` elements long.
+  // `row(i)` is the i-th key or value, `real` elements long; what is not finite becomes zero, since
+  // weights of zero would not stop it. Returns whether all was finite.
   template <typename Row>
-  static void pack(int64_t keys, int64_t real, int64_t width, T* rows, T* across, const Row& row) {
+  static bool pack(int64_t keys, int64_t real, int64_t width, T* rows, T* across, const Row& row) {
     constexpr int lanes = kLanes<T>;
+    Vec<T> lost{};
     for (int64_t i = 0; i < count(keys) * kKeys; i += lanes) {
       for (int64_t p = 0; p < width; p += lanes) {
         const int some = static_cast<int>(std::min<int64_t>(lanes, real - p));
         Vec<T> square[lanes];
         for (int64_t j = 0; j < lanes; ++j) {
           if (i + j >= keys) square[j] = Vec<T>{};
-          else if (some == lanes) square[j] = load(row(i + j) + p);
-          else square[j] = load_some(row(i + j) + p, some);
+          else if (some == lanes) square[j] = finite<T>(load(row(i + j) + p), lost);
+          else square[j] = finite<T>(load_some(row(i + j) + p, some), lost);
           if (rows != nullptr) store(rows + (i + j) * width + p, square[j]);
         }
         if (across == nullptr) continue;
@@ -49,6 +51,7 @@ struct Tiles {
         for (int j = 0; j < lanes; ++j) store(to + j * kKeys, square[j]);
       }
     }
+    return sum<T>(lost) == 0;
   }
 };
 
@@ -57,13 +60,13 @@ template <typename T>
 struct Block {
   int64_t rows = 0;
   int64_t width = 0;     // of a head, a multiple of the lanes
-  T* q = nullptr;        // (rows, width), scaled so that scores are exponents of two
+  T* q = nullptr;        // (rows, width), divided by the root of the width
   T* out = nullptr;      // (rows, width)
   T* peak = nullptr;     // (rows), the largest score so far
-  T* total = nullptr;    // (rows), sum of 2^(score - peak)
+  T* total = nullptr;    // (rows), sum of exp(score - peak)
   T* scores = nullptr;   // (kQueries, kKeys)
   T* d_out = nullptr;    // (rows, width); the ones below are of the backward pass
-  T* lse = nullptr;      // (rows)
+  T* log = nullptr;      // (rows), log2 of the total
   T* delta = nullptr;    // (rows), d_out . out
   T* d_scores = nullptr; // (kQueries, kKeys)
   T* dq = nullptr;       // (rows, width)
@@ -95,12 +98,13 @@ inline void look(Block<T>& block, const Tiles<T>& tiles, int64_t tile, int from,
     const T peak = std::max(block.peak[r], largest<T>(most));
     Vec<T> total{};
     for (int c = from; c < to; c += kLanes<T>) {
-      const Vec<T> weight = power_of_two<T>(load(scores + c) - peak);
+      // The difference first: a large score times log2 e would be rounded by more than it.
+      const Vec<T> weight = power_of_two<T>((load(scores + c) - peak) * T(kLog2E));
       store(scores + c, weight);
       total += weight;
     }
     if (peak > block.peak[r]) {
-      const T kept = std::exp2(block.peak[r] - peak);
+      const T kept = std::exp(block.peak[r] - peak);
       block.total[r] *= kept;
       T* out = block.out + r * block.width;
       for (int64_t p = 0; p < block.width; p += kLanes<T>) store(out + p, load(out + p) * kept);
@@ -123,7 +127,8 @@ inline void look_back(Block<T>& block, const Tiles<T>& tiles, int64_t tile, int 
   for (int64_t r = 0; r < block.rows; ++r) {
     T *scores = block.scores + r * kKeys, *d_scores = block.d_scores + r * kKeys;
     for (int c = from; c < to; c += kLanes<T>) {
-      const Vec<T> weight = power_of_two<T>(load(scores + c) - block.lse[r]);
+      const Vec<T> exponent = (load(scores + c) - block.peak[r]) * T(kLog2E) - block.log[r];
+      const Vec<T> weight = power_of_two<T>(exponent);
       store(scores + c, weight);
       store(d_scores + c, weight * (load(d_scores + c) - block.delta[r]));
     }

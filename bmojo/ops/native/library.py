@@ -2,8 +2,9 @@
 
 The compiler is ``$CXX``, or else ``c++``. The library is kept beside XLA's compiled programs, or
 in ``$BMOJO_NATIVE_DIR``, under a name made of the sources, the compiler, the processor's
-instructions and JAX's version, so that a change of any makes a new one. ``BMOJO_NATIVE=0``
-switches the kernels off.
+instructions and JAX's version, so that a change of any makes a new one. Beside it is its SHA-256: a
+library that is damaged is made anew. A folder that others may write is refused, since whoever
+writes there runs code in our name. ``BMOJO_NATIVE=0`` switches the kernels off.
 """
 
 import concurrent.futures
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import jaxlib
 
 from bmojo.cache import cache_directory
-from bmojo.files import file_lock
+from bmojo.files import atomically, file_lock, sha256, write_atomically
 
 SOURCES = ("scan.cc", "ssd.cc", "attention.cc", "settle.cc")
 HERE = Path(__file__).parent
@@ -93,11 +94,12 @@ def _built(command: list[str]) -> Path:
     given = os.environ.get("BMOJO_NATIVE_DIR")
     folder = Path(given).expanduser().absolute() if given else cache_directory() / "native"
     library = folder / f"kernels-{key}.so"
-    if library.exists():
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _check_owner(folder, library)
+    if _is_whole(library):
         return library
-    folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / "lock", wait=True):  # others wait here for the first one
-        if not library.exists():
+        if not _is_whole(library):
             started = time.monotonic()
             # As a warning, which is seen without further ado: for ten seconds nothing else is.
             logger.warning("compiling kernels for this CPU, once, by %s", " ".join(command))
@@ -118,9 +120,29 @@ def _compile(command: list[str], library: Path) -> None:
             ]
             for job in jobs:
                 job.result()
-        linked = Path(folder, library.name)
-        _run([*command, "-shared", *objects, "-o", str(linked)])
-        os.replace(linked, library)
+        with atomically(library) as linked:
+            _run([*command, "-shared", *objects, "-o", str(linked)])
+            linked.chmod(0o755)
+        write_atomically(library.with_suffix(".sha256"), sha256(library))
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the library is there and is what the compiler made."""
+    try:
+        return library.with_suffix(".sha256").read_text() == sha256(library)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _check_owner(*paths: Path) -> None:
+    """Raise BuildError if others than the user and root may write one of the paths."""
+    for path in filter(Path.exists, paths):
+        found = path.stat()
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022:
+            raise BuildError(
+                f"{path}: others may write it; take the rights away (chmod go-w), or name a folder "
+                "of your own in BMOJO_NATIVE_DIR"
+            )
 
 
 def _run(command: list[str]) -> str:

@@ -15,13 +15,35 @@ constexpr int64_t whole(int64_t count) {
   return (count + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
 }
 
-// Rows of `count` numbers into rows that are filled up with zeros.
+// The numbers of `v`, zeros where they are not finite; `lost` is no longer zero if any was not.
 template <typename T>
-inline void fill_rows(T* to, const T* from, int64_t from_row, int64_t count, int64_t rows) {
+inline Vec<T> finite(Vec<T> v, Vec<T>& lost) {
+  const Vec<T> nothing = v - v, kept = nothing == 0 ? v : Vec<T>{};
+  lost += nothing;
+  return kept;
+}
+
+// The same of `count` numbers, filled up to whole vectors; returns whether all were finite.
+template <typename T>
+inline bool clear(T* x, int64_t count) {
+  Vec<T> lost{};
+  for (int64_t i = 0; i < count; i += kLanes<T>) store(x + i, finite<T>(load(x + i), lost));
+  return sum<T>(lost) == 0;
+}
+
+// Rows of `count` numbers into rows that are filled up with zeros. What is not finite becomes zero,
+// and sets its row's number of `lost` to one.
+template <typename T>
+inline void fill_rows(T* to, const T* from, int64_t from_row, int64_t count, int64_t rows,
+                      T* lost = nullptr) {
   for (int64_t t = 0; t < rows; ++t, to += whole<T>(count), from += from_row) {
+    Vec<T> any{};
     int64_t i = 0;
-    for (; i + kLanes<T> <= count; i += kLanes<T>) store(to + i, load(from + i));
-    if (i < count) store(to + i, load_some(from + i, static_cast<int>(count - i)));
+    for (; i + kLanes<T> <= count; i += kLanes<T>) store(to + i, finite<T>(load(from + i), any));
+    if (i < count) {
+      store(to + i, finite<T>(load_some(from + i, static_cast<int>(count - i)), any));
+    }
+    if (lost != nullptr && sum<T>(any) != 0) lost[t] = 1;
   }
 }
 

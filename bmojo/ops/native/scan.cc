@@ -261,6 +261,8 @@ struct Gradient : Scan<T> {
     const T *B = in.B + token * N, *C = in.C + token * N, *A = block.A;
     T *const carried = c.g, *const sum_A = c.dA;
     const T *h = c.h + t * N * kW, *next = h + N * kW, *decays = c.decay + t * N * kW;
+    // Nothing passes the start of a document, not even what zero times it is not zero.
+    const bool start = in.start && in.start[token];
     Vec<T> x[kAcross], step[kAcross], input[kAcross], out[kAcross];
     Vec<T> d_input[kAcross] = {}, d_step[kAcross] = {};
     for (int v = 0; v < kAcross; ++v) {
@@ -280,8 +282,9 @@ struct Gradient : Scan<T> {
           const Vec<T> g = load(carried + i) + out[v] * C[n];
           sum_B += g * input[v];
           d_input[v] += g * B[n];
-          const Vec<T> g_before = g * load(decays + i);
+          const Vec<T> g_before = start ? Vec<T>{} : g * load(decays + i);
           store(carried + i, g_before);
+          if (start) continue;
           const Vec<T> d_log = g_before * load(h + i);
           d_step[v] += d_log * load(A + i);
           store(sum_A + i, load(sum_A + i) + d_log * step[v]);

@@ -4,6 +4,9 @@
 // C B^T shared by the heads; a state is carried from chunk to chunk. Matrices lie in the caches;
 // states are (N, P), as most products want them. The backward pass goes through the chunks against
 // time, from the states before them.
+//
+// Products join documents with weights of zero, which would not stop what is not finite: operands
+// are made finite, and the outputs of a document from there on, and its state, are set to NaN.
 
 #include "handler.h"
 #include "ssd_chunk.h"
@@ -50,6 +53,7 @@ struct Forward {
   }
 
   void step(Chunk<T>& c, T* h, T* out) const {
+    bool lost = !clear(h, s.states * s.wide);
     multiply(c.tokens, s.wide, s.states, c.C, s.deep, int64_t(1), h, s.wide, out, s.wide, false);
     scale_rows(out, out, s.wide, c.since, c.tokens);
     for (int64_t t = 0; t < c.tokens; ++t) {
@@ -61,6 +65,12 @@ struct Forward {
     scale(h, c.kept(), s.states * s.wide);
     scale_rows(c.inner, c.inner, s.wide, c.to_end, c.tokens);
     multiply(s.states, s.wide, c.tokens, c.B, int64_t(1), s.deep, c.inner, s.wide, h, s.wide, true);
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    for (int64_t t = 0; t < c.tokens; ++t) {
+      lost = (lost && !c.starts(t)) || c.lost[t] != 0;
+      if (lost) std::fill_n(out + t * s.wide, s.wide, nan);
+    }
+    if (lost) std::fill_n(h, s.states * s.wide, nan);
   }
 };
 
@@ -107,6 +117,7 @@ struct Backward {
     for (int64_t head = first; head < end; ++head) {
       transpose(w.adjoint + (head - first) * each, s.wide, of_state(dlast, head), s.states,
                 s.states, s.width);
+      clear(w.adjoint + (head - first) * each, each);
       dA[row * s.heads + head] = 0;
     }
     for (int64_t chunk = s.chunks - 1; chunk >= 0; --chunk) {
@@ -117,6 +128,7 @@ struct Backward {
       for (int64_t head = first; head < end; ++head) {
         c.take(head);
         std::copy_n(before + ((row * s.heads + head) * s.chunks + chunk) * each, each, w.h);
+        clear(w.h, each);
         one_head(c, w, head, w.adjoint + (head - first) * each);
       }
       c.lower(w.d_scores, c.B, s.deep, w.dC);

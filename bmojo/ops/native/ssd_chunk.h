@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "exp2.h"
@@ -54,11 +55,12 @@ struct Chunk {
   T *to_end;        // what is left at the end of what came in at s
   T *dt;            // (chunk)
   T *x, *inner;     // (chunk, wide); inner = dt x
+  T *of_all, *lost;  // 1 where B or C, and where these, x or dt of a head are not finite
 
   static int64_t size(const Sizes& s) {
-    return 2 * s.chunk * (s.deep + s.across + s.wide) + (s.states + 4) * s.across;
+    return 2 * s.chunk * (s.deep + s.across + s.wide) + (s.states + 6) * s.across;
   }
-  static constexpr int kArrays = 11;
+  static constexpr int kArrays = 13;
 
   Chunk(const Sizes& sizes, const Operands<T>& operands, int64_t b, Scratch<T>& scratch)
       : s(sizes), in(operands), row(b) {
@@ -68,6 +70,7 @@ struct Chunk {
     sums = scratch.take(s.across), since = scratch.take(s.across);
     to_end = scratch.take(s.across), dt = scratch.take(s.across);
     x = scratch.take(s.chunk * s.wide), inner = scratch.take(s.chunk * s.wide);
+    of_all = scratch.take(s.across), lost = scratch.take(s.across);
   }
 
   int64_t token(int64_t t) const { return row * s.length + at + t; }
@@ -83,20 +86,23 @@ struct Chunk {
   void begin(int64_t chunk) {
     at = chunk * s.chunk;
     tokens = std::min(s.chunk, s.length - at);
-    fill_rows(B, in.B + token(0) * s.states, s.states, s.states, tokens);
-    fill_rows(C, in.C + token(0) * s.states, s.states, s.states, tokens);
+    std::fill_n(of_all, tokens, T(0));
+    fill_rows(B, in.B + token(0) * s.states, s.states, s.states, tokens, of_all);
+    fill_rows(C, in.C + token(0) * s.states, s.states, s.states, tokens, of_all);
     transpose(turned, s.across, B, s.deep, s.states, tokens);
     products(C, s.deep, s.states, turned, scores);
   }
 
   void take(int64_t head) {
     const T rate = in.A[head] * T(kLog2E), nothing = -std::numeric_limits<T>::infinity();
-    fill_rows(x, of_head(in.x, head), s.heads * s.width, s.width, tokens);
+    std::copy_n(of_all, tokens, lost);
+    fill_rows(x, of_head(in.x, head), s.heads * s.width, s.width, tokens, lost);
     std::fill(sums, sums + s.across, nothing);
     std::fill(since, since + s.across, nothing);
     T sum = 0;
     for (int64_t t = 0; t < tokens; ++t) {
       dt[t] = in.dt[token(t) * s.heads + head];
+      if (!std::isfinite(dt[t])) dt[t] = 0, lost[t] = 1;
       const T step = starts(t) ? nothing : dt[t] * rate;
       since[t] = sum += step;
       // Each exponent is a sum of its own: as differences of one running sum small ones beside

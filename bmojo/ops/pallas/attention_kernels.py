@@ -89,19 +89,19 @@ class Operands(NamedTuple):
 
 
 def forward(g: Geometry, of: Operands) -> tuple[Array, Array]:
-    """Outputs (B, H, C chunk, P) in the dtype of ``v`` and log-sum-exp of scores (B, H, C chunk).
+    """Outputs (B, H, C chunk, P) in the dtype of ``v``, and (B, H, C chunk, 2) of their scores.
 
-    Rows of empty blocks are not written.
+    The latter are the largest score and the logarithm of the sum beside it: as one number, their
+    sum, the second would be lost beside a large first. Rows of empty blocks are not written.
     """
     q, v, segment_pos = of.q, of.v, of.segment_pos
     at = _Specs(g, q, of.k)
     operands, specs = _seen(g, at, of)
     wide = at_least_float32(q.dtype)
-    inputs, outputs = [at.queries, at.segment_positions, *specs], [at.queries, at.columns]
-    made = [jax.ShapeDtypeStruct(q.shape, v.dtype), jax.ShapeDtypeStruct((*q.shape[:3], 1), wide)]
+    inputs, outputs = [at.queries, at.segment_positions, *specs], [at.queries, at.pairs]
+    made = [jax.ShapeDtypeStruct(q.shape, v.dtype), jax.ShapeDtypeStruct((*q.shape[:3], 2), wide)]
     run = _call(_forward, at, g.filled, inputs, outputs, made)
-    out, lse = run(q, segment_pos[..., None], *operands)
-    return out, lse[..., 0]
+    return tuple(run(q, segment_pos[..., None], *operands))
 
 
 def backward(
@@ -116,15 +116,16 @@ def backward(
     at = _Specs(g, q, k)
     operands, specs = _seen(g, at, of)
     wide = at_least_float32(q.dtype)
-    inputs = [at.queries, at.segment_positions, at.queries, at.columns, at.columns, *specs]
+    inputs = [at.queries, at.segment_positions, at.queries, at.pairs, at.columns, *specs]
     run = _call(_d_queries, at, g.filled, inputs, [at.queries], [like(q)])
-    (dq,) = run(q, segment_pos[..., None], d_out, lse[..., None], delta[..., None], *operands)
+    (dq,) = run(q, segment_pos[..., None], d_out, lse, delta[..., None], *operands)
     dq = dq.at[:, :, g.filled * g.block :].set(0)
 
     def rows(x: Array) -> Array:
         return x.reshape(*x.shape[:-1], g.chunks, g.blocks, 1, g.block)
 
-    of_queries = (q, d_out, rows(lse), rows(delta), rows(segment_pos))
+    pairs = jnp.concatenate([rows(lse[..., 0]), rows(lse[..., 1])], axis=-2)
+    of_queries = (q, d_out, pairs, rows(delta), rows(segment_pos))
     # One sum for each query head; those of a group are added up after.
     made = [jax.ShapeDtypeStruct((*q.shape[:2], k.shape[2], q.shape[3]), wide)] * 2
     inputs = [at.tokens, at.tokens, *at.chunk_of_queries(_own), *at.chunk_of_queries(_next)]
@@ -168,6 +169,7 @@ class _Specs:
         self.g = g
         self.queries = self.spec(self.head, g.block, self.width)
         self.columns = self.spec(self.head, g.block, 1)
+        self.pairs = self.spec(self.head, g.block, 2)
         self.segment_positions = self.spec(self.row, g.block, 1)
         self.tokens = self.spec(self.kv_head, g.block, self.width)
         self.slot_column = self.spec(self.row, None, g.slots, 1)
@@ -206,8 +208,8 @@ class _Specs:
         """Queries, output gradients, log-sum-exp, delta and segment_positions of a chunk."""
         g, at = self.g, functools.partial(which, self.g)
         many = self.spec(self.head, g.chunk, self.width, at=at)
-        one = self.spec(self.head, None, g.blocks, 1, g.block, at=at)
-        return [many, many, one, one, self.spec(self.row, None, g.blocks, 1, g.block, at=at)]
+        one, two = (self.spec(self.head, None, g.blocks, n, g.block, at=at) for n in (1, 2))
+        return [many, many, two, one, self.spec(self.row, None, g.blocks, 1, g.block, at=at)]
 
     def of_groups(self, parts: Array, operand: Array) -> Array:
         """The sums of the query heads of each key-value head."""
@@ -312,18 +314,19 @@ def _forward(g: Geometry, *refs: Ref) -> None:
     # Rows that are no queries have seen nothing.
     total = jnp.where(total > 0, total, 1)
     out_ref[...] = (mixed / total).astype(out_ref.dtype)
-    lse_ref[...] = peak + jnp.log(total)
+    lse_ref[:, :1], lse_ref[:, 1:] = peak, jnp.log(total)
 
 
 def _d_queries(g: Geometry, *refs: Ref) -> None:
     q_ref, age_ref, d_out_ref, lse_ref, delta_ref, *seen_refs, dq_ref = refs
-    q, d_out, lse, delta = q_ref[...], d_out_ref[...], lse_ref[...], delta_ref[...]
+    q, d_out, delta = q_ref[...], d_out_ref[...], delta_ref[...]
+    peak, log = lse_ref[:, :1], lse_ref[:, 1:]
 
     def step(k: Array, v: Array, seen: Array, dq: Array) -> Array:
-        weights = jnp.where(seen, jnp.exp(_scores(q, k) - lse), 0)
+        weights = jnp.where(seen, jnp.exp(_scores(q, k) - peak - log), 0)
         return dq + _product(weights * (_scores(d_out, v) - delta), k)
 
-    nothing = jnp.zeros(q.shape, lse.dtype)
+    nothing = jnp.zeros(q.shape, delta.dtype)
     dq_ref[...] = _over_keys(g, age_ref[...], seen_refs, step, nothing).astype(dq_ref.dtype)
 
 
@@ -342,7 +345,8 @@ def _gather(
         first = pl.multiple_of(a * block, block)
         q, d_out = q_ref[pl.ds(first, block), :], d_out_ref[pl.ds(first, block), :]
         mask = seen(_places(first, block, 1), age_ref[a])
-        weights = jnp.where(mask, jnp.exp(_scores(k, q) - lse_ref[a]), 0)
+        weights = jnp.exp(_scores(k, q) - lse_ref[a, :1] - lse_ref[a, 1:])
+        weights = jnp.where(mask, weights, 0)
         d_scores = weights * (_scores(v, d_out) - delta_ref[a])
         return dk + _product(d_scores, q), dv + _product(weights, d_out)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.gpu import attention as gpu
 from jax.experimental.pallas.ops.tpu import flash_attention as tpu
 
+from bmojo.ops.attention_xla import marked
 from bmojo.ops.pallas.targets import LANES, Target, here, pad, round_up
 from bmojo.types import Array, DType, Float
 
@@ -37,6 +38,7 @@ def causal_attention(q, k, v, segment_pos, target: Target | None = None) -> Floa
     """
     target = here() if target is None else target
     length, width = q.shape[1], q.shape[3]
+    k, v = marked(k, v)
     size = round_up(length, BLOCK)
     # From 1 on; the filling behind the last token is document 0.
     document = pad(jnp.cumsum(segment_pos == 0, axis=1, dtype=jnp.int32) + 1, 1, size)

@@ -99,8 +99,8 @@ def _forward(tokens: int, count: int, starts: bool, save: bool, *refs: Ref) -> N
     A = A_ref[...]
 
     def token(t: Array, h: Array) -> Array:
-        decay, forced = _decay(dt_ref, A, keep_ref, t), dt_ref[t, :] * x_ref[t, :]
-        h = decay * h + B_ref[t, :][:, None] * forced[None, :]
+        decay, forced = _decay(dt_ref, A, t), dt_ref[t, :] * x_ref[t, :]
+        h = decay * _kept(keep_ref, t, h) + B_ref[t, :][:, None] * forced[None, :]
         y_ref[t, :] = jnp.sum(h * C_ref[t, :][:, None], axis=0)
         return h
 
@@ -125,7 +125,7 @@ def _backward(tokens: int, count: int, starts: bool, *refs: Ref) -> None:
         for j in range(tokens):
             t = c * tokens + j
             forced = dt_ref[t, :] * x_ref[t, :]
-            h = _decay(dt_ref, A, keep_ref, t) * states[-1]
+            h = _decay(dt_ref, A, t) * _kept(keep_ref, t, states[-1])
             states.append(h + B_ref[t, :][:, None] * forced[None, :])
         for j in reversed(range(tokens)):
             t = c * tokens + j
@@ -134,8 +134,8 @@ def _backward(tokens: int, count: int, starts: bool, *refs: Ref) -> None:
             g = g + C_ref[t, :][:, None] * dy[None, :]
             dB_ref[t, :] = jnp.sum(g * (dt * x)[None, :], axis=1)
             d_forced = jnp.sum(g * B[:, None], axis=0)
-            g = g * _decay(dt_ref, A, keep_ref, t)
-            d_log = g * states[j]
+            g = _kept(keep_ref, t, g * _decay(dt_ref, A, t))
+            d_log = g * _kept(keep_ref, t, states[j])
             dx_ref[t, :] = dt * d_forced
             ddt_ref[t, :] = x * d_forced + jnp.sum(d_log * A, axis=0)
             dA = dA + d_log * dt[None, :]
@@ -146,7 +146,11 @@ def _backward(tokens: int, count: int, starts: bool, *refs: Ref) -> None:
     dA_ref[...] = dA
 
 
-def _decay(dt_ref: Ref, A: Array, keep_ref: Ref | None, t: Array) -> Array:
+def _decay(dt_ref: Ref, A: Array, t: Array) -> Array:
     """What token t leaves of the state before it."""
-    decay = jnp.exp(dt_ref[t, :][None, :] * A)
-    return decay if keep_ref is None else decay * keep_ref[t]
+    return jnp.exp(dt_ref[t, :][None, :] * A)
+
+
+def _kept(keep_ref: Ref | None, t: Array, x: Array) -> Array:
+    """A state before token t or its derivative: nothing where the token starts a document."""
+    return x if keep_ref is None else jnp.where(keep_ref[t] > 0, x, 0)

@@ -170,7 +170,7 @@ def _forward(count: int, starts: bool, save: bool, *refs: Ref) -> None:
         forced = dt * x_ref[now.rows, :]
         y = jnp.zeros_like(dt)
         for j in range(SUBLANES):
-            h = _decay(now, j, dt, A, keep) * h + now.column(B, j) * forced[j : j + 1]
+            h = _decay(j, dt, A) * _kept(now, j, keep, h) + now.column(B, j) * forced[j : j + 1]
             y = now.put_row(y, j, jnp.sum(h * now.column(C, j), axis=0, keepdims=True))
         y_ref[now.rows, :] = y
         return h
@@ -203,7 +203,7 @@ def _backward(tokens: int, count: int, starts: bool, *refs: Ref) -> None:
         forced = dt * x_ref[now.rows, :]
         for j in range(SUBLANES):
             before_ref[now.first + j] = h
-            h = _decay(now, j, dt, A, keep) * h + now.column(B, j) * forced[j : j + 1]
+            h = _decay(j, dt, A) * _kept(now, j, keep, h) + now.column(B, j) * forced[j : j + 1]
         return h
 
     jax.lax.fori_loop(0, groups, recompute, bound_ref[...])
@@ -216,14 +216,14 @@ def _backward(tokens: int, count: int, starts: bool, *refs: Ref) -> None:
         dx, ddt = jnp.zeros_like(x), jnp.zeros_like(x)
         for j in reversed(range(SUBLANES)):
             row = slice(j, j + 1)
-            B_now, decay = now.column(B, j), _decay(now, j, dt, A, keep)
-            before = before_ref[now.first + j]
+            B_now, decay = now.column(B, j), _decay(j, dt, A)
+            before = _kept(now, j, keep, before_ref[now.first + j])
             h = decay * before + B_now * forced[row]
             dC = now.put_column(dC, j, jnp.sum(h * dy[row], axis=1, keepdims=True))
             g = g + now.column(C, j) * dy[row]
             dB = now.put_column(dB, j, jnp.sum(g * forced[row], axis=1, keepdims=True))
             d_forced = jnp.sum(g * B_now, axis=0, keepdims=True)
-            g = g * decay
+            g = _kept(now, j, keep, g * decay)
             d_log = g * before
             dx = now.put_row(dx, j, dt[row] * d_forced)
             d_step = x[row] * d_forced + jnp.sum(d_log * A, axis=0, keepdims=True)
@@ -243,7 +243,11 @@ def _backward(tokens: int, count: int, starts: bool, *refs: Ref) -> None:
         dh_out[...] = g_ref[...]
 
 
-def _decay(now: _Eight, j: int, dt: Array, A: Array, keep: Array | None) -> Array:
+def _decay(j: int, dt: Array, A: Array) -> Array:
     """What token j leaves of the state before it."""
-    decay = jnp.exp(dt[j : j + 1] * A)
-    return decay if keep is None else now.column(keep, j) * decay
+    return jnp.exp(dt[j : j + 1] * A)
+
+
+def _kept(now: _Eight, j: int, keep: Array | None, x: Array) -> Array:
+    """A state before token j or its derivative: nothing where the token starts a document."""
+    return x if keep is None else jnp.where(now.column(keep, j) > 0, x, jnp.zeros_like(x))

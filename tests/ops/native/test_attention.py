@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmojo.ops import attention_native, implementations
+from bmojo.ops import attention_native, attention_xla, implementations
 from bmojo.ops import memory_attention as public
 from bmojo.ops.attention_mass import over_blocks
 from bmojo.ops.attention_native import causal_attention, memory_attention
@@ -30,9 +30,9 @@ def weighed(out):
 class Memory:
     """Operands of a call whose rows have documents, vacant slots, and places of their own."""
 
-    def __init__(self, dtype, length, window, slots, groups, width, offset, seed=0):
+    def __init__(self, dtype, length, window, slots, groups, width, offset, seed=0, heads=4):
         rng = np.random.default_rng(seed)
-        rows, heads, chunks = 2, 4, -(-length // window) + (offset is not None)
+        rows, chunks = 2, -(-length // window) + (offset is not None)
         self.floats = [
             draw(rng, rows, length, heads, width, dtype=dtype),
             *(draw(rng, rows, length, groups, width, dtype=dtype) for _ in range(2)),
@@ -150,6 +150,26 @@ def test_the_whole_past(dtype, length, groups):
     there = visible(jnp.arange(length)[:, None] - jnp.arange(length), segment_pos[..., None])
     want = everything(lambda q, k, v: attend(q, k[:, :length], v[:, :length], there[:, None]))
     assert_close(here, want, dtype)
+
+
+@pytest.mark.parametrize("group", [1, 63, 64, 65, 71, 128, 256])
+def test_any_number_of_query_heads_to_a_key_value_head(group):
+    # Blocks hold 64 rows: of more heads a token's are several blocks.
+    window = Memory("float32", 32, 8, 0, 1, 4, None, heads=group)
+    slots = Memory("float32", 33, 8, 3, 2, 4, (0, 5), heads=2 * group)
+    for memory in (window, slots):
+        assert_close(memory.everything(memory_attention), memory.everything(plain), "float32")
+    q, k, v = slots.floats[:3]
+    position = jnp.broadcast_to(jnp.arange(33), (2, 33))
+
+    def whole(look):
+        return jax.grad(lambda *x: weighed(look(*x, position)), range(3))(q, k, v)
+
+    assert_close(whole(causal_attention), whole(attention_xla.causal_attention), "float32")
+    ones = [jnp.ones((1, 32, heads, 4)) for heads in (group, 1, 1)]
+    past, positions = jnp.ones((1, 7, 1, 4)), jnp.arange(32)[None]
+    out = public.memory_attention(*ones, past, past, positions, window=8)
+    np.testing.assert_allclose(out, 1, rtol=1e-6)
 
 
 def test_bfloat16_is_computed_in_float32():

@@ -14,7 +14,7 @@ case "$*" in *-dM*) exit ;; esac
 echo "$@" >> {log}
 sleep 0.1
 while [ "$1" != -o ]; do shift; done
-touch "$2"
+echo a library > "$2"
 """
 
 
@@ -86,3 +86,28 @@ def test_every_handler_of_the_sources_is_known():
     names = library._names()
     assert {"scan_f32", "scan_f64", "scan_gradient_f32", "scan_gradient_f64"} <= set(names)
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x7fELF", None])
+def test_a_damaged_library_is_made_anew(tmp_path, compiler, damage):
+    log = tmp_path / "log"
+    compiler(COMPILER.format(log=log))
+    made = library._built([os.environ["CXX"]])
+    assert library._built([os.environ["CXX"]]) == made
+    assert sum("-shared" in line for line in log.read_text().splitlines()) == 1
+    whole = made.read_bytes()
+    made.write_bytes(whole[:-1] if damage is None else damage)
+    assert library._built([os.environ["CXX"]]) == made
+    assert made.read_bytes() == whole
+    assert sum("-shared" in line for line in log.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("part", ["folder", "library"])
+def test_a_library_that_others_may_write_is_refused(tmp_path, compiler, part):
+    compiler(COMPILER.format(log=tmp_path / "log"))
+    made = library._built([os.environ["CXX"]])
+    path = made if part == "library" else made.parent
+    path.chmod(0o777)
+    with pytest.warns(UserWarning, match="others may write it; take the rights away"):
+        why = why_not()
+    assert why is not None and why.startswith(str(path)) and "\n" not in why
