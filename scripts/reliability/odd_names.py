@@ -68,12 +68,11 @@ def steps(run: Path) -> dict[str, str]:
         found["resumed"] += " there is no summary"
     ids = run.parent / f"ids {run.name}.txt"
     ids.write_text("1 2 3 4 5")
-    out = run.parent / f"to {run.name}"
     found["listed"] = said("checkpoint", "ls", run) + said("checkpoint", "verify", run)
     found["evaluated"] = said("eval", run) + said("eval", run, "recall")
     found["continued"] = said("generate", run, "--ids", "1 2", "--max-new-tokens", 2)
     found["inspected"] = said("inspect", run) + said("inspect", run, "--memory", ids)
-    found["exported"] = said("checkpoint", "export", run, "--to", out)
+    found["exported"] = said("checkpoint", "export", run, "--to", run.parent / f"to {run.name}")
     found["reported"] = said("report", run, "--out", run.parent / f"report {run.name}")
     sweep = ["Sweep.models=('models/swa.gin',)", "Sweep.seeds=(0,)", "--out", f"{run} sweep"]
     found["swept"] = said("sweep", "sweeps/smoke.gin", *sweep)
