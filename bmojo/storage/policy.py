@@ -46,9 +46,7 @@ class Policy:
             value = getattr(self, field.name)
             problem = type_problem(value, field.type)
             if problem is None and value is not None:
-                if not math.isfinite(value):
-                    problem = f"{value} is not finite; give a number, or None for no bound"
-                elif value < 0 and field.name in ("reinforcement", "floor"):
+                if value < 0 and field.name in ("reinforcement", "floor"):
                     problem = f"{value} is negative; give 0 or more"
                 elif value <= 0 and field.name not in ("reinforcement", "floor"):
                     problem = f"{value} is not positive; give more, or None for no bound"

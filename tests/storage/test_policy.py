@@ -165,7 +165,10 @@ def test_forgotten_entries_are_not_found(tmp_path, blocks):
         ({"capacity": 0}, "Policy.capacity: 0 is not positive"),
         ({"capacity": 1.5}, "Policy.capacity: 1.5 is not an integer or None"),
         ({"half_life_tokens": -1.0}, "Policy.half_life_tokens: -1.0 is not positive"),
-        ({"half_life_seconds": math.inf}, "Policy.half_life_seconds: inf is not finite"),
+        (
+            {"half_life_seconds": math.inf},
+            "Policy.half_life_seconds: it is not a number of at most",
+        ),
         ({"reinforcement": -0.1}, "Policy.reinforcement: -0.1 is negative"),
         ({"floor": "a"}, "Policy.floor: 'a' is not a number"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bmojo.cli import app
+from bmojo.data.text.prepare import Request, prepare
 from bmojo.data.text.task import TextConfig
 from bmojo.errors import UserError
 from bmojo.experiment import load, prepare_data
@@ -161,10 +162,11 @@ def test_other_endings_are_named():
 
 @pytest.mark.parametrize("remedy", ["make one", "give fractions"])
 def test_a_source_without_a_folder_to_train_on(remedy):
-    assert remedy in refused("prepare books --out out --split-by folder")
+    with pytest.raises(UserError, match=remedy):
+        prepare(Request("books", by_folder=True), Path("out"))
     if remedy == "make one":
         Path("books/train").mkdir()
         Path("books/1.txt").rename("books/train/1.txt")
-        data("prepare books --out out --split-by folder")
+        prepare(Request("books", by_folder=True), Path("out"))
     else:
         data("prepare books --out out --validation 0.1")
