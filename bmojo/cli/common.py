@@ -146,7 +146,7 @@ def told() -> Iterator[None]:
 
 def _of_the_system(error: Exception) -> str | None:
     """A line on an error of output, encoding, home directory or devices; None for any other."""
-    if isinstance(error, OSError) and error.errno != errno.EPIPE:
+    if isinstance(error, OSError) and error.filename is None and error.errno != errno.EPIPE:
         try:
             print(flush=True)  # what could not be written before may be gone
         except OSError:
