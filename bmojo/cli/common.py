@@ -153,7 +153,7 @@ def _of_the_system(error: Exception) -> str | None:
             lose(sys.stdout)
             return f"standard output cannot be written ({error.strerror}); choose another"
     if isinstance(error, UnicodeEncodeError):
-        return f"{error.object[:40]!r} cannot be written as {error.encoding}; use other characters"
+        return f"{error.object[-40:]!r} cannot be written as {error.encoding}; use other characters"
     if isinstance(error, RuntimeError) and "home directory" in str(error):
         return "~: there is no such home directory; write the path without it"
     platforms = os.environ.get("JAX_PLATFORMS")

@@ -189,7 +189,8 @@ def print_results(
 ) -> None:
     """Print the final metrics, accuracy beside chance, and the paths of the figures."""
     final = summary["final"]
-    line(console, f"training loss {final['loss']:.4f}, accuracy {final['accuracy']:.4f}")
+    found = [f"{n} {final[n]:.4f}" for n in ("loss", "accuracy") if final[n] is not None]
+    line(console, f"training {', '.join(found) or 'steps without a target at the end'}")
     for table in result_tables(summary["evaluations"], evaluations):
         console.print(table)
     for path in (run.curve, run.accuracy):

@@ -56,7 +56,11 @@ class RunDir:
             try:
                 begun = self.checkpoints.exists() or (self.path / LOCK).exists()
                 own = self.metrics.exists() or (begun and self.config.exists())
-                if not own and self.path.is_dir() and any(self.path.iterdir()):
+                if (
+                    not own
+                    and self.path.is_dir()
+                    and any(path.name != LOCK for path in self.path.iterdir())
+                ):
                     raise RunError(
                         f"{self.path}: holds files, but no run; choose a new or empty directory "
                         "with --run-dir"

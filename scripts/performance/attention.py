@@ -24,7 +24,7 @@ def attend(run: Run, mixer: BMojo, u: Array, y: Array) -> Array:
     tokens = rows * length
     pair = (heads.k_proj, heads.v_proj)
     three = (heads.q_proj, *pair)
-    context, before, places, _ = open_context(mixer.init_state, None, u, None, None)
+    context, before, places, after = open_context(mixer.init_state, None, u, None, None)
 
     def cut(linear: nnx.Linear, x: Array, count: int) -> Array:
         return linear(x).reshape(*x.shape[:-1], count, heads.d_head)
@@ -41,7 +41,8 @@ def attend(run: Run, mixer: BMojo, u: Array, y: Array) -> Array:
     def select(linears: Any, y: Array, new: KeyValues) -> Slots:
         outputs = context.tail(before.outputs, y)
         memory, edges = before.eidetic, []
-        score, power = rule.score(memory.chosen, y, outputs, places, None, context)
+        seen = before.positions.segment_pos, after.segment_pos
+        score, power = rule.score(memory.chosen, y, outputs, places, None, context, seen)
         if config.num_fading:
             held, distance = fading_slots(outputs, y, config.num_fading, window, None)
             faded = key_values(linears, held)

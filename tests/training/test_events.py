@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from bmojo.training.metrics import AVERAGED, MetricsWriter
+from bmojo.training.metrics import AVERAGED, COUNT, MetricsWriter
 from bmojo.training.run_dir import RunDir
 
 ROW = {"evaluation": "recall", "group": None, "count": 8, "loss": 1.0, "accuracy": 0.5}
@@ -31,7 +31,7 @@ def test_a_resumed_step_is_shown_once(tmp_path):
     for begin, end in ((0, 8), (4, 6)):
         with MetricsWriter(run, begin, [], True, True) as metrics:
             for step in range(begin + 2, end + 1, 2):
-                metrics.step(step, dict.fromkeys(AVERAGED, 2.0), 32)
+                metrics.step(step, dict.fromkeys((*AVERAGED, COUNT), 2.0), 32)
                 metrics.train(step, 1.0, {"stage": 1}, {"learning_rate": 0.1})
                 if step == 4:
                     metrics.evaluation(4, [ROW])
