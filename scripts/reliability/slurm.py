@@ -12,176 +12,15 @@ job is requeued (sweep). A line for each goes to standard output and to OUT/slur
 """
 
 import argparse
-import contextlib
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-LAUNCHER = ROOT / "scripts" / "slurm" / "train.sbatch"
+from scripts.reliability.slurm_daemons import call, slurm, wait_for
+from scripts.reliability.slurm_jobs import begin, disturb, ended, said, state, submit
+
 CASES = ("straight", "requeue", "preempt", "task", "supervisor", "time", "sweep")
-PATIENCE = 280.0
-SETTINGS = (
-    "experiments/mqar.gin",
-    "models/swa.gin",
-    "runs/smoke.gin",
-    "Experiment.curriculum=(@short/Stage(),)",
-    "Experiment.max_steps=600",
-    "Model.n_layers=1",
-    "recall/MQAR.length=64",
-    "recall/MQAR.num_pairs=(4,)",
-    "Trainer.log_every=10",
-    "Trainer.checkpoint_every=50",
-    "Trainer.eval_every=300",
-    "Trainer.plots=False",
-)
-CONF = """
-ClusterName=one
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller}
-SlurmdPort={daemon}
-SlurmUser=root
-AuthType=auth/munge
-AuthInfo=socket={out}/munge.socket
-CredType=cred/munge
-StateSaveLocation={out}/state
-SlurmdSpoolDir={out}/spool
-SlurmctldPidFile={out}/slurmctld.pid
-SlurmdPidFile={out}/slurmd.pid
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-MpiDefault=none
-SwitchType=switch/none
-ReturnToService=2
-KillWait=10
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
-PartitionName=low Nodes={host} Default=YES PriorityTier=1 OverSubscribe=NO State=UP
-PartitionName=high Nodes={host} PriorityTier=2 OverSubscribe=NO State=UP PreemptMode=OFF
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
-def wait_for(what, there, seconds=PATIENCE):
-    end = time.monotonic() + seconds
-    while not (found := there()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"no {what} after {seconds:.0f} s")
-        time.sleep(0.2)
-    return found
-
-
-def call(*words) -> str:
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, words))}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
-@contextlib.contextmanager
-def slurm(out: Path):
-    """Run munged, slurmctld and slurmd of this machine; they are killed at the end."""
-    for name in ("state", "spool"):
-        (out / name).mkdir(parents=True, exist_ok=True)
-    out.chmod(0o755)
-    host, key = socket.gethostname().split(".")[0], out / "munge.key"
-    ports = {"controller": free_port(), "daemon": free_port()}
-    (out / "slurm.conf").write_text(CONF.format(host=host, out=out, cores=os.cpu_count(), **ports))
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o600)
-    os.environ |= {"SLURM_CONF": str(out / "slurm.conf"), "SBATCH_EXPORT": "ALL"}
-    own = [f"--{n}-file={out}/munge.{n}" for n in ("key", "log", "pid", "seed")]
-    commands = {
-        "munged": ["--foreground", "--force", f"--socket={out}/munge.socket", *own],
-        "slurmctld": ["-D", "-c"],
-        "slurmd": ["-D", "-N", host],
-    }
-    with contextlib.ExitStack() as stack:
-        for name, words in commands.items():
-            log = stack.enter_context(open(out / f"{name}.log", "ab"))
-            command = ["/usr/sbin/" + name, *words]
-            daemon = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-            stack.callback(daemon.wait)
-            stack.callback(daemon.terminate)
-            if name == "munged":
-                wait_for("socket of munged", (out / "munge.socket").exists, 20)
-        wait_for("idle node", lambda: "idle" in sinfo(), 60)
-        yield
-
-
-def sinfo() -> str:
-    return subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True).stdout
-
-
-def state(job: str) -> str:
-    """The state of a job; '' once Slurm has forgotten it."""
-    words = ["squeue", "-h", "-t", "all", "-o", "%T", "-j", job]
-    return subprocess.run(words, capture_output=True, text=True).stdout.strip()
-
-
-def begin(job: str) -> None:
-    """Start a requeued job without Slurm's pause of two minutes."""
-    with contextlib.suppress(RuntimeError):
-        if state(job) == "PENDING":
-            call("scontrol", "update", f"JobId={job}", "StartTime=now")
-
-
-def ended(job: str) -> bool:
-    begin(job)
-    return state(job) in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "")
-
-
-def lines(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def submit(run: Path, tasks: int, *words, minutes: int = 30) -> str:
-    """Queue the launcher; the number of the job."""
-    node = ["--nodes=1", f"--ntasks-per-node={tasks}", "--gpus-per-node=0", "--cpus-per-task=1"]
-    log = f"--output={run}.out"
-    os.environ |= {"RUN": str(run), "VENV": "", "CACHE": str(run.parent / "cache")}
-    os.environ |= {"JAX_PLATFORMS": "cpu", "RESTARTS": "3"}
-    return call(
-        *("sbatch", "--parsable", *node, f"--time={minutes}", "--signal=TERM@30", log),
-        *("--partition=low", LAUNCHER, *SETTINGS, *words),
-    )
-
-
-def training(run: Path, supervisor: bool) -> int:
-    """The process of a task that trains in ``run``, or its supervisor."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if b"train" in words and os.fsencode(run) in words and b"srun" not in words[0]:
-                found.append((b"--child" not in words, int(path.parent.name)))
-    return max(number for whose, number in found if whose == supervisor)
-
-
-def disturb(case: str, run: Path, job: str) -> None:
-    wait_for("step 150", lambda: lines(run) >= 15)
-    if case == "requeue":
-        call("scontrol", "requeue", job)
-    elif case == "preempt":
-        urgent = ["--partition=high", "--exclusive", "--wrap=sleep 5", "--output=/dev/null"]
-        urgent = call("sbatch", "--parsable", *urgent)
-        wait_for("end of the urgent job", lambda: state(urgent) in ("COMPLETED", ""))
-    elif case in ("task", "supervisor"):
-        os.kill(training(run, case == "supervisor"), signal.SIGKILL)
 
 
 def launch(case: str, out: Path, tasks: int) -> str:
@@ -205,11 +44,6 @@ def launch(case: str, out: Path, tasks: int) -> str:
         f"{summary['status']}, state {state(job)}, went on from step {', '.join(going) or 'none'}"
     )
     return text + ("; metrics the same to the byte" if same else "; metrics DIFFERENT")
-
-
-def said(run: Path) -> str:
-    path = run.with_name(f"{run.name}.out")
-    return path.read_text(errors="replace") if path.exists() else ""
 
 
 def sweep(out: Path) -> str:

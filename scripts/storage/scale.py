@@ -53,8 +53,8 @@ def recall(store, keys, queries, nearest):
     """Part of the best entries of every query by brute force that a search finds."""
     best, found = set(), set()
     for query in queries:
-        ids = store.assign(0, query[None, :, None], nearest=nearest).id
-        found |= {(head, x) for head, row in enumerate(ids.tolist()) for x in row}
+        ids = store.assign(0, query[None, :, None], nearest=nearest).id.tolist()
+        found |= {(head, x) for head, row in enumerate(ids) for x in row}
     for head in range(keys.shape[1]):
         for query in queries[:, head]:
             score = np.einsum("np,p->n", keys[:, head], query, dtype=np.float64)
@@ -74,12 +74,11 @@ def look(directory, keys, queries, nearest):
         store.assign(0, queries[:, :, None], nearest=2)
         times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     search, cpu = (1e3 * statistics.median(x) for x in np.transpose(times))
-    size = store.bytes() / len(keys)
+    cells = [f"{store.bytes() / len(keys):.0f}", f"{search:.2f}"]
     store.close()
     start = time.perf_counter()
     assert not verify(directory)
     verified = time.perf_counter() - start
-    cells = [f"{size:.0f}", f"{search:.2f}"]
     cells += [f"{x / len(queries):.3f}" for x in (search, cpu)] + [f"{part:.4f}"]
     return [f"{len(keys):,}", *cells, f"{opened:.2f}", f"{verified:.1f}"]
 
