@@ -5,9 +5,9 @@ import fcntl
 import os
 
 import pytest
-from bmojo.data.text.lock import lock
 from rich.console import Console
 
+from bmojo.data.text.prepare import lock
 from bmojo.errors import UserError
 from bmojo.training.run_dir import RunDir
 from tests.storage.made import writer

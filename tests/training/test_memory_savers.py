@@ -69,7 +69,7 @@ def steps(name, chosen):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", itertools.combinations(SAVERS, 2), ids=" and ".join)
+@pytest.mark.parametrize("pair", [*itertools.combinations(SAVERS, 2)], ids=" and ".join)
 @pytest.mark.parametrize("name", [*MODELS, "window 1"])
 def test_pairs_take_the_same_steps(name, pair):
     metrics, parameters = steps(name, pair)
