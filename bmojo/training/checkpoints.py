@@ -116,7 +116,7 @@ class Checkpoints(contextlib.ExitStack):
         """Wait until what was saved can be read, with its hashes, and delete the rest.
 
         Raises:
-          WriteError: it cannot be read; what was saved before stays.
+          bmojo.training.run_dir.WriteError: it cannot be read; what was saved before stays.
         """
         self._end_writing()
         self._processes.meet("hashes")
