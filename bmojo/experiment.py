@@ -26,6 +26,7 @@ from bmojo.layers.bmojo_sliding import SlidingBMojoConfig
 from bmojo.layers.canonical import CanonicalSSMConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.protocol import check_config
+from bmojo.layers.readout import ReadoutConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig, describe
@@ -44,7 +45,8 @@ _MIXERS += (SSDConfig, SelectiveSSMConfig, SlidingBMojoConfig)
 _TASKS: tuple[type, ...] = (CompressionConfig, FuzzyMQARConfig, InContextRegressionConfig)
 _TASKS += (InductionHeadsConfig, MQARConfig, MarkovConfig, MemorizationConfig, NoisyMQARConfig)
 _TASKS += (ProgramsConfig, SelectiveCopyingConfig, TextConfig)
-_PARTS = (Evaluation, Experiment, MeshConfig, ModelConfig, OptimizerConfig, Stage, TrainerConfig)
+_PARTS: tuple[type, ...] = (Evaluation, Experiment, MeshConfig, ModelConfig, OptimizerConfig)
+_PARTS += (ReadoutConfig, Stage, TrainerConfig)
 for _cls in (*_MIXERS, *_TASKS, *_PARTS):
     REGISTRY.register(_cls.__name__.removesuffix("Config"), _cls)
 

@@ -24,6 +24,7 @@ from bmojo.layers.protocol import (
     State,
     check_mixer_members,
 )
+from bmojo.layers.readout import Look, ReadoutConfig, mixed_log_probabilities, mixed_loss
 from bmojo.ops.axes import RULES, Names, constrain, is_cut
 from bmojo.ops.cross_entropy import blocked_cross_entropy, cross_entropy
 from bmojo.types import Array, Float, Int, at_least_float32
@@ -38,6 +39,10 @@ FEW_BLOCKS = 4
 
 LOGITS_AT_ONCE = 4096
 """Words of a vocabulary whose logits are computed at once, at most."""
+
+
+TOKENS_AT_ONCE = 32
+"""Tokens of a row whose mixed probabilities are computed at once, beside those of all words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,7 @@ class ModelConfig:
       unroll: blocks that are written out in each round of the loop over them: more of them run
         faster, without copies of what the backward pass needs, and compile longer. None: all, if
         there are no more than 4, else one.
+      readout: a verbatim read-out beside the head; None, or one that reads nothing: none.
     """
 
     vocab_size: int
@@ -73,6 +79,7 @@ class ModelConfig:
     parameters: int | None = None
     remat: Literal["none", "full", "products"] = "none"
     unroll: int | None = None
+    readout: ReadoutConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_layers", "parameters", "unroll"):
@@ -109,7 +116,8 @@ class ModelState:
     Attributes:
       blocks: for each sublayer of the pattern its state, whose arrays have the blocks as first
         axis; or a list of such states without that axis (:meth:`unstacked`).
-      readout: state of a part beside the head; () where there is none.
+      readout: state of the verbatim read-out, with a first axis of length 1; () where there is
+        none.
     """
 
     blocks: Any
@@ -179,6 +187,8 @@ class Model(nnx.Module):
         self.norm = RMSNorm(config.d_model, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
+        if config.readout is not None and config.readout.ring:
+            self.readout = config.readout.make(config.d_model, **options)
 
     def __call__(
         self,
@@ -204,13 +214,17 @@ class Model(nnx.Module):
 
         Returns:
           (logits, state): logits (B, L or K, V), float32 or wider, and the state after the valid
-          tokens. With ``aux``: (logits, state, found), for each sublayer of the pattern its Aux
-          with the blocks as first axis.
+          tokens; with a read-out they are the logarithms of the mixed probabilities. With ``aux``:
+          (logits, state, found), for each sublayer of the pattern its Aux with the blocks as
+          first axis.
         """
-        x, state, *found = self.features(tokens, state, segment_ids, lengths, aux)
+        x, look, state, *found = self._forward(tokens, state, segment_ids, lengths, aux)
         if at is not None:
             x = jnp.take_along_axis(x, at[:, :, None], axis=1)
-        return self.logits(x), state, *found
+        logits = self.logits(x)
+        if look is not None:
+            logits = mixed_log_probabilities(look, logits, at)
+        return logits, state, *found
 
     def score(
         self,
@@ -231,7 +245,7 @@ class Model(nnx.Module):
           Cross-entropy in nats, 1.0 where the target was the likeliest token and else 0.0, both
           float32 or wider, and the state after the valid tokens.
         """
-        features, state = self.features(tokens, state, segment_ids, lengths)
+        features, look, state = self._forward(tokens, state, segment_ids, lengths)
         counted = targets >= 0
         answers = jnp.where(counted, targets, 0)
         factors, table = self.logit_factors(features)
@@ -241,6 +255,9 @@ class Model(nnx.Module):
             losses, right = losses.reshape(targets.shape), right.reshape(targets.shape)
         else:
             losses, right = cross_entropy(self.logits(features), answers, is_cut("vocab"))
+        if look is not None:
+            losses = mixed_loss(look, losses, answers)
+            right = self._likeliest(jax.lax.stop_gradient((features, look))) == answers
         return jnp.where(counted, losses, 0), (counted & right).astype(losses.dtype), state
 
     def features(
@@ -257,6 +274,18 @@ class Model(nnx.Module):
         instead of scanned: in a compiled loop large states are then updated in place, where the
         scan copies them. The deeper the model, the longer it takes to compile.
         """
+        x, _, state, *found = self._forward(tokens, state, segment_ids, lengths, aux)
+        return x, state, *found
+
+    def _forward(
+        self,
+        tokens: Int[Array, "B L"],
+        state: ModelState | SequenceShard | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+        aux: AuxRequest | None = None,
+    ) -> Any:
+        """Features, what the read-out reads for them (None: there is none), the state, Aux."""
         graph, parameters = nnx.split(self.blocks)
 
         def block(x: Array, inputs: tuple[nnx.State, State]) -> tuple[Array, Any]:
@@ -266,7 +295,7 @@ class Model(nnx.Module):
             return x, after
 
         x = constrain(self._embed(tokens), "batch", None, None)
-        memory = _blocks_of(state)
+        memory = _part_of(state, "blocks")
         if isinstance(memory, list):
             results = []
             for index, states in enumerate(memory):
@@ -282,8 +311,28 @@ class Model(nnx.Module):
             x, (after, found) = jax.lax.scan(
                 body, x, (parameters, memory), unroll=min(unroll, count)
             )
-        rest = () if aux is None else (found,)
-        return self.norm(x), ModelState(after), *rest
+        rest, x = () if aux is None else (found,), self.norm(x)
+        if not hasattr(self, "readout"):
+            return x, None, ModelState(after), *rest
+        ring = jax.tree.map(operator.itemgetter(0), _part_of(state, "readout"))
+        look, ring = self.readout(x, tokens, ring, segment_ids, lengths)
+        return x, look, ModelState(after, _stacked(ring)), *rest
+
+    def _likeliest(self, now: tuple[Float[Array, "B L D"], Look]) -> Int[Array, "B L"]:
+        """The likeliest token of the head and the read-out together, by blocks of tokens."""
+        features, look = now
+        length = features.shape[1]
+        size = min(length, TOKENS_AT_ONCE)
+        starts = [*range(0, length - size, size), length - size]
+
+        def block(first: Array) -> Array:
+            x = jax.lax.dynamic_slice_in_dim(features, first, size, 1)
+            logits = mixed_log_probabilities(look.part(first, size), self.logits(x))
+            return jnp.argmax(logits, axis=-1)
+
+        *whole, last = jax.lax.map(block, jnp.array(starts))
+        rest = length - size * len(whole)
+        return jnp.concatenate([*whole, last[:, size - rest :]], axis=1)
 
     def logits(self, features: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """The head, in float32 or wider."""
@@ -310,7 +359,9 @@ class Model(nnx.Module):
             sublayers = nnx.merge(graph, own).sublayers
             return tuple(s.mixer.init_state(batch_size, capacity) for s in sublayers)
 
-        return ModelState(jax.vmap(block)(parameters))
+        ring = self.readout.init_state(batch_size) if hasattr(self, "readout") else ()
+        ring = _stacked(ring)
+        return ModelState(jax.vmap(block)(parameters), ring)
 
     def _embed(self, tokens: Int[Array, "B L"]) -> Float[Array, "B L D"]:
         """A row of the table for each token."""
@@ -327,11 +378,16 @@ def _options(config: ModelConfig, rngs: nnx.Rngs) -> dict[str, Any]:
     return options | {"rngs": rngs}
 
 
-def _blocks_of(state: ModelState | SequenceShard | None) -> Any:
-    """The part of a model's state that its blocks are called with."""
+def _part_of(state: ModelState | SequenceShard | None, name: str) -> Any:
+    """The part of a model's state that its blocks or its read-out are called with."""
     if isinstance(state, SequenceShard):
-        return dataclasses.replace(state, first=_blocks_of(state.first))
-    return None if state is None else state.blocks
+        return dataclasses.replace(state, first=_part_of(state.first, name))
+    return None if state is None else getattr(state, name)
+
+
+def _stacked(state: State) -> State:
+    """The state of a part that is there once, with an axis of blocks as all others have."""
+    return jax.tree.map(lambda x: x[None], state)
 
 
 def _by_sublayer(states: State | SequenceShard | None, count: int) -> tuple[Any, ...]:
@@ -431,7 +487,9 @@ class Description:
         config = self.config
         block = nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0)))
         inner = sum(s.mixer.flops_per_token(length) for s in block.sublayers)
-        return config.num_blocks * inner + 2.0 * config.d_model * config.vocab_size
+        readout = getattr(nnx.eval_shape(lambda: Model(config, rngs=nnx.Rngs(0))), "readout", None)
+        beside = 0.0 if readout is None else readout.flops_per_token(length)
+        return config.num_blocks * inner + 2.0 * config.d_model * config.vocab_size + beside
 
 
 def describe(config: ModelConfig) -> Description:
@@ -443,5 +501,7 @@ def describe(config: ModelConfig) -> Description:
         name = f"{config.num_blocks} x {type(sublayer.mixer).__name__} ({index + 1})"
         modules[name], widths[name] = sublayer, dict(getattr(sublayer.mixer, "widths", {}))
     modules |= {"norm": model.norm} | ({} if config.tie_embeddings else {"head": model.head})
+    if hasattr(model, "readout"):
+        modules["readout"] = model.readout
     parts = {name: count_parameters(module) for name, module in modules.items()}
     return Description(parts, widths, config)

@@ -21,9 +21,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-__all__ = ["Array", "Bool", "DType", "Float", "Int", "at_least_float32"]
+__all__ = ["Array", "Bool", "DType", "Float", "Int", "UInt32", "at_least_float32"]
 
 DType = jax.typing.DTypeLike
 

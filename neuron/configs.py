@@ -187,6 +187,8 @@ def stack_config(config: Any) -> StackConfig:
     names = tuple(type(mixer).__name__ for mixer in config.pattern)
     if names != ("BMojoConfig", "MLPConfig"):
         raise ValueError(f"Model.pattern: is {names}, only (BMojo, MLP) is supported")
+    if config.readout is not None and config.readout.ring:
+        raise ValueError("Model.readout: a verbatim read-out has no kernel; set it to None")
     if config.parameters is not None:
         raise ValueError("Model.parameters: widths are not solved; call bmojo.model.solve_widths")
     mixer, mlp = config.pattern

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from bmojo.types import Array, Bool, Float
+from bmojo.types import Array, Bool, Float, Int
 
 
 def selective_scan(
@@ -157,3 +157,42 @@ def companion_scan(
 
     state, states = jax.lax.scan(step, state, jnp.arange(x.shape[1]))
     return jnp.swapaxes(states, 0, 1), state
+
+
+def verbatim_readout(
+    q: Float[Array, "L P"],
+    k: Float[Array, "L P"],
+    tokens: Int[Array, "L"],
+    head: Float[Array, "L V"],
+    gate: Float[Array, "L"],
+    segment_pos: Int[Array, "L"],
+    ring: int,
+    chunk: int,
+    orders: Sequence[int],
+    match: Float[Array, "n"],
+    log_scale: Float[Array, ""],
+    length: Float[Array, ""],
+    gate_lse: Float[Array, ""],
+) -> Float[Array, "L V"]:
+    """p_t = (1 - g_t) head_t + g_t c_t for one row from its first token on; see layers/readout.
+
+    ``head`` are probabilities, ``gate`` the logits of the gate without the log-sum-exp.
+    """
+    words, found = tokens.tolist(), []
+    for t in range(len(words)):
+        begins = t - int(segment_pos[t])
+        read = [max(t // chunk * chunk - ring, begins) <= i < t for i in range(len(words))]
+        if not any(read):
+            found.append(head[t])
+            continue
+        same = [
+            [i - n + 1 >= begins and words[i - n + 1 : i + 1] == words[t - n + 1 : t + 1]
+             for n in orders] for i in range(len(words))
+        ]  # fmt: skip
+        scale = jnp.exp(log_scale) * (1 + length * (jnp.log(sum(read)) / jnp.log(1024) - 1))
+        scores = scale * (k @ q[t]) + jnp.array(same) @ match
+        scores = jnp.where(jnp.array(read), scores, -jnp.inf)
+        copied = jnp.zeros_like(head[t]).at[jnp.roll(tokens, -1)].add(jax.nn.softmax(scores))
+        g = jax.nn.sigmoid(gate[t] + gate_lse * (jax.nn.logsumexp(scores) - 15))
+        found.append((1 - g) * head[t] + g * copied)
+    return jnp.stack(found)

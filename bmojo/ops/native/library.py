@@ -29,7 +29,7 @@ import jaxlib
 from bmojo.cache import cache_directory
 from bmojo.files import atomically, file_lock, sha256, write_atomically
 
-SOURCES = ("scan.cc", "ssd.cc", "attention.cc", "settle.cc")
+SOURCES = ("scan.cc", "ssd.cc", "attention.cc", "readout.cc", "settle.cc")
 HERE = Path(__file__).parent
 FLAGS = (
     "-std=c++20",

@@ -1,0 +1,250 @@
+"""Verbatim read-out: a part of the model beside its head that answers with stored tokens.
+
+With final features h_t, key k_t and query q_t divided by their norms, n_t entries read and
+l_t the log-sum-exp of the scores (:mod:`bmojo.ops.readout`):
+
+    scale_t = exp(tau) (1 + beta log(n_t / 1024) / log 1024)
+    g_t     = sigmoid(h_t . w_g + b_g + lambda (l_t - 15)), 0 where nothing is read
+    p_t     = (1 - g_t) head_t + g_t c_t
+
+Token t reads the entries i with e - R <= i < t of its document, e being the last edge of chunks of
+C tokens at or before it, so that the ring holds R to R + C - 1 entries behind each token.
+"""
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from bmojo.ops.axes import Names
+from bmojo.ops.positions import Positions, next_tail
+from bmojo.ops.readout import (
+    IMPLEMENTATIONS,
+    Implementation,
+    Lookup,
+    copy_distribution,
+    log_share,
+    ngram_hashes,
+)
+from bmojo.ops.time_sharding import SequenceShard, open_context
+from bmojo.types import Array, DType, Float, Int, at_least_float32
+
+USUAL_ENTRIES = 1024
+"""n_0, entries at which the scale is exp(tau)."""
+
+USUAL_LSE = 15.0
+"""Log-sum-exp of the scores at which lambda does nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadoutConfig:
+    """A verbatim read-out.
+
+    Attributes:
+      ring: R, entries behind the last chunk edge that every token reads; 0: no read-out.
+      chunk: C, tokens between two edges.
+      d_key: width of keys and queries.
+      orders: the n of the suffix matches: the score of an entry is higher if the last n tokens
+        before its answer are the last n tokens now; (): none.
+      implementation: see :func:`bmojo.ops.readout.log_share`.
+    """
+
+    ring: int = 1024
+    chunk: int = 128
+    d_key: int = 32
+    orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12)
+    implementation: Implementation = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("ring", 0), ("chunk", 1), ("d_key", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
+        if any(n < 1 for n in self.orders) or sorted(set(self.orders)) != list(self.orders):
+            raise ValueError(f"orders: must ascend from 1 or more, got {self.orders}")
+        IMPLEMENTATIONS.check(self.implementation)
+
+    @property
+    def implementations(self) -> dict[str, str]:
+        """The implementation of the read-out on this machine."""
+        return {"read-out": IMPLEMENTATIONS.describe(self.implementation)} if self.ring else {}
+
+    def make(
+        self,
+        d_model: int,
+        *,
+        rngs: nnx.Rngs | None = None,
+        dtype: DType = jnp.float32,
+        param_dtype: DType = jnp.float32,
+    ) -> "Readout":
+        """Make the read-out for features of width ``d_model``."""
+        return Readout(
+            d_model, self, rngs=rngs or nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ReadoutState:
+    """The ring, oldest entry first. The last token's entry waits for the token after it.
+
+    Attributes:
+      positions: of the rows.
+      k: keys of the last R + C - 1 tokens.
+      tokens: those tokens, and before them as many as the longest n-gram at the first key needs.
+    """
+
+    positions: Positions
+    k: Float[Array, "B T P"]
+    tokens: Int[Array, "B S"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """The tokens of a call, to be scored or predicted.
+
+    Attributes:
+      lookup: tokens and entries.
+      gate: logit of g_t without the part of l_t.
+      gate_lse: lambda.
+      implementation: of the read-out.
+    """
+
+    lookup: Lookup
+    gate: Float[Array, "B L"]
+    gate_lse: Float[Array, ""]
+    implementation: str = dataclasses.field(metadata={"static": True})
+
+    def part(self, first: Array, size: int) -> "Look":
+        """The same for ``size`` tokens from ``first`` on."""
+        gate = jax.lax.dynamic_slice_in_dim(self.gate, first, size, 1)
+        lookup = self.lookup.part(first, size)
+        return dataclasses.replace(self, lookup=lookup, gate=gate)
+
+
+class Readout(nnx.Module):
+    """Keys, queries and gate from final features."""
+
+    axes: ClassVar[dict[str, Names]] = {"proj.kernel": ("embed", None)}
+    undecayed: ClassVar[tuple[str, ...]] = ("log_scale", "length", "match", "gate", "gate_lse")
+
+    def __init__(
+        self,
+        d_model: int,
+        config: ReadoutConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType,
+        param_dtype: DType,
+    ) -> None:
+        """Draw the projection of keys and queries; the gate starts nearly shut."""
+        self.config, self.d_model = config, d_model
+        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.proj = nnx.Linear(d_model, 2 * config.d_key, use_bias=False, **options)
+        self.gate_proj = nnx.Linear(
+            d_model, 1, use_bias=False, kernel_init=nnx.initializers.zeros, **options
+        )
+        number = lambda *x: nnx.Param(jnp.array(x, param_dtype).reshape(()))  # noqa: E731
+        self.log_scale, self.length = number(2.0), number(0.0)
+        self.gate, self.gate_lse = number(-3.0), number(0.0)
+        self.match = nnx.Param(jnp.full((len(config.orders),), 0.3, param_dtype))
+
+    def __call__(
+        self,
+        h: Float[Array, "B L D"],
+        tokens: Int[Array, "B L"],
+        state: ReadoutState | SequenceShard | None = None,
+        segment_ids: Int[Array, "B L"] | None = None,
+        lengths: Int[Array, "B"] | None = None,
+    ) -> tuple[Look, ReadoutState]:
+        """Place the tokens behind the ring.
+
+        Args:
+          h: final features.
+          tokens: of the call.
+          state: of the read-out; as a mixer's, as are the following.
+          segment_ids: document of each token.
+          lengths: valid tokens of each row.
+        """
+        number, config = at_least_float32(h.dtype), self.config
+        context, before, at, positions = open_context(
+            self.init_state, state, h, segment_ids, lengths
+        )
+        # 1. Keys and queries of norm 1; the tail of what came before.
+        q, k = jnp.split(self.proj(h).astype(number), 2, axis=-1)
+        q, k = (x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-12) for x in (q, k))
+        tail_k, tail_tokens = context.tail((before.k, before.tokens), (k, tokens))
+        # 2. How far back each token reads, and by what scale.
+        chunk = at.position % config.chunk
+        reach = jnp.minimum(at.segment_pos, chunk + config.ring)
+        count = jnp.log(jnp.maximum(reach, 1).astype(number)) / math.log(USUAL_ENTRIES) - 1
+        scale = jnp.exp(self.log_scale[...].astype(number))
+        scale = scale * (1 + self.length[...].astype(number) * count)
+        # 3. Hashes of the n-grams at all entries.
+        entries = jnp.concatenate([tail_tokens, tokens], axis=1)
+        hashes = ngram_hashes(entries, config.orders)
+        first = entries.shape[1] - tail_k.shape[1] - tokens.shape[1]
+        lookup = Lookup(
+            q, scale, reach, at.segment_pos, jnp.concatenate([tail_k, k], axis=1),
+            entries[:, first:], hashes[:, :, first:], self.match[...].astype(number), config.orders,
+        )  # fmt: skip
+        gate = self.gate_proj(h)[..., 0].astype(number) + self.gate[...].astype(number)
+        # 4. The ring after the valid tokens.
+        rings = (before.k, before.tokens) if context.size == 1 else (tail_k, tail_tokens)
+        after = ReadoutState(positions, *next_tail(rings, (k, tokens), lengths))
+        look = Look(lookup, gate, self.gate_lse[...].astype(number), config.implementation)
+        return look, context.last(after)
+
+    def init_state(self, batch_size: int) -> ReadoutState:
+        """The state before the first token."""
+        size, orders = self.config.ring + self.config.chunk - 1, self.config.orders
+        k = jnp.zeros((batch_size, size, self.config.d_key), at_least_float32(self.proj.dtype))
+        tokens = jnp.zeros((batch_size, size + max(orders, default=1) - 1), jnp.int32)
+        return ReadoutState(Positions.zero(batch_size), k, tokens)
+
+    def flops_per_token(self, length: int) -> float:
+        """Projections, and products and sums over the mean number of entries."""
+        ring, chunk = self.config.ring, self.config.chunk
+        read = min(length / 2, ring + chunk / 2)
+        return self.d_model * (4.0 * self.config.d_key + 2) + read * (
+            4 * self.config.d_key + len(self.config.orders)
+        )
+
+
+def mixed_loss(look: Look, losses: Array, targets: Array) -> Array:
+    """-log p_t(target), from the head's -log head_t(target)."""
+    share, lse = log_share(look.lookup, targets, look.implementation)
+    shut, opened = log_gate(look, lse)
+    return -jnp.logaddexp(shut - losses, _add(opened, share))
+
+
+def mixed_log_probabilities(
+    look: Look, logits: Float[Array, "B A V"], at: Int[Array, "B A"] | None = None
+) -> Float[Array, "B A V"]:
+    """Logarithm of p_t of all tokens, or of those ``at`` some places of the call."""
+    copied, lse = copy_distribution(look.lookup, logits.shape[-1], at, look.implementation)
+    if at is not None:
+        look = dataclasses.replace(look, gate=jnp.take_along_axis(look.gate, at, axis=1))
+    shut, opened = log_gate(look, lse)
+    head = jax.nn.log_softmax(logits, axis=-1) + shut[..., None]
+    copied = jnp.where(copied > 0, jnp.log(jnp.where(copied > 0, copied, 1)), -jnp.inf)
+    return jnp.logaddexp(head, _add(opened[..., None], copied))
+
+
+def log_gate(look: Look, lse: Array) -> tuple[Array, Array]:
+    """log(1 - g_t) and log g_t: 0 and -inf where nothing is read."""
+    some = lse > -jnp.inf
+    logit = look.gate + look.gate_lse * (jnp.where(some, lse, USUAL_LSE) - USUAL_LSE)
+    return (
+        jnp.where(some, jax.nn.log_sigmoid(-logit), 0),
+        jnp.where(some, jax.nn.log_sigmoid(logit), -jnp.inf),
+    )
+
+
+def _add(a: Array, b: Array) -> Array:
+    """Sum of logarithms; -inf, without a gradient, where one of them is."""
+    some = (a > -jnp.inf) & (b > -jnp.inf)
+    return jnp.where(some, jnp.where(some, a, 0) + jnp.where(some, b, 0), -jnp.inf)
