@@ -152,8 +152,9 @@ class RunSetup:
 
 
 def implementations(model_config: Any) -> dict[str, str]:
-    """The implementations of scans and attention by what they compute; ValueError if not here."""
+    """The implementations of scans, attention and read-out; ValueError if not here."""
     found: dict[str, str] = {}
-    for mixer in getattr(model_config, "pattern", ()):
-        found |= getattr(mixer, "implementations", {})
+    parts = (*getattr(model_config, "pattern", ()), getattr(model_config, "readout", None))
+    for part in parts:
+        found |= getattr(part, "implementations", {})
     return found

@@ -57,6 +57,10 @@ class StandIn(nnx.Module):
     def logit_factors(self, features):
         return features, self.embedding.embedding[...]
 
+    def _forward(self, *inputs):
+        features, state = self.features(*inputs)
+        return features, None, state
+
     score = Model.score
 
     def logits(self, features):

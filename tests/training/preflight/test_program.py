@@ -31,8 +31,8 @@ class Toy(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(8))
         self.head = nnx.Param(jnp.zeros((8, VOCAB), jnp.bfloat16))
 
-    def features(self, tokens, state=None, segment_ids=None, lengths=None):
-        return self.table[...][tokens] + self.bias[...], state
+    def _forward(self, tokens, state=None, segment_ids=None, lengths=None):
+        return self.table[...][tokens] + self.bias[...], None, state
 
     def logit_factors(self, features):
         return features, self.head[...].T
