@@ -58,7 +58,7 @@ def was_asked_to_stop(code: int) -> bool:
 
 
 class StopSignals:
-    """Turns SIGINT, SIGTERM and SIGHUP into a request that a loop sees; ``notice`` gets the name.
+    """Turns SIGINT, SIGTERM and SIGHUP into a request that a loop polls; ``notice`` gets the name.
 
     A second SIGINT interrupts at once, as usual. Outside the main thread, where Python sets no
     handlers, nothing is caught.

@@ -13,12 +13,13 @@ C tokens at or before it, so that the ring holds R to R + C - 1 entries behind e
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.protocol import MakesMixer, Options
 from bmojo.ops.axes import Names
 from bmojo.ops.positions import Positions, next_tail
 from bmojo.ops.readout import (
@@ -30,7 +31,7 @@ from bmojo.ops.readout import (
     ngram_hashes,
 )
 from bmojo.ops.time_sharding import SequenceShard, open_context
-from bmojo.types import Array, DType, Float, Int, at_least_float32
+from bmojo.types import Array, Float, Int, at_least_float32
 
 USUAL_ENTRIES = 1024
 """n_0, entries at which the scale is exp(tau)."""
@@ -40,7 +41,7 @@ USUAL_LSE = 15.0
 
 
 @dataclasses.dataclass(frozen=True)
-class ReadoutConfig:
+class ReadoutConfig(MakesMixer):
     """A verbatim read-out.
 
     Attributes:
@@ -59,9 +60,9 @@ class ReadoutConfig:
     implementation: Implementation = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("ring", 0), ("chunk", 1), ("d_key", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: must be at least {least}, got {getattr(self, name)}")
+        self._check_positive("chunk", "d_key")
+        if self.ring < 0:
+            raise ValueError(f"ring: must be at least 0, got {self.ring}")
         if any(n < 1 for n in self.orders) or sorted(set(self.orders)) != list(self.orders):
             raise ValueError(f"orders: must ascend from 1 or more, got {self.orders}")
         IMPLEMENTATIONS.check(self.implementation)
@@ -71,18 +72,8 @@ class ReadoutConfig:
         """The implementation of the read-out on this machine."""
         return {"read-out": IMPLEMENTATIONS.describe(self.implementation)} if self.ring else {}
 
-    def make(
-        self,
-        d_model: int,
-        *,
-        rngs: nnx.Rngs | None = None,
-        dtype: DType = jnp.float32,
-        param_dtype: DType = jnp.float32,
-    ) -> "Readout":
-        """Make the read-out for features of width ``d_model``."""
-        return Readout(
-            d_model, self, rngs=rngs or nnx.Rngs(0), dtype=dtype, param_dtype=param_dtype
-        )
+    def _make(self, d_model: int, **options: Unpack[Options]) -> "Readout":
+        return Readout(d_model, self, **options)
 
 
 @jax.tree_util.register_dataclass
@@ -131,18 +122,10 @@ class Readout(nnx.Module):
     axes: ClassVar[dict[str, Names]] = {"proj.kernel": ("embed", None)}
     undecayed: ClassVar[tuple[str, ...]] = ("log_scale", "length", "match", "gate", "gate_lse")
 
-    def __init__(
-        self,
-        d_model: int,
-        config: ReadoutConfig,
-        *,
-        rngs: nnx.Rngs,
-        dtype: DType,
-        param_dtype: DType,
-    ) -> None:
+    def __init__(self, d_model: int, config: ReadoutConfig, **options: Unpack[Options]) -> None:
         """Draw the projection of keys and queries; the gate starts nearly shut."""
         self.config, self.d_model = config, d_model
-        options = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        param_dtype = options["param_dtype"]
         self.proj = nnx.Linear(d_model, 2 * config.d_key, use_bias=False, **options)
         self.gate_proj = nnx.Linear(
             d_model, 1, use_bias=False, kernel_init=nnx.initializers.zeros, **options

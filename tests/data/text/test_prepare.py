@@ -347,6 +347,24 @@ def test_a_flipped_bit_of_the_index_is_an_error(many, tmp_path):
             stored(prepared, "train")
 
 
+def test_a_flipped_bit_of_the_texts_is_an_error_or_lies_in_the_filling(many, tmp_path):
+    prepared = prepare(Request(many), tmp_path / "out")
+    right = stored(prepared, "train")
+    (path,) = (tmp_path / "out").glob("train-*.array_record")
+    content, refused = path.read_bytes(), 0
+    written = np.flatnonzero(np.frombuffer(content, np.uint8))
+    for place in written[np.linspace(0, len(written) - 1, 60, dtype=int)]:
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            assert stored(prepared, "train") == right
+        except UserError as error:
+            assert f"{path}: not what the manifest says" in str(error)
+            refused += 1
+    assert refused > 30
+
+
 @pytest.mark.parametrize(
     "change", [lambda t: t[:-9], lambda t: t.replace('"tokens": ', '"tokens": 1')]
 )
