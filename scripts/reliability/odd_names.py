@@ -38,10 +38,11 @@ class Stopping(io.StringIO):
     """Output that asks for the end of the process as soon as a step is reported."""
 
     def write(self, text: str) -> int:
-        """Keep the text."""
-        if "step 1" in self.getvalue() + text and "step 1" not in self.getvalue():
+        """Keep the text, then send the signal, whose notice comes here too."""
+        before, size = self.getvalue(), super().write(text)
+        if "step 1" in self.getvalue() and "step 1" not in before:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().write(text)
+        return size
 
 
 def saved(run: Path) -> str:
