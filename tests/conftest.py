@@ -53,6 +53,13 @@ def _register_dataclass(cls, *fields, **options):
 jax.tree_util.register_dataclass = _register_dataclass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    """Give compiled programs back: Linux maps at most 65,530 pieces of memory in a process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """The compute dtype of a numeric test; float64 is switched on for that test alone."""

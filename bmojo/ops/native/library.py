@@ -153,8 +153,18 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
+_in_use: str | None = None
+
+
+def in_use() -> str | None:
+    """The name of the library that JAX knows in this process; None: no kernels so far."""
+    return _in_use
+
+
 def _register(library: Path) -> None:
     """Tell JAX of every kernel of the library, by the names in its table."""
+    global _in_use
+    _in_use = library.stem
     loaded = ctypes.CDLL(str(library))
     for name in _names():
         handler = jax.ffi.pycapsule(getattr(loaded, name))

@@ -6,6 +6,13 @@
 #include <cstdlib>
 #include <new>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(start, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(start, bytes)
+#endif
+
 namespace bmojo {
 
 // Arrays cut one after the other from a block of the calling thread's.
@@ -29,11 +36,13 @@ class Scratch {
       mine.bytes = whole;
     }
     next_ = static_cast<T*>(mine.start);
+    ASAN_POISON_MEMORY_REGION(mine.start, mine.bytes);
   }
 
   // An array of so many elements, which holds anything.
   T* take(std::size_t count) {
     T* taken = next_;
+    ASAN_UNPOISON_MEMORY_REGION(taken, count * sizeof(T));
     next_ += (count + kAligned - 1) / kAligned * kAligned;
     return taken;
   }
