@@ -4,7 +4,7 @@ They compute in the dtype of their operands, float64 included, are differentiabl
 everything in memory. For tests and for readers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +190,26 @@ def kept_entries(
     return found
 
 
+def matched_entries(
+    tokens: Int[Array, "L"],
+    segment_pos: Int[Array, "L"],
+    ring: int,
+    chunk: int,
+    order: int,
+    cap: int,
+    capacity: int,
+) -> list[list[int]]:
+    """The entries that left the ring and match the last tokens, at each token of one row."""
+    words, found = tokens.tolist(), []
+    for t in range(len(words)):
+        begins, until = t - int(segment_pos[t]), t // chunk * chunk - ring
+        last = words[t - order + 1 : t + 1] if t - order + 1 >= begins else None
+        first = max(begins + order - 1, until - capacity)
+        same = [i for i in range(first, until) if words[i - order + 1 : i + 1] == last]
+        found.append(same[::-1][:cap])
+    return found
+
+
 def verbatim_readout(
     q: Float[Array, "L P"],
     k: Float[Array, "L P"],
@@ -204,7 +224,7 @@ def verbatim_readout(
     log_scale: Float[Array, ""],
     length: Float[Array, ""],
     gate_lse: Float[Array, ""],
-    kept: Sequence[Sequence[int]],
+    kept: Sequence[Collection[int]],
 ) -> Float[Array, "L V"]:
     """p_t = (1 - g_t) head_t + g_t c_t for one row from its first token on; see layers/readout.
 
