@@ -187,7 +187,7 @@ class Model(nnx.Module):
         self.norm = RMSNorm(config.d_model, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
-        if config.readout is not None and config.readout.ring:
+        if config.readout is not None and config.readout.reads:
             self.readout = config.readout.make(config.d_model, **options)
 
     def __call__(

@@ -8,12 +8,13 @@ l_t the log-sum-exp of the scores (:mod:`bmojo.ops.readout`):
     p_t     = (1 - g_t) head_t + g_t c_t
 
 Token t reads the entries i with e - R <= i < t of its document, e being the last edge of chunks of
-C tokens at or before it, so that the ring holds R to R + C - 1 entries behind each token.
+C tokens at or before it, so that the ring holds R to R + C - 1 entries behind each token; and those
+in M slots, chosen at e among all that left the ring before (:mod:`bmojo.ops.retention`).
 """
 
 import dataclasses
 import math
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +22,21 @@ from flax import nnx
 
 from bmojo.layers.protocol import MakesMixer, Options
 from bmojo.ops.axes import Names
-from bmojo.ops.positions import Positions, next_tail
+from bmojo.ops.positions import Positions, TokenPositions, next_tail
 from bmojo.ops.readout import (
     IMPLEMENTATIONS,
+    Entries,
     Implementation,
     Lookup,
+    Query,
+    Stretch,
     copy_distribution,
     log_share,
     ngram_hashes,
 )
-from bmojo.ops.time_sharding import SequenceShard, open_context
-from bmojo.types import Array, Float, Int, at_least_float32
+from bmojo.ops.retention import VACANT, Kept, Retention, Rule
+from bmojo.ops.time_sharding import SequenceShard, TimeContext, open_context
+from bmojo.types import Array, Float, Int, UInt32, at_least_float32
 
 USUAL_ENTRIES = 1024
 """n_0, entries at which the scale is exp(tau)."""
@@ -45,7 +50,11 @@ class ReadoutConfig(MakesMixer):
     """A verbatim read-out.
 
     Attributes:
-      ring: R, entries behind the last chunk edge that every token reads; 0: no read-out.
+      ring: R, entries behind the last chunk edge that every token reads.
+      slots: M, entries kept beyond the ring. Both 0: no read-out.
+      rule: which are kept, see :mod:`bmojo.ops.retention`.
+      half_life: tokens of age by which the cost of a kept entry grows by one; 0: age is free.
+      seed: of the rule ``random``.
       chunk: C, tokens between two edges.
       d_key: width of keys and queries.
       orders: the n of the suffix matches: the score of an entry is higher if the last n tokens
@@ -54,6 +63,10 @@ class ReadoutConfig(MakesMixer):
     """
 
     ring: int = 1024
+    slots: int = 0
+    rule: Rule = "redundancy"
+    half_life: float = 0.0
+    seed: int = 0
     chunk: int = 128
     d_key: int = 32
     orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 12)
@@ -61,8 +74,11 @@ class ReadoutConfig(MakesMixer):
 
     def __post_init__(self) -> None:
         self._check_positive("chunk", "d_key")
-        if self.ring < 0:
-            raise ValueError(f"ring: must be at least 0, got {self.ring}")
+        for name in ("ring", "slots", "half_life"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be at least 0, got {getattr(self, name)}")
+        if self.rule not in get_args(Rule):
+            raise ValueError(f"rule: must be one of {get_args(Rule)}, got {self.rule!r}")
         if any(n < 1 for n in self.orders) or sorted(set(self.orders)) != list(self.orders):
             raise ValueError(f"orders: must ascend from 1 or more, got {self.orders}")
         IMPLEMENTATIONS.check(self.implementation)
@@ -70,7 +86,17 @@ class ReadoutConfig(MakesMixer):
     @property
     def implementations(self) -> dict[str, str]:
         """The implementation of the read-out on this machine."""
-        return {"read-out": IMPLEMENTATIONS.describe(self.implementation)} if self.ring else {}
+        return {"read-out": IMPLEMENTATIONS.describe(self.implementation)} if self.reads else {}
+
+    @property
+    def reads(self) -> bool:
+        """Whether there is anything to read."""
+        return self.ring + self.slots > 0
+
+    @property
+    def held(self) -> int:
+        """Entries behind each token, the last of which waits for its answer."""
+        return self.ring + self.chunk - (self.slots == 0)
 
     def _make(self, d_model: int, **options: Unpack[Options]) -> "Readout":
         return Readout(d_model, self, **options)
@@ -79,17 +105,20 @@ class ReadoutConfig(MakesMixer):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ReadoutState:
-    """The ring, oldest entry first. The last token's entry waits for the token after it.
+    """The ring, oldest entry first, and the slots.
 
     Attributes:
       positions: of the rows.
-      k: keys of the last R + C - 1 tokens.
+      k: keys of the last R + C - 1 tokens (one more with slots); the last of them waits for the
+        token after it.
       tokens: those tokens, and before them as many as the longest n-gram at the first key needs.
+      kept: the slots at the last edge; those of an earlier document count as vacant.
     """
 
     positions: Positions
     k: Float[Array, "B T P"]
     tokens: Int[Array, "B S"]
+    kept: Kept
 
 
 @jax.tree_util.register_dataclass
@@ -160,38 +189,108 @@ class Readout(nnx.Module):
         q, k = jnp.split(self.proj(h).astype(number), 2, axis=-1)
         q, k = (x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-12) for x in (q, k))
         tail_k, tail_tokens = context.tail((before.k, before.tokens), (k, tokens))
-        # 2. How far back each token reads, and by what scale.
+        # 2. Entries, and the n-grams that end at the tokens of the call.
+        length, held = tokens.shape[1], tail_k.shape[1]
+        recent, own = self._entries(tail_k, tail_tokens, k, tokens, at.segment_pos)
+        # 3. What each token reads: a stretch of the ring, and the valid slots of the last edge.
+        place = jnp.broadcast_to(held + jnp.arange(length, dtype=jnp.int32), at.position.shape)
         chunk = at.position % config.chunk
-        reach = jnp.minimum(at.segment_pos, chunk + config.ring)
-        count = jnp.log(jnp.maximum(reach, 1).astype(number)) / math.log(USUAL_ENTRIES) - 1
+        stretches = [Stretch(place, jnp.minimum(at.segment_pos, chunk + config.ring))]
+        bands, spans, kept = [recent], [(config.ring + config.chunk - 1, 1, 1)], before.kept
+        if config.slots:
+            band, stretch, kept = self._slots(before, context, at, recent, (k, tokens))
+            bands.append(band)
+            stretches.append(stretch)
+            spans.append((config.slots, config.slots, config.chunk))
+        # 4. The scale, by the number of entries read.
+        count = sum(stretch.reach for stretch in stretches)
+        count = jnp.log(jnp.maximum(count, 1).astype(number)) / math.log(USUAL_ENTRIES) - 1
         scale = jnp.exp(self.log_scale[...].astype(number))
         scale = scale * (1 + self.length[...].astype(number) * count)
-        # 3. Hashes of the n-grams at all entries.
-        entries = jnp.concatenate([tail_tokens, tokens], axis=1)
-        hashes = ngram_hashes(entries, config.orders)
-        first = entries.shape[1] - tail_k.shape[1] - tokens.shape[1]
-        lookup = Lookup(
-            q, scale, reach, at.segment_pos, jnp.concatenate([tail_k, k], axis=1),
-            entries[:, first:], hashes[:, :, first:], self.match[...].astype(number), config.orders,
-        )  # fmt: skip
+        query = Query(q, scale, jnp.moveaxis(own, 0, 2), tuple(stretches))
+        match = self.match[...].astype(number)
+        lookup = Lookup(query, match, tuple(bands), spans=tuple(spans))
         gate = self.gate_proj(h)[..., 0].astype(number) + self.gate[...].astype(number)
-        # 4. The ring after the valid tokens.
+        # 5. The ring after the valid tokens.
         rings = (before.k, before.tokens) if context.size == 1 else (tail_k, tail_tokens)
-        after = ReadoutState(positions, *next_tail(rings, (k, tokens), lengths))
+        after = ReadoutState(positions, *next_tail(rings, (k, tokens), lengths), kept)
         look = Look(lookup, gate, self.gate_lse[...].astype(number), config.implementation)
         return look, context.last(after)
 
+    def _entries(
+        self,
+        tail_k: Float[Array, "B T P"],
+        tail_tokens: Int[Array, "B S"],
+        k: Float[Array, "B L P"],
+        tokens: Int[Array, "B L"],
+        segment_pos: Int[Array, "B L"],
+    ) -> tuple[Entries, UInt32[Array, "n B L"]]:
+        """The last T entries before some tokens, and theirs; and the tokens' own n-grams."""
+        words = jnp.concatenate([tail_tokens, tokens], axis=1)
+        behind, held = tail_tokens.shape[1], tail_k.shape[1]
+        steps = jnp.arange(-behind, 0, dtype=jnp.int32)
+        places = jnp.concatenate([segment_pos[:, :1] + steps, segment_pos], axis=1)
+        of_entries, own = ngram_hashes(words, places, self.config.orders)
+        answers = jnp.roll(words[:, behind - held :], -1, axis=1)
+        k = jnp.concatenate([tail_k, k], axis=1)
+        return Entries(k, answers, of_entries[:, :, behind - held :]), own[:, :, behind:]
+
+    def _slots(
+        self,
+        before: ReadoutState,
+        context: TimeContext,
+        at: TokenPositions,
+        recent: Entries,
+        new: tuple[Float[Array, "B L P"], Int[Array, "B L"]],
+    ) -> tuple[Entries, Stretch, Kept]:
+        """The slots of all edges as a band, what each token reads of it, and those after the call.
+
+        The choice is serial: of a sequence over several devices each makes it for all of them.
+        """
+        config, everywhere = self.config, at
+        rule = Retention(config.slots, config.rule, config.half_life, config.seed)
+        if context.size > 1:
+            k, tokens, position, segment_pos = context.gather((*new, at.position, at.segment_pos))
+            recent, _ = self._entries(before.k, before.tokens, k, tokens, segment_pos)
+            lengths = at.lengths * context.size
+            everywhere = TokenPositions(position, segment_pos, None, None, lengths)
+        sets = rule.sets(before.kept, recent, everywhere, config.ring, config.chunk)
+        first = (everywhere.position[:, 0] - 1) // config.chunk
+        which = at.position // config.chunk - first[:, None]
+        # A document that started after an edge reads none of the slots of that edge.
+        newest = jnp.take_along_axis(sets.position[..., -1], which, axis=1)
+        count = (sets.position != VACANT).sum(axis=-1, dtype=jnp.int32)
+        count = jnp.take_along_axis(count, which, axis=1)
+        reach = jnp.where(newest >= at.position - at.segment_pos, count, 0)
+        flat = lambda x: x.reshape(len(x), -1)  # noqa: E731
+        entries = sets.entries
+        band = Entries(
+            entries.k.reshape(len(entries.k), -1, config.d_key),
+            flat(entries.answers),
+            entries.hashes.reshape(*entries.hashes.shape[:2], -1),
+        )
+        last = everywhere.position[:, 0] + everywhere.lengths - 1
+        reached = last // config.chunk - first
+        return band, Stretch((which + 1) * config.slots, reach), sets.at(reached)
+
     def init_state(self, batch_size: int) -> ReadoutState:
         """The state before the first token."""
-        size, orders = self.config.ring + self.config.chunk - 1, self.config.orders
-        k = jnp.zeros((batch_size, size, self.config.d_key), at_least_float32(self.proj.dtype))
+        config, number = self.config, at_least_float32(self.proj.dtype)
+        orders, size, slots = config.orders, config.held, (batch_size, config.slots)
+        k = jnp.zeros((batch_size, size, config.d_key), number)
         tokens = jnp.zeros((batch_size, size + max(orders, default=1) - 1), jnp.int32)
-        return ReadoutState(Positions.zero(batch_size), k, tokens)
+        entries = Entries(
+            jnp.zeros((*slots, config.d_key), number),
+            jnp.zeros(slots, jnp.int32),
+            jnp.zeros((len(orders), *slots), jnp.uint32),
+        )
+        kept = Kept(entries, jnp.full(slots, VACANT, jnp.int32), jnp.full(slots, -1, number))
+        return ReadoutState(Positions.zero(batch_size), k, tokens, kept)
 
     def flops_per_token(self, length: int) -> float:
         """Projections, and products and sums over the mean number of entries."""
         ring, chunk = self.config.ring, self.config.chunk
-        read = min(length / 2, ring + chunk / 2)
+        read = min(length / 2, ring + chunk / 2 + self.config.slots)
         return self.d_model * (4.0 * self.config.d_key + 2) + read * (
             4 * self.config.d_key + len(self.config.orders)
         )
@@ -208,9 +307,10 @@ def mixed_log_probabilities(
     look: Look, logits: Float[Array, "B A V"], at: Int[Array, "B A"] | None = None
 ) -> Float[Array, "B A V"]:
     """Logarithm of p_t of all tokens, or of those ``at`` some places of the call."""
-    copied, lse = copy_distribution(look.lookup, logits.shape[-1], at, look.implementation)
     if at is not None:
-        look = dataclasses.replace(look, gate=jnp.take_along_axis(look.gate, at, axis=1))
+        gate = jnp.take_along_axis(look.gate, at, axis=1)
+        look = dataclasses.replace(look, gate=gate, lookup=look.lookup.take(at))
+    copied, lse = copy_distribution(look.lookup, logits.shape[-1], look.implementation)
     shut, opened = log_gate(look, lse)
     head = jax.nn.log_softmax(logits, axis=-1) + shut[..., None]
     copied = jnp.where(copied > 0, jnp.log(jnp.where(copied > 0, copied, 1)), -jnp.inf)

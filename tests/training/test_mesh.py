@@ -10,6 +10,7 @@ from flax import nnx
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.protocol import parameter_axes
+from bmojo.layers.readout import ReadoutConfig
 from bmojo.model import ModelConfig
 from bmojo.training.parameters import outline
 from bmojo.training.run_dir import RunError
@@ -34,6 +35,15 @@ def test_losses_are_those_of_one_device(alone, mesh):
     result = mesh_steps.train(SMALL, MeshConfig(*mesh), 4)
     np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)
     assert result.parameters < alone.parameters and result.optimizer < alone.optimizer
+
+
+@pytest.mark.parametrize("implementation", ["xla", "native"])
+@pytest.mark.parametrize("mesh", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (2, 1, 1, 4)])
+def test_a_read_out_is_that_of_one_device(mesh, implementation):
+    readout = ReadoutConfig(16, 8, chunk=4, half_life=30.0, implementation=implementation)
+    config = dataclasses.replace(SMALL, readout=readout)
+    result, alone = (mesh_steps.train(config, m, 4) for m in (MeshConfig(*mesh), None))
+    np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)
 
 
 @pytest.mark.slow
