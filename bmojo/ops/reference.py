@@ -250,3 +250,27 @@ def verbatim_readout(
         g = jax.nn.sigmoid(gate[t] + gate_lse * (jax.nn.logsumexp(scores) - 15))
         found.append((1 - g) * head[t] + g * copied)
     return jnp.stack(found)
+
+
+def matched_entries(
+    tokens: Int[Array, "L"],
+    segment_pos: Int[Array, "L"],
+    ring: int,
+    chunk: int,
+    n: int,
+    cap: int,
+    capacity: int,
+) -> Int[Array, "L cap"]:
+    """Entries that each token of one row reads beyond the ring, the newest first, then -1.
+
+    Those of its document that were appended at or before the last chunk edge, end in the token's
+    own n-gram, and are among the ``capacity`` appended last; see ops/matching.
+    """
+    words, found = tokens.tolist(), []
+    for t in range(len(words)):
+        begins, until, read = t - int(segment_pos[t]), t // chunk * chunk - ring, []
+        for i in range(until - 1, max(begins, until - capacity) - 1, -1):
+            if i - n + 1 >= begins and words[i - n + 1 : i + 1] == words[t - n + 1 : t + 1]:
+                read.append(i)
+        found.append((read + [-1] * cap)[:cap])
+    return jnp.array(found)
