@@ -190,26 +190,6 @@ def kept_entries(
     return found
 
 
-def matched_entries(
-    tokens: Int[Array, "L"],
-    segment_pos: Int[Array, "L"],
-    ring: int,
-    chunk: int,
-    order: int,
-    cap: int,
-    capacity: int,
-) -> list[list[int]]:
-    """The entries that left the ring and match the last tokens, at each token of one row."""
-    words, found = tokens.tolist(), []
-    for t in range(len(words)):
-        begins, until = t - int(segment_pos[t]), t // chunk * chunk - ring
-        last = words[t - order + 1 : t + 1] if t - order + 1 >= begins else None
-        first = max(begins + order - 1, until - capacity)
-        same = [i for i in range(first, until) if words[i - order + 1 : i + 1] == last]
-        found.append(same[::-1][:cap])
-    return found
-
-
 def verbatim_readout(
     q: Float[Array, "L P"],
     k: Float[Array, "L P"],

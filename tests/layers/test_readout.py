@@ -77,7 +77,7 @@ def oracle(readout, h, tokens, logits, segment_pos):
             row[2], row[5], config.ring, config.chunk, config.match_order, config.matches,
             config.capacity,
         )  # fmt: skip
-        kept = [{*a, *b} for a, b in zip(kept, matched, strict=True)]
+        kept = [{*a, *b} for a, b in zip(kept, matched.tolist(), strict=True)]
         values = (x[...] for x in scalars)
         rows.append(
             reference.verbatim_readout(
