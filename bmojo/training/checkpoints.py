@@ -104,7 +104,10 @@ class Checkpoints(contextlib.ExitStack):
         if checkpoint.carried:
             arrays["carried"] = checkpoint.carried
         items = {name: ocp.args.StandardSave(_held(item)) for name, item in arrays.items()}
-        items["meta"] = ocp.args.JsonSave({**stamp(), "step": step, **checkpoint.meta})
+        meta = {**stamp(), "step": step, **checkpoint.meta}
+        if (own := RunDir(self.directory.parent).own_id()) is not None:
+            meta["run"] = own
+        items["meta"] = ocp.args.JsonSave(meta)
         items["shapes"] = ocp.args.JsonSave(shapes)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self.latest = step
@@ -312,14 +315,20 @@ def _read_meta(
             f"format {wrote['format']}, bmojo {bmojo.__version__} reads format {FORMAT}; use "
             f"bmojo {wrote['version']}, or train again with --fresh"
         )
-    meta, config = small["meta"], directory.parent / "config.gin"
+    run, meta = RunDir(directory.parent), small["meta"]
     if meta.get("step", step) != step:
         raise ValueError(f"it is the checkpoint of step {meta['step']}; give it that name again")
-    if "config" in meta and config.is_file():
-        pair = [without_mesh(text) for text in (meta["config"], config.read_text(encoding="utf8"))]
+    if "config" in meta and run.config.is_file():
+        texts = (meta["config"], run.config.read_text(encoding="utf8"))
+        pair = [without_mesh(text) for text in texts]
         if pair[0] != pair[1]:
             _, was, now = first_difference(*map("\n".join, pair))
             raise ValueError(f"it is of another run, which has {was} where config.gin has {now}")
+    if "run" in meta and meta["run"] != (run.own_id() or meta["run"]):
+        raise ValueError(
+            f"it is of another run with the same config ({meta['run']}, and {run.identity} has "
+            f"{run.own_id()}): move it back to where it came from, or delete that file"
+        )
     saved, wanted = small["shapes"], {name: list(x.shape) for name, x in expected.items()}
     for name in sorted(saved.keys() | wanted.keys()):
         there, here = saved.get(name), wanted.get(name)
