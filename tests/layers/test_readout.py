@@ -117,6 +117,7 @@ MATCHES = SLOTS | {"matches": 3, "match_order": 2, "capacity": 50}
         (MATCHES | {"capacity": 4, "matches": 2}, True),
     ],
 )
+@pytest.mark.one_in(5)
 def test_the_mixture_is_that_of_the_equations(dtype, packed, options):
     readout = make(dataclasses.replace(CONFIG, **options), dtype=dtype)
     h, tokens, logits, ids = draw(23, dtype=dtype)
@@ -133,6 +134,7 @@ def test_the_mixture_is_that_of_the_equations(dtype, packed, options):
     assert_close(some, jnp.take_along_axis(expected, at[..., None], 1), dtype)
 
 
+@pytest.mark.one_in(3)
 def test_blocks_of_tokens_do_not_matter(dtype, monkeypatch):
     readout = make(dtype=dtype)
     h, tokens, logits, ids = draw(23, dtype=dtype)
@@ -209,6 +211,7 @@ def run(model, tokens, targets=None, state=None, ids=None, lengths=None):
 
 @pytest.mark.parametrize("slots", [{}, SLOTS, MATCHES | {"capacity": 7}])
 @pytest.mark.parametrize("cuts", [(1,) * 23, (5, 1, 17)])
+@pytest.mark.one_in(3)
 def test_segments_give_what_the_whole_gives(cuts, slots):
     model = small(readout=dataclasses.replace(CONFIG, **slots))
     _, tokens, _, ids = draw(23)
