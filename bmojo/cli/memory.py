@@ -66,13 +66,13 @@ def search(
         with progress_bar("contexts", len(store)) as done:
             for number, context in store.records.contexts():
                 done(1)
-                if text in (_ids(context) if coder is None else coder.decode(context)):
+                if text in (_ids(context) if coder is None else _decoded(context, coder)):
                     hits.append(number)
         for number in hits[:limit]:
             record = store.records[number]
             typer.echo(
                 f"{number}  layer {record.layer}  {record.source}:{record.position}  "
-                f"innovation {record.innovation:.4g}  {_context(record.context, coder)}"
+                f"innovation {record.innovation:.4g}  {_context(record, coder)}"
             )
         if hits[limit:]:
             typer.echo(f"{len(hits) - limit:,} more; --limit shows them")
@@ -235,10 +235,20 @@ def _tokenizer(identity: "Identity") -> "Tokenizer | None":
     return None
 
 
-def _context(context: "np.ndarray", coder: "Tokenizer | None") -> str:
+def _context(record: "Record", coder: "Tokenizer | None") -> str:
     if coder is None:
-        return _ids(context).strip()
-    return json.dumps(coder.decode(context), ensure_ascii=False)
+        return _ids(record.context).strip()
+    begins = len(record.context) > record.position
+    return json.dumps(_decoded(record.context, coder, begins), ensure_ascii=False)
+
+
+def _decoded(context: "np.ndarray", coder: "Tokenizer", begins: bool = False) -> str:
+    """Text of a context; unless a source begins with it, decoded behind a word.
+
+    Decoders take the blank off the first word that they see.
+    """
+    word = [] if begins else coder.encode("a").tolist()
+    return coder.decode([*word, *context.tolist()])[len(coder.decode(word)) :]
 
 
 def _ids(words: "str | np.ndarray") -> str:
@@ -267,7 +277,7 @@ def _facts(record: "Record", coder: "Tokenizer | None") -> dict[str, Any]:
 
     names = ("id", "layer", "source", "position", "token", "innovation", "uses", "strength")
     return {name: getattr(record, name) for name in names} | {
-        "context": _context(record.context, coder),
+        "context": _context(record, coder),
         "written": _when(record.written),
         "clock": record.born,
         "used": None if record.used is None else _when(record.used),
