@@ -1,13 +1,15 @@
 """The checkpoints of a run: saved in the background, restored from the newest whole one."""
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
 import itertools
 import logging
+import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import tensorstore
+from orbax.checkpoint._src import asyncio_utils
 
 import bmojo
 from bmojo.errors import first_line
@@ -28,10 +31,33 @@ from bmojo.training.run_dir import RunDir, RunError, WriteError, first_differenc
 # Orbax logs every save and restore through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
+
+def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine in an event loop of its own, all tasks of which have ended.
+
+    In place of Orbax's function, which closes the loop as soon as one of several writes fails: the
+    others then find it closed, each with a traceback.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        if left := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+if hasattr(asyncio_utils, "_run_sync_via_new_loop"):  # of orbax-checkpoint 0.12
+    asyncio_utils._run_sync_via_new_loop = _run
+
 FORMAT = 2
 """Version of the items and of ``meta``; it also changes when parameters get other names."""
 
 FIRST = {"format": 1, "version": "0.1.0"}  # of checkpoints without a stamp
+
+DESCRIPTORS = 64  # that a save opens at most: files, and three for each event loop
 
 LONGEST = 86400.0  # seconds that processes wait while the main one verifies
 
@@ -98,6 +124,9 @@ class Checkpoints(contextlib.ExitStack):
     def save(self, checkpoint: Checkpoint) -> None:
         """Start saving; the arrays may be donated as soon as this returns."""
         self.wait()
+        with contextlib.ExitStack() as held:  # half of a save that has none leaves tracebacks
+            for descriptor in (d for _ in range(DESCRIPTORS // 2) for d in os.pipe()):
+                held.callback(os.close, descriptor)
         parameters, step = checkpoint.parameters, checkpoint.step
         shapes = {name: list(value.shape) for name, value in parameters.items()}
         arrays = {"parameters": parameters, "optimizer": flatten(checkpoint.optimizer_state)}

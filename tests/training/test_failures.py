@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import os
 import resource
 import stat
@@ -89,6 +90,18 @@ def straight(tmp_path_factory):
 
 def steps(path):
     return sorted(int(entry.name) for entry in (path / "checkpoints").iterdir())
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_over(monkeypatch, recwarn):
+    """What fails leaves no task, coroutine or event loop that complains when it is collected."""
+    gc.collect()
+    seen = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(repr(found.exc_value)))
+    yield
+    gc.collect()
+    assert not seen
+    assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
 @contextlib.contextmanager

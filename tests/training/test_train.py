@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import io
 import json
 import shutil
@@ -358,6 +359,18 @@ def test_plots_and_tensorboard_events_are_written(tmp_path):
     events = list((tmp_path / "tensorboard").iterdir())
     assert b"train/loss" in events[0].read_bytes()
     assert b"recall/accuracy/all" in events[0].read_bytes()
+
+
+def test_events_that_cannot_be_written_are_told(tmp_path, monkeypatch):
+    honest = importlib.util.find_spec
+    absent = lambda name, *rest: None if name == "tensorboardX" else honest(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    for tensorboard in (True, False):
+        trainer = TrainerConfig(tensorboard=tensorboard, plots=False, eval_every=0)
+        console = Console(file=io.StringIO(), width=300)
+        run(tmp_path / str(tensorboard), 1, signal.SIGTERM, trainer=trainer, console=console)
+        said = "Trainer.tensorboard: no events, as tensorboardX is not installed"
+        assert (said in console.file.getvalue()) is tensorboard
 
 
 def test_a_run_can_be_loaded_and_measured(straight):
