@@ -14,9 +14,7 @@ but the sizes of the index and of the call:
     matches.part(first, size).newest(cap)  # of a block of queries
 
 Adding E entries to N costs a sort of E and O(N) moves, once a chunk when tokens come one by one; a
-query costs O(log N + cap). What belongs to the entries is kept at their positions modulo the
-capacity (:func:`keep`, :func:`stock_place`). The choice has no gradient, and nothing holds pairs of
-tokens.
+query costs O(log N + cap). Nothing here is differentiable, and nothing holds pairs of tokens.
 """
 
 import dataclasses
@@ -232,43 +230,3 @@ def match(
         return index.find(*query), index
     everything = add(index)
     return everything.find(*query), everything.newest(size, after)
-
-
-def stock_place(
-    position: Int[Array, "B L cap"], first: Int[Array, "B"], past: int, capacity: int
-) -> Int[Array, "B L cap"]:
-    """Places of entries along [capacity kept | T before the call | L of the call], -1 for -1.
-
-    Args:
-      position: of the entries; ``first`` is that of the call's first token.
-      first: as said.
-      past: T; the entries before them are among those that :func:`keep` has kept.
-      capacity: of the entries that are kept.
-    """
-    recent = position - (first - past)[:, None, None]
-    place = jnp.where(recent < 0, position % max(capacity, 1), capacity + recent)
-    return jnp.where(position < 0, -1, place)
-
-
-def keep(
-    kept: Array,
-    new: Array,
-    first: Int[Array, "B"],
-    appended: Int[Array, "B"],
-    after: Int[Array, "B"],
-) -> Array:
-    """Entries (B, capacity, ...) after a call, each at its position modulo the capacity.
-
-    Args:
-      kept: those before the call.
-      new: those along [T before the call | L of the call], (B, K, ...).
-      first: position of the first of them.
-      appended: entries before it are kept already.
-      after: entries before it are appended now.
-    """
-    (rows, capacity), size = kept.shape[:2], new.shape[1]
-    position = first[:, None] + jnp.arange(size, dtype=jnp.int32)
-    inside = (position >= appended[:, None]) & (position < after[:, None])
-    inside &= position >= after[:, None] - capacity
-    place = jnp.where(inside, position % max(capacity, 1), capacity)
-    return kept.at[jnp.arange(rows)[:, None], place].set(new, mode="drop")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bmojo.ops import reference
-from bmojo.ops.matching import Matches, Ngram, NgramIndex, keep, match, stock_place
+from bmojo.ops.matching import Matches, Ngram, NgramIndex, match
 from bmojo.ops.positions import Positions, advance
 
 ROWS = 2
@@ -116,33 +116,6 @@ def test_rows_of_other_lengths_go_on_where_they_are():
         there = slice(int(lengths[row]), int(total[row]))
         size = int(total[row] - lengths[row])
         np.testing.assert_array_equal(found[row, :size], expected[row, there])
-
-
-def test_what_belongs_to_entries_is_found_at_their_places():
-    ngram, ring, chunk, cap, capacity, tail = Ngram(2, 2), 3, 4, 30, 17, 9
-    tokens, ids = draw(60, 2, 0.02, seed=5)
-    value = jnp.asarray(np.random.default_rng(0).normal(size=(ROWS, 60, 2)), jnp.float32)
-    index, positions = NgramIndex.empty(ROWS, capacity), Positions.zero(ROWS)
-    kept, history = jnp.zeros((ROWS, capacity, 2)), jnp.pad(value, [(0, 0), (tail, 0), (0, 0)])
-    words, count = jnp.pad(tokens, [(0, 0), (tail, 0)]), 0
-    for first, size in ((0, 20), (20, 1), (21, 20), (41, 1), (42, 1), (43, 1), (44, 1)):
-        part, here = slice(first, first + size), slice(first, first + tail + size)
-        _, places, index, after = step(
-            index, positions, words[:, first : first + tail], tokens[:, part], ids[:, part], None,
-            ngram, ring, chunk, cap,
-        )  # fmt: skip
-        begin = positions.position
-        stock = jnp.concatenate([kept, history[:, here]], axis=1)
-        found = stock[jnp.arange(ROWS)[:, None, None], stock_place(places, begin, tail, capacity)]
-        expected = value[jnp.arange(ROWS)[:, None, None], places]
-        there = places >= 0
-        np.testing.assert_array_equal(found[there], expected[there])
-        assert (stock_place(places, begin, tail, capacity)[~there] == -1).all()
-        count += int((places[there] < first - tail).sum())
-        edges = [p - 1 - (p - 1) % chunk - ring for p in (begin, after.position)]
-        kept = keep(kept, history[:, here], begin - tail, *edges)
-        positions = after
-    assert count, "nothing was read that had left the tail"
 
 
 def test_a_part_is_a_block_of_queries():
