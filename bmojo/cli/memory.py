@@ -10,7 +10,7 @@ import typer
 
 from bmojo.cli import matched
 from bmojo.cli.common import EXIT_CODES, Numbers, Words, argument, make_app, option
-from bmojo.cli.stored_text import find_tokenizer, shown, spaced, when
+from bmojo.cli.stored_text import decoded, find_tokenizer, shown, spaced, when
 from bmojo.console import make_console, make_table, progress_bar
 from bmojo.errors import UserError, suggestion
 
@@ -69,13 +69,13 @@ def search(
         with progress_bar("contexts", len(store)) as done:
             for number, context in store.records.contexts():
                 done(1)
-                if text in (spaced(context) if coder is None else coder.decode(context)):
+                if text in (spaced(context) if coder is None else decoded(context, coder)):
                     hits.append(number)
         for number in hits[:limit]:
             record = store.records[number]
             typer.echo(
                 f"{number}  layer {record.layer}  {record.source}:{record.position}  "
-                f"innovation {record.innovation:.4g}  {shown(record.context, coder)}"
+                f"innovation {record.innovation:.4g}  {_context(record, coder)}"
             )
         if hits[limit:]:
             typer.echo(f"{len(hits) - limit:,} more; --limit shows them")
@@ -236,6 +236,10 @@ def _bounds(given: list[str]) -> dict[str, Any]:
     return changes
 
 
+def _context(record: "Record", coder: "Tokenizer | None") -> str:
+    return shown(record.context, coder, len(record.context) > record.position)
+
+
 def _seconds(age: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", age)
     if match is None:
@@ -250,7 +254,7 @@ def _facts(record: "Record", coder: "Tokenizer | None") -> dict[str, Any]:
 
     names = ("id", "layer", "source", "position", "token", "innovation", "uses", "strength")
     return {name: getattr(record, name) for name in names} | {
-        "context": shown(record.context, coder),
+        "context": _context(record, coder),
         "written": when(record.written),
         "clock": record.born,
         "used": None if record.used is None else when(record.used),

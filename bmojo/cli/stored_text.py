@@ -32,11 +32,20 @@ def find_tokenizer(identity: "Identity | MatchedIdentity") -> "Tokenizer | None"
     return None
 
 
-def shown(context: "np.ndarray", coder: "Tokenizer | None") -> str:
-    """Tokens as text in quotes, or as ids."""
+def shown(context: "np.ndarray", coder: "Tokenizer | None", begins: bool = False) -> str:
+    """Tokens as text in quotes, or as ids; ``begins``: a source begins with them."""
     if coder is None:
         return spaced(context).strip()
-    return json.dumps(coder.decode(context), ensure_ascii=False)
+    return json.dumps(decoded(context, coder, begins), ensure_ascii=False)
+
+
+def decoded(context: "np.ndarray", coder: "Tokenizer", begins: bool = False) -> str:
+    """Text of a context; unless a source begins with it, decoded behind a word.
+
+    Decoders take the blank off the first word that they see.
+    """
+    word = [] if begins else coder.encode("a").tolist()
+    return coder.decode([*word, *context.tolist()])[len(coder.decode(word)) :]
 
 
 def spaced(words: "str | np.ndarray") -> str:

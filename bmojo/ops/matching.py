@@ -185,7 +185,7 @@ def match(
     ngram: Ngram,
     tokens: Int[Array, "B K"],
     position: Int[Array, "B L"],
-    segment_pos: Int[Array, "B L"],
+    segment_pos: Int[Array, "B K"],
     until: Int[Array, "B L"],
     appended: Int[Array, "B"],
     after: Int[Array, "B"],
@@ -201,7 +201,7 @@ def match(
       ngram: of the matches.
       tokens: of the entries.
       position: of the call's tokens in their rows.
-      segment_pos: tokens of the same document before each.
+      segment_pos: of the entries, tokens of the same document before each.
       until: entries before it are appended when the token comes; at most ``position``.
       appended: entries before it are in the index.
       after: ``until`` of the last valid token of each row; ``appended`` where there is none.
@@ -211,18 +211,15 @@ def match(
     past, size = tokens.shape[1] - position.shape[1], index.position.shape[1]
     capacity = capacity or size or tokens.shape[1]
     keys = ngram.keys(tokens)
-    # 1. Position of each entry, and tokens of its document before it: before the call, of the
-    #    document that the call begins in, and negative in others.
-    back = jnp.arange(-past, 0)
-    entry = jnp.concatenate([position[:, :1] + back, position], axis=1)
-    behind = jnp.concatenate([segment_pos[:, :1] + back, segment_pos], axis=1)
-    whole = jnp.minimum(behind, jnp.arange(tokens.shape[1])) + 1 >= ngram.n
+    # 1. Position of each entry, and whether its document has n tokens up to it.
+    entry = jnp.concatenate([position[:, :1] + jnp.arange(-past, 0), position], axis=1)
+    whole = jnp.minimum(segment_pos, jnp.arange(tokens.shape[1])) + 1 >= ngram.n
 
     # 2. The index with the entries that are not there yet.
     def add(index: NgramIndex) -> NgramIndex:
         return index.add(keys, entry, whole & (entry >= appended[:, None]))
 
-    since = jnp.maximum(position - segment_pos, until - capacity)
+    since = jnp.maximum(position - segment_pos[:, past:], until - capacity)
     query = (keys[:, :, past:], since, jnp.where(whole[:, past:], until, since))
     if position.shape[1] == 1 and size:  # most tokens append nothing
         some = (after > appended).any()

@@ -55,6 +55,30 @@ class Entries:
     answers: Int[Array, "B ..."]
     hashes: UInt32[Array, "n B ..."]
 
+    @property
+    def flat(self) -> "Entries":
+        """Entries (B, S, M) in one row behind each other."""
+        rows, width = len(self.k), self.k.shape[-1]
+        hashes = self.hashes.reshape(*self.hashes.shape[:2], -1)
+        return Entries(self.k.reshape(rows, -1, width), self.answers.reshape(rows, -1), hashes)
+
+    def joined(self, other: "Entries") -> "Entries":
+        """These and others behind them."""
+        return Entries(
+            jnp.concatenate([self.k, other.k.astype(self.k.dtype)], axis=1),
+            jnp.concatenate([self.answers, other.answers], axis=1),
+            jnp.concatenate([self.hashes, other.hashes], axis=2),
+        )
+
+    def put(self, index: Int[Array, "B K"], other: "Entries") -> "Entries":
+        """With others at some places; those behind the last are left out."""
+        rows = jnp.arange(len(index))[:, None]
+        return Entries(
+            self.k.at[rows, index].set(other.k.astype(self.k.dtype), mode="drop"),
+            self.answers.at[rows, index].set(other.answers, mode="drop"),
+            self.hashes.at[:, rows, index].set(other.hashes, mode="drop"),
+        )
+
     def take(self, index: Int[Array, "B ..."]) -> "Entries":
         """Those at some places of a row."""
         flat = index.reshape(len(index), -1)

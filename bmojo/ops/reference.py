@@ -4,7 +4,7 @@ They compute in the dtype of their operands, float64 included, are differentiabl
 everything in memory. For tests and for readers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -204,7 +204,7 @@ def verbatim_readout(
     log_scale: Float[Array, ""],
     length: Float[Array, ""],
     gate_lse: Float[Array, ""],
-    kept: Sequence[Sequence[int]],
+    kept: Sequence[Collection[int]],
 ) -> Float[Array, "L V"]:
     """p_t = (1 - g_t) head_t + g_t c_t for one row from its first token on; see layers/readout.
 

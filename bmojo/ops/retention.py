@@ -93,19 +93,16 @@ class Retention:
           chunk: C.
 
         Returns:
-          Sets (B, S, M), S = 1 + ceil(L / C). A token at ``position`` reads set ``position // C``,
-          counted from the chunk of the token before the call.
+          Sets (B, S, M), S = 1 + ceil(L / C): a token at ``position`` reads set ``position // C``,
+          counted from the chunk of the token before the call. S = 1 where L is.
         """
         position, behind = at.position, ring + chunk
         rows, length = position.shape
         first, before = position[:, 0], (position[:, 0] - 1) // chunk
-        both = Entries(
-            jnp.concatenate([kept.entries.k, recent.k], axis=1),
-            jnp.concatenate([kept.entries.answers, recent.answers], axis=1),
-            jnp.concatenate([kept.entries.hashes, recent.hashes], axis=2),
-        )
+        both = kept.entries.joined(recent)
         fixed: Entries = jax.lax.stop_gradient(both)
         start = jnp.broadcast_to(jnp.arange(self.size, dtype=jnp.int32), (rows, self.size))
+        begin = (start, kept.position, jax.lax.stop_gradient(kept.base))
 
         def step(now: tuple[Array, Array, Array], j: Array) -> Any:
             edge = (before + j) * chunk - first
@@ -115,7 +112,14 @@ class Retention:
             kept = [jnp.where(reached[:, None], *x) for x in zip(after, now, strict=True)]
             return tuple(kept), tuple(kept)
 
-        begin = (start, kept.position, jax.lax.stop_gradient(kept.base))
+        if length == 1:  # most tokens are no edge
+            (index, *rest), _ = step(begin, jnp.int32(1))
+            moved = (index != start).any()
+            entries = jax.lax.cond(moved, lambda: both.take(index), lambda: kept.entries)
+            entries = Entries(
+                entries.k[:, None], entries.answers[:, None], entries.hashes[:, :, None]
+            )
+            return Kept(entries, *(x[:, None] for x in rest))
         edges = jnp.arange(1, 1 - (-length // chunk), dtype=jnp.int32)
         _, found = jax.lax.scan(step, begin, edges)
         index, places, base = (

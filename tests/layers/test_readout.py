@@ -70,9 +70,14 @@ def oracle(readout, h, tokens, logits, segment_pos):
     rows = []
     for row in zip(q, k, tokens, head, gate, segment_pos, strict=True):
         kept = reference.kept_entries(
-            jax.lax.stop_gradient(row[1]), *row[2:3], row[5], config.ring, config.chunk,
+            jax.lax.stop_gradient(row[1]), row[2], row[5], config.ring, config.chunk,
             config.slots, base_of(config), rate,
         )  # fmt: skip
+        matched = reference.matched_entries(
+            row[2], row[5], config.ring, config.chunk, config.match_order, config.matches,
+            config.capacity,
+        )  # fmt: skip
+        kept = [{*a, *b} for a, b in zip(kept, matched.tolist(), strict=True)]
         values = (x[...] for x in scalars)
         rows.append(
             reference.verbatim_readout(
@@ -92,6 +97,9 @@ def positions_in(ids):
 SLOTS = {"ring": 3, "slots": 2, "chunk": 2, "half_life": 40.0}
 
 
+MATCHES = SLOTS | {"matches": 3, "match_order": 2, "capacity": 50}
+
+
 @pytest.mark.parametrize(
     "options, packed",
     [
@@ -104,8 +112,12 @@ SLOTS = {"ring": 3, "slots": 2, "chunk": 2, "half_life": 40.0}
         (SLOTS | {"ring": 0, "slots": 3, "chunk": 5, "rule": "random", "seed": 3}, False),
         (SLOTS | {"rule": "recent"}, False),
         (SLOTS | {"rule": "first", "chunk": 1}, False),
+        (MATCHES, True),
+        (MATCHES | {"ring": 0, "chunk": 1, "match_order": 1, "matches": 9, "slots": 0}, False),
+        (MATCHES | {"capacity": 4, "matches": 2}, True),
     ],
 )
+@pytest.mark.one_in(5)
 def test_the_mixture_is_that_of_the_equations(dtype, packed, options):
     readout = make(dataclasses.replace(CONFIG, **options), dtype=dtype)
     h, tokens, logits, ids = draw(23, dtype=dtype)
@@ -122,6 +134,7 @@ def test_the_mixture_is_that_of_the_equations(dtype, packed, options):
     assert_close(some, jnp.take_along_axis(expected, at[..., None], 1), dtype)
 
 
+@pytest.mark.one_in(3)
 def test_blocks_of_tokens_do_not_matter(dtype, monkeypatch):
     readout = make(dtype=dtype)
     h, tokens, logits, ids = draw(23, dtype=dtype)
@@ -144,7 +157,7 @@ def test_blocks_of_tokens_do_not_matter(dtype, monkeypatch):
     assert_close(jax.tree.leaves(found()), jax.tree.leaves(whole), dtype)
 
 
-@pytest.mark.parametrize("slots", [{}, SLOTS])
+@pytest.mark.parametrize("slots", [{}, MATCHES])
 def test_gradients_are_those_of_the_equations(slots):
     with jax.enable_x64(True):
         dtype = jnp.float64
@@ -196,8 +209,9 @@ def run(model, tokens, targets=None, state=None, ids=None, lengths=None):
     return _run(*nnx.split(model), tokens, targets, state, ids, lengths)
 
 
-@pytest.mark.parametrize("slots", [{}, SLOTS])
+@pytest.mark.parametrize("slots", [{}, SLOTS, MATCHES | {"capacity": 7}])
 @pytest.mark.parametrize("cuts", [(1,) * 23, (5, 1, 17)])
+@pytest.mark.one_in(3)
 def test_segments_give_what_the_whole_gives(cuts, slots):
     model = small(readout=dataclasses.replace(CONFIG, **slots))
     _, tokens, _, ids = draw(23)
@@ -220,7 +234,7 @@ def test_segments_give_what_the_whole_gives(cuts, slots):
     np.testing.assert_array_equal(hits, logits.argmax(-1) == targets)
 
 
-@pytest.mark.parametrize("slots", [{}, SLOTS | {"rule": "random"}])
+@pytest.mark.parametrize("slots", [{}, SLOTS | {"rule": "random"}, MATCHES])
 def test_padding_leaves_no_trace(slots):
     model = small(readout=dataclasses.replace(CONFIG, **slots))
     _, tokens, _, _ = draw(11)

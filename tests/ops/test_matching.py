@@ -29,8 +29,10 @@ def step(index, positions, before, tokens, ids, lengths, ngram, ring, chunk, cap
     def appended(position):
         return position - position % chunk - ring
 
+    back = at.segment_pos[:, :1] - jnp.arange(before.shape[1], 0, -1)
     matches, index = match(
-        index, ngram, jnp.concatenate([before, tokens], axis=1), at.position, at.segment_pos,
+        index, ngram, jnp.concatenate([before, tokens], axis=1), at.position,
+        jnp.concatenate([back, at.segment_pos], axis=1),
         appended(at.position), *(appended(x.position - 1) for x in (positions, after)), capacity,
     )  # fmt: skip
     return matches, matches.newest(cap), index, after

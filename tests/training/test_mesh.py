@@ -61,6 +61,7 @@ def test_parts_of_a_batch_are_the_batch(alone):
 
 
 @pytest.mark.parametrize("name", mesh_steps.MODELS)
+@pytest.mark.one_in(3)
 def test_every_large_parameter_is_cut_both_ways(name):
     config = mesh_steps.model_of(name)
 
