@@ -111,7 +111,8 @@ class MatchedStore:
 
     def __init__(self, path: Path, identity: MatchedIdentity, write: bool):
         self.path, self.identity, self._write = path, identity, write
-        self._held, self._error = contextlib.ExitStack(), None
+        self._held = contextlib.ExitStack()
+        self._error: WriteError | None = None
         self.documents: list[Document] = []
         folder = self._enter()
         if write:
@@ -183,9 +184,9 @@ class MatchedStore:
           whole: whether the document holds all of the n-gram (n,); None: it does. Else the entry
             is not found.
         """
-        rows: dict[str, np.ndarray] = {"token": token, "gram": np.asarray(gram, np.uint64)}
+        rows = {"token": np.asarray(token), "gram": np.asarray(gram, np.uint64)}
         if self.identity.hashes:
-            rows["hashes"] = np.zeros((len(token), 0)) if hashes is None else hashes
+            rows["hashes"] = np.zeros((len(token), 0)) if hashes is None else np.asarray(hashes)
         rows |= _encoded(np.asarray(key, np.float32), self.identity.dtype)
         kinds = self.identity.columns()
         for name, array in rows.items():
@@ -327,7 +328,7 @@ class MatchedStore:
 
 def _chain(entry: int, previous: memoryview, cap: int) -> list[int]:
     """The entries that pointers lead to, and then -1."""
-    chain = []
+    chain: list[int] = []
     while entry >= 0 and len(chain) < cap:
         chain.append(entry)
         entry = previous[entry]

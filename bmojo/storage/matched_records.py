@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def text_at(store: MatchedStore, number: int, length: int) -> np.ndarray:
     return store.column("token")[max(first, number - length) : number]
 
 
-def search(store: MatchedStore, tokens: np.ndarray) -> np.ndarray:
+def search(store: MatchedStore, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     """Entries that come just behind these tokens in a document, the oldest first."""
     found, stored = np.arange(len(tokens), len(store) + 1), store.column("token")
     for back, token in enumerate(np.asarray(tokens)[::-1].tolist(), 1):

@@ -3,9 +3,9 @@
     python -m scripts.storage.matched [--entries 10000 100000 1000000] [--cap 256] [--n 4]
         [--width 32] [--hashes 8] [--dtype float32] [--text DIR]
 
-Text: the sources of Python's own library, over and over. Columns: microseconds a token, by wall
-time, to append chunks of 128; to look up tokens one by one, and 1,024 at once; to gather what 128
-found; the mean number found; bytes an entry; seconds to open and to verify.
+Text: the sources of Python's own library. Columns: microseconds of processor time a token to append
+chunks of 128, to look up tokens one by one and 1,024 at once, to gather what 128 found; the mean
+number found; bytes an entry; seconds of processor time to open and to verify.
 """
 
 import argparse
@@ -30,9 +30,9 @@ def read(folder, count):
 
 
 def seconds(function):
-    start = time.perf_counter()
+    start = time.process_time()
     result = function()
-    return time.perf_counter() - start, result
+    return time.process_time() - start, result
 
 
 def fill(store, tokens, gram, key):

@@ -102,6 +102,16 @@ def test_matches_of_a_life_span_documents_and_ngrams_do_not(tmp_path, monkeypatc
         assert (store.lookup(np.array([2**63]), 3) == -1).all()
 
 
+@pytest.mark.parametrize("few", [0, 99])
+def test_chains_end_at_the_first_entry(tmp_path, monkeypatch, few):
+    monkeypatch.setattr(module, "FEW", few)
+    with MatchedStore.open(tmp_path / "s", identity(n=1), write=True) as store:
+        store.begin("a")
+        store.append(np.ones((4, WIDTH)), [7, 7, 8, 7], np.array([5, 5, 6, 5]))
+        found = store.lookup(np.array([5, 6, 7]), 4)
+        assert found.tolist() == [[3, 1, 0, -1], [2, -1, -1, -1], [-1] * 4]
+
+
 @pytest.mark.parametrize("dtype, error", [("float32", 1e-7), ("int8", 0.02)])
 def test_entries_are_gathered(tmp_path, dtype, error):
     kind, made = identity(dtype=dtype, hashes=2), rows(DOCUMENTS["a"], hashes=2)
