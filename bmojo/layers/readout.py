@@ -290,7 +290,8 @@ class Readout(nnx.Module):
         rings = old if context.size == 1 else (tail_k, *tail)
         kept = before.kept if sets is None else sets.at(whole.last_set(config.chunk))
         store = before.store if stock is None else stored
-        after = ReadoutState(positions, *next_tail(rings, new, lengths), kept, store)
+        ring, words, places = next_tail(rings, new, lengths)
+        after = ReadoutState(positions, ring, words, places, kept, store)
         look = Look(lookup, gate, self.gate_lse[...].astype(number), config.implementation)
         return look, context.last(after)
 
@@ -309,8 +310,8 @@ class Readout(nnx.Module):
     ) -> Whole:
         """The tokens of all devices: what is kept of them is a choice that each makes alike."""
         if context.size > 1 and (self.config.slots or self.config.matches):
-            *new, position = context.gather((*new, at.position))
-            recent, _ = self._entries(old, tuple(new))
+            new, position = context.gather((new, at.position))
+            recent, _ = self._entries(old, new)
             lengths = at.lengths * context.size
             at = TokenPositions(position, new[2], None, None, lengths)
         words, behind = (jnp.concatenate(x, axis=1) for x in zip(old[1:], new[1:], strict=True))
