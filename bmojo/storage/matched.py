@@ -138,13 +138,20 @@ class MatchedStore:
 
     def _read_links(self) -> None:
         """Take over entries and documents that are new in the columns."""
-        part = slice(self._linked, len(self))
-        there = np.flatnonzero(self._columns["previous"][part] != NO_GRAM) + part.start
-        grams = self._columns["gram"][there]
-        self._newest.update(zip(grams.tolist(), there.tolist(), strict=True))
+        first, columns = self._linked, self._columns
+        previous = columns["previous"][first:]
+        there = np.flatnonzero(previous != NO_GRAM) + first
+        try:
+            if ((previous >= np.arange(first, len(self))) | (previous < NO_GRAM)).any():
+                raise ValueError("a pointer that does not lead back")
+            lines = columns["documents"].tobytes().decode().splitlines()
+            self.documents = [Document(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{columns.path}: entries are damaged; bmojo memory verify names them"
+            ) from None
+        self._newest.update(zip(columns["gram"][there].tolist(), there.tolist(), strict=True))
         self._linked = len(self)
-        lines = self._columns["documents"].tobytes().decode().splitlines()
-        self.documents = [Document(**json.loads(line)) for line in lines]
 
     def __len__(self) -> int:
         return self._columns.length["token"]
@@ -290,10 +297,6 @@ class MatchedStore:
     def ngrams(self) -> int:
         """Different n-grams."""
         return len(self._newest)
-
-    def verify(self) -> list[str]:
-        """Compare all published entries with their checksums; what is wrong, a line for each."""
-        return self._columns.verify()
 
     def bytes(self) -> int:
         """Bytes of all files."""
