@@ -35,7 +35,7 @@ FIRST = {"format": 1, "version": "0.1.0"}  # of checkpoints without a stamp
 
 LONGEST = 86400.0  # seconds that processes wait while the main one verifies
 
-LEAN_CHUNK, LEAN_FILE = 2**23, 2**25
+LEAN_CHUNK, LEAN_FILE = 2**22, 2**24
 """Bytes of the pieces and files of an array that is saved with little memory."""
 
 Carried = Callable[[dict[str, Any]], dict[str, Any] | None]
