@@ -64,7 +64,10 @@ def _step(path: Path, experiment: Experiment, step: int | str | None) -> int | N
             f"--step best: the config of {path} does not say what is best; give a number, or train "
             "with Trainer.best, such as \"Trainer.best='recall/accuracy'\""
         )
-    found = best_of(RunDir(path).metrics, wanted).step
+    try:
+        found = best_of(RunDir(path), wanted).step
+    except RunError as error:
+        raise RunError(f"--step best: {error}, or give a number") from None
     if found is None:
         raise RunError(f"--step best: {path} has no {wanted} yet; give a number, or train on")
     return found

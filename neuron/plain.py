@@ -44,7 +44,7 @@ def _convolved(x: Tensor, tail: Tensor, kernel: Tensor, segment_pos: Tensor | No
     for lag in range(1, kernel.shape[0]):
         delayed = past[:, held - lag : held - lag + length]
         if segment_pos is not None:
-            delayed = delayed * (segment_pos >= lag)[..., None]
+            delayed = torch.where((segment_pos >= lag)[..., None], delayed, 0.0)
         out = out + kernel[lag] * delayed
     return out
 
@@ -77,8 +77,8 @@ def selective_scan(
     h, outs = state, []
     for t in range(x.shape[1]):
         decay = torch.exp(dt[:, t, :, None] * A)
-        if start is not None:
-            decay = decay.masked_fill(start[:, t, None, None], 0.0)
+        if start is not None:  # replaced, as 0 times what is not finite is not 0
+            h = torch.where(start[:, t, None, None], 0.0, h)
         h = decay * h + (dt[:, t] * x[:, t])[..., None] * B[:, t, None, :]
         outs.append((h * C[:, t, None, :]).sum(dim=-1))
     return torch.stack(outs, dim=1).to(kind), h
@@ -116,7 +116,7 @@ def innovation(
     counted = squares if valid is None else squares * valid[..., None]
     sums, means = power.detach(), []
     for t in range(y.shape[1]):
-        sums = sums * (segment_pos[:, t, None] != 0) + counted[:, t]
+        sums = torch.where(segment_pos[:, t, None] != 0, sums, 0.0) + counted[:, t]
         means.append(sums / (segment_pos[:, t, None] + 1))
     mean = torch.stack(means, dim=1).clamp(min=torch.finfo(torch.float32).tiny)
     return (squares / mean).mean(dim=-1), sums
@@ -252,9 +252,15 @@ def memory_attention_step(
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     *rest, length, heads, width = q.shape
     groups = k.shape[-2]
+    # What is not finite reaches the scores alone, where the mask replaces it: 0 * nan is nan.
+    good = k.isfinite().all(dim=-1) & v.isfinite().all(dim=-1)
+    k, v = (torch.where(good[..., None], x, 0.0) for x in (k, v))
+    lost = torch.where(good, 0.0, torch.nan).movedim(-1, -2)[..., None, None, :]
     q = (q * width**-0.5).reshape(*rest, length, groups, heads // groups, width)
     scores = torch.einsum("...lghp,...sgp->...ghls", q.float(), k.float())
-    scores = scores.masked_fill(~mask[..., None, None, :, :], torch.finfo(scores.dtype).min)
+    scores = (scores + lost).masked_fill(
+        ~mask[..., None, None, :, :], torch.finfo(scores.dtype).min
+    )
     weights = torch.exp(scores - scores.detach().amax(dim=-1, keepdim=True))
     mixed = torch.einsum("...ghls,...sgp->...lghp", weights.to(v.dtype).float(), v.float())
     inverse = (1 / weights.sum(dim=-1)).movedim(-1, -3)

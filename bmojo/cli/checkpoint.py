@@ -37,11 +37,16 @@ def list_checkpoints(run: Run) -> None:
     from bmojo.runs import open_run
     from bmojo.training.checkpoints import inventory
     from bmojo.training.experiment import Curriculum
-    from bmojo.training.metrics import best_of
-    from bmojo.training.run_dir import RunDir
+    from bmojo.training.metrics import best_of, verify_metrics
+    from bmojo.training.run_dir import RunDir, RunError
 
     directory, experiment = RunDir(run), open_run(run).experiment
-    best = best_of(directory.metrics, experiment.trainer.best).step
+    best = None
+    try:
+        verify_metrics(directory)
+        best = best_of(directory, experiment.trainer.best).step
+    except RunError as error:
+        typer.echo(f"bmojo: warning: {error}", err=True)
     plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
     rows = [
         (

@@ -35,7 +35,15 @@ NOT_WRITTEN, INTERRUPTED = 4, 130
 
 def option(metavar: str | None, help: str, *names: str, **settings: Any) -> Any:
     """An option of a command; ``names`` only where they differ from the parameter's."""
+    if metavar in ("DIR", "FILE"):
+        settings["parser"] = _path
     return typer.Option(*names, metavar=metavar, help=help, **settings)
+
+
+def _path(text: str) -> Path:
+    if not text:  # a Path of it would be the folder here
+        raise typer.BadParameter("the name is empty; give one")
+    return Path(text)
 
 
 def argument(metavar: str, help: str) -> Any:

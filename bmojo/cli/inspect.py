@@ -70,6 +70,7 @@ def inspect(
 def remember(run: "TrainedRun", text: Path, limit: int | None) -> Path:
     """Read a text with a run's newest checkpoint, and write the memory report."""
     from bmojo.cache import use_compilation_cache
+    from bmojo.data.text.corpus import printable
     from bmojo.evaluation.memory.report import write
     from bmojo.evaluation.memory.text import pieces, read_tokens
     from bmojo.evaluation.memory.trace import read
@@ -80,7 +81,7 @@ def remember(run: "TrainedRun", text: Path, limit: int | None) -> Path:
     model = run.model
     with progress_bar("reading", len(tokens)) as done:
         memory = read(model, tokens, done)
-    return write(run.path, text.name, run.step, memory, pieces(run.tokenizer, tokens))
+    return write(run.path, printable(text.name), run.step, memory, pieces(run.tokenizer, tokens))
 
 
 def parameter_table(description: "Description") -> "Table":

@@ -10,7 +10,8 @@ from typing import Any
 
 from bmojo.errors import UserError
 from bmojo.evaluation.bindings import bindings, distinguishing, shown
-from bmojo.training.metrics import Record, read_metrics
+from bmojo.training.metrics import Record, read_metrics, verify_metrics
+from bmojo.training.run_dir import RunDir, RunError
 
 Row = dict[str, Any]
 
@@ -188,6 +189,10 @@ def _natural(path: Path) -> list[tuple[int, float | str]]:
 
 
 def _read_run(path: Path) -> Run:
+    try:
+        verify_metrics(RunDir(path))
+    except RunError as error:
+        raise UserError(f"{error}, or leave this run out") from None
     lines = _read(path / "metrics.jsonl", read_metrics)
     summary = _json(path / "summary.json")
     for name, kind in (("status", str), ("step", int), ("evaluations", list), ("final", dict)):

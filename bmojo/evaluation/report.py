@@ -31,6 +31,12 @@ def write(
         raise UserError(
             f"none of the {len(runs)} runs is finished; let them finish with bmojo train"
         )
+    names = ("cells.csv", "accuracy.csv", "runs.csv", "report.md")
+    if (there := [name for name in names if (out / name).exists()]) and len(there) < len(names):
+        raise UserError(
+            f"{out / there[0]}: is there already, without a whole report; move it away, or choose "
+            "another folder with --out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         figures = draw(cells, out, tasks or {})

@@ -474,7 +474,7 @@ def _biased(config: ModelConfig) -> bool:
 
 def family_of(config: ModelConfig) -> str:
     """The family that can express a model; UserError, naming what none can."""
-    if config.readout is not None and config.readout.ring:
+    if config.readout is not None and config.readout.reads:
         raise _refusal("a verbatim read-out (Model.readout)")
     for kind, mixer in (("mamba", SelectiveSSMConfig), ("mamba2", SSDConfig)):
         if all(isinstance(m, mixer) for m in config.pattern):

@@ -56,6 +56,10 @@ def _load(cell: Cell, plan: Plan) -> tuple[str, int]:
 
 def _state(path: Path, text: str) -> str:
     run = RunDir(path)
+    if run.is_foreign():
+        raise UserError(
+            f"{path}: holds files, but no run; choose another folder with --out, or move them away"
+        )
     if not run.config.exists():
         return "new"
     summary = run.finished()

@@ -1,13 +1,15 @@
 """The checkpoints of a run: saved in the background, restored from the newest whole one."""
 
+import asyncio
 import contextlib
 import dataclasses
 import functools
 import itertools
 import logging
+import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import tensorstore
+from orbax.checkpoint._src import asyncio_utils
 
 import bmojo
 from bmojo.errors import first_line
@@ -28,10 +31,33 @@ from bmojo.training.run_dir import RunDir, RunError, WriteError, first_differenc
 # Orbax logs every save and restore through absl.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
+
+def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine in an event loop of its own, all tasks of which have ended.
+
+    In place of Orbax's function, which closes the loop as soon as one of several writes fails: the
+    others then find it closed, each with a traceback.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(coroutine)
+    finally:
+        if left := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+if hasattr(asyncio_utils, "_run_sync_via_new_loop"):  # of orbax-checkpoint 0.12
+    asyncio_utils._run_sync_via_new_loop = _run
+
 FORMAT = 2
 """Version of the items and of ``meta``; it also changes when parameters get other names."""
 
 FIRST = {"format": 1, "version": "0.1.0"}  # of checkpoints without a stamp
+
+DESCRIPTORS = 64  # that a save opens at most: files, and three for each event loop
 
 LONGEST = 86400.0  # seconds that processes wait while the main one verifies
 
@@ -106,6 +132,9 @@ class Checkpoints(contextlib.ExitStack):
         is compressed on its way to the disk is kept small, which costs files.
         """
         self.wait()
+        with contextlib.ExitStack() as held:  # half of a save that has none leaves tracebacks
+            for descriptor in (d for _ in range(DESCRIPTORS // 2) for d in os.pipe()):
+                held.callback(os.close, descriptor)
         parameters, step = checkpoint.parameters, checkpoint.step
         shapes = {name: list(value.shape) for name, value in parameters.items()}
         arrays = {"parameters": parameters}
@@ -115,7 +144,10 @@ class Checkpoints(contextlib.ExitStack):
             arrays["carried"] = checkpoint.carried
         write = _save if hold else _save_lean
         items = {name: write(item) for name, item in arrays.items()}
-        items["meta"] = ocp.args.JsonSave({**stamp(), "step": step, **checkpoint.meta})
+        meta = {**stamp(), "step": step, **checkpoint.meta}
+        if (own := RunDir(self.directory.parent).own_id()) is not None:
+            meta["run"] = own
+        items["meta"] = ocp.args.JsonSave(meta)
         items["shapes"] = ocp.args.JsonSave(shapes)
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
         self.latest = step
@@ -339,14 +371,20 @@ def _read_meta(
             f"format {wrote['format']}, bmojo {bmojo.__version__} reads format {FORMAT}; use "
             f"bmojo {wrote['version']}, or train again with --fresh"
         )
-    meta, config = small["meta"], directory.parent / "config.gin"
+    run, meta = RunDir(directory.parent), small["meta"]
     if meta.get("step", step) != step:
         raise ValueError(f"it is the checkpoint of step {meta['step']}; give it that name again")
-    if "config" in meta and config.is_file():
-        pair = [without_mesh(text) for text in (meta["config"], config.read_text(encoding="utf8"))]
+    if "config" in meta and run.config.is_file():
+        texts = (meta["config"], run.config.read_text(encoding="utf8"))
+        pair = [without_mesh(text) for text in texts]
         if pair[0] != pair[1]:
             _, was, now = first_difference(*map("\n".join, pair))
             raise ValueError(f"it is of another run, which has {was} where config.gin has {now}")
+    if "run" in meta and meta["run"] != (run.own_id() or meta["run"]):
+        raise ValueError(
+            f"it is of another run with the same config ({meta['run']}, and {run.identity} has "
+            f"{run.own_id()}): move it back to where it came from, or delete that file"
+        )
     saved, wanted = small["shapes"], {name: list(x.shape) for name, x in expected.items()}
     for name in sorted(saved.keys() | wanted.keys()):
         there, here = saved.get(name), wanted.get(name)

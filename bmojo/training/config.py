@@ -79,7 +79,7 @@ class OptimizerConfig:
       b2: decay of the second moment.
       clip: largest global norm of the gradient; None: no clipping.
       warmup: fraction of all steps in which the learning rate rises from zero.
-      final_learning_rate: where the schedule ends, for every group.
+      final_learning_rate: where the schedule ends, for every group; 'constant' has no end.
       schedule: 'cosine', 'linear' or 'constant' after the warm-up.
     """
 
@@ -101,6 +101,16 @@ class OptimizerConfig:
         _within(self, *rates, "clip", above=0)
         _within(self, "b1", "b2", "warmup", least=0, below=1)
         _within(self, "weight_decay", "final_learning_rate", least=0)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, without in (
+            ("final_learning_rate", self.schedule == "constant" and "schedule = 'constant'"),
+            ("decay_embeddings", self.weight_decay == 0 and "weight_decay = 0"),
+        ):
+            if without and getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"Optimizer.{name}: {getattr(self, name)} has no effect with "
+                    f"Optimizer.{without}; leave one of them out"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

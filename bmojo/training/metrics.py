@@ -52,14 +52,34 @@ def _lines(path: Path, end: int | None = None) -> Iterator[tuple[bytes, Record]]
         yield line, record
 
 
+def verify_metrics(run: RunDir) -> None:
+    """Compare ``metrics.jsonl`` with what the newest checkpoint of a run knows of it.
+
+    Raises:
+      RunError: the records are lost, or others than those that were written.
+    """
+    folders = run.checkpoints.iterdir() if run.checkpoints.is_dir() else ()
+    step = max((int(folder.name) for folder in folders if folder.name.isdecimal()), default=0)
+    try:
+        meta = run.checkpoints / str(step) / "meta" / "metadata"  # as Orbax lays JSON down
+        mark = json.loads(meta.read_bytes())["metrics"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # an earlier version's, or damaged, which its hashes tell
+    if mark is not None and not _as_marked(run.metrics, mark)[0]:
+        raise RunError(
+            f"{run.metrics}: its records up to step {step} are not those that were written "
+            "(SHA-256); put the file back from a copy"
+        )
+
+
 def check_metrics(path: Path, mark: Mark, step: int) -> str | None:
     """Compare a file with what a checkpoint knows of it; a line about lost records, or None.
 
     Raises:
       RunError: its records are not those that were written.
     """
-    content = path.read_bytes()[: mark["bytes"]] if path.exists() else b""
-    if hashlib.sha256(content).hexdigest() == mark["sha256"]:
+    same, content = _as_marked(path, mark)
+    if same:
         return None
     if not content:
         return f"{path}: the records up to step {step} are lost; the run goes on without them"
@@ -67,6 +87,12 @@ def check_metrics(path: Path, mark: Mark, step: int) -> str | None:
         f"{path}: its records up to step {step} are not those that were written (SHA-256); put the "
         "file back from a copy, or delete it, and the run goes on without them"
     )
+
+
+def _as_marked(path: Path, mark: Mark) -> tuple[bool, bytes]:
+    """Whether a file begins with the records that a checkpoint knows, and this part of it."""
+    content = path.read_bytes()[: mark["bytes"]] if path.exists() else b""
+    return hashlib.sha256(content).hexdigest() == mark["sha256"], content
 
 
 class MetricsWriter(contextlib.ExitStack):
@@ -283,8 +309,10 @@ class Best:
         return better
 
 
-def best_of(metrics: Path, wanted: str | None) -> Best:
-    """The best evaluation in ``metrics.jsonl``."""
+def best_of(run: RunDir, wanted: str | None) -> Best:
+    """The best evaluation in ``metrics.jsonl``; RunError if these are not the records written."""
     best = Best(wanted)
-    best.take(read_metrics(metrics))
+    if wanted is not None:
+        verify_metrics(run)
+        best.take(read_metrics(run.metrics))
     return best

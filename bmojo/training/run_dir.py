@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class RunDir:
         self.path = Path(path).expanduser().absolute()
         str(self.path).encode()  # libraries below take no other names
         self.config = self.path / "config.gin"
+        self.identity = self.path / "run_id"
         self.metrics = self.path / "metrics.jsonl"
         self.speed = self.path / "speed.jsonl"
         self.summary = self.path / "summary.json"
@@ -49,18 +51,19 @@ class RunDir:
         self.curve = self.path / "curve.png"
         self.accuracy = self.path / "accuracy.png"
 
+    def is_foreign(self) -> bool:
+        """Whether the directory holds files, and no run."""
+        begun = self.checkpoints.exists() or (self.path / LOCK).exists()
+        if self.metrics.exists() or (begun and self.config.exists()):
+            return False
+        return self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir())
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Make the directory, and keep others out; RunError if it holds what is no run's."""
         with contextlib.ExitStack() as held:
             try:
-                begun = self.checkpoints.exists() or (self.path / LOCK).exists()
-                own = self.metrics.exists() or (begun and self.config.exists())
-                if (
-                    not own
-                    and self.path.is_dir()
-                    and any(path.name != LOCK for path in self.path.iterdir())
-                ):
+                if self.is_foreign():
                     raise RunError(
                         f"{self.path}: holds files, but no run; choose a new or empty directory "
                         "with --run-dir"
@@ -112,15 +115,17 @@ class RunDir:
         return aside
 
     def claim(self, config_text: str) -> None:
-        """Write the config; RunError if another one is there, the mesh apart."""
+        """Write config and identity; RunError if another config is there, the mesh apart."""
+        begun = self.checkpoints.exists() or self.metrics.exists()
         if not self.config.exists():
-            if self.checkpoints.exists() or self.metrics.exists():
+            if begun:
                 raise RunError(
                     f"{self.path}: there is a run but no config.gin to tell which; choose "
                     "another directory with --run-dir, or start over with --fresh"
                 )
             write_atomically(self.config, config_text)
-            return
+        if not (begun or self.identity.exists()):
+            write_atomically(self.identity, f"{uuid.uuid4().hex}\n")
         try:
             there = self.config.read_text(encoding="utf8")
         except (OSError, UnicodeDecodeError) as error:
@@ -136,6 +141,13 @@ class RunDir:
             )
         if there != config_text:  # on other devices
             write_atomically(self.config, config_text)
+
+    def own_id(self) -> str | None:
+        """A random name that the run got at its start; None: it began with an earlier version."""
+        try:
+            return self.identity.read_text(encoding="utf8").strip() or None
+        except (OSError, UnicodeDecodeError):
+            return None
 
     def see(self, config_text: str) -> None:
         """Wait for the config that another process has written; RunError if it is not there."""

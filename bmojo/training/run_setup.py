@@ -1,13 +1,14 @@
 """The setup of a run: its experiment, and all that follows from it without training."""
 
 import functools
+import importlib.util
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from bmojo.layers.protocol import State, parameter_axes
+from bmojo.layers.protocol import GROUPS, State, parameter_axes
 from bmojo.model import ModelConfig, describe
 from bmojo.multihost import Processes
 from bmojo.training import machine
@@ -47,6 +48,13 @@ class RunSetup:
         axes = parameter_axes(nnx.eval_shape(self.make))
         self.shapes = self.layout.parameters(axes, shapes)
         config, steps = experiment.optimizer, self.curriculum.total
+        there = {group.rate for group in self.structure.groups.values()}
+        for group in sorted(set(GROUPS) - {"other"} - there):
+            if getattr(config, f"{group}_learning_rate") is not None:
+                raise RunError(
+                    f"Optimizer.{group}_learning_rate: no parameter of the model is in the group "
+                    f"{group!r}; leave it out"
+                )
         self.optimizer = make_optimizer(config, steps, self.structure.groups)
         self.learning_rate = schedule(config, steps)
         self._fresh = make_fresh_state(self.structure, self.layout)
@@ -150,6 +158,11 @@ class RunSetup:
         elif jax.default_backend() != "cpu" and jax.device_count() > 1:
             here = jax.device_count()
             lines.append(f"1 of {here} devices is used; all with 'Experiment.mesh=@Mesh()'")
+        if self.trainer.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            lines.append(
+                "warning: Trainer.tensorboard: no events, as tensorboardX is not installed; "
+                "pip install 'bmojo[tensorboard]', or Trainer.tensorboard=False"
+            )
         chosen = implementations(self.experiment.model).items()
         return lines + [f"{what}: {implementation}" for what, implementation in chosen]
 

@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 from bmojo.layers.protocol import State
+from bmojo.ops.native import library
 from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.metrics import AVERAGED
 from bmojo.training.parameters import Parameters, flatten, unflatten
-from bmojo.training.run_setup import RunSetup
+from bmojo.training.run_setup import RunSetup, implementations
 
 META = (
     "stage", "data", "window", "final", "metrics", "best", "updates", "skipped", "compile_seconds"
@@ -55,6 +56,7 @@ class TrainState:
         """The checkpoint of this state."""
         meta = {name: getattr(self, name) for name in META}
         meta |= {"seed": setup.trainer.seed, "seconds": self.seconds, "config": setup.config_text}
+        meta["kernels"] = library.in_use()
         within = self.data is not None and self.data["part"]
         carried = flatten(self.carried) if within else None
         return Checkpoint(self.step, self.parameters, self.optimizer_state, meta, carried)
@@ -72,6 +74,13 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
     if found is None:
         return TrainState(*setup.initialize(), began=began), warnings
     meta, carried = found.meta, None
+    implementations(setup.experiment.model)  # which loads the kernels that the model has
+    before, here = (name or "no kernels" for name in (meta.get("kernels"), library.in_use()))
+    if "kernels" in meta and before != here:
+        warnings.append(
+            f"step {found.step} was trained with {before}, this goes on with {here}: last digits "
+            "may differ"
+        )
     if found.carried is not None:
         fresh = setup.fresh_state(found.parameters, stages[meta["stage"]])
         carried = unflatten(fresh, found.carried)

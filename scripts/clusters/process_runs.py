@@ -1,6 +1,7 @@
 """Runs of several processes on this machine, of which one is killed or asked to stop."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from bmojo.processes import PROGRAM
 
 CONFIG = Path(__file__).with_name("processes.gin")
 MESH = ("Experiment.mesh=@Mesh()", "Mesh.fsdp=2")
-FLAGS = "--xla_force_host_platform_device_count=2"
+TWO = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 LIMIT = 300.0  # seconds after which a process that has not ended is killed
 
 
@@ -27,18 +28,15 @@ class Killed(NamedTuple):
 def start(run: Path, count: int) -> list[subprocess.Popen]:
     """All processes of a run."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": FLAGS}
-    words = [*PROGRAM, "train", str(CONFIG), "--run-dir", str(run)]
-    if count > 1:
-        words += [*MESH, "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)]
+    group = [*MESH, "--coordinator", f"127.0.0.1:{port}", "--num-processes", str(count)]
+    words = [*PROGRAM, "train", str(CONFIG), "--run-dir", str(run), *group * (count > 1)]
     started = []
     for index in range(count):
-        mine = [*words, "--process-id", str(index)] if count > 1 else words
-        log = open(run.parent / f"{run.name}.{index}.log", "ab")  # noqa: SIM115
-        started.append(subprocess.Popen(mine, env=environment, stdout=log, stderr=log))
+        mine = words + ["--process-id", str(index)] * (count > 1)
+        with open(run.parent / f"{run.name}.{index}.log", "ab") as log:
+            started.append(subprocess.Popen(mine, env=os.environ | TWO, stdout=log, stderr=log))
     return started
 
 
@@ -55,14 +53,13 @@ def finish(processes: list[subprocess.Popen]) -> list[int]:
 
 def kill(process: subprocess.Popen, number: int) -> None:
     """Send a signal to the training that a process looks after, or to itself."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]) if children else process.pid, number)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    os.kill(int((children.split() or [process.pid])[0]), number)
 
 
 def metrics(run: Path) -> bytes:
     """What a run has written."""
-    path = run / "metrics.jsonl"
-    return path.read_bytes() if path.exists() else b""
+    return path.read_bytes() if (path := run / "metrics.jsonl").exists() else b""
 
 
 def straight(run: Path, count: int) -> bytes:
@@ -76,9 +73,9 @@ def start_and_signal(run: Path, count: int, victim: int, step: int, number: int)
     """All processes of a run, of which one gets a signal once a step is logged."""
     started, end = start(run, count), time.monotonic() + LIMIT
     while metrics(run).count(b'"stage"') < step:
+        time.sleep(0.02)
         if time.monotonic() > end:
             raise SystemExit(f"{run}: step {step} did not come; see {run}.*.log")
-        time.sleep(0.02)
     kill(started[victim], number)
     return started
 
@@ -94,9 +91,8 @@ def killed(run: Path, count: int, victim: int, step: int, number: int = signal.S
         kill(started[victim], signal.SIGKILL)
     codes = finish(started)
     logs = [(run.parent / f"{run.name}.{i}.log").read_text(errors="replace") for i in others]
-    errors = [[line for line in log.splitlines() if line.startswith("error:")] for log in logs]
-    last = [found[-1] if found else "nothing" for found in errors]
-    return Killed(seconds, [codes[i] for i in others], last)
+    errors = [["nothing", *re.findall("^error:.*", log, re.MULTILINE)] for log in logs]
+    return Killed(seconds, [codes[i] for i in others], [found[-1] for found in errors])
 
 
 def asked_to_stop(run: Path, count: int, victim: int, step: int) -> list[int]:

@@ -2,8 +2,8 @@
 
     python -m scripts.reliability.odd_names [--names 0:40]
 
-For each name a tiny experiment is trained in FOLDER/NAME/NAME, stopped by SIGTERM after its first
-step and resumed by the same command; then checkpoints are listed, verified and exported, the run is
+For each name a tiny experiment is trained in FOLDER/NAME/NAME, stopped by SIGTERM at step 10 of 16
+and resumed by the same command; then checkpoints are listed, verified and exported, the run is
 evaluated, continued, inspected and reported, and a sweep of one cell is trained beside it. A step
 counts if the command ends with code 0, the files are where they belong, and no error is foreign.
 """
@@ -31,7 +31,7 @@ NAMES = (
 )  # fmt: skip
 CONFIG = "experiments/mqar.gin"
 TINY = ["models/bmojo.gin", "runs/smoke.gin"]
-CHANGES = ["Experiment.max_steps=6", "recall/Evaluation.batch_size=8", "Trainer.checkpoint_every=1"]
+CHANGES = "Experiment.max_steps=16 recall/Evaluation.batch_size=8 Trainer.eval_every=10".split()
 
 
 class Stopping(io.StringIO):
@@ -40,13 +40,13 @@ class Stopping(io.StringIO):
     def write(self, text: str) -> int:
         """Keep the text, then send the signal, whose notice comes here too."""
         before, size = self.getvalue(), super().write(text)
-        if "step 1" in self.getvalue() and "step 1" not in before:
+        if "step 10 " in self.getvalue() and "step 10 " not in before:
             os.kill(os.getpid(), signal.SIGTERM)
         return size
 
 
 def saved(run: Path) -> str:
-    """Train until the first step is reported; empty if all is well."""
+    """Train until the tenth step is reported; empty if all is well."""
     experiment, text = load(CONFIG, CHANGES, TINY, training=True)
     output = Stopping()
     train(experiment, run, config_text=text, console=Console(file=output, width=1000))
@@ -67,8 +67,7 @@ def steps(run: Path) -> dict[str, str]:
     found["resumed"] = said("train", CONFIG, *TINY, *CHANGES, "--run-dir", run)
     if not (run / "summary.json").exists():
         found["resumed"] += " there is no summary"
-    ids = run.parent / f"ids {run.name}.txt"
-    ids.write_text("1 2 3 4 5")
+    (ids := run.parent / f"ids {run.name}.txt").write_text("1 2 3 4 5")
     found["listed"] = said("checkpoint", "ls", run) + said("checkpoint", "verify", run)
     found["evaluated"] = said("eval", run) + said("eval", run, "recall")
     found["continued"] = said("generate", run, "--ids", "1 2", "--max-new-tokens", 2)

@@ -1,6 +1,8 @@
 """`bmojo checkpoint`, on a run that was saved but not trained."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -118,6 +120,23 @@ def test_export_for_transformers(bmojo, made, tmp_path):
     ours = open_run(run).model(tokens[None])[0][0]
     theirs = llama_in_numpy.logits(to, tokens)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_records_that_were_changed_decide_nothing(bmojo, made, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made[0], run)
+    meta = run / "checkpoints" / "4" / "meta" / "metadata"
+    content = (run / "metrics.jsonl").read_bytes()
+    mark = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    meta.write_text(json.dumps(json.loads(meta.read_bytes()) | {"metrics": mark}))
+    assert bmojo("checkpoint", "ls", str(run)).stderr == ""
+    (run / "metrics.jsonl").write_bytes(content.replace(b"0.25,", b"0.75,"))
+    result = bmojo("checkpoint", "export", str(run), "--to", str(tmp_path / "x"), "--step", "best")
+    assert result.exit_code == 2 and not (tmp_path / "x").exists()
+    assert "--step best: " in result.output and "put the file back from a copy" in result.output
+    result = bmojo("checkpoint", "ls", str(run))
+    assert result.exit_code == 0 and " best" not in result.stdout
+    assert "warning: " in result.stderr and "are not those that were written" in result.stderr
 
 
 def test_step_best_needs_a_best(bmojo, made):

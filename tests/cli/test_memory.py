@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bmojo.cli import app
+from bmojo.cli.memory import _decoded
 from bmojo.data.text.tokenizers import ByteTokenizer
 from bmojo.storage import Policy, Store
+from tests.generation.tokenizers import KINDS, make
 from tests.storage.made import entries, identity
 
 TEXT = b"the treaty of Nijmegen was signed in the year 1678; "
@@ -67,6 +69,20 @@ def test_stats(bmojo, prose):
     assert facts["entries"] == 104 and facts["sources"] == {"letters": 52, "treaties": 52}
     assert [layer["entries"] for layer in facts["layers"]] == [52, 52]
     assert facts["layers"][0]["age_tokens"] == [52, 52]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_context_keeps_the_blank_before_its_first_word(kind):
+    coder = make(kind)
+    ids = coder.encode("the cat sat on the mats")
+    assert _decoded(ids, coder, True) == coder.decode(ids)
+    cuts = [n for n in range(1, len(ids)) if "\ufffd" not in coder.decode(ids[:n])]
+    for at in cuts:
+        text, whole = _decoded(ids[at:], coder), coder.decode(ids)
+        if kind == "BPE with word ends":  # its blanks belong to the token before
+            assert text.lstrip() == whole[len(coder.decode(ids[:at])) :].lstrip()
+        else:
+            assert coder.decode(ids[:at]) + text == whole
 
 
 def test_search(bmojo, prose):

@@ -104,6 +104,15 @@ def test_figures(runs, tmp_path):
         assert width > 600 and height > 400
 
 
+def test_a_file_of_no_report_is_not_replaced(runs, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "runs.csv").write_text("mine")
+    with pytest.raises(UserError, match=r"runs.csv: is there already, without a whole report"):
+        write(collect([runs]), out)
+    assert (out / "runs.csv").read_text() == "mine" and len(list(out.iterdir())) == 1
+
+
 def test_the_same_runs_give_the_same_report(runs, tmp_path):
     for name in ("one", "two"):
         write(collect([runs]), tmp_path / name)

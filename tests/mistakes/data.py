@@ -56,6 +56,9 @@ PREPARE = {
     "out is a file": (
         nothing, "data prepare books --out tiny.gin",
         "tiny.gin: the directory cannot be written (File exists); choose another"),
+    "out is not UTF-8": (
+        nothing, "data prepare books --out new\udcff",
+        "'new\\udcff' cannot be written as utf-8; use other characters"),
     "out holds other things": (
         nothing, "data prepare books --out books",
         "books: holds '0.txt' and no prepared text; choose a new directory with --out"),

@@ -15,6 +15,10 @@ def write(path, content=""):
     return plant
 
 
+def several(*plants):
+    return lambda: [plant() for plant in plants]
+
+
 def array(path, *values):
     return lambda: np.save(path, np.array(values))
 
@@ -24,7 +28,8 @@ def table(path, column):
         import pyarrow
         from pyarrow import parquet
 
-        parquet.write_table(pyarrow.table({column: ["a"]}), path)
+        with open(path, "wb") as file:  # whose name may be no UTF-8
+            parquet.write_table(pyarrow.table({column: ["a"]}), file)
 
     return plant
 

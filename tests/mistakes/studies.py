@@ -1,6 +1,6 @@
 """What can go wrong with `bmojo sweep` and `bmojo report`."""
 
-from tests.mistakes.plant import nothing, write
+from tests.mistakes.plant import nothing, several, write
 
 SWEEP = "Sweep.configs = ('tiny.gin',)\n"
 
@@ -40,6 +40,12 @@ SWEEPS = {
         write("s.gin", SWEEP), "sweep s.gin --out tiny.gin",
         "tiny.gin: the folder of the runs cannot be made (File exists); choose another with "
         "--out"),
+    "a folder of other files for a cell": (
+        several(
+            write("s.gin", SWEEP), write("runs/s/tiny-seed0/notes.txt", "mine")),
+        "sweep s.gin",
+        "...runs/s/tiny-seed0: holds files, but no run; choose another folder with --out, or move "
+        "them away"),
     "no text": (
         write("s.gin", "Sweep.configs = ('prose.gin',)"),
         "sweep s.gin train/Text.length=100000",

@@ -5,6 +5,7 @@ A case is a name, what is planted in the folder of ``conftest.py``, the command,
 ``test_bad_configs.py``; here each kind stands once, to see that nothing was begun.
 """
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from bmojo.cli import app
 from tests.mistakes.data import PREPARE, PREPARED
+from tests.mistakes.plant import table, write
 from tests.mistakes.studies import REPORT, SWEEPS
 from tests.mistakes.training import RESUME, TRAIN
 from tests.mistakes.using import EVALUATE, GENERATE
@@ -59,15 +61,28 @@ USAGE = {
     "train tiny.gin --max-restarts -1": "'--max-restarts'",
     "train tiny.gin --max-restarts many": "'--max-restarts'",
     "sweep s.gin --workers 0": "'--workers'",
+    "train tiny.gin --run-dir ''": "'--run-dir'",
+    "train tiny.gin --fresh --run-dir ''": "'--run-dir'",
+    "sweep s.gin --out ''": "'--out'",
+    "data prepare books --out ''": "'--out'",
+    "data train-tokenizer books --vocab-size 300 --out ''": "'--out'",
+    "eval run perplexity --documents ''": "'--documents'",
+    "generate prose --file ''": "'--file'",
+    "checkpoint export run --to ''": "'--to'",
+    "report run --out ''": "'--out'",
+    "doctor tiny.gin --json ''": "'--json'",
+    "bench ops --out ''": "'--out'",
 }
 
 
 @pytest.mark.parametrize("command", USAGE)
-def test_options_out_of_range_are_told_with_the_usage(command):
+def test_options_out_of_range_are_told_with_the_usage(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, shlex.split(command))
     assert result.exit_code == 2
     *_, last = result.stderr.splitlines()
     assert last.startswith(f"Error: Invalid value for {USAGE[command]}: ")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_is_whole_without_its_text_and_from_any_folder(here, monkeypatch):
@@ -86,6 +101,23 @@ def test_a_run_is_whole_without_its_text_and_from_any_folder(here, monkeypatch):
         assert result.exit_code == 0, (command, result.output, result.exception)
     result = CliRunner().invoke(app, ["eval", "../prose"])
     assert result.exit_code == 2 and result.stderr.startswith("error: Text.path: prepared: ")
+
+
+def test_files_whose_names_are_not_utf8_are_read(here):
+    name = "in/a\udcff"
+    write(f"{name}.txt", "some text " * 60)()
+    write(f"{name}.jsonl", '{"text": "some lines"}\n')()
+    table(f"{name}.parquet", "text")()
+    for command in (
+        "data prepare in --out out",
+        f"generate prose --file {name}.txt --max-new-tokens 1",
+        "eval prose perplexity --documents in --context 16",
+        f"inspect prose --memory {name}.txt --length 32",
+    ):
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    splits = json.loads(Path("out/manifest.json").read_bytes())["splits"].values()
+    assert sum(split["bytes"] for split in splits) == 600 + len("some lines") + 1
 
 
 def test_the_world_is_right(here):

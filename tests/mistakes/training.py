@@ -110,6 +110,19 @@ TRAIN = {
     "a window beyond all memory": (
         nothing, "train tiny.gin Attention.window=1000000000",
         "Experiment: a step needs more than ...; make the model, the rows or their length smaller"),
+    "a window of both memories beyond all memory": (
+        nothing,
+        "train tiny.gin 'Model.pattern=(@BMojo(), @MLP())' BMojo.n_heads=2 BMojo.window=1000000000",
+        "Experiment: a step needs more than ...; make the model, the rows or their length smaller"),
+    "a learning rate for parameters that are not there": (
+        nothing, "train tiny.gin Optimizer.ssm_learning_rate=1e-3",
+        "Optimizer.ssm_learning_rate: no parameter of the model is in the group 'ssm'; leave it "
+        "out"),
+    "an end of a schedule without an end": (
+        nothing,
+        "train tiny.gin \"Optimizer.schedule='constant'\" Optimizer.final_learning_rate=1e-4",
+        "command line: ...: Optimizer.final_learning_rate: 0.0001 has no effect with "
+        "Optimizer.schedule = 'constant'; leave one of them out"),
     "a run directory that is not UTF-8": (
         nothing, "train tiny.gin --run-dir new\udcff",
         "'...new\\udcff' cannot be written as utf-8; use other characters"),

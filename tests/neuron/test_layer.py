@@ -16,7 +16,7 @@ from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
 from bmojo.training.parameters import split
-from neuron import functions, launchers
+from neuron import functions, launchers, plain
 from neuron.checks.layer_step import expected as recurrent
 from neuron.configs import FadingConfig, LayerConfig, StackConfig, layer_config, stack_config
 from neuron.layer import BMojoLayer
@@ -38,12 +38,14 @@ BFLOAT16 = 2 * 2.0**-8
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.one_in(3)
 def test_plain_torch(name, call):
     parity.check(name, call, "torch")
 
 
 @pytest.mark.parametrize("implementation", ["torch", "nki"])
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.one_in(3)
 def test_whole_rows_are_those_of_the_reference(name, implementation):
     got = parity.found(name, CALLS[0], None, implementation, gradients=False)
     for found, wanted in zip(got.out, parity.reference(name), strict=True):
@@ -212,3 +214,30 @@ def test_initialization_is_that_of_the_library():
         spread = there.std() + 1e-3
         assert abs(here.mean() - there.mean()) < 0.3 * spread, name
         assert abs(here.std() / spread - there.std() / spread) < 0.15, name
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_plain_outputs_of_a_document_do_not_know_what_is_not_finite_before_it(bad):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.rand(shape, generator=generator) - 0.5  # noqa: E731
+    length, edge = 12, 5  # two documents, and chunks of four tokens
+    position = torch.cat([torch.arange(edge), torch.arange(length - edge)])[None]
+    x, dt, B, C = draw(1, length, 3), draw(1, length, 3).abs(), *draw(2, 1, length, 2)
+    q, k, v = draw(1, length, 4, 2), *draw(2, 1, length, 2, 2)
+    slots = (*draw(2, 1, 3, 2, 2, 2), torch.tensor([9, 6]).expand(1, 3, 2))
+    kernel, power = draw(3, 3), draw(1, 3).abs()
+
+    def outs(x, k, v, held, power):
+        yield plain.selective_scan(x, dt, -dt[0, :3, :2], B, C, held, position == 0)[0]
+        yield plain._convolved(x, draw(1, 2, 3) * 0, kernel, position)
+        yield plain.innovation(x, draw(1, 2, 3) * 0, 2, position, power)[0]
+        yield plain.memory_attention(q, k, v, 4, position, None, slots)
+
+    spoilt = [y.clone() for y in (x, k, v)]
+    for y in spoilt:
+        y[:, 1] = bad
+    held, lost = torch.zeros(1, 3, 2), torch.full((1, 3, 2), bad)
+    wanted = outs(x, k, v, held, power)
+    for found, right in zip(outs(*spoilt, lost, power * bad), wanted, strict=True):
+        assert not found[:, :edge].isfinite().all()
+        torch.testing.assert_close(found[:, edge:], right[:, edge:], rtol=0, atol=0)

@@ -9,9 +9,12 @@ import struct
 import pytest
 from rich.console import Console
 
+from bmojo.errors import UserError
+from bmojo.evaluation.collect import collect
 from bmojo.training.config import TrainerConfig
+from bmojo.training.metrics import best_of
 from bmojo.training.report import Status
-from bmojo.training.run_dir import RunError
+from bmojo.training.run_dir import RunDir, RunError
 from tests.training.standin import run
 
 TRAINER = TrainerConfig(
@@ -55,6 +58,25 @@ def test_records_that_were_changed_are_refused(stopped, damage):
     assert kept(path) == before
     metrics.write_bytes(content)
     assert run(path, trainer=TRAINER).exit_code == 0
+
+
+@pytest.mark.parametrize("damage", ["lost", "flipped", "cut"])
+def test_who_reads_the_records_compares_them_too(stopped, damage):
+    path, metrics = stopped
+    content = metrics.read_bytes()
+    assert best_of(RunDir(path), TRAINER.best).step in (3, 6, 9)
+    assert len(collect([path])) == 1
+    if damage == "lost":
+        metrics.unlink()
+    else:
+        place = content.index(b'"loss": ') + 9
+        flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        metrics.write_bytes(flipped if damage == "flipped" else content[: len(content) // 2])
+    for read in (lambda: best_of(RunDir(path), TRAINER.best), lambda: collect([path])):
+        with pytest.raises(
+            UserError, match=r"metrics.jsonl: its records up to step .* from a copy"
+        ):
+            read()
 
 
 def test_what_came_after_the_checkpoint_is_taken_out(straight, stopped):

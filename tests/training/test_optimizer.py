@@ -118,7 +118,8 @@ def test_groups_have_their_own_peaks_and_one_end():
 
 @pytest.mark.parametrize("name", ["linear", "constant"])
 def test_other_schedules(name):
-    config = OptimizerConfig(learning_rate=1.0, warmup=0.0, final_learning_rate=0.0, schedule=name)
+    end = {"final_learning_rate": 0.0} if name == "linear" else {}
+    config = OptimizerConfig(learning_rate=1.0, warmup=0.0, schedule=name, **end)
     assert np.isclose(float(schedule(config, 10)(5)), 0.5 if name == "linear" else 1.0)
 
 
@@ -195,6 +196,16 @@ def test_optimizer_state_survives_flattening():
         (lambda: OptimizerConfig(warmup=float("nan")), TypeError, "warmup"),
         (lambda: OptimizerConfig(schedule="cos"), TypeError, "did you mean 'cosine'"),
         (lambda: OptimizerConfig(decay_embeddings=1), TypeError, "decay_embeddings"),
+        (
+            lambda: OptimizerConfig(schedule="constant", final_learning_rate=1e-4),
+            ValueError,
+            "final_learning_rate: 0.0001 has no effect with Optimizer.schedule = 'constant'; leave",
+        ),
+        (
+            lambda: OptimizerConfig(decay_embeddings=True, weight_decay=0),
+            ValueError,
+            "decay_embeddings: True has no effect with Optimizer.weight_decay = 0; leave",
+        ),
         (lambda: TrainerConfig(log_every=0), ValueError, "Trainer.log_every: 0 .*at least 1"),
         (lambda: TrainerConfig(keep=2.0), TypeError, "Trainer.keep: 2.0"),
         (lambda: TrainerConfig(seed=-1), ValueError, "Trainer.seed"),

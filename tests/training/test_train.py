@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.util
 import io
 import json
 import shutil
@@ -17,6 +18,7 @@ from rich.console import Console
 from bmojo.data.mqar import MQARConfig
 from bmojo.data.text.tokenizers import kept_tokenizer, tokenizer, train_tokenizer
 from bmojo.evaluation.recall import evaluate
+from bmojo.ops.native import library
 from bmojo.training.checkpoints import restore_parameters
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.evaluate import Meter
@@ -137,6 +139,7 @@ def test_killed_again_and_again_the_metrics_are_the_same_to_the_byte(straight, t
 
 @SIGNALS
 @pytest.mark.parametrize("example", [21, 33])
+@pytest.mark.one_in(3)
 def test_a_signal_saves_and_the_same_command_goes_on(straight, tmp_path, number, example):
     outcome = run(tmp_path, example, number)
     assert outcome.status == "interrupted" and outcome.exit_code == 128 + number
@@ -165,6 +168,18 @@ def test_a_signal_during_an_evaluation_gives_it_up_and_takes_it_again(
     monkeypatch.setattr(Meter, "measure", honest)
     assert run(tmp_path).exit_code == 0
     assert metrics(tmp_path) == metrics(straight)
+
+
+def test_other_kernels_than_those_before_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(library, "_in_use", "kernels-a")
+    assert run(tmp_path, 21, signal.SIGTERM).exit_code == 143
+    for name, told in (("kernels-a", None), ("kernels-b", "kernels-a"), (None, "kernels-b")):
+        monkeypatch.setattr(library, "_in_use", name)
+        console = Console(file=io.StringIO(), width=300)
+        run(tmp_path, 38, signal.SIGTERM, console=console)
+        said = console.file.getvalue()
+        words = f"was trained with {told}, this goes on with {name or 'no kernels'}: last digits"
+        assert (words in said) is ("was trained with" in said) is (told is not None)
 
 
 def test_an_unreadable_checkpoint_gives_way_to_the_one_before(straight, tmp_path):
@@ -346,6 +361,18 @@ def test_plots_and_tensorboard_events_are_written(tmp_path):
     assert b"recall/accuracy/all" in events[0].read_bytes()
 
 
+def test_events_that_cannot_be_written_are_told(tmp_path, monkeypatch):
+    honest = importlib.util.find_spec
+    absent = lambda name, *rest: None if name == "tensorboardX" else honest(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    for tensorboard in (True, False):
+        trainer = TrainerConfig(tensorboard=tensorboard, plots=False, eval_every=0)
+        console = Console(file=io.StringIO(), width=300)
+        run(tmp_path / str(tensorboard), 1, signal.SIGTERM, trainer=trainer, console=console)
+        said = "Trainer.tensorboard: no events, as tensorboardX is not installed"
+        assert (said in console.file.getvalue()) is tensorboard
+
+
 def test_a_run_can_be_loaded_and_measured(straight):
     structure, shapes = outline(lambda: StandInConfig().make(nnx.Rngs(0)))
     step, parameters, _ = restore_parameters(RunDir(straight).checkpoints, shapes)
@@ -375,6 +402,33 @@ def test_a_checkpoint_of_another_step_or_run_is_refused_by_name(straight, tmp_pa
     for use in (lambda: run(here), lambda: restore_parameters(here / "checkpoints", shapes)):
         with pytest.raises(RunError, match="/00012: a checkpoint is named by its step; .* to 12,"):
             use()
+
+
+def test_a_checkpoint_of_another_run_with_the_same_config_is_refused(straight, tmp_path):
+    """Its seed, data or files may be others; a run that was copied whole is the same run."""
+    here = tmp_path / "run"
+    shapes = outline(lambda: StandInConfig().make(nnx.Rngs(0)))[1]
+    other = TrainerConfig(seed=1, log_every=2, eval_every=3, tensorboard=False, plots=False)
+    assert run(here, 38, signal.SIGTERM, trainer=other).exit_code == 143
+    newest = checkpoints(here)[-1]
+    shutil.copytree(here, tmp_path / "copy")
+    assert restore_parameters(tmp_path / "copy" / "checkpoints", shapes)[0] == newest
+    shutil.copytree(straight / "checkpoints" / "13", here / "checkpoints" / "13")
+    with pytest.raises(
+        RunError, match=r"step 13 .*another run with the same config \(\w{32}, and "
+    ):
+        restore_parameters(here / "checkpoints", shapes)
+    console = Console(file=io.StringIO(), width=400)
+    assert run(here, trainer=other, console=console).exit_code == 0
+    said = console.file.getvalue()
+    assert "step 13 cannot be read (it is of another run with the same config" in said
+    assert f"going on from step {newest} of" in said
+    assert metrics(here) != metrics(straight)
+    (here / "run_id").unlink()  # as of a run that an earlier version began
+    assert restore_parameters(here / "checkpoints", shapes)[0] == STEPS
+    old = tmp_path / "run.old1"
+    assert run(here, fresh=True, trainer=other).exit_code == 0
+    assert (here / "run_id").read_text() != (straight / "run_id").read_text() and old.is_dir()
 
 
 def test_loading_says_what_is_missing(straight, tmp_path):

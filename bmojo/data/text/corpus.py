@@ -4,6 +4,7 @@ A corpus is known by its parts before anything is read. Any process reads them i
 part always holds the same documents, with a :class:`Corrupt` in the place of an unreadable one.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -23,6 +24,7 @@ __all__ = ["SPLITS", "Corpus", "Corrupt", "Part", "open_corpus", "read", "texts"
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 RANGE = 4 * 2**20
+BATCH_BYTES = 16 * 2**20  # of rows of a table that are read at once
 """Bytes of a JSON-lines file in one part; rows of a data set count for a thousand each."""
 
 PACKED = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip", ".zst")
@@ -173,7 +175,8 @@ def _parts_of(path: Path, name: str) -> Iterator[Part]:
     elif suffix == ".parquet":
         package = optional_package("pyarrow.parquet", "Parquet")
         try:
-            groups = package.ParquetFile(path).num_row_groups
+            with open(path, "rb") as file:  # by its number, as its name need not be UTF-8
+                groups = package.ParquetFile(file).num_row_groups
         except (OSError, ValueError):
             groups = 1  # reading it will tell
         for group in range(groups):
@@ -337,21 +340,41 @@ def _line_number(path: str, position: int) -> int:
 
 def _read_parquet(part: Part, field: str) -> Iterator[str | Corrupt]:
     package = optional_package("pyarrow.parquet", "Parquet")
-    try:
-        file = package.ParquetFile(part.path)
-    except (OSError, ValueError) as error:
-        yield Corrupt(part.name, f"not Parquet ({' '.join(str(error).split())})")
-        return
-    with file:
+    with contextlib.ExitStack() as held:
+        try:
+            opened = held.enter_context(open(part.path, "rb"))
+            file = held.enter_context(package.ParquetFile(opened, pre_buffer=False))
+        except (OSError, ValueError) as error:
+            yield Corrupt(part.name, f"not Parquet ({' '.join(str(error).split())})")
+            return
         _need_column(part.name, field, file.schema_arrow.names)
         row = sum(file.metadata.row_group(group).num_rows for group in range(part.start))
         try:
-            for batch in file.iter_batches(1000, row_groups=[part.start], columns=[field]):
-                yield from _cells(batch.column(0).to_pylist(), field, part.name, row + 1)
-                row += len(batch)
+            for values in _rows(file, part.start, field):
+                yield from _cells(values, field, part.name, row + 1)
+                row += len(values)
         except (OSError, ValueError) as error:
             problem = f"the rest of its rows cannot be read ({' '.join(str(error).split())})"
             yield Corrupt(f"{part.name}:{row + 1}", problem)
+
+
+def _rows(file: Any, group: int, field: str) -> Iterator[list[Any]]:
+    """Values of a column, some at a time.
+
+    They are given once the next ones are read, so that at the end nothing but they are in memory.
+    """
+    facts = file.metadata.row_group(group)
+    count = min(max(BATCH_BYTES * facts.num_rows // max(facts.total_byte_size, 1), 1), 1000)
+    values: list[Any] = []
+    for batch in file.iter_batches(count, row_groups=[group], columns=[field]):
+        if values:
+            yield values
+        values = batch.column(0).to_pylist()
+        del batch
+    import pyarrow
+
+    pyarrow.default_memory_pool().release_unused()
+    yield values
 
 
 def _need_column(name: str, field: str, columns: Sequence[str]) -> None:

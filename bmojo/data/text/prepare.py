@@ -105,6 +105,7 @@ def prepare(
       UserError: something cannot be read or written, or ``out`` holds something else.
     """
     out = Path(out).expanduser()
+    str(out).encode()  # libraries below take no other names
     console = console or make_console(quiet=True)
     coder = tokenizer(request.tokenizer)
     corpus = open_corpus(request.source, request.suffixes, request.by_folder)

@@ -396,13 +396,25 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "most"), [("bytes", 16 * 2**20, 4), ("tokenizers", 8 * 2**20, 12)]
+    ("kind", "size", "most", "ending"),
+    [
+        ("bytes", 16 * 2**20, 4, "txt"),
+        ("tokenizers", 8 * 2**20, 12, "txt"),
+        ("bytes", 16 * 2**20, 4, "parquet"),
+        ("tokenizers", 8 * 2**20, 12, "parquet"),
+    ],
 )
-def test_the_memory_of_one_large_document(kind, size, most, tmp_path):
+def test_the_memory_of_one_large_document(kind, size, most, ending, tmp_path):
     from bmojo.data.text.tokenizers import train_tokenizer
 
     line = "the memory of one large document, word by word\n"
-    source = Path(write(tmp_path, {"a.txt": line * (size // len(line))}), "a.txt")
+    text = line * (size // len(line))
+    source = Path(write(tmp_path, {"a.txt": text}), "a.txt")
+    if ending == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet", reason="it is an extra")
+        source = tmp_path / "a.parquet"
+        table = pytest.importorskip("pyarrow").table({"text": [text]})
+        parquet.write_table(table, source, use_dictionary=False)
     (tmp_path / "bpe.json").write_bytes(train_tokenizer(iter([line]), 280))
     spec = "bytes" if kind == "bytes" else f"tokenizers:{tmp_path / 'bpe.json'}"
     done = subprocess.run(
