@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.norm import RMSNorm
+from bmojo.layers.norm import RMSNorm, check_epsilon
 from bmojo.layers.protocol import (
     Aux,
     AuxRequest,
@@ -54,7 +54,7 @@ class ModelConfig:
       d_model: D, width of the residual stream.
       n_layers: pairs of sublayers, as the field counts: one mixer and one MLP, or two SSMs.
       pattern: configs of the sublayers of one block, repeated 2 n_layers / len(pattern) times.
-      tie_embeddings: the head is the embedding's transpose over sqrt(D).
+      tie_embeddings: the head is the embedding's transpose times ``logit_scale``.
       dtype: of the computation. Norms, softmax, states and logits are float32 at least.
       param_dtype: of the parameters.
       parameters: parameters outside embedding and head to reach as nearly as possible; the
@@ -67,6 +67,8 @@ class ModelConfig:
         faster, without copies of what the backward pass needs, and compile longer. None: all, if
         there are no more than 4, else one.
       readout: a verbatim read-out beside the head; None, or one that reads nothing: none.
+      logit_scale: of a tied head; None: 1 / sqrt(D).
+      norm_epsilon: of the norms before the sublayers and before the head.
     """
 
     vocab_size: int
@@ -80,6 +82,8 @@ class ModelConfig:
     remat: Literal["none", "full", "products"] = "none"
     unroll: int | None = None
     readout: ReadoutConfig | None = None
+    logit_scale: float | None = None
+    norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_layers", "parameters", "unroll"):
@@ -95,8 +99,16 @@ class ModelConfig:
         for name in DTYPE_FIELDS:
             if getattr(self, name) not in DTYPES:
                 raise ValueError(f"{name}: must be one of {DTYPES}, got {getattr(self, name)!r}")
+        check_epsilon(self.norm_epsilon)
+        if self.logit_scale is not None and not self.tie_embeddings:
+            raise ValueError("logit_scale: is of a tied head; set tie_embeddings, or leave it out")
         if self.remat not in ("none", "full", "products"):
             raise ValueError(f"remat: give 'none', 'full' or 'products', got {self.remat!r}")
+
+    @property
+    def tied_scale(self) -> float:
+        """The factor of a tied head's logits."""
+        return self.d_model**-0.5 if self.logit_scale is None else self.logit_scale
 
     @property
     def num_blocks(self) -> int:
@@ -134,8 +146,10 @@ class Sublayer(nnx.Module):
 
     axes: ClassVar[dict[str, Names]] = {"norm.scale": (None,)}
 
-    def __init__(self, d_model: int, config: MixerConfig, **options: Any) -> None:
-        self.norm = RMSNorm(d_model, **options)
+    def __init__(
+        self, d_model: int, config: MixerConfig, epsilon: float = 1e-6, **options: Any
+    ) -> None:
+        self.norm = RMSNorm(d_model, epsilon=epsilon, **options)
         self.mixer = config.make(d_model, **options)
         check_mixer_members(self.mixer)
 
@@ -144,7 +158,7 @@ class Block(nnx.Module):
     """One repetition of the pattern."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        options = _options(config, rngs)
+        options = _options(config, rngs) | {"epsilon": config.norm_epsilon}
         self.sublayers = nnx.List([Sublayer(config.d_model, m, **options) for m in config.pattern])
 
     def __call__(
@@ -184,7 +198,7 @@ class Model(nnx.Module):
         self.embedding = nnx.Embed(*shape, embedding_init=draw, **options)
         make = nnx.vmap(lambda keys: Block(config, rngs=keys), in_axes=0, out_axes=0)
         self.blocks = make(rngs.split(config.num_blocks))
-        self.norm = RMSNorm(config.d_model, **options)
+        self.norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
         if config.readout is not None and config.readout.reads:
@@ -348,7 +362,7 @@ class Model(nnx.Module):
         """Factors of the logits: scaled features, and a row for each word."""
         if self.config.tie_embeddings:
             table = self.embedding.embedding[...].astype(features.dtype)
-            return features * self.config.d_model**-0.5, table
+            return features * self.config.tied_scale, table
         return features, self.head.kernel[...].astype(features.dtype).T
 
     def init_state(self, batch_size: int, capacity: int | None = None) -> ModelState:

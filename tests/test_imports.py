@@ -19,7 +19,7 @@ FLOORS = {
         "model mixers testing",
         "training generation storage export",
         "session",
-        "evaluation experiment runs",
+        "evaluation experiment runs import_huggingface",
         "loading",
         "benchmark sweep",
         "cli __main__",

@@ -1,15 +1,17 @@
-"""`bmojo checkpoint`: list, verification and export of the checkpoints of a run."""
+"""`bmojo checkpoint`: list, verification, export and import of checkpoints."""
 
+import contextlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bmojo.cli.common import EXIT_CODES, Run, Step, make_app, option
+from bmojo.cli.common import EXIT_CODES, Overrides, Run, Step, argument, make_app, option, split
 from bmojo.console import make_console, make_table, progress_bar
 from bmojo.errors import UserError
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from bmojo.runs import TrainedRun
     from bmojo.training.checkpoints import Entry
 
-app = make_app("List, verify and export the checkpoints of a run.")
+app = make_app("List, verify and export the checkpoints of a run; import models as runs.")
 DAMAGED = 1
 VERIFY_EXIT_CODES = f"""{EXIT_CODES}
   1         a file has changed since it was written; the line names it"""
@@ -105,17 +107,20 @@ def export(
     to: Annotated[Path, option("DIR", "The folder to make.")],
     step: Step = None,
     format: Annotated[Format, option(None, "Names and layout.")] = "safetensors",
+    shard_size: Annotated[
+        float, option("GB", "Largest file, with --format huggingface.", min=1e-6)
+    ] = 5.0,
 ) -> None:
     """Write the model of a checkpoint in files that other programs read.
 
     \b
       safetensors  model.safetensors with the names that bmojo uses, config.json with the whole
                    config, and the tokenizer's file if the run has one
-      huggingface  a folder that transformers loads as LlamaForCausalLM, or as
-                   MistralForCausalLM if attention has a window: for models of rotary attention
-                   and MLP alone
+      huggingface  a folder that transformers loads, with tokenizer, generation config and model
+                   card: Llama, Mistral, Qwen-2 or Qwen-3 for rotary attention and MLP in turn,
+                   Mamba or Mamba-2 for these alone
 
-    Needs pip install 'bmojo[export]'.
+    The format safetensors needs pip install 'bmojo[export]'.
 
     \b
     Examples:
@@ -125,6 +130,46 @@ def export(
     from bmojo.runs import open_run
 
     opened = open_run(run, step)
+    with _new_folder(to) as folder:
+        if format == "huggingface":
+            _write_huggingface(opened, folder, round(shard_size * 1e9))
+        else:
+            _write_safetensors(opened, folder)
+    typer.echo(f"{to.absolute()}: the model of step {opened.step}")
+
+
+@app.command(name="import", epilog=EXIT_CODES)
+def import_(
+    folder: Annotated[Path, argument("FOLDER", "With config.json and safetensors files.")],
+    overrides: Overrides = None,
+    *,
+    to: Annotated[Path, option("RUN", "The run directory to make.")],
+) -> None:
+    """Make a run of a model for Hugging Face's transformers, its checkpoint at step 0.
+
+    Llama, Mistral, Qwen-2, Qwen-3, Mamba and Mamba-2; what has no counterpart is refused by its
+    name. The run is one for every other command; its config trains on text with the folder's
+    tokenizer, unless it is overridden. Parameters keep their dtype, and the memory is that of
+    the parameters.
+
+    \b
+    Examples:
+      bmojo checkpoint import Qwen3-0.6B --to runs/qwen3
+      bmojo generate runs/qwen3 --prompt "Once upon a time"
+      bmojo checkpoint import Qwen3-0.6B Text.path=books Stage.steps=2000 --to runs/books
+      bmojo train runs/books/config.gin
+    """
+    from bmojo.import_huggingface import import_run
+
+    bindings, overlays = split(overrides)
+    with _new_folder(to) as run:
+        for text in import_run(folder, run, to.absolute(), bindings, overlays):
+            typer.echo(f"{to.absolute()}: {text}")
+
+
+@contextlib.contextmanager
+def _new_folder(to: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``to``, which must be new or empty, at the end."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"--to: {to} is there already; name a new folder")
     to = to.absolute()
@@ -132,40 +177,65 @@ def export(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        found = _write(opened, format, temporary)
+        yield temporary
         os.replace(temporary, to)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    typer.echo(f"{to}: the model of step {found}")
 
 
-def _write(run: "TrainedRun", format: Format, folder: Path) -> int:
-    """Write all files of an export; the step of the checkpoint."""
-    from bmojo.export import llama, tensors
+def _write_safetensors(run: "TrainedRun", folder: Path) -> None:
+    """Write all files of an export with our names."""
+    from bmojo.export import tensors
     from bmojo.training.run_dir import RunDir
 
-    model, tokenizer = run.experiment.model, run.tokenizer
+    tokenizer = run.tokenizer
+    gin = RunDir(run.path).config.read_text(encoding="utf8")
+    config: dict[str, Any] = {"program": "bmojo", "gin": gin, "step": run.step}
     weights = folder / "model.safetensors"
-    config: dict[str, Any]
-    if format == "huggingface":
-        length = max(stage.data.length for stage in run.experiment.curriculum)
-        eos = None if tokenizer is None else int(tokenizer.eos)
-        config = llama.huggingface_config(model, run.outline[1], length, eos)
-        tensors.write(weights, llama.huggingface_parameters(model, run.parameters), "format", "pt")
-    else:
-        gin = RunDir(run.path).config.read_text(encoding="utf8")
-        config = {"program": "bmojo", "gin": gin, "step": run.step}
-        tensors.write(weights, run.parameters, "step", str(run.step))
+    tensors.write(weights, run.parameters, "step", str(run.step))
     kind = str(getattr(tokenizer, "spec", "")).partition(":")[0]
     file = {"tokenizers": "tokenizer.json", "sentencepiece": "tokenizer.model"}.get(kind)
     content = getattr(tokenizer, "content", None)
     if file is not None and content is not None:
         (folder / file).write_bytes(content)
-    if tokenizer is not None and format == "safetensors":
+    if tokenizer is not None:
         eos = getattr(tokenizer, "eos", None)
         config["tokenizer"] = {"kind": kind, "file": file, "eos": eos}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf8")
-    return run.step
+
+
+def _write_huggingface(run: "TrainedRun", folder: Path, shard_bytes: int) -> None:
+    """Write all files of an export for transformers."""
+    import bmojo
+    from bmojo.export import companions, families, huggingface
+    from bmojo.training.experiment import Curriculum
+    from bmojo.training.metrics import read_metrics
+    from bmojo.training.parameters import count
+    from bmojo.training.run_dir import RunDir
+
+    model, tokenizer, experiment = run.experiment.model, run.tokenizer, run.experiment
+    length = max(stage.data.length for stage in experiment.curriculum)
+    eos = None if tokenizer is None else int(tokenizer.eos)
+    shapes = run.outline[1]
+    like = companions.kept_config(run.path).get("model_type")
+    config = families.config_json(model, shapes, length, eos, like)
+    huggingface.write_weights(folder, model, run.parameters, shard_bytes)
+    config = companions.write_config(folder, run.path, config)
+    companions.write_tokenizer(folder, run.path, tokenizer)
+    plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
+    data = [type(stage.data).__name__.removesuffix("Config") for stage in plan.stages]
+    history = read_metrics(RunDir(run.path).metrics)
+    rows = [r for r in history if r["step"] == run.step and "evaluation" in r]
+    card = companions.model_card(
+        config,
+        parameters=count(shapes),
+        step=run.step,
+        tokens=plan.tokens(run.step),
+        data=list(dict.fromkeys(data)),
+        results=[row for row in rows if row["group"] is None],
+        version=bmojo.__version__,
+    )
+    (folder / "README.md").write_text(card, encoding="utf8")
 
 
 def _state(entry: "Entry") -> str:

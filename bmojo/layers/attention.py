@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bmojo.layers.heads import Heads, KeyValues, check_heads
+from bmojo.layers.norm import check_epsilon
 from bmojo.layers.protocol import Aux, AuxRequest, MakesMixer, Options, unchanged
 from bmojo.ops.attention_mass import causal_mass, memory_mass
 from bmojo.ops.masks import memory_keys
@@ -31,7 +32,7 @@ class AttentionConfig(MakesMixer):
     """Attention over the past.
 
     Attributes:
-      n_heads: query heads; d_model must be a multiple.
+      n_heads: query heads; d_model must be a multiple, unless d_head is set.
       n_kv_heads: key-value heads, a divisor of n_heads; None: n_heads.
       window: tokens that a query sees, its own included; None: the whole past.
       rope: rotary position embedding. Without window its angles are of the age in the document in
@@ -41,6 +42,12 @@ class AttentionConfig(MakesMixer):
       attention_implementation: 'auto' (the fastest here), 'xla' (any device), 'native' (C++
         kernels for CPUs) or 'pallas' (kernels for TPUs and GPUs); see
         :mod:`bmojo.ops.memory_attention`.
+      d_head: width of a head; None: d_model / n_heads.
+      qkv_bias: biases of queries, keys and values, as in Qwen-2.
+      o_bias: a bias of the output projection.
+      qk_norm: RMSNorm of each query and key over its channels, before rotation, as in Qwen-3
+        (arXiv 2010.04245).
+      norm_epsilon: of these norms.
     """
 
     n_heads: int = 4
@@ -50,6 +57,11 @@ class AttentionConfig(MakesMixer):
     rope_theta: float = 10000.0
     max_length: int = 2048
     attention_implementation: Implementation = "auto"
+    d_head: int | None = None
+    qkv_bias: bool = False
+    o_bias: bool = False
+    qk_norm: bool = False
+    norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         IMPLEMENTATIONS.check(self.attention_implementation)
@@ -58,7 +70,8 @@ class AttentionConfig(MakesMixer):
             raise ValueError(
                 f"window: counts the query's own token, so it is at least 1, got {self.window}"
             )
-        self._check_positive("max_length")
+        self._check_positive("max_length", "d_head")
+        check_epsilon(self.norm_epsilon)
         if self.rope_theta <= 0:
             raise ValueError(f"rope_theta: must be positive, got {self.rope_theta}")
 
@@ -96,12 +109,23 @@ class Attention(nnx.Module):
           ValueError: n_heads does not divide d_model, or leaves heads of odd width to rotate.
         """
         self.config, self.d_model = config, d_model
-        if config.rope and d_model // config.n_heads % 2:
+        d_head = config.d_head or d_model // config.n_heads
+        if config.rope and d_head % 2:
+            width = config.d_head or f"{d_model} / {config.n_heads}"
             raise ValueError(
-                f"rope: heads must have an even width, got {d_model} / {config.n_heads}; "
-                "change n_heads, or set it to False"
+                f"rope: heads must have an even width, got {width}; "
+                "change n_heads or d_head, or set it to False"
             )
-        self.heads = Heads(d_model, config.n_heads, config.n_kv_heads, **options)
+        self.heads = Heads(
+            d_model,
+            config.n_heads,
+            config.n_kv_heads,
+            d_head=config.d_head,
+            qkv_bias=config.qkv_bias,
+            o_bias=config.o_bias,
+            qk_norm=config.norm_epsilon if config.qk_norm else None,
+            **options,
+        )
 
     def __call__(
         self,
@@ -192,7 +216,8 @@ class Attention(nnx.Module):
         seen = (length + 1) / 2
         if self.config.window is not None:
             seen = min(self.config.window, seen)
-        return self.heads.projection_flops() + 4.0 * self.d_model * seen
+        width = self.heads.n_heads * self.heads.d_head
+        return self.heads.projection_flops() + 4.0 * width * seen
 
 
 def _write(past: Array, new: Array, where: Int[Array, "B L"]) -> Array:

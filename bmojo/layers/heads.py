@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bmojo.layers.norm import RMSNorm
 from bmojo.layers.protocol import Options
 from bmojo.ops.axes import RULES, Names, constrain
 from bmojo.ops.convolution import causal_convolution
@@ -65,40 +66,58 @@ class Heads(nnx.Module):
         "k_proj.kernel": ("embed", "kv_heads"),
         "v_proj.kernel": ("embed", "kv_heads"),
         "o_proj.kernel": ("heads", "embed"),
+        "q_proj.bias": ("heads",),
+        "k_proj.bias": ("kv_heads",),
+        "v_proj.bias": ("kv_heads",),
     }
+    undecayed: ClassVar[tuple[str, ...]] = tuple(f"{x}_proj.bias" for x in "qkvo")
 
     def __init__(
-        self, d_model: int, n_heads: int, n_kv_heads: int | None, **options: Unpack[Options]
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int | None,
+        *,
+        d_head: int | None = None,
+        qkv_bias: bool = False,
+        o_bias: bool = False,
+        qk_norm: float | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        """Make four projections without bias.
+        """Make four projections; ``qk_norm`` is the epsilon of norms of queries and keys.
 
         Raises:
-          ValueError: d_model is not a multiple of n_heads.
+          ValueError: d_model is not a multiple of n_heads, and the heads have no width.
         """
-        if d_model % n_heads:
+        if d_head is None and d_model % n_heads:
             raise ValueError(f"n_heads: must divide d_model = {d_model}, got {n_heads}")
         self.d_model, self.n_heads = d_model, n_heads
         self.n_kv_heads = n_kv_heads or n_heads
-        self.d_head = d_model // n_heads
+        self.d_head = d_head or d_model // n_heads
         self.dtype = options["dtype"]
-        d_kv = self.n_kv_heads * self.d_head
-        self.q_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
-        self.k_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
-        self.v_proj = nnx.Linear(d_model, d_kv, use_bias=False, **options)
-        self.o_proj = nnx.Linear(d_model, d_model, use_bias=False, **options)
+        d_inner, d_kv = n_heads * self.d_head, self.n_kv_heads * self.d_head
+        self.q_proj = nnx.Linear(d_model, d_inner, use_bias=qkv_bias, **options)
+        self.k_proj = nnx.Linear(d_model, d_kv, use_bias=qkv_bias, **options)
+        self.v_proj = nnx.Linear(d_model, d_kv, use_bias=qkv_bias, **options)
+        self.o_proj = nnx.Linear(d_inner, d_model, use_bias=o_bias, **options)
+        if qk_norm is not None:
+            self.q_norm = RMSNorm(self.d_head, epsilon=qk_norm, **options)
+            self.k_norm = RMSNorm(self.d_head, epsilon=qk_norm, **options)
 
     def queries(self, u: Float[Array, "*rest D"]) -> Float[Array, "*rest H P"]:
-        """W_q u, cut into heads."""
-        return self._cut(self.q_proj(u), self.n_heads, "heads")
+        """W_q u, cut into heads, and normed if there are norms."""
+        q = self._cut(self.q_proj(u), self.n_heads, "heads")
+        return self.q_norm(q) if hasattr(self, "q_norm") else q
 
     def key_values(self, u: Float[Array, "*rest D"]) -> KeyValues:
-        """W_k u and W_v u, cut into heads."""
-        k, v = gradient_barrier((self.k_proj(u), self.v_proj(u)))
-        return KeyValues(*(self._cut(x, self.n_kv_heads, "kv_heads") for x in (k, v)))
+        """W_k u and W_v u, cut into heads, the keys normed if there are norms."""
+        projected = gradient_barrier((self.k_proj(u), self.v_proj(u)))
+        k, v = (self._cut(x, self.n_kv_heads, "kv_heads") for x in projected)
+        return KeyValues(self.k_norm(k) if hasattr(self, "k_norm") else k, v)
 
     def output(self, mixed: Float[Array, "*rest H P"]) -> Float[Array, "*rest D"]:
         """W_o of the joined heads."""
-        return self.o_proj(mixed.reshape(*mixed.shape[:-2], self.d_model))
+        return self.o_proj(mixed.reshape(*mixed.shape[:-2], self.n_heads * self.d_head))
 
     def _cut(self, x: Array, heads: int, name: str) -> Array:
         x = x.reshape(*x.shape[:-1], heads, self.d_head)
@@ -113,7 +132,7 @@ class Heads(nnx.Module):
 
     def projection_flops(self) -> float:
         """Forward operations per token of the four projections."""
-        return 4.0 * self.d_model * (self.d_model + self.n_kv_heads * self.d_head)
+        return 4.0 * self.d_model * (self.n_heads + self.n_kv_heads) * self.d_head
 
 
 class MemoryHeads(Heads):

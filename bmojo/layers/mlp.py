@@ -18,9 +18,11 @@ class MLPConfig(MakesMixer):
 
     Attributes:
       d_ff: hidden width; None: 8/3 of d_model, or what ``Model.parameters`` asks for.
+      bias: whether the projections have biases.
     """
 
     d_ff: int | None = None
+    bias: bool = False
 
     free_width: ClassVar[str] = "d_ff"
 
@@ -29,7 +31,7 @@ class MLPConfig(MakesMixer):
 
     def _make(self, d_model: int, **options: Unpack[Options]) -> "MLP":
         d_ff = self.d_ff or max(8, round(8 * d_model / 3 / 8) * 8)
-        return MLP(d_model, d_ff, **options)
+        return MLP(d_model, d_ff, self.bias, **options)
 
 
 class MLP(nnx.Module):
@@ -38,13 +40,17 @@ class MLP(nnx.Module):
     axes: ClassVar[dict[str, Names]] = {
         "up_proj.kernel": ("embed", "mlp"),
         "down_proj.kernel": ("mlp", "embed"),
+        "up_proj.bias": ("mlp",),
     }
+    undecayed: ClassVar[tuple[str, ...]] = ("up_proj.bias", "down_proj.bias")
 
-    def __init__(self, d_model: int, d_ff: int, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, d_model: int, d_ff: int, bias: bool = False, **options: Unpack[Options]
+    ) -> None:
         """Make the two projections; gate and up are one matrix."""
         self.d_model, self.d_ff = d_model, d_ff
-        self.up_proj = nnx.Linear(d_model, 2 * d_ff, use_bias=False, **options)
-        self.down_proj = nnx.Linear(d_ff, d_model, use_bias=False, **options)
+        self.up_proj = nnx.Linear(d_model, 2 * d_ff, use_bias=bias, **options)
+        self.down_proj = nnx.Linear(d_ff, d_model, use_bias=bias, **options)
 
     def __call__(
         self,

@@ -12,9 +12,15 @@ class RMSNorm(nnx.RMSNorm):
 
     undecayed: ClassVar[tuple[str, ...]] = ("scale",)
 
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B *rest D"]) -> Float[Array, "B *rest D"]:
         """Divide by the root mean square of the channels and scale."""
         # XLA's CPU compiler does not vectorize sums over the tokens of a batch of one.
         if x.shape[0] == 1:
             return super().__call__(x[0])[None]
         return super().__call__(x)
+
+
+def check_epsilon(epsilon: float) -> None:
+    """Raise ValueError unless a norm can have it."""
+    if epsilon <= 0:
+        raise ValueError(f"norm_epsilon: must be positive, got {epsilon}")

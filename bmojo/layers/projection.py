@@ -13,7 +13,7 @@ from bmojo.types import Array
 def project(
     linear: nnx.Linear, u: Array, sizes: Sequence[int], names: Sequence[str | None]
 ) -> tuple[Array, ...]:
-    """The outputs (B, L, size) of a projection without bias that makes several at once.
+    """The outputs (B, L, size) of a projection that makes several at once.
 
     ``sizes`` are channels of all outputs but the last, ``names`` the axis names of all. Where
     rules are in force each output comes from its own part of the kernel: parts of one product
@@ -24,10 +24,11 @@ def project(
         return tuple(jnp.split(linear(u), edges, axis=-1))
     kernel = linear.kernel[...].astype(linear.dtype)
     parts = zip(jnp.split(kernel, edges, axis=-1), names, strict=True)
-    return tuple(
-        constrain(u.astype(kernel.dtype) @ constrain(part, None, name), "batch", None, name)
-        for part, name in parts
-    )
+    outputs = [u.astype(kernel.dtype) @ constrain(part, None, name) for part, name in parts]
+    if linear.bias is not None:
+        biases = jnp.split(linear.bias[...].astype(linear.dtype), edges)
+        outputs = [x + bias for x, bias in zip(outputs, biases, strict=True)]
+    return tuple(constrain(x, "batch", None, n) for x, n in zip(outputs, names, strict=True))
 
 
 def projection_init(kind: str) -> Any:

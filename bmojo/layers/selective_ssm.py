@@ -35,6 +35,7 @@ class SelectiveSSMConfig(MakesMixer):
       d_inner: inner width, in place of ``expand``.
       projection_init: initial projections: 'lecun', normal of variance 1 / fan-in, or 'uniform'
         within 1 / sqrt(fan-in), 1.73 times smaller, as in the reference implementation.
+      conv_bias: whether the short convolution has a bias.
     """
 
     d_state: int = 16
@@ -46,6 +47,7 @@ class SelectiveSSMConfig(MakesMixer):
     implementation: Implementation = "auto"
     d_inner: int | None = None
     projection_init: str = "lecun"
+    conv_bias: bool = True
 
     free_width: ClassVar[str] = "d_inner"
 
@@ -102,7 +104,8 @@ class MambaBlock(nnx.Module):
         self.d_inner, self.dt_rank = config.d_inner or config.expand * d_model, dt_rank
         drawn = {"use_bias": False, "kernel_init": projection_init(config.projection_init)}
         self.in_proj = nnx.Linear(d_model, 2 * self.d_inner, **drawn, **options)
-        self.conv = ShortConvolution(self.d_inner, config.d_conv, **options)
+        bias = getattr(config, "conv_bias", True)
+        self.conv = ShortConvolution(self.d_inner, config.d_conv, bias, **options)
         self.x_proj = nnx.Linear(self.d_inner, dt_rank + outputs, **drawn, **options)
         init = _symmetric_uniform(dt_rank**-0.5)
         self.dt_proj = nnx.Linear(

@@ -16,17 +16,19 @@ from bmojo.types import Array, Float, Int
 
 
 class ShortConvolution(nnx.Module):
-    """silu of a depthwise causal convolution with bias, over ``d_conv`` tokens.
+    """silu of a depthwise causal convolution over ``d_conv`` tokens.
 
     Attributes:
       kernel: taps (d_conv, width), the present token's first.
-      bias: (width,).
+      bias: (width,); None: there is none.
     """
 
     axes: ClassVar[dict[str, Names]] = {"kernel": (None, "inner"), "bias": ("inner",)}
     undecayed: ClassVar[tuple[str, ...]] = ("bias",)
 
-    def __init__(self, width: int, d_conv: int, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, width: int, d_conv: int, bias: bool = True, **options: Unpack[Options]
+    ) -> None:
         """Initialize taps and bias uniformly within 1 / sqrt(d_conv), as Mamba does."""
         bound = 1 / math.sqrt(d_conv)
         self.dtype = options["dtype"]
@@ -35,7 +37,8 @@ class ShortConvolution(nnx.Module):
             key, dtype = options["rngs"].params(), options["param_dtype"]
             return nnx.Param(jax.random.uniform(key, shape, dtype, -bound, bound))
 
-        self.kernel, self.bias = draw(d_conv, width), draw(width)
+        self.kernel = draw(d_conv, width)
+        self.bias = draw(width) if bias else None
 
     def init_tail(self, batch_size: int) -> Float[Array, "B T D"]:
         """Nothing seen: zeros, in the compute dtype."""
@@ -58,6 +61,8 @@ class ShortConvolution(nnx.Module):
         after = next_tail(before, x, lengths)
         # Before the first token of all, the tail holds the zeros that segment_pos would put there.
         segment_pos = None if context.first and tokens.start is None else tokens.segment_pos
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        out = causal_convolution(x.astype(self.dtype), kernel, before, segment_pos) + bias
+        kernel = self.kernel[...].astype(self.dtype)
+        out = causal_convolution(x.astype(self.dtype), kernel, before, segment_pos)
+        if self.bias is not None:
+            out = out + self.bias[...].astype(self.dtype)
         return jax.nn.silu(out), after

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bmojo.layers.norm import RMSNorm
+from bmojo.layers.norm import RMSNorm, check_epsilon
 from bmojo.layers.projection import project, projection_init
 from bmojo.layers.protocol import AuxRequest, MakesMixer, Options, unchanged, with_aux
 from bmojo.layers.selective_ssm import RecurrentState, init_dt_bias
@@ -39,6 +39,8 @@ class SSDConfig(MakesMixer):
       projection_init: initial projections: 'lecun', normal of variance 1 / fan-in, or 'uniform'
         within 1 / sqrt(fan-in), 1.73 times smaller, as in the reference implementation.
       norm_epsilon: of the norm before the output; the reference implementations have 1e-5.
+      conv_bias: whether the short convolution has a bias.
+      dt_limit: smallest and largest step size; None: no limits.
     """
 
     d_state: int = 64
@@ -50,6 +52,8 @@ class SSDConfig(MakesMixer):
     implementation: Implementation = "auto"
     projection_init: str = "lecun"
     norm_epsilon: float = 1e-6
+    conv_bias: bool = True
+    dt_limit: tuple[float, float] | None = None
 
     free_width: ClassVar[str] = "d_inner"
 
@@ -59,8 +63,11 @@ class SSDConfig(MakesMixer):
             raise ValueError(f"n_heads: must divide d_inner = {self.d_inner}, got {self.n_heads}")
         IMPLEMENTATIONS.check(self.implementation)
         projection_init(self.projection_init)
-        if self.norm_epsilon <= 0:
-            raise ValueError(f"norm_epsilon: must be positive, got {self.norm_epsilon}")
+        check_epsilon(self.norm_epsilon)
+        if self.dt_limit is not None and not 0 <= self.dt_limit[0] <= self.dt_limit[1]:
+            raise ValueError(
+                f"dt_limit: must be two rising numbers of at least 0, got {self.dt_limit}"
+            )
 
     @property
     def width_multiple(self) -> int:
@@ -115,7 +122,7 @@ class SSD(nnx.Module):
         convolved = self.d_inner + 2 * d_state
         drawn = {"use_bias": False, "kernel_init": projection_init(config.projection_init)}
         self.in_proj = nnx.Linear(d_model, self.d_inner + convolved + heads, **drawn, **options)
-        self.conv = ShortConvolution(convolved, config.d_conv, **options)
+        self.conv = ShortConvolution(convolved, config.d_conv, config.conv_bias, **options)
         self.dt_bias = nnx.Param(init_dt_bias(rngs.params(), heads, DT_MIN, DT_MAX, param_dtype))
         decay = jax.random.uniform(rngs.params(), (heads,), param_dtype, DECAY_MIN, DECAY_MAX)
         self.A_log = nnx.Param(jnp.log(decay))
@@ -147,6 +154,8 @@ class SSD(nnx.Module):
         x = constrain(x.reshape(*x.shape[:2], heads, width // heads), "batch", None, "heads", None)
 
         dt = jax.nn.softplus(dt.astype(wide) + self.dt_bias[...].astype(wide))
+        if self.config.dt_limit is not None:
+            dt = jnp.clip(dt, *self.config.dt_limit)
         if tokens.valid is not None:
             dt = jnp.where(tokens.valid[..., None], dt, 0)
         A = -jnp.exp(self.A_log[...].astype(wide))

@@ -75,6 +75,9 @@ DESCRIPTORS = 64  # that a save opens at most: files, and three for each event l
 
 LONGEST = 86400.0  # seconds that processes wait while the main one verifies
 
+LEAN_CHUNK, LEAN_FILE = 2**22, 2**24
+"""Bytes of the pieces and files of an array that is saved with little memory."""
+
 Carried = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
@@ -89,11 +92,12 @@ class Checkpoint:
 
     ``meta`` has JSON values: position in the data, metrics not yet written, config. ``carried`` is
     the model's state between two segments of a sequence, flattened; None between sequences.
+    Without ``optimizer_state``, that of an imported model, the optimizer begins anew.
     """
 
     step: int
     parameters: Parameters
-    optimizer_state: optax.OptState
+    optimizer_state: optax.OptState | None
     meta: dict[str, Any]
     carried: dict[str, Any] | None = None
 
@@ -136,18 +140,25 @@ class Checkpoints(contextlib.ExitStack):
         self.callback(self._manager.close)
         self.callback(self._end_writing)
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Start saving; the arrays may be donated as soon as this returns."""
+    def save(self, checkpoint: Checkpoint, hold: bool = True) -> None:
+        """Start saving; the arrays may be donated as soon as this returns.
+
+        Without ``hold`` there are no copies, and they must stay until :meth:`wait` is over; what
+        is compressed on its way to the disk is kept small, which costs files.
+        """
         self.wait()
         with contextlib.ExitStack() as held:  # half of a save that has none leaves tracebacks
             for descriptor in (d for _ in range(DESCRIPTORS // 2) for d in os.pipe()):
                 held.callback(os.close, descriptor)
         parameters, step = checkpoint.parameters, checkpoint.step
         shapes = {name: list(value.shape) for name, value in parameters.items()}
-        arrays = {"parameters": parameters, "optimizer": flatten(checkpoint.optimizer_state)}
+        arrays = {"parameters": parameters}
+        if checkpoint.optimizer_state is not None:
+            arrays["optimizer"] = flatten(checkpoint.optimizer_state)
         if checkpoint.carried:
             arrays["carried"] = checkpoint.carried
-        items = {name: ocp.args.StandardSave(_held(item)) for name, item in arrays.items()}
+        write = _save if hold else _save_lean
+        items = {name: write(item) for name, item in arrays.items()}
         meta = {**stamp(), "step": step, **checkpoint.meta}
         if (own := RunDir(self.directory.parent).own_id()) is not None:
             meta["run"] = own
@@ -236,11 +247,15 @@ class Checkpoints(contextlib.ExitStack):
         self, step: int, parameters: Parameters, optimizer_state: optax.OptState, carried: Carried
     ) -> Checkpoint:
         meta = _read_meta(self._manager, self.directory, step, parameters)
-        items = {"parameters": parameters, "optimizer": flatten(optimizer_state)}
+        items = {"parameters": parameters}
+        if (self.directory / str(step) / "optimizer").exists():
+            items["optimizer"] = flatten(optimizer_state)
         if (between := carried(meta)) is not None:
             items["carried"] = between
         restored = _read_arrays(self._manager, step, items)
-        state = unflatten(optimizer_state, restored["optimizer"])
+        state = None
+        if "optimizer" in restored:
+            state = unflatten(optimizer_state, restored["optimizer"])
         return Checkpoint(step, restored["parameters"], state, meta, restored.get("carried"))
 
     def _move_aside(self, step: int, state: str, reason: str) -> str:
@@ -324,6 +339,18 @@ def _has_arrays(item: Path) -> bool:
         return bool(store.list().result())
     except ValueError:  # of whatever TensorStore met
         return False
+
+
+def _save(arrays: Mapping[str, Any]) -> ocp.args.CheckpointArgs:
+    return ocp.args.StandardSave(_held(arrays))
+
+
+def _save_lean(arrays: Mapping[str, Any]) -> ocp.args.CheckpointArgs:
+    """The same without copies, by way of small pieces: TensorStore holds what fills a file."""
+    pieces = {name: ocp.SaveArgs(chunk_byte_size=LEAN_CHUNK) for name in arrays}
+    return ocp.args.PyTreeSave(
+        dict(arrays), save_args=pieces, ocdbt_target_data_file_size=LEAN_FILE
+    )
 
 
 def _held(arrays: Mapping[str, Any]) -> dict[str, jax.Array]:

@@ -100,9 +100,12 @@ class RunSetup:
     def initialize(self) -> tuple[Parameters, Any]:
         """New parameters and optimizer state, each device with its part."""
         parameters = self.layout.settle(initialize(self.make, shardings_of(self.shapes)))
+        return parameters, self.begin_optimizer(parameters)
+
+    def begin_optimizer(self, parameters: Parameters) -> Any:
+        """The optimizer's state before the first update."""
         places = shardings_of(self.optimizer_shapes())
-        state = jax.jit(self.optimizer.init, out_shardings=places)(parameters)
-        return parameters, self.layout.settle(state)
+        return self.layout.settle(jax.jit(self.optimizer.init, out_shardings=places)(parameters))
 
     def fresh_state(self, parameters: Parameters, stage: Stage) -> State:
         """State of the model before the first segment of a stage's sequences."""

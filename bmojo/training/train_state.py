@@ -67,7 +67,7 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
     began, stages = time.monotonic(), setup.experiment.curriculum
 
     def carried_shapes(meta: dict[str, Any]) -> dict[str, Any] | None:
-        within = meta["data"]["part"]
+        within = meta["data"] is not None and meta["data"]["part"]
         return flatten(setup.state_shapes(stages[meta["stage"]])) if within else None
 
     found, warnings = checkpoints.restore(setup.shapes, setup.optimizer_shapes(), carried_shapes)
@@ -87,4 +87,7 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
     kept: dict[str, Any] = {"updates": found.step}
     kept |= {name: meta[name] for name in META if name in meta}
     kept |= {"carried": carried, "seconds_before": meta["seconds"], "began": began}
-    return TrainState(found.parameters, found.optimizer_state, found.step, **kept), warnings
+    optimizer_state = found.optimizer_state
+    if optimizer_state is None:
+        optimizer_state = setup.begin_optimizer(found.parameters)
+    return TrainState(found.parameters, optimizer_state, found.step, **kept), warnings

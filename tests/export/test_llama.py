@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from bmojo.errors import UserError
-from bmojo.export import llama, tensors
+from bmojo.export import families, huggingface
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.ssd import SSDConfig
@@ -32,10 +32,9 @@ def exported(config, folder):
         name: x + 0.3 * jax.random.normal(key, x.shape)
         for key, (name, x) in zip(keys, sorted(parameters.items()), strict=True)
     }
-    found = llama.huggingface_config(config, parameters, 64, 3)
+    found = families.config_json(config, parameters, 64, 3)
     (folder / "config.json").write_text(json.dumps(found))
-    weights = llama.huggingface_parameters(config, parameters)
-    tensors.write(folder / "model.safetensors", weights, "format", "pt")
+    huggingface.write_weights(folder, config, parameters)
     return structure.merge(parameters)
 
 
@@ -89,9 +88,26 @@ def with_pattern(*pattern):
             with_pattern(ATTENTION, MLPConfig(8), ATTENTION, MLPConfig(12)),
             "MLPs of the widths 8 and 12",
         ),
+        (
+            with_pattern(dataclasses.replace(WINDOW, qkv_bias=True), MLPConfig(8)),
+            "a window .* beside biases",
+        ),
+        (with_pattern(dataclasses.replace(ATTENTION, o_bias=True), MLPConfig(8)), "without"),
+        (
+            with_pattern(
+                dataclasses.replace(ATTENTION, qk_norm=True, norm_epsilon=1e-5), MLPConfig(8)
+            ),
+            "Attention.norm_epsilon = 1e-05 beside Model.norm_epsilon = 1e-06",
+        ),
+        (with_pattern(SSDConfig(norm_epsilon=1e-5)), "SSD.norm_epsilon = 1e-05 beside"),
+        (
+            with_pattern(SSDConfig(), SSDConfig(chunk_size=8)),
+            r"SSD that differ in chunk_size \(64 and 8\)",
+        ),
+        (with_pattern(SSDConfig(d_inner=24)), "an inner width of 24, no multiple of d_model = 16"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(config, words):
     shapes = split(nnx.eval_shape(lambda: config.make(nnx.Rngs(0))))[1]
     with pytest.raises(UserError, match=words + r".*; take --format safetensors"):
-        llama.huggingface_config(config, shapes, 64)
+        families.config_json(config, shapes, 64)

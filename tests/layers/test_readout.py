@@ -290,12 +290,12 @@ def test_bad_configs(options, problem):
 
 def test_what_cannot_read_out_refuses_by_name():
     from bmojo.errors import UserError
-    from bmojo.export import llama
+    from bmojo.export.families import family_of
     from neuron.configs import stack_config
 
     model = small()
     with pytest.raises(UserError, match="verbatim read-out"):
-        llama._attention(model.config)
+        family_of(model.config)
     pattern = (BMojoConfig(window=4, n_heads=2, num_fading=2, num_eidetic=2), MLPConfig())
     with pytest.raises(ValueError, match="Model.readout"):
         stack_config(dataclasses.replace(model.config, pattern=pattern))
