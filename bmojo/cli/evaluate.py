@@ -194,8 +194,11 @@ def readout(
     total = sum(times * (len(text) - 1) for text in chosen) * len(readout.forms(1))
     with progress_bar("reading", total) as done:
         found = readout.measure_forms(subject.run.model, chosen, times, done)
-    text = [subject.run.tokenizer.decode(ids[1:]) for ids in chosen]
-    rows = readout.rows(found, times, sum(len(part.encode()) for part in text))
+    coder = subject.run.tokenizer
+    sizes = [
+        len(ids) - 1 if coder is None else len(coder.decode(ids[1:]).encode()) for ids in chosen
+    ]
+    rows = readout.rows(found, times, sum(sizes))
     curves = {name: readout.curve(losses).tolist() for name, losses in found.items()}
     second = len(chosen[0]) - 1 if times > 1 else None
     figure = plot_readout(curves, readout.BLOCK, second)

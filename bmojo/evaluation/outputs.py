@@ -138,7 +138,7 @@ def plot_positions(rows: Sequence[Row], training_length: int | None = None) -> F
 
 def readout_table(rows: Sequence[Row], times: int) -> Table:
     """Bits a byte by what a read-out reads, a column for each reading."""
-    bits = {name: [] for name in dict.fromkeys(row["form"] for row in rows)}
+    bits: dict[str, list[str]] = {name: [] for name in dict.fromkeys(row["form"] for row in rows)}
     for row in rows:
         bits[row["form"]].append(f"{row['bits_per_byte']:.3f}")
     columns = ["read", *(f"reading {n + 1}" for n in range(times))]

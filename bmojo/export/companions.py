@@ -62,8 +62,8 @@ def write_config(folder: Path, run: Path, found: Mapping[str, Any]) -> dict[str,
     else:
         # A document begins with the token that ends the one before.
         eos = config["eos_token_id"]
-        ids = {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos}
-        _write_json(folder / GENERATION, {"do_sample": True, **(ids if eos is not None else {})})
+        own = ("bos_token_id", "eos_token_id", "pad_token_id") if eos is not None else ()
+        _write_json(folder / GENERATION, {"do_sample": True, **dict.fromkeys(own, eos)})
     return config
 
 
@@ -75,7 +75,7 @@ def write_tokenizer(folder: Path, run: Path, tokenizer: Any) -> None:
     if kept or tokenizer is None:
         return
     kind = str(getattr(tokenizer, "spec", "")).partition(":")[0]
-    content = getattr(tokenizer, "content", None)
+    content: Any = getattr(tokenizer, "content", None)
     if kind == "sentencepiece":
         (folder / "tokenizer.model").write_bytes(content)
         return

@@ -145,11 +145,12 @@ def _rope_theta(config: Config) -> float:
                 f"{name}: partial_rotary_factor {given['partial_rotary_factor']} is not "
                 "supported; import a model without it"
             )
-    return float(parameters.get("rope_theta", config["rope_theta"]))
+    theta: Any = parameters.get("rope_theta", config["rope_theta"])
+    return float(theta)
 
 
 def _transformer(
-    config: Config, mlp_bias: bool = False, window: int | None = None, **attention: bool
+    config: Config, mlp_bias: bool = False, window: int | None = None, **attention: Any
 ) -> ModelConfig:
     """A Transformer of the entries that all these families have."""
     width, n_heads = config["hidden_size"], config["num_attention_heads"]
