@@ -158,6 +158,7 @@ def test_blocks_of_tokens_do_not_matter(dtype, monkeypatch):
     assert_close(jax.tree.leaves(found()), jax.tree.leaves(whole), dtype)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("slots", [{}, MATCHES])
 def test_gradients_are_those_of_the_equations(slots):
     with jax.enable_x64(True):
@@ -210,6 +211,7 @@ def run(model, tokens, targets=None, state=None, ids=None, lengths=None):
     return _run(*nnx.split(model), tokens, targets, state, ids, lengths)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("slots", [{}, SLOTS, MATCHES | {"capacity": 7}])
 @pytest.mark.parametrize("cuts", [(1,) * 23, (5, 1, 17)])
 @pytest.mark.one_in(3)
@@ -235,6 +237,7 @@ def test_segments_give_what_the_whole_gives(cuts, slots):
     np.testing.assert_array_equal(hits, logits.argmax(-1) == targets)
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("slots", [{}, SLOTS | {"rule": "random"}, MATCHES])
 def test_padding_leaves_no_trace(slots):
     model = small(readout=dataclasses.replace(CONFIG, **slots))
