@@ -24,7 +24,7 @@ from bmojo.layers.protocol import (
     State,
     check_mixer_members,
 )
-from bmojo.layers.readout import Look, ReadoutConfig, mixed_log_probabilities, mixed_loss
+from bmojo.layers.readout import Look, Readout, ReadoutConfig, mixed_log_probabilities, mixed_loss
 from bmojo.ops.axes import RULES, Names, constrain, is_cut
 from bmojo.ops.cross_entropy import blocked_cross_entropy, cross_entropy
 from bmojo.types import Array, Float, Int, at_least_float32
@@ -187,8 +187,8 @@ class Model(nnx.Module):
         self.norm = RMSNorm(config.d_model, **options)
         if not config.tie_embeddings:
             self.head = nnx.Linear(config.d_model, config.vocab_size, use_bias=False, **options)
-        if config.readout is not None and config.readout.ring:
-            self.readout = config.readout.make(config.d_model, **options)
+        if config.readout is not None and config.readout.reads:
+            self.readout = Readout(config.d_model, config.readout, config.vocab_size, **options)
 
     def __call__(
         self,

@@ -16,6 +16,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["bmojo.ops", "bmojo.layers"], "beartype.beartype")
 
+import collections  # noqa: E402
 import dataclasses  # noqa: E402
 
 import jax  # noqa: E402
@@ -51,6 +52,20 @@ def _register_dataclass(cls, *fields, **options):
 
 
 jax.tree_util.register_dataclass = _register_dataclass
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test with ``one_in(n)`` all cases but every n-th are slow."""
+    seen = collections.Counter()
+    for item in items:
+        marker = item.get_closest_marker("one_in")
+        if marker is None or item.get_closest_marker("slow"):
+            continue
+        name = item.nodeid.partition("[")[0]
+        if seen[name] % marker.args[0]:
+            item.add_marker("slow")
+        seen[name] += 1
 
 
 @pytest.fixture(scope="module", autouse=True)

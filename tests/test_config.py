@@ -275,6 +275,7 @@ def test_types_that_do_not(value, annotation):
 
 
 @pytest.mark.parametrize("paths", EXPERIMENTS, ids="-".join)
+@pytest.mark.one_in(5)
 def test_experiments_load_and_their_text_loads_the_same(paths, tmp_path):
     for overlays in ([], ["runs/smoke.gin"]):
         experiment, text = load(CONFIGS / paths[0], overlays=[*paths[1:], *overlays])
@@ -289,6 +290,7 @@ def made_of(*paths):
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("task", TASKS)
+@pytest.mark.one_in(7)
 def test_every_task_trains_every_model(task, model):
     name = f"experiments/{task}.gin"
     experiment, _ = load(name, overlays=[f"models/{model}.gin"])
@@ -366,6 +368,7 @@ def test_smoke_makes_an_experiment_tiny():
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.one_in(7)
 def test_models_of_one_size_have_equal_parameters(size, model):
     overlays = [f"models/{model}.gin", f"sizes/{size}.gin"]
     experiment, text = load("experiments/mqar.gin", overlays=overlays)

@@ -43,6 +43,7 @@ def test_every_public_name_is_there():
 
 
 @pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.one_in(3)
 def test_a_mixer_by_keywords_is_that_of_its_config(name):
     function, config = getattr(bmojo, name), getattr(bmojo, f"{name}Config")
     made = function(16)

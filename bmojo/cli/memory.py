@@ -3,21 +3,20 @@
 import dataclasses
 import json
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bmojo.cli import matched
 from bmojo.cli.common import EXIT_CODES, Numbers, Words, argument, make_app, option
+from bmojo.cli.stored_text import decoded, find_tokenizer, shown, spaced, when
 from bmojo.console import make_console, make_table, progress_bar
 from bmojo.errors import UserError, suggestion
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from bmojo.data.text.tokenizers import Tokenizer
-    from bmojo.storage import Identity, Policy, Record, Store
+    from bmojo.storage import Policy, Record, Store
 
 app = make_app("Look into a memory on disk, and forget parts of it.")
 
@@ -34,6 +33,8 @@ Json = Annotated[bool, option(None, "Print JSON in place of text.", "--json")]
 @app.command(epilog=EXIT_CODES)
 def stats(directory: Directory, as_json: Json = False) -> None:
     """Show counts, sizes, sources, ages, policy and identity."""
+    if matched.is_one(directory):
+        return matched.stats(directory, as_json)
     with _open(directory) as store:
         found = store.records.stats()
     if as_json:
@@ -58,15 +59,17 @@ def search(
       bmojo memory search memories/prose "the treaty of"
       bmojo memory search memories/recall "17 4 4"
     """
+    if matched.is_one(directory):
+        return matched.search(directory, text, limit)
     with _open(directory) as store:
-        coder = _tokenizer(store.identity)
+        coder = find_tokenizer(store.identity)
         if coder is None:
-            text = _ids(text)
+            text = spaced(text)
         hits: list[int] = []
         with progress_bar("contexts", len(store)) as done:
             for number, context in store.records.contexts():
                 done(1)
-                if text in (_ids(context) if coder is None else _decoded(context, coder)):
+                if text in (spaced(context) if coder is None else decoded(context, coder)):
                     hits.append(number)
         for number in hits[:limit]:
             record = store.records[number]
@@ -87,8 +90,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show all that is stored of an entry."""
+    if matched.is_one(directory):
+        return matched.show(directory, number, as_json)
     with _open(directory) as store:
-        record, coder = store.records[number], _tokenizer(store.identity)
+        record, coder = store.records[number], find_tokenizer(store.identity)
     facts = _facts(record, coder)
     if as_json:
         facts |= {"key": record.key.tolist(), "value": record.value.tolist()}
@@ -115,6 +120,10 @@ def forget(
       bmojo memory forget memories/prose --source letters.txt
       bmojo memory forget memories/prose --older-than 30d --yes
     """
+    if matched.is_one(directory):
+        if source is None or older_than is not None or ids:
+            raise UserError(f"{directory}: forgets whole sources; give --source, and that alone")
+        return matched.forget(directory, source, yes)
     if source is None and older_than is None and not ids:
         raise UserError("forget: says nothing to forget; give --source, --older-than or --id")
     age = None if older_than is None else _seconds(older_than)
@@ -182,12 +191,19 @@ def compact(directory: Directory) -> None:
 @app.command(epilog=VERIFY_EXIT_CODES)
 def verify(directory: Directory) -> None:
     """Read everything and compare it with the checksums that were written."""
+    if matched.is_one(directory):
+        total, problems = matched.verify(directory)
+        return _print_problems(directory, total, problems)
     from bmojo.storage import verify as compare
     from bmojo.storage.verify import size
 
     total = size(directory)
     with progress_bar("entries", total or None) as done:
         problems = compare(directory, done)
+    _print_problems(directory, total, problems)
+
+
+def _print_problems(directory: Path, total: int, problems: list[str]) -> None:
     for problem in problems:
         typer.echo(f"{directory}: {problem}")
     if problems:
@@ -198,6 +214,8 @@ def verify(directory: Directory) -> None:
 def _open(directory: Path, write: bool = False, policy: "Policy | None" = None) -> "Store":
     from bmojo.storage import Store
 
+    if matched.is_one(directory):
+        raise UserError(f"{directory}: a store of a read-out has no bounds; forget sources of it")
     return Store.open(directory, policy=policy, write=write)
 
 
@@ -218,49 +236,8 @@ def _bounds(given: list[str]) -> dict[str, Any]:
     return changes
 
 
-def _tokenizer(identity: "Identity") -> "Tokenizer | None":
-    """The store's tokenizer; None, with a note, if it is not to be had."""
-    if not identity.tokenizer_spec:
-        return None
-    from bmojo.data.text.tokenizers import tokenizer
-
-    try:
-        made = tokenizer(identity.tokenizer_spec)
-        if identity.tokenizer in ("", made.fingerprint):
-            return made
-        problem = f"{identity.tokenizer_spec} is no longer the store's tokenizer"
-    except UserError as error:
-        problem = f"the tokenizer is not to be had: {error}"
-    typer.echo(f"note: showing ids, as {problem}", err=True)
-    return None
-
-
 def _context(record: "Record", coder: "Tokenizer | None") -> str:
-    if coder is None:
-        return _ids(record.context).strip()
-    begins = len(record.context) > record.position
-    return json.dumps(_decoded(record.context, coder, begins), ensure_ascii=False)
-
-
-def _decoded(context: "np.ndarray", coder: "Tokenizer", begins: bool = False) -> str:
-    """Text of a context; unless a source begins with it, decoded behind a word.
-
-    Decoders take the blank off the first word that they see.
-    """
-    word = [] if begins else coder.encode("a").tolist()
-    return coder.decode([*word, *context.tolist()])[len(coder.decode(word)) :]
-
-
-def _ids(words: "str | np.ndarray") -> str:
-    """Ids with a blank before and behind each."""
-    try:
-        ids = [int(word) for word in (words.split() if isinstance(words, str) else words)]
-    except ValueError:
-        raise UserError(
-            f"TEXT: {words!r} is not ids, and the store has no tokenizer that could make some; "
-            "give ids with blanks between them, such as '17 4 4'"
-        ) from None
-    return f" {' '.join(map(str, ids))} "
+    return shown(record.context, coder, len(record.context) > record.position)
 
 
 def _seconds(age: str) -> float:
@@ -278,16 +255,12 @@ def _facts(record: "Record", coder: "Tokenizer | None") -> dict[str, Any]:
     names = ("id", "layer", "source", "position", "token", "innovation", "uses", "strength")
     return {name: getattr(record, name) for name in names} | {
         "context": _context(record, coder),
-        "written": _when(record.written),
+        "written": when(record.written),
         "clock": record.born,
-        "used": None if record.used is None else _when(record.used),
+        "used": None if record.used is None else when(record.used),
         "key norms": [round(float(x), 4) for x in np.linalg.norm(record.key, axis=1)],
         "value norms": [round(float(x), 4) for x in np.linalg.norm(record.value, axis=1)],
     }
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _age(seconds: float) -> str:

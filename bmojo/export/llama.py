@@ -103,7 +103,7 @@ def huggingface_parameters(
 
 def _attention(config: ModelConfig) -> AttentionConfig:
     """The one kind of attention of a model that can be expressed."""
-    if config.readout is not None and config.readout.ring:
+    if config.readout is not None and config.readout.reads:
         raise _refusal("a verbatim read-out (Model.readout)")
     kinds = (AttentionConfig, MLPConfig)
     for index, mixer in enumerate(config.pattern):

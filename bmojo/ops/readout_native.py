@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmojo.types import Array, Float, Int
+from bmojo.types import Array, Float, Int, UInt32
 
 FILL = 16
 """Widths and rows of transposed keys have a multiple of so many numbers."""
@@ -27,24 +27,27 @@ class Operands(NamedTuple):
     bias: Float[Array, "n"]
     place: Int[Array, "B L"]
     reach: Int[Array, "B L"]
-    segment_pos: Int[Array, "B L"]
     targets: Int[Array, "B L"]
-    tokens: Int[Array, "B K"]
+    answers: Int[Array, "B K"]
     hashes: Int[Array, "n B K"]
-    order: Int[Array, "n"]
+    own: Int[Array, "n B L"]
 
 
-def operands(orders, q, k, bias, place, reach, segment_pos, targets, tokens, hashes) -> Operands:
-    """Operands of the kernel; ``q`` are queries times their scale."""
+def operands(
+    q: Float[Array, "B L P"],
+    k: Float[Array, "B K P"],
+    bias: Float[Array, "n"],
+    whole: Sequence[Int[Array, "B ..."]],
+    *hashes: UInt32[Array, "n B ..."],
+) -> Operands:
+    """Operands of the kernel; ``q`` are queries times their scale, ``whole`` place to answers."""
     wide = [(0, 0), (0, 0), (0, -q.shape[-1] % FILL)]
     q, k = jnp.pad(q, wide), jnp.pad(k.astype(q.dtype), wide)
     turned = jnp.swapaxes(k, 1, 2)
     turned = jnp.pad(turned, [(0, 0), (0, 0), (0, FILL + -k.shape[1] % FILL)])
-    whole = (place, reach, segment_pos, targets, tokens)
-    hashes = jax.lax.bitcast_convert_type(hashes, jnp.int32)
     numbers = [x.astype(jnp.int32) for x in whole]
-    order = jnp.array(orders, jnp.int32)
-    return Operands._make((q, k, turned, bias.astype(q.dtype), *numbers, hashes, order))
+    signed = [jax.lax.bitcast_convert_type(x, jnp.int32) for x in hashes]
+    return Operands._make((q, k, turned, bias.astype(q.dtype), *numbers, *signed))
 
 
 @jax.custom_vjp
@@ -67,7 +70,7 @@ def _gradient(saved: tuple[Operands, Array, Array], grads: tuple[Array, Array]) 
     made = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
     dq, dk, d_bias = _run("readout_back", made, (*operands, right, lse, *grads))
     nothing = jnp.zeros_like(operands.turned)
-    no_more: Any = (None,) * 7
+    no_more: Any = (None,) * 6
     return (Operands(dq, dk.sum(0), nothing, d_bias.sum((0, 1)), *no_more),)
 
 

@@ -4,7 +4,7 @@ They compute in the dtype of their operands, float64 included, are differentiabl
 everything in memory. For tests and for readers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -159,6 +159,37 @@ def companion_scan(
     return jnp.swapaxes(states, 0, 1), state
 
 
+def kept_entries(
+    k: Float[Array, "L P"],
+    tokens: Int[Array, "L"],
+    segment_pos: Int[Array, "L"],
+    ring: int,
+    chunk: int,
+    size: int,
+    base: Callable[[Sequence[float], int], float],
+    rate: float,
+) -> list[list[int]]:
+    """The entries in the slots at each token of one row; see :mod:`bmojo.ops.retention`.
+
+    ``base`` is a function of (the products with newer entries of the same answer, position in the
+    document).
+    """
+    words, products = tokens.tolist(), (k @ k.T).tolist()
+    kept: list[int] = []
+    found: list[list[int]] = []
+    for t in range(len(words)):
+        begins = t - int(segment_pos[t])
+        if t % chunk == 0:
+            cost = {}
+            candidates = {*kept, *range(t - chunk - ring, t - ring)}
+            for i in filter(lambda i: i >= begins, candidates):
+                newer = [j for j in range(i + 1, t) if words[j + 1] == words[i + 1]]
+                cost[i] = base([products[i][j] for j in newer], i - begins) + (t - i) * rate
+            kept = sorted(sorted(cost, key=lambda i: (cost[i], -i))[:size])
+        found.append([i for i in kept if i >= begins])
+    return found
+
+
 def verbatim_readout(
     q: Float[Array, "L P"],
     k: Float[Array, "L P"],
@@ -173,15 +204,18 @@ def verbatim_readout(
     log_scale: Float[Array, ""],
     length: Float[Array, ""],
     gate_lse: Float[Array, ""],
+    kept: Sequence[Collection[int]],
 ) -> Float[Array, "L V"]:
     """p_t = (1 - g_t) head_t + g_t c_t for one row from its first token on; see layers/readout.
 
-    ``head`` are probabilities, ``gate`` the logits of the gate without the log-sum-exp.
+    ``head`` are probabilities, ``gate`` the logits of the gate without the log-sum-exp, ``kept``
+    further entries that each token reads.
     """
     words, found = tokens.tolist(), []
     for t in range(len(words)):
         begins = t - int(segment_pos[t])
-        read = [max(t // chunk * chunk - ring, begins) <= i < t for i in range(len(words))]
+        read = [max(t // chunk * chunk - ring, begins) <= i < t or i in kept[t]
+                for i in range(len(words))]  # fmt: skip
         if not any(read):
             found.append(head[t])
             continue
@@ -196,3 +230,27 @@ def verbatim_readout(
         g = jax.nn.sigmoid(gate[t] + gate_lse * (jax.nn.logsumexp(scores) - 15))
         found.append((1 - g) * head[t] + g * copied)
     return jnp.stack(found)
+
+
+def matched_entries(
+    tokens: Int[Array, "L"],
+    segment_pos: Int[Array, "L"],
+    ring: int,
+    chunk: int,
+    n: int,
+    cap: int,
+    capacity: int,
+) -> Int[Array, "L cap"]:
+    """Entries that each token of one row reads beyond the ring, the newest first, then -1.
+
+    Those of its document that were appended at or before the last chunk edge, end in the token's
+    own n-gram, and are among the ``capacity`` appended last; see ops/matching.
+    """
+    words, found = tokens.tolist(), []
+    for t in range(len(words)):
+        begins, until, read = t - int(segment_pos[t]), t // chunk * chunk - ring, []
+        for i in range(until - 1, max(begins, until - capacity) - 1, -1):
+            if i - n + 1 >= begins and words[i - n + 1 : i + 1] == words[t - n + 1 : t + 1]:
+                read.append(i)
+        found.append((read + [-1] * cap)[:cap])
+    return jnp.array(found)

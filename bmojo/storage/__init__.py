@@ -19,9 +19,11 @@ stay on disk. Every query is compared with every key: the best entries are alway
 from bmojo.storage.alignment import Alignment
 from bmojo.storage.description import Identity
 from bmojo.storage.entries import Entries, Found, Record
+from bmojo.storage.matched import MatchedStore
+from bmojo.storage.matched_description import MatchedIdentity
 from bmojo.storage.policy import Policy
 from bmojo.storage.store import Store, WriteError
 from bmojo.storage.verify import verify
 
-__all__ = ["Alignment", "Entries", "Found", "Identity", "Policy", "Record", "Store", "WriteError",
-           "verify"]  # fmt: skip
+__all__ = ["Alignment", "Entries", "Found", "Identity", "MatchedIdentity",
+           "MatchedStore", "Policy", "Record", "Store", "WriteError", "verify"]  # fmt: skip

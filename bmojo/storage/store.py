@@ -22,7 +22,7 @@ from bmojo.storage.key_matrix import KeyMatrix
 from bmojo.storage.policy import Policy
 from bmojo.storage.records import Records
 
-__all__ = ["Store", "WriteError"]
+__all__ = ["Store", "WriteError", "writer_lock"]
 
 TOUCHES = 4096
 """Entries whose retrievals are remembered before they are written."""
@@ -77,7 +77,7 @@ class Store:
                 if identity is None:
                     Description.read(path)  # says that there is none
                 Description.claim(path)
-                held.enter_context(_writer_lock(path))
+                held.enter_context(writer_lock(path))
                 if identity is not None and not Description.claim(path):
                     new = Description(identity, policy or Policy())
                     Database(path, True, new.shape).close()
@@ -359,7 +359,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def _writer_lock(path: Path) -> Iterator[None]:
+def writer_lock(path: Path) -> Iterator[None]:
     """Keep other writers out of a store; a UserError if that cannot be."""
     file = path / "writer.lock"
     with contextlib.ExitStack() as stack:

@@ -70,12 +70,7 @@ class Experiment:
 
 def check(experiment: Experiment, layout: Layout = ONE_DEVICE) -> None:
     """Check that the parts of a run fit each other, and the mesh; RunError names the field."""
-    trainer, readout = experiment.trainer, getattr(experiment.model, "readout", None)
-    if readout is not None and readout.ring and layout.mesh is not None:
-        raise RunError(
-            "Model.readout: a verbatim read-out runs on one device so far; leave out "
-            "Experiment.mesh, or set Model.readout = None"
-        )
+    trainer = experiment.trainer
     for stage in experiment.curriculum:
         try:
             config.check_segments("Trainer", trainer.segments_per_document, stage.data)

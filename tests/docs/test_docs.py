@@ -108,6 +108,7 @@ def shown(path):
     ],
     ids=lambda path: path.stem,
 )
+@pytest.mark.one_in(3)
 def test_shown_code_runs(path):
     program = shown(path)
     exec(compile(program, str(path), "exec"), {"__name__": "shown"})

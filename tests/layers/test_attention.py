@@ -16,16 +16,19 @@ every_case = pytest.mark.parametrize("case", CASES)
 
 
 @every_case
+@pytest.mark.one_in(3)
 def test_parallel_is_recurrent_is_segments(case, dtype):
     law.check_forms(CASES[case], dtype)
 
 
 @every_case
+@pytest.mark.one_in(3)
 def test_gradients_of_all_forms_agree(case, dtype):
     law.check_gradients(CASES[case], dtype)
 
 
 @every_case
+@pytest.mark.one_in(3)
 def test_ragged_rows_are_rows_alone(case, dtype):
     law.check_ragged(CASES[case], dtype)
 

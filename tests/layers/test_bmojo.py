@@ -44,6 +44,7 @@ def cases_and_dtypes(single, double=tuple(CASES)):
 
 
 @cases_and_dtypes([], ["bmojo", "conv", "sliding"])
+@pytest.mark.one_in(2)
 def test_parallel_is_recurrent_is_segments(case, dtype):
     law.check_forms(CASES[case], dtype)
 
@@ -64,6 +65,7 @@ def test_a_packed_document_is_the_document_alone(case, dtype):
 
 
 @every_case
+@pytest.mark.one_in(3)
 def test_neither_future_nor_other_documents_leak(case):
     law.check_isolation(CASES[case], jnp.dtype("float32"))
 
@@ -104,6 +106,7 @@ DOCUMENTS = jnp.asarray([[1] * 27, [1] * 4 + [2] * 9 + [3] * 14], jnp.int32)
     "dtype", [pytest.param("float32", marks=pytest.mark.slow), "float64"], indirect=True
 )
 @pytest.mark.parametrize("case", [name for name in CASES if name != "sliding"])
+@pytest.mark.one_in(3)
 def test_the_layer_is_the_reference(case, dtype):
     mixer = law.make(CASES[case], dtype)
     u = law.draw(dtype, 2, 27)

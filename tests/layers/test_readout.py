@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bmojo.experiment import load
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.readout import ReadoutConfig, mixed_log_probabilities, mixed_loss
 from bmojo.layers.ssd import SSDConfig
 from bmojo.model import ModelConfig
 from bmojo.ops import reference
-from bmojo.training.experiment import check
-from bmojo.training.run_dir import RunError
-from bmojo.training.sharding import make_layout
+from bmojo.ops.retention import Retention, _uniform
 from tests.numerics import assert_close
 
 CONFIG = ReadoutConfig(ring=6, chunk=4, d_key=4, orders=(1, 2, 3, 5))
@@ -54,18 +51,39 @@ def draw(length, rows=2, seed=0, dtype=jnp.float32):
     return h, tokens, logits, ids
 
 
+def base_of(config):
+    """The cost of an entry at its edge, by the rule of a config."""
+    if config.rule == "redundancy":
+        return lambda products, _: max(products, default=-1)
+    if config.rule == "random":
+        return lambda _, position: -np.log2(float(_uniform(jnp.array(position), config.seed)))
+    return lambda products, position: 0
+
+
 def oracle(readout, h, tokens, logits, segment_pos):
     q, k = jnp.split(readout.proj(h), 2, axis=-1)
     q, k = (x / jnp.linalg.norm(x, axis=-1, keepdims=True) for x in (q, k))
     gate = readout.gate_proj(h)[..., 0] + readout.gate[...]
     config, head = readout.config, jax.nn.softmax(logits)
     scalars = (readout.match, readout.log_scale, readout.length, readout.gate_lse)
-    rows = [
-        reference.verbatim_readout(
-            *row, config.ring, config.chunk, config.orders, *(x[...] for x in scalars)
+    rate = Retention(config.slots, config.rule, config.half_life).rate
+    rows = []
+    for row in zip(q, k, tokens, head, gate, segment_pos, strict=True):
+        kept = reference.kept_entries(
+            jax.lax.stop_gradient(row[1]), row[2], row[5], config.ring, config.chunk,
+            config.slots, base_of(config), rate,
+        )  # fmt: skip
+        matched = reference.matched_entries(
+            row[2], row[5], config.ring, config.chunk, config.match_order, config.matches,
+            config.capacity,
+        )  # fmt: skip
+        kept = [{*a, *b} for a, b in zip(kept, matched.tolist(), strict=True)]
+        values = (x[...] for x in scalars)
+        rows.append(
+            reference.verbatim_readout(
+                *row, config.ring, config.chunk, config.orders, *values, kept
+            )
         )
-        for row in zip(q, k, tokens, head, gate, segment_pos, strict=True)
-    ]
     return jnp.log(jnp.stack(rows))
 
 
@@ -76,11 +94,32 @@ def positions_in(ids):
     return jnp.asarray(found)
 
 
+SLOTS = {"ring": 3, "slots": 2, "chunk": 2, "half_life": 40.0}
+
+
+MATCHES = SLOTS | {"matches": 3, "match_order": 2, "capacity": 50}
+
+
 @pytest.mark.parametrize(
-    "ring, chunk, packed", [(6, 4, True), (1, 1, False), (3, 7, True), (50, 4, False)]
+    "options, packed",
+    [
+        ({"ring": 6, "chunk": 4}, True),
+        ({"ring": 1, "chunk": 1}, False),
+        ({"ring": 3, "chunk": 7}, True),
+        ({"ring": 50, "chunk": 4}, False),
+        (SLOTS, True),
+        (SLOTS | {"half_life": 0.0}, False),
+        (SLOTS | {"ring": 0, "slots": 3, "chunk": 5, "rule": "random", "seed": 3}, False),
+        (SLOTS | {"rule": "recent"}, False),
+        (SLOTS | {"rule": "first", "chunk": 1}, False),
+        (MATCHES, True),
+        (MATCHES | {"ring": 0, "chunk": 1, "match_order": 1, "matches": 9, "slots": 0}, False),
+        (MATCHES | {"capacity": 4, "matches": 2}, True),
+    ],
 )
-def test_the_mixture_is_that_of_the_equations(dtype, packed, ring, chunk):
-    readout = make(dataclasses.replace(CONFIG, ring=ring, chunk=chunk), dtype=dtype)
+@pytest.mark.one_in(5)
+def test_the_mixture_is_that_of_the_equations(dtype, packed, options):
+    readout = make(dataclasses.replace(CONFIG, **options), dtype=dtype)
     h, tokens, logits, ids = draw(23, dtype=dtype)
     ids = ids if packed else jnp.zeros_like(ids)
     look, _ = readout(h, tokens, None, ids)
@@ -95,6 +134,7 @@ def test_the_mixture_is_that_of_the_equations(dtype, packed, ring, chunk):
     assert_close(some, jnp.take_along_axis(expected, at[..., None], 1), dtype)
 
 
+@pytest.mark.one_in(3)
 def test_blocks_of_tokens_do_not_matter(dtype, monkeypatch):
     readout = make(dtype=dtype)
     h, tokens, logits, ids = draw(23, dtype=dtype)
@@ -117,10 +157,11 @@ def test_blocks_of_tokens_do_not_matter(dtype, monkeypatch):
     assert_close(jax.tree.leaves(found()), jax.tree.leaves(whole), dtype)
 
 
-def test_gradients_are_those_of_the_equations():
+@pytest.mark.parametrize("slots", [{}, MATCHES])
+def test_gradients_are_those_of_the_equations(slots):
     with jax.enable_x64(True):
         dtype = jnp.float64
-        readout = make(dtype=dtype)
+        readout = make(dataclasses.replace(CONFIG, **slots), dtype=dtype)
         h, tokens, logits, ids = draw(17, dtype=dtype)
         graph, params = nnx.split(readout)
         targets = jnp.roll(tokens, 1, axis=1)
@@ -168,9 +209,11 @@ def run(model, tokens, targets=None, state=None, ids=None, lengths=None):
     return _run(*nnx.split(model), tokens, targets, state, ids, lengths)
 
 
+@pytest.mark.parametrize("slots", [{}, SLOTS, MATCHES | {"capacity": 7}])
 @pytest.mark.parametrize("cuts", [(1,) * 23, (5, 1, 17)])
-def test_segments_give_what_the_whole_gives(cuts):
-    model = small()
+@pytest.mark.one_in(3)
+def test_segments_give_what_the_whole_gives(cuts, slots):
+    model = small(readout=dataclasses.replace(CONFIG, **slots))
     _, tokens, _, ids = draw(23)
     targets = jnp.roll(tokens, -1, axis=1)
     logits, state, losses, hits, _ = run(model, tokens, targets, None, ids)
@@ -191,8 +234,9 @@ def test_segments_give_what_the_whole_gives(cuts):
     np.testing.assert_array_equal(hits, logits.argmax(-1) == targets)
 
 
-def test_padding_leaves_no_trace():
-    model = small()
+@pytest.mark.parametrize("slots", [{}, SLOTS | {"rule": "random"}, MATCHES])
+def test_padding_leaves_no_trace(slots):
+    model = small(readout=dataclasses.replace(CONFIG, **slots))
     _, tokens, _, _ = draw(11)
     state = run(model, tokens, lengths=jnp.array([11, 4]))[1]
     more = jnp.array([[1, 2], [3, 0]])
@@ -200,13 +244,6 @@ def test_padding_leaves_no_trace():
     for row, length in enumerate((11, 4)):
         whole = jnp.concatenate([tokens[row, :length], more[row]])[None]
         assert_close(found[row], run(model, whole)[0][0, -2:], "float32")
-
-
-def test_a_mesh_is_refused_by_name():
-    words = ["Model.readout=@Readout()", "Experiment.mesh=@Mesh()", "Mesh.data=8"]
-    experiment, _ = load("experiments/mqar.gin", words, ["models/mamba2.gin", "runs/smoke.gin"])
-    with pytest.raises(RunError, match="Model.readout: .* on one device so far"):
-        check(experiment, make_layout(experiment.mesh, 1))
 
 
 def test_a_read_out_of_nothing_is_none():

@@ -51,6 +51,7 @@ def test_a_stored_token_counts_as_one_in_a_slot(edge):
 
 @pytest.mark.parametrize("cuts", [(), (1, 2, 5), (4, 9)])
 @pytest.mark.parametrize("config", [BASE, dataclasses.replace(BASE, num_eidetic=0, num_fading=0)])
+@pytest.mark.one_in(3)
 def test_all_forms_see_the_same_stored_tokens(config, cuts):
     mixer = law.make(config, jnp.float32)
     u = law.draw(jnp.float32, 2, 17)

@@ -80,6 +80,7 @@ def oracle(mixer, u):
 
 
 @pytest.mark.parametrize("case", ["bmojo", "conv", "sliding"])
+@pytest.mark.one_in(2)
 def test_shares_are_those_of_the_oracle(case):
     mixer = law.make(CASES[case], jnp.float32)
     u = law.draw(jnp.float32, 1, LENGTH)
@@ -117,6 +118,7 @@ def test_slots_are_those_of_the_state(case):
 
 
 @pytest.mark.parametrize("case", ["bmojo", "sliding", "window", "full"])
+@pytest.mark.one_in(3)
 def test_from_a_state_it_goes_on(case, monkeypatch):
     """In segments as in one piece, and one block of queries after another."""
     config = CASES.get(case)

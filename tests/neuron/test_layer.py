@@ -38,12 +38,14 @@ BFLOAT16 = 2 * 2.0**-8
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.one_in(3)
 def test_plain_torch(name, call):
     parity.check(name, call, "torch")
 
 
 @pytest.mark.parametrize("implementation", ["torch", "nki"])
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.one_in(3)
 def test_whole_rows_are_those_of_the_reference(name, implementation):
     got = parity.found(name, CALLS[0], None, implementation, gradients=False)
     for found, wanted in zip(got.out, parity.reference(name), strict=True):

@@ -31,6 +31,7 @@ def test_nothing_is_visible_before_the_document():
 
 
 @pytest.mark.parametrize(("length", "offset"), [(2, None), (40, None), (43, 3), (7, 5)])
+@pytest.mark.one_in(3)
 def test_every_query_of_the_layer_sees_exactly_window_plus_slots_keys(length, offset):
     """K = W + m_f + m_e once the memory is full (design: the chunked form)."""
     window, count = 8, 5
@@ -81,6 +82,7 @@ def test_attend_is_softmax_attention_with_grouped_heads(dtype, groups):
     ("length", "block", "groups"),
     [(1, (7, 5), 1), (31, (7, 5), 2), (130, (16, 64), 1), (150, (128, 256), 2)],
 )
+@pytest.mark.one_in(3)
 def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, groups, monkeypatch):
     monkeypatch.setattr(attention_xla, "QUERIES", block[0])
     monkeypatch.setattr(attention_xla, "KEYS", block[1])
@@ -96,6 +98,7 @@ def test_causal_attention_in_blocks_is_causal_attention(dtype, length, block, gr
 
 
 @pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.one_in(3)
 def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeypatch):
     monkeypatch.setattr(attention_xla, "QUERIES", 7)
     monkeypatch.setattr(attention_xla, "KEYS", 10)
@@ -130,6 +133,7 @@ def test_causal_attention_has_the_gradient_of_one_softmax(dtype, groups, monkeyp
         (64, None, 2, 2),
     ],
 )
+@pytest.mark.one_in(5)
 def test_blocks_have_the_output_and_the_gradient_of_one_softmax(
     dtype, block, offset, groups, heads, monkeypatch
 ):

@@ -80,6 +80,7 @@ CASES = {
 @pytest.mark.parametrize(
     "function, implementation", [(f, name) for f, (names, *_) in CASES.items() for name in names]
 )
+@pytest.mark.one_in(5)
 def test_the_other_document_is_as_if_it_were_not_there(function, implementation, value):
     _, tokens, before = CASES[function]
     operands = (*tokens, *before)

@@ -70,6 +70,7 @@ def matrix_of(keys):
 
 @pytest.mark.parametrize("size", [0, 1, 700, 30_000])
 @pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.one_in(3)
 def test_all_of_the_best_are_found(blocks, size, biased):
     """Equality with brute force in float64, of keys whose norms differ much, and of equal keys."""
     rng = np.random.default_rng(size)

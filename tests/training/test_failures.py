@@ -231,6 +231,7 @@ def broken():
 @pytest.mark.parametrize(
     ("where", "at", "step"), [("train", 18, 4), ("train", 33, 8), ("test", 9, 3), ("train", 1, 0)]
 )
+@pytest.mark.one_in(3)
 def test_an_example_that_cannot_be_read(straight, tmp_path, monkeypatch, where, at, step):
     """In the middle of a stage, in the first batch of the second, of an evaluation, of all."""
     with pytest.raises(DataError) as caught:

@@ -34,6 +34,7 @@ def savers(name, chosen):
 
 
 @pytest.mark.parametrize("name", [*MODELS, "window 1"])
+@pytest.mark.one_in(5)
 def test_all_savers_at_once_give_back_what_they_took(name):
     """In shapes, so that nothing is compiled."""
     made, parts, _ = savers(name, SAVERS)

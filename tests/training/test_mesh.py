@@ -10,6 +10,7 @@ from flax import nnx
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.protocol import parameter_axes
+from bmojo.layers.readout import ReadoutConfig
 from bmojo.model import ModelConfig
 from bmojo.training.parameters import outline
 from bmojo.training.run_dir import RunError
@@ -36,6 +37,15 @@ def test_losses_are_those_of_one_device(alone, mesh):
     assert result.parameters < alone.parameters and result.optimizer < alone.optimizer
 
 
+@pytest.mark.parametrize("implementation", ["xla", "native"])
+@pytest.mark.parametrize("mesh", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (2, 1, 1, 4)])
+def test_a_read_out_is_that_of_one_device(mesh, implementation):
+    readout = ReadoutConfig(16, 8, chunk=4, half_life=30.0, implementation=implementation)
+    config = dataclasses.replace(SMALL, readout=readout)
+    result, alone = (mesh_steps.train(config, m, 4) for m in (MeshConfig(*mesh), None))
+    np.testing.assert_allclose(result.losses, alone.losses, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", mesh_steps.MESHES)
 @pytest.mark.parametrize("name", ["bmojo", "mamba2"])
@@ -51,6 +61,7 @@ def test_parts_of_a_batch_are_the_batch(alone):
 
 
 @pytest.mark.parametrize("name", mesh_steps.MODELS)
+@pytest.mark.one_in(3)
 def test_every_large_parameter_is_cut_both_ways(name):
     config = mesh_steps.model_of(name)
 

@@ -139,6 +139,7 @@ def test_killed_again_and_again_the_metrics_are_the_same_to_the_byte(straight, t
 
 @SIGNALS
 @pytest.mark.parametrize("example", [21, 33])
+@pytest.mark.one_in(3)
 def test_a_signal_saves_and_the_same_command_goes_on(straight, tmp_path, number, example):
     outcome = run(tmp_path, example, number)
     assert outcome.status == "interrupted" and outcome.exit_code == 128 + number

@@ -1,8 +1,8 @@
 // Verbatim read-out: sums of the exponentials of scores, by the token that entries answer with.
 //
-// s_ti = q_t . k_i + sum_n bias_n [the hashes of order n at t and at i are the same], over the
-// entries place_t - reach_t <= i < place_t. A block of queries keeps its scores in a core's caches;
-// the backward pass computes them again. As in ops/readout.py.
+// s_ti = q_t . k_i + sum_n bias_n [own hash n of t = hash n of i], over the entries
+// place_t - reach_t <= i < place_t. A block of queries keeps its scores in a core's caches; the
+// backward pass computes them again. As in ops/readout.py.
 
 #include <algorithm>
 #include <cmath>
@@ -26,7 +26,7 @@ template <typename T>
 struct Call {
   int64_t rows, length, entries, stride, width, orders;
   const T *q, *k, *turned, *bias;  // turned: (rows, width, stride), entries and then zeros
-  const int32_t *place, *reach, *segment_pos, *targets, *tokens, *hashes, *order;
+  const int32_t *place, *reach, *targets, *answers, *hashes, *own;
 
   int64_t blocks() const { return (length + kQueries - 1) / kQueries; }
 };
@@ -88,10 +88,10 @@ struct Block {
             c.turned + row * c.width * c.stride + from, c.stride, s, across, false);
     for (int64_t t = 0; t < count; ++t) {
       for (int64_t n = 0; n < c.orders; ++n) {
-        const int32_t *hash = hashes(n), own = hash[place(t) - from];
+        const int32_t *hash = hashes(n), mine = own(t, n);
         const T bias = c.bias[n];
         T* scores = s + t * across;
-        for (int64_t i = matching(t, n); i < end(t); ++i) scores[i] += hash[i] == own ? bias : T(0);
+        for (int64_t i = begin(t); i < end(t); ++i) scores[i] += hash[i] == mine ? bias : T(0);
       }
     }
   }
@@ -103,13 +103,10 @@ struct Block {
   int64_t end(int64_t t) const { return place(t) - from; }
   const T* q() const { return c.q + (row * c.length + first) * c.width; }
   const int32_t* hashes(int64_t n) const { return c.hashes + (n * c.rows + row) * c.entries + from; }
-  const int32_t* answers() const { return c.tokens + row * c.entries + from + 1; }
-
-  // The first entry whose document holds all of an n-gram that ends there.
-  int64_t matching(int64_t t, int64_t n) const {
-    const int64_t back = std::min<int64_t>(reach(t), c.segment_pos[at(t)] + 1 - c.order[n]);
-    return back > 0 ? end(t) - back : end(t);
+  int32_t own(int64_t t, int64_t n) const {
+    return c.own[(n * c.rows + row) * c.length + first + t];
   }
+  const int32_t* answers() const { return c.answers + row * c.entries + from; }
 
   // part[i] = x[i] where entry i answers with the token, else `other`.
   void answering(const T* x, int64_t t, int32_t token, T other) const {
@@ -178,10 +175,9 @@ void backward(ffi::ThreadPool& pool, const Call<T>& c, const T* right, const T* 
           for (int64_t i = begin; i < end; ++i)
             scores[i] = all * b.e[i] + (some ? same * b.part[i] : T(0));
           for (int64_t n = 0; n < c.orders; ++n) {
-            const int32_t *hash = b.hashes(n), mine = hash[end];
-            const int64_t start = b.matching(t, n);
-            for (int64_t i = start; i < end; ++i) b.part[i] = hash[i] == mine ? scores[i] : T(0);
-            own_bias[n] += total(b.part + start, end - start);
+            const int32_t *hash = b.hashes(n), mine = b.own(t, n);
+            for (int64_t i = begin; i < end; ++i) b.part[i] = hash[i] == mine ? scores[i] : T(0);
+            own_bias[n] += total(b.part + begin, end - begin);
           }
         } else {
           std::fill_n(scores, b.across, T(0));
@@ -220,10 +216,10 @@ void distribution(ffi::ThreadPool& pool, const Call<T>& c, int64_t words, T* cop
 
 }  // namespace
 
-#define BMOJO_OPERANDS                                                                         \
-  In<type> q, In<type> k, In<type> turned, In<type> bias, In<ffi::S32> place,                  \
-      In<ffi::S32> reach, In<ffi::S32> segment_pos, In<ffi::S32> targets, In<ffi::S32> tokens, \
-      In<ffi::S32> hashes, In<ffi::S32> order
+#define BMOJO_OPERANDS                                                                       \
+  In<type> q, In<type> k, In<type> turned, In<type> bias, In<ffi::S32> place,                \
+      In<ffi::S32> reach, In<ffi::S32> targets, In<ffi::S32> answers, In<ffi::S32> hashes, \
+      In<ffi::S32> own
 
 template <ffi::DataType type>
 Call<ffi::NativeType<type>> read_call(BMOJO_OPERANDS) {
@@ -231,11 +227,10 @@ Call<ffi::NativeType<type>> read_call(BMOJO_OPERANDS) {
   return {size[0], size[1], k.dimensions()[1], turned.dimensions()[2], size[2],
           static_cast<int64_t>(bias.element_count()), q.typed_data(), k.typed_data(),
           turned.typed_data(), bias.typed_data(), place.typed_data(), reach.typed_data(),
-          segment_pos.typed_data(), targets.typed_data(), tokens.typed_data(), hashes.typed_data(),
-          order.typed_data()};
+          targets.typed_data(), answers.typed_data(), hashes.typed_data(), own.typed_data()};
 }
 
-#define BMOJO_NAMES q, k, turned, bias, place, reach, segment_pos, targets, tokens, hashes, order
+#define BMOJO_NAMES q, k, turned, bias, place, reach, targets, answers, hashes, own
 
 template <ffi::DataType type>
 ffi::Error Share(ffi::ThreadPool pool, BMOJO_OPERANDS, Out<type> right, Out<type> lse) {
@@ -262,7 +257,7 @@ ffi::Error Copied(ffi::ThreadPool pool, BMOJO_OPERANDS, Out<type> copied, Out<ty
 
 template <ffi::DataType type>
 auto operands() {
-  return takes<7, ffi::S32>(takes<4, type>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()));
+  return takes<6, ffi::S32>(takes<4, type>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()));
 }
 
 template <ffi::DataType type>

@@ -15,6 +15,7 @@ from bmojo.ops.attention_native import causal_attention, memory_attention
 from bmojo.ops.masks import Slots
 from bmojo.ops.native import library
 from bmojo.ops.native.scan import scan, ssd
+from bmojo.ops.readout import Entries, Lookup, Query, Stretch, copy_distribution, log_share
 
 RNG = np.random.default_rng(0)
 
@@ -64,6 +65,28 @@ def recurrences(length, channels, states, chunk):
     run(lambda *x: ssd(*x, start, chunk), x, dt[:, :, :heads], A[:heads, 0], B, C, state)
 
 
+def read_out(length, entries, orders):
+    place = jnp.asarray(RNG.integers(0, entries + 1, (2, length)), jnp.int32)
+    reach = jnp.asarray(RNG.integers(0, entries + 1, (2, length)), jnp.int32)
+    answers = jnp.asarray(RNG.integers(0, 7, (2, entries)), jnp.int32)
+    hashes, own = (
+        jnp.asarray(RNG.integers(2, 4, shape), jnp.uint32)
+        for shape in ((orders, 2, entries), (2, length, orders))
+    )
+
+    def lookup(q, k, bias):
+        query = Query(q, jnp.ones(q.shape[:2], q.dtype), own, (Stretch(place, reach),))
+        return Lookup(query, bias, (Entries(k, answers, hashes),), spans=((entries, 1, 1),))
+
+    def share(*operands):
+        found = log_share(lookup(*operands), answers[:, :1] * jnp.ones_like(place), "native")
+        return [jnp.where(x > -jnp.inf, x, 0) for x in found]
+
+    operands = draw(2, length, 5), draw(2, entries, 5), draw(orders)
+    run(share, *operands)
+    jax.block_until_ready(copy_distribution(lookup(*operands), 7, "native"))
+
+
 if __name__ == "__main__":
     DTYPE = sys.argv[1]
     jax.config.update("jax_enable_x64", DTYPE == "float64")
@@ -77,6 +100,8 @@ if __name__ == "__main__":
             attention(length, 3, 2, width, window, slots, offset)
     for sizes in itertools.product((2, 33), (1, 15, 16, 17, 33), (1, 16, 17), (1, 16)):
         recurrences(*sizes)
+    for sizes in itertools.product((1, 33, 65), (1, 16, 17, 100), (0, 3)):
+        read_out(*sizes)
     for size in (1, 17, 1000):
         jax.block_until_ready(library.copy(draw(size)))
     print("clean")

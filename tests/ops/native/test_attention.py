@@ -77,6 +77,7 @@ def plain(q, *args, **kwargs):
         (1200, 16, 5, 1, 4, (3, 0)),  # several stretches of queries
     ],
 )
+@pytest.mark.one_in(5)
 def test_outputs_and_gradients_are_those_of_one_softmax(
     dtype, length, window, slots, groups, width, offset
 ):
@@ -130,6 +131,7 @@ def test_queries_that_see_nothing_are_zero_and_pass_nothing():
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("length", [2, 31, 150, 700])
+@pytest.mark.one_in(5)
 def test_the_whole_past(dtype, length, groups):
     rng = np.random.default_rng(1)
     places = length + 9
@@ -153,6 +155,7 @@ def test_the_whole_past(dtype, length, groups):
 
 
 @pytest.mark.parametrize("group", [1, 63, 64, 65, 71, 128, 256])
+@pytest.mark.one_in(3)
 def test_any_number_of_query_heads_to_a_key_value_head(group):
     # Blocks hold 64 rows: of more heads a token's are several blocks.
     window = Memory("float32", 32, 8, 0, 1, 4, None, heads=group)

@@ -77,6 +77,7 @@ def interpreted(device, block=None):
         pytest.param("gpu", "float32", 40, 20, 3, (0, None), None, (7, 0), marks=slow),
     ],
 )
+@pytest.mark.one_in(3)
 def test_outputs_and_gradients_are_those_of_xla(
     device, dtype, length, window, num_slots, slot_range, block, offset
 ):

@@ -62,6 +62,7 @@ def test_the_scan_forward_and_backward(device, width, d_state):
     "window, num_slots, width, dtype",
     [(512, 80, 64, jnp.float32), (512, 80, 128, jnp.bfloat16), (100, 0, 80, jnp.float32)],
 )
+@pytest.mark.one_in(3)
 def test_the_attention_forward_and_backward(device, window, num_slots, width, dtype):
     heads, groups, chunks = 8, 4, -(-LENGTH // window)
     tokens = shape(ROWS, LENGTH, groups, width, dtype=dtype)

@@ -37,6 +37,7 @@ oracle = everything(reference.selective_scan)
         pytest.param("float32", 1, True, 5, None, ("middle",), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.one_in(3)
 def test_outputs_state_and_gradients_are_the_oracles(
     device, dtype, length, documents, width, chunk_size, decays
 ):
