@@ -282,7 +282,7 @@ class Readout(nnx.Module):
         count = jnp.log(jnp.maximum(count, 1).astype(number)) / math.log(USUAL_ENTRIES) - 1
         scale = jnp.exp(self.log_scale[...].astype(number))
         scale = scale * (1 + self.length[...].astype(number) * count)
-        query = Query(q, scale, jnp.moveaxis(own, 0, 2), tuple(stretches), matched)
+        query = Query(q, scale, jnp.swapaxes(own, 1, 2), tuple(stretches), matched)
         match = self.match[...].astype(number)
         lookup = Lookup(query, match, tuple(bands), stock, tuple(spans))
         gate = self.gate_proj(h)[..., 0].astype(number) + self.gate[...].astype(number)
@@ -294,7 +294,7 @@ class Readout(nnx.Module):
         look = Look(lookup, gate, self.gate_lse[...].astype(number), config.implementation)
         return look, context.last(after)
 
-    def _entries(self, old: Tail, new: Tail) -> tuple[Entries, UInt32[Array, "n B L"]]:
+    def _entries(self, old: Tail, new: Tail) -> tuple[Entries, UInt32[Array, "B n L"]]:
         """The last T entries before some tokens, and theirs; and the tokens' own n-grams."""
         k, words, segment_pos = (
             jnp.concatenate([x, y.astype(x.dtype)], axis=1) for x, y in zip(old, new, strict=True)
@@ -393,7 +393,7 @@ class Readout(nnx.Module):
 
         def vacant(count: int) -> Entries:
             shape = (batch_size, count)
-            hashes = jnp.zeros((len(orders), *shape), jnp.uint32)
+            hashes = jnp.zeros((batch_size, len(orders), count), jnp.uint32)
             return Entries(
                 jnp.zeros((*shape, config.d_key), number), jnp.zeros(shape, jnp.int32), hashes
             )
