@@ -112,7 +112,7 @@ class Curriculum:
         self.planned = sum(stage.steps for stage in stages)
         self.stages = (*before, dataclasses.replace(last, steps=last.steps + extra))
         self.segments = segments
-        self.ends = list(itertools.accumulate(stage.steps for stage in stages))
+        self.ends = list(itertools.accumulate(stage.steps for stage in self.stages))
         self.total = self.ends[-1]
 
     def begin(self, stage: int) -> int:
