@@ -112,7 +112,7 @@ def config_text(folder: Folder, spec: str | None) -> str:
         lines += _bindings(name, mixer)
     longest = folder.json.get("max_position_embeddings") or LENGTH
     if spec is None:
-        task = {"length": 64, "vocab_size": min(16, config.vocab_size)}
+        task: dict[str, Any] = {"length": 64, "vocab_size": min(16, config.vocab_size)}
         name = "InductionHeads"
     else:
         task = {"path": "stdlib", "length": min(LENGTH, longest), "tokenizer_spec": spec}

@@ -132,7 +132,7 @@ TRANSFORMER_FIXED: Mapping[str, tuple[Any, ...]] = {
 
 def _rope_theta(config: Config) -> float:
     """The base of the rotation; of ``rope_parameters``, or of older files' ``rope_theta``."""
-    parameters = config.get("rope_parameters") or {}
+    parameters: dict[str, Any] = config.get("rope_parameters") or {}
     for name in ("rope_parameters", "rope_scaling"):
         given = config.get(name) or {}
         kind = given.get("rope_type", given.get("type", "default"))
@@ -145,11 +145,12 @@ def _rope_theta(config: Config) -> float:
                 f"{name}: partial_rotary_factor {given['partial_rotary_factor']} is not "
                 "supported; import a model without it"
             )
-    return float(parameters.get("rope_theta", config["rope_theta"]))
+    theta: Any = parameters.get("rope_theta", config["rope_theta"])
+    return float(theta)
 
 
 def _transformer(
-    config: Config, mlp_bias: bool = False, window: int | None = None, **attention: bool
+    config: Config, mlp_bias: bool = False, window: int | None = None, **attention: Any
 ) -> ModelConfig:
     """A Transformer of the entries that all these families have."""
     width, n_heads = config["hidden_size"], config["num_attention_heads"]

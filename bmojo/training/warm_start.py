@@ -6,7 +6,9 @@ taken, further words are drawn anew.
 """
 
 import dataclasses
+import functools
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -109,9 +111,8 @@ class WarmStart:
                 part = tuple(map(slice, map(min, value.shape, new.shape)))
                 whole[part] = value[part]
                 value = whole
-            found[here] = jax.make_array_from_callback(
-                new.shape, new.sharding, lambda index, value=value: value[index]
-            )
+            pick = functools.partial(operator.getitem, value)
+            found[here] = jax.make_array_from_callback(new.shape, new.sharding, pick)
         return found
 
     def lines(self) -> list[str]:
@@ -185,7 +186,7 @@ def _step(run: RunDir, wanted: str, config: str) -> int:
     steps = steps_of(run.checkpoints)
     if wanted == "best":
         best = re.search(r"^Trainer\.best = '(.*)'$", config, re.MULTILINE)
-        found = None if best is None else best_of(run.metrics, best[1]).step
+        found = None if best is None else best_of(run, best[1]).step
         if found is None:
             raise RunError(f"Trainer.init_from: {run.path} has no best evaluation; give a step")
         return found

@@ -140,6 +140,25 @@ def test_what_does_not_fit_is_refused_before_the_run_begins(first, tmp_path, cha
     assert not (tmp_path / "a" / "config.gin").exists()
 
 
+def test_the_best_checkpoint_is_found(first, tmp_path):
+    shutil.copytree(first, tmp_path / "run")
+    with open(tmp_path / "run" / "config.gin", "a") as file:
+        file.write("Trainer.best = 'recall/loss'\n")
+    rows = [json.loads(line) for line in metrics(first).splitlines()]
+    rows = [r for r in rows if "evaluation" in r and r["group"] is None]
+    best = min(rows, key=lambda r: r["loss"])["step"]
+    if best not in (12, 13):
+        shutil.copytree(first / "checkpoints" / "12", tmp_path / "run" / "checkpoints" / str(best))
+    setup = RunSetup(
+        Experiment(
+            StandInConfig(), OptimizerConfig(), warm(f"{tmp_path / 'run'}@best"),
+            (Stage(task(16, (2,)), 2, 2),),
+        ),
+        Processes(),
+    )  # fmt: skip
+    assert f"step {best}: 4 parameters taken" in WarmStart(setup).lines()[0]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
