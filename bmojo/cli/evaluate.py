@@ -167,6 +167,42 @@ def ngrams(
     subject.report("ngrams", results, ngram_table(rows, span), figure=plot_ngrams(rows))
 
 
+@app.command()
+def readout(
+    context: typer.Context,
+    documents: Documents = None,
+    tokens: Annotated[int, option("N", "Of each document, from its beginning.", min=2)] = 32_768,
+    texts: Annotated[int, option("N", "Documents, the longest.", min=1)] = 1,
+    times: Annotated[int, option("N", "Readings in succession.", min=1)] = 2,
+) -> Kind:
+    """What a verbatim read-out is worth: by the head alone, as trained, with matches.
+
+    Matches of 256 entries in all that was read are added to a read-out that was trained without.
+    """
+    subject: Subject = context.obj
+    if not getattr(getattr(subject.experiment.model, "readout", None), "reads", False):
+        raise UserError(
+            f"readout: the model of {subject.run.path} has no verbatim read-out; train one with "
+            "readouts/ring.gin behind the model"
+        )
+    longest = sorted(subject.texts(documents), key=len)[-texts:]
+    yield
+    from bmojo.evaluation import readout
+    from bmojo.evaluation.outputs import plot_readout, readout_table
+
+    chosen = [text[:tokens] for text in longest]
+    total = sum(times * (len(text) - 1) for text in chosen) * len(readout.forms(1))
+    with progress_bar("reading", total) as done:
+        found = readout.measure_forms(subject.run.model, chosen, times, done)
+    text = [subject.run.tokenizer.decode(ids[1:]) for ids in chosen]
+    rows = readout.rows(found, times, sum(len(part.encode()) for part in text))
+    curves = {name: readout.curve(losses).tolist() for name, losses in found.items()}
+    second = len(chosen[0]) - 1 if times > 1 else None
+    figure = plot_readout(curves, readout.BLOCK, second)
+    results = {"documents": len(chosen), "tokens": tokens, "rows": rows, "curves": curves}
+    subject.report("readout", results, readout_table(rows, times), figure=figure)
+
+
 def training_documents(subject: Subject) -> Sequence[Any]:
     """The documents of the run's last stage of training."""
     find = getattr(subject.experiment.curriculum[-1].data, "documents", None)

@@ -103,8 +103,9 @@ def forget(directory: Path, source: str, yes: bool) -> None:
 
 def verify(directory: Path) -> tuple[int, list[str]]:
     """Number of entries, and what is wrong."""
-    with _open(directory) as store:
-        return len(store), store.verify()
+    from bmojo.storage import matched_records
+
+    return matched_records.verify(directory)
 
 
 def _open(directory: Path, write: bool = False) -> "MatchedStore":

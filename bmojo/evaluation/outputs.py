@@ -136,6 +136,27 @@ def plot_positions(rows: Sequence[Row], training_length: int | None = None) -> F
     return figure
 
 
+def readout_table(rows: Sequence[Row], times: int) -> Table:
+    """Bits a byte by what a read-out reads, a column for each reading."""
+    bits = {name: [] for name in dict.fromkeys(row["form"] for row in rows)}
+    for row in rows:
+        bits[row["form"]].append(f"{row['bits_per_byte']:.3f}")
+    columns = ["read", *(f"reading {n + 1}" for n in range(times))]
+    return make_table("bits a byte", columns, [[name, *x] for name, x in bits.items()], ["read"])
+
+
+def plot_readout(curves: dict[str, list[float]], block: int, second: int | None) -> Figure:
+    """Bits a token by what was read before; a line where the second reading begins."""
+    figure, (axis,) = _panels(1, 7)
+    for name, bits in curves.items():
+        axis.plot((np.arange(len(bits)) + 0.5) * block, bits, label=name)
+    if second is not None:
+        axis.axvline(second, color="grey", linestyle="--", label="read again")
+    axis.set(xlabel="tokens read before", ylabel="bits a token")
+    axis.legend(fontsize="small")
+    return figure
+
+
 def plot_recall(
     groups: Sequence[Row], distances: Sequence[Row], slices: str, levels: Sequence[float]
 ) -> Figure:

@@ -282,7 +282,7 @@ class Readout(nnx.Module):
         count = jnp.log(jnp.maximum(count, 1).astype(number)) / math.log(USUAL_ENTRIES) - 1
         scale = jnp.exp(self.log_scale[...].astype(number))
         scale = scale * (1 + self.length[...].astype(number) * count)
-        query = Query(q, scale, jnp.moveaxis(own, 0, 2), tuple(stretches), matched)
+        query = Query(q, scale, jnp.swapaxes(own, 1, 2), tuple(stretches), matched)
         match = self.match[...].astype(number)
         lookup = Lookup(query, match, tuple(bands), stock, tuple(spans))
         gate = self.gate_proj(h)[..., 0].astype(number) + self.gate[...].astype(number)
@@ -290,11 +290,12 @@ class Readout(nnx.Module):
         rings = old if context.size == 1 else (tail_k, *tail)
         kept = before.kept if sets is None else sets.at(whole.last_set(config.chunk))
         store = before.store if stock is None else stored
-        after = ReadoutState(positions, *next_tail(rings, new, lengths), kept, store)
+        ring, words, places = next_tail(rings, new, lengths)
+        after = ReadoutState(positions, ring, words, places, kept, store)
         look = Look(lookup, gate, self.gate_lse[...].astype(number), config.implementation)
         return look, context.last(after)
 
-    def _entries(self, old: Tail, new: Tail) -> tuple[Entries, UInt32[Array, "n B L"]]:
+    def _entries(self, old: Tail, new: Tail) -> tuple[Entries, UInt32[Array, "B n L"]]:
         """The last T entries before some tokens, and theirs; and the tokens' own n-grams."""
         k, words, segment_pos = (
             jnp.concatenate([x, y.astype(x.dtype)], axis=1) for x, y in zip(old, new, strict=True)
@@ -309,8 +310,8 @@ class Readout(nnx.Module):
     ) -> Whole:
         """The tokens of all devices: what is kept of them is a choice that each makes alike."""
         if context.size > 1 and (self.config.slots or self.config.matches):
-            *new, position = context.gather((*new, at.position))
-            recent, _ = self._entries(old, tuple(new))
+            new, position = context.gather((new, at.position))
+            recent, _ = self._entries(old, new)
             lengths = at.lengths * context.size
             at = TokenPositions(position, new[2], None, None, lengths)
         words, behind = (jnp.concatenate(x, axis=1) for x in zip(old[1:], new[1:], strict=True))
@@ -393,7 +394,7 @@ class Readout(nnx.Module):
 
         def vacant(count: int) -> Entries:
             shape = (batch_size, count)
-            hashes = jnp.zeros((len(orders), *shape), jnp.uint32)
+            hashes = jnp.zeros((batch_size, len(orders), count), jnp.uint32)
             return Entries(
                 jnp.zeros((*shape, config.d_key), number), jnp.zeros(shape, jnp.int32), hashes
             )

@@ -53,7 +53,7 @@ class Entries:
 
     k: Float[Array, "B ... P"]
     answers: Int[Array, "B ..."]
-    hashes: UInt32[Array, "n B ..."]
+    hashes: UInt32[Array, "B n ..."]
 
     @property
     def flat(self) -> "Entries":
@@ -72,11 +72,11 @@ class Entries:
 
     def put(self, index: Int[Array, "B K"], other: "Entries") -> "Entries":
         """With others at some places; those behind the last are left out."""
-        rows = jnp.arange(len(index))[:, None]
+        rows, orders, _ = jnp.ogrid[: len(index), : self.hashes.shape[1], :1]
         return Entries(
-            self.k.at[rows, index].set(other.k.astype(self.k.dtype), mode="drop"),
-            self.answers.at[rows, index].set(other.answers, mode="drop"),
-            self.hashes.at[:, rows, index].set(other.hashes, mode="drop"),
+            self.k.at[rows[..., 0], index].set(other.k.astype(self.k.dtype), mode="drop"),
+            self.answers.at[rows[..., 0], index].set(other.answers, mode="drop"),
+            self.hashes.at[rows, orders, index[:, None]].set(other.hashes, mode="drop"),
         )
 
     def take(self, index: Int[Array, "B ..."]) -> "Entries":
@@ -84,9 +84,13 @@ class Entries:
         flat = index.reshape(len(index), -1)
         k = jnp.take_along_axis(self.k, flat[..., None], axis=1)
         answers = jnp.take_along_axis(self.answers, flat, axis=1)
-        hashes = jnp.take_along_axis(self.hashes, flat[None], axis=2)
-        shape = index.shape
-        return Entries(k.reshape(*shape, -1), answers.reshape(shape), hashes.reshape(-1, *shape))
+        hashes = jnp.take_along_axis(self.hashes, flat[:, None], axis=2)
+        shape, orders = index.shape, hashes.shape[1]
+        return Entries(
+            k.reshape(*shape, k.shape[-1]),
+            answers.reshape(shape),
+            hashes.reshape(shape[0], orders, *shape[1:]),
+        )
 
 
 class Stretch(NamedTuple):
@@ -155,7 +159,7 @@ class Lookup:
 
 def ngram_hashes(
     tokens: Int[Array, "B K"], segment_pos: Int[Array, "B K"], orders: Sequence[int]
-) -> tuple[UInt32[Array, "n B K"], UInt32[Array, "n B K"]]:
+) -> tuple[UInt32[Array, "B n K"], UInt32[Array, "B n K"]]:
     """A hash of the last n tokens at each place, for each order n: of entries, and of queries.
 
     They differ only where the document, with ``segment_pos`` tokens before, has fewer than n: such
@@ -172,9 +176,9 @@ def ngram_hashes(
             hashed = jnp.where(total <= NO_NGRAM_OF_QUERY, total + 2, total)
             found.append((hashed, segment_pos + 1 >= n))
     if not found:
-        none = jnp.zeros((0, *x.shape), jnp.uint32)
+        none = jnp.zeros((len(x), 0, x.shape[1]), jnp.uint32)
         return none, none
-    hashed, whole = map(jnp.stack, zip(*found, strict=True))
+    hashed, whole = (jnp.stack(x, axis=1) for x in zip(*found, strict=True))
     entry, query = jnp.uint32(NO_NGRAM_OF_ENTRY), jnp.uint32(NO_NGRAM_OF_QUERY)
     return jnp.where(whole, hashed, entry), jnp.where(whole, hashed, query)
 
@@ -282,8 +286,7 @@ def _on_each_device(function: Any, lookup: Lookup, targets: Array, axes: tuple[i
 
     def names(path: Any, x: Array) -> tuple[str | None, ...]:
         field = path[-1].name if hasattr(path[-1], "name") else ""
-        at = {"bias": None, "hashes": 1}.get(field, 0)
-        return tuple("batch" if axis == at else None for axis in range(x.ndim))
+        return tuple("batch" if axis == 0 and field != "bias" else None for axis in range(x.ndim))
 
     leaves, tree = jax.tree.flatten((lookup, targets))
     paths = jax.tree_util.tree_leaves_with_path((lookup, targets))
@@ -299,7 +302,7 @@ def _on_each_device(function: Any, lookup: Lookup, targets: Array, axes: tuple[i
 def _operands(lookup: Lookup, index: int, targets: Array) -> readout_native.Operands:
     """Operands of the kernel for one band."""
     query, band = lookup.query, lookup.bands[index]
-    q, own = query.q * query.scale[..., None], jnp.moveaxis(query.own, 2, 0)
+    q, own = query.q * query.scale[..., None], jnp.swapaxes(query.own, 1, 2)
     whole = (*query.stretches[index], targets, band.answers)
     return readout_native.operands(q, band.k, lookup.bias, whole, band.hashes, own)
 
@@ -311,7 +314,8 @@ def _scores(query: Query, bias: Array, entries: Entries, read: Array) -> Float[A
     equation = "bqp,bkp->bqk" if alike else "bqp,bqkp->bqk"
     s = jnp.einsum(equation, query.q, entries.k, preferred_element_type=wide)
     s = s * query.scale[..., None]
-    for n, hashes in enumerate(entries.hashes):
+    for n in range(entries.hashes.shape[1]):
+        hashes = entries.hashes[:, n]
         same = query.own[..., n, None] == (hashes[:, None] if alike else hashes)
         s = s + jnp.where(same, bias[n], 0)
     return jnp.where(read, s, -jnp.inf)

@@ -29,8 +29,8 @@ class Operands(NamedTuple):
     reach: Int[Array, "B L"]
     targets: Int[Array, "B L"]
     answers: Int[Array, "B K"]
-    hashes: Int[Array, "n B K"]
-    own: Int[Array, "n B L"]
+    hashes: Int[Array, "B n K"]
+    own: Int[Array, "B n L"]
 
 
 def operands(
@@ -38,7 +38,7 @@ def operands(
     k: Float[Array, "B K P"],
     bias: Float[Array, "n"],
     whole: Sequence[Int[Array, "B ..."]],
-    *hashes: UInt32[Array, "n B ..."],
+    *hashes: UInt32[Array, "B n ..."],
 ) -> Operands:
     """Operands of the kernel; ``q`` are queries times their scale, ``whole`` place to answers."""
     wide = [(0, 0), (0, 0), (0, -q.shape[-1] % FILL)]

@@ -253,4 +253,4 @@ def matched_entries(
             if i - n + 1 >= begins and words[i - n + 1 : i + 1] == words[t - n + 1 : t + 1]:
                 read.append(i)
         found.append((read + [-1] * cap)[:cap])
-    return jnp.array(found)
+    return jnp.array(found, jnp.int32).reshape(len(words), cap)

@@ -48,7 +48,7 @@ class Kept:
 
         def pick(x: Array, axis: int = 1) -> Array:
             shape = [1] * x.ndim
-            shape[axis - 1] = len(index)
+            shape[0] = len(index)
             return jnp.take_along_axis(x, index.reshape(shape), axis=axis).squeeze(axis)
 
         k, answers = pick(self.entries.k), pick(self.entries.answers)

@@ -111,7 +111,8 @@ class MatchedStore:
 
     def __init__(self, path: Path, identity: MatchedIdentity, write: bool):
         self.path, self.identity, self._write = path, identity, write
-        self._held, self._error = contextlib.ExitStack(), None
+        self._held = contextlib.ExitStack()
+        self._error: WriteError | None = None
         self.documents: list[Document] = []
         folder = self._enter()
         if write:
@@ -137,13 +138,20 @@ class MatchedStore:
 
     def _read_links(self) -> None:
         """Take over entries and documents that are new in the columns."""
-        part = slice(self._linked, len(self))
-        there = np.flatnonzero(self._columns["previous"][part] != NO_GRAM) + part.start
-        grams = self._columns["gram"][there]
-        self._newest.update(zip(grams.tolist(), there.tolist(), strict=True))
+        first, columns = self._linked, self._columns
+        previous = columns["previous"][first:]
+        there = np.flatnonzero(previous != NO_GRAM) + first
+        try:
+            if ((previous >= np.arange(first, len(self))) | (previous < NO_GRAM)).any():
+                raise ValueError("a pointer that does not lead back")
+            lines = columns["documents"].tobytes().decode().splitlines()
+            self.documents = [Document(**json.loads(line)) for line in lines]
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{columns.path}: entries are damaged; bmojo memory verify names them"
+            ) from None
+        self._newest.update(zip(columns["gram"][there].tolist(), there.tolist(), strict=True))
         self._linked = len(self)
-        lines = self._columns["documents"].tobytes().decode().splitlines()
-        self.documents = [Document(**json.loads(line)) for line in lines]
 
     def __len__(self) -> int:
         return self._columns.length["token"]
@@ -183,9 +191,9 @@ class MatchedStore:
           whole: whether the document holds all of the n-gram (n,); None: it does. Else the entry
             is not found.
         """
-        rows: dict[str, np.ndarray] = {"token": token, "gram": np.asarray(gram, np.uint64)}
+        rows = {"token": np.asarray(token), "gram": np.asarray(gram, np.uint64)}
         if self.identity.hashes:
-            rows["hashes"] = np.zeros((len(token), 0)) if hashes is None else hashes
+            rows["hashes"] = np.zeros((len(token), 0)) if hashes is None else np.asarray(hashes)
         rows |= _encoded(np.asarray(key, np.float32), self.identity.dtype)
         kinds = self.identity.columns()
         for name, array in rows.items():
@@ -290,10 +298,6 @@ class MatchedStore:
         """Different n-grams."""
         return len(self._newest)
 
-    def verify(self) -> list[str]:
-        """Compare all published entries with their checksums; what is wrong, a line for each."""
-        return self._columns.verify()
-
     def bytes(self) -> int:
         """Bytes of all files."""
         return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
@@ -327,7 +331,7 @@ class MatchedStore:
 
 def _chain(entry: int, previous: memoryview, cap: int) -> list[int]:
     """The entries that pointers lead to, and then -1."""
-    chain = []
+    chain: list[int] = []
     while entry >= 0 and len(chain) < cap:
         chain.append(entry)
         entry = previous[entry]

@@ -2,14 +2,19 @@
 
 import bisect
 import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bmojo.errors import UserError
+from bmojo.storage.columns import Columns
 from bmojo.storage.matched import Document, MatchedStore
+from bmojo.storage.matched_description import describe
 
-__all__ = ["document_of", "entry", "search", "stats", "text_at"]
+__all__ = ["document_of", "entry", "search", "stats", "text_at", "verify"]
 
 
 def stats(store: MatchedStore) -> dict[str, Any]:
@@ -47,7 +52,7 @@ def text_at(store: MatchedStore, number: int, length: int) -> np.ndarray:
     return store.column("token")[max(first, number - length) : number]
 
 
-def search(store: MatchedStore, tokens: np.ndarray) -> np.ndarray:
+def search(store: MatchedStore, tokens: Sequence[int] | np.ndarray) -> np.ndarray:
     """Entries that come just behind these tokens in a document, the oldest first."""
     found, stored = np.arange(len(tokens), len(store) + 1), store.column("token")
     for back, token in enumerate(np.asarray(tokens)[::-1].tolist(), 1):
@@ -71,3 +76,18 @@ def entry(store: MatchedStore, number: int) -> dict[str, Any]:
         "gram": f"{int(store.column('gram')[number]):016x}",
         "previous": previous if previous >= 0 else None,
     }
+
+
+def verify(directory: str | os.PathLike[str]) -> tuple[int, list[str]]:
+    """Compare all of a store with its checksums.
+
+    Returns:
+      The number of entries, and what is wrong, a line for each.
+
+    Raises:
+      UserError: there is no store, or published rows are missing.
+    """
+    path = Path(directory).expanduser().absolute()
+    identity, folder = describe(path)
+    columns = Columns(path / folder, identity.columns(), write=False)
+    return columns.length["token"], columns.verify()

@@ -19,6 +19,7 @@ import optax
 import orbax.checkpoint as ocp
 import tensorstore
 from orbax.checkpoint._src import asyncio_utils
+from orbax.checkpoint._src.futures import future
 
 import bmojo
 from bmojo.errors import first_line
@@ -56,6 +57,19 @@ FORMAT = 2
 """Version of the items and of ``meta``; it also changes when parameters get other names."""
 
 FIRST = {"format": 1, "version": "0.1.0"}  # of checkpoints without a stamp
+
+
+def _release() -> None:
+    """Let threads of a save that failed go on, which wait five minutes for what will not come.
+
+    The process could not end before. They meet the same error, and nobody asks for it.
+    """
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_SignalingThread":
+            with contextlib.suppress(AttributeError):  # of another version
+                waits: Any = thread
+                future.set_signals(waits._receive_signals, operation_id=waits._operation_id)
+
 
 DESCRIPTORS = 64  # that a save opens at most: files, and three for each event loop
 
@@ -122,6 +136,7 @@ class Checkpoints(contextlib.ExitStack):
         self._link = self.enter_context(_plain_name(self.directory))
         self._manager = ocp.CheckpointManager(self._link, options=options)
         self.latest = self._manager.latest_step()
+        self.callback(_release)
         self.callback(self._manager.close)
         self.callback(self._end_writing)
 

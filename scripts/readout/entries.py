@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bmojo.evaluation.documents import encode_document
+from bmojo.evaluation.readout import with_readout
 from bmojo.evaluation.streaming import score
 from bmojo.runs import open_run
 
@@ -24,8 +25,8 @@ RULES = ("redundancy", "random", "recent", "first")
 
 
 def forms() -> dict[str, list[str]]:
-    """Bindings by name. ``head`` reads nothing: its gate is shut."""
-    found: dict[str, list[str]] = {"head": ["Readout.ring=1"]}
+    """Bindings by name; none: the head alone, the gate is shut."""
+    found: dict[str, list[str]] = {"head": []}
     found |= {f"ring-{r}": [f"Readout.ring={r}"] for r in (256, 512, 1024, 2048, 4096, 16384)}
     for n in (3, 4, 6):
         more = [f"Readout.match_order={n}", "Readout.matches=256", "Readout.capacity=262144"]
@@ -44,10 +45,8 @@ def forms() -> dict[str, list[str]]:
 
 def measure(run: Path, name: str, texts: list[Path], size: int) -> dict[str, Any]:
     """Bits a byte by blocks, means of the last quarter by text, and seconds."""
-    opened = open_run(run, overrides=forms()[name])
-    model = opened.model
-    if name == "head":
-        model.readout.gate[...] = np.float32(-1e9)
+    opened = open_run(run, overrides=forms()[name] or ())
+    model = opened.model if forms()[name] else with_readout(opened.model, None)
     documents = [
         encode_document(opened.tokenizer, text.read_text("utf-8"))[: size + 1] for text in texts
     ]

@@ -3,8 +3,15 @@
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
+
+from bmojo.experiment import load
+from bmojo.training.parameters import split
+from tests.cli.conftest import OVERLAYS
+from tests.evaluation.byte_tokenizer import Bytes
 
 RECALL = (
     "recall/MQAR.length=32",
@@ -186,3 +193,25 @@ def test_words_out_of_place(bmojo, here, arguments, error):
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith(f"error: {error}"), result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_run_is_measured_and_drawn(tmp_path, monkeypatch, bmojo):
+    words = ["Trainer.compilation_cache=False", "Model.readout=@Readout()", "Readout.ring=16"]
+    experiment, text = load("experiments/mqar.gin", words, OVERLAYS)
+    model = jax.jit(lambda: experiment.model.make(nnx.Rngs(0)))()
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/config.gin").write_text(text)
+    monkeypatch.setattr("bmojo.runs.restore_parameters", lambda *_: (7, split(model)[1], {}))
+    monkeypatch.setattr("bmojo.runs.run_tokenizer", lambda experiment: Bytes())
+    Path("docs").mkdir()
+    Path("docs/a.txt").write_text("to be or not to be " * 20)
+    result = bmojo("eval", "run", "readout", "--documents", "docs", "--tokens", "100")
+    assert result.exit_code == 0, result.output
+    assert "with matches" in result.stdout and "reading 2" in result.stdout
+    assert Path("run/evaluation/readout.png").stat().st_size > 0
+
+
+def test_a_model_without_is_refused(prose, bmojo):
+    result = bmojo("eval", prose, "readout")
+    assert result.exit_code == 2 and "has no verbatim read-out" in result.output

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bmojo.cli import app
-from bmojo.cli.memory import _decoded
+from bmojo.cli.stored_text import decoded
 from bmojo.data.text.tokenizers import ByteTokenizer
 from bmojo.storage import Policy, Store
 from tests.generation.tokenizers import KINDS, make
@@ -75,10 +75,10 @@ def test_stats(bmojo, prose):
 def test_a_context_keeps_the_blank_before_its_first_word(kind):
     coder = make(kind)
     ids = coder.encode("the cat sat on the mats")
-    assert _decoded(ids, coder, True) == coder.decode(ids)
+    assert decoded(ids, coder, True) == coder.decode(ids)
     cuts = [n for n in range(1, len(ids)) if "\ufffd" not in coder.decode(ids[:n])]
     for at in cuts:
-        text, whole = _decoded(ids[at:], coder), coder.decode(ids)
+        text, whole = decoded(ids[at:], coder), coder.decode(ids)
         if kind == "BPE with word ends":  # its blanks belong to the token before
             assert text.lstrip() == whole[len(coder.decode(ids[:at])) :].lstrip()
         else:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bmojo.evaluation.streaming import stream_losses
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.readout import ReadoutConfig, mixed_log_probabilities, mixed_loss
@@ -244,6 +245,19 @@ def test_padding_leaves_no_trace(slots):
     for row, length in enumerate((11, 4)):
         whole = jnp.concatenate([tokens[row, :length], more[row]])[None]
         assert_close(found[row], run(model, whole)[0][0, -2:], "float32")
+
+
+def test_documents_are_read_in_segments():
+    model = small(readout=dataclasses.replace(CONFIG, **MATCHES))
+    leaves = jax.tree.leaves(model.readout.init_state(3))
+    assert all(x.shape[0] == 3 for x in leaves)
+    tokens = np.random.default_rng(0).integers(0, V, 30)
+    documents = [tokens[:23], tokens[3:], tokens[10:15]]
+    found = stream_losses(model, documents, segment_length=5, batch_size=2)
+    for losses, document in zip(found, documents, strict=True):
+        row = jnp.asarray(document[None], jnp.int32)
+        whole = run(model, row[:, :-1], row[:, 1:])[2][0]
+        assert_close(losses, whole, "float32")
 
 
 def test_a_read_out_of_nothing_is_none():

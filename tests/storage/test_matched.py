@@ -18,7 +18,7 @@ from bmojo.ops.matching import Ngram
 from bmojo.storage import MatchedIdentity, MatchedStore
 from bmojo.storage import matched as module
 from bmojo.storage.columns import LOG, Columns
-from bmojo.storage.matched_records import entry, search, stats, text_at
+from bmojo.storage.matched_records import entry, search, stats, text_at, verify
 
 WIDTH, N = 4, 3
 
@@ -102,6 +102,16 @@ def test_matches_of_a_life_span_documents_and_ngrams_do_not(tmp_path, monkeypatc
         assert (store.lookup(np.array([2**63]), 3) == -1).all()
 
 
+@pytest.mark.parametrize("few", [0, 99])
+def test_chains_end_at_the_first_entry(tmp_path, monkeypatch, few):
+    monkeypatch.setattr(module, "FEW", few)
+    with MatchedStore.open(tmp_path / "s", identity(n=1), write=True) as store:
+        store.begin("a")
+        store.append(np.ones((4, WIDTH)), [7, 7, 8, 7], np.array([5, 5, 6, 5]))
+        found = store.lookup(np.array([5, 6, 7]), 4)
+        assert found.tolist() == [[3, 1, 0, -1], [2, -1, -1, -1], [-1] * 4]
+
+
 @pytest.mark.parametrize("dtype, error", [("float32", 1e-7), ("int8", 0.02)])
 def test_entries_are_gathered(tmp_path, dtype, error):
     kind, made = identity(dtype=dtype, hashes=2), rows(DOCUMENTS["a"], hashes=2)
@@ -166,8 +176,7 @@ def test_what_is_forgotten_was_never_there(tmp_path, monkeypatch, gone):
             reader.refresh()
             assert content(reader) == expected
         fill(store, {"d": draw(9)})
-    with MatchedStore.open(tmp_path / "s", write=False) as reader:
-        assert len(reader) == expected[-1] + 8 and not reader.verify()
+    assert verify(tmp_path / "s") == (expected[-1] + 8, [])
     assert len(list((tmp_path / "s").glob("0*"))) == 1
 
 
@@ -233,8 +242,7 @@ def test_killed_at_any_write_the_last_publication_is_there(tmp_path, monkeypatch
         with MatchedStore.open(path, identity(), write=True) as writer:
             assert content(writer) == expected
             fill(writer, {"d": DOCUMENTS["a"]})
-        with MatchedStore.open(path, write=False) as reader:
-            assert len(reader) == expected[-1] + 39 and not reader.verify()
+        assert verify(path) == (expected[-1] + 39, [])
         shutil.rmtree(path)
 
 
@@ -249,8 +257,8 @@ def test_killed_by_a_signal_the_last_publication_is_there(tmp_path):
             writer.send_signal(signal.SIGKILL)
             lines = [line for line in writer.stdout if line.endswith("\n")]
         assert first == "begun\n"
+        assert not verify(path)[1]
         with MatchedStore.open(path, write=False) as store:
-            assert not store.verify()
             assert len(store) >= int(lines[-1] if lines else 0)
             assert len(store) % 29 == 0 and len(store.documents) == len(store) // 29
             np.testing.assert_array_equal(
@@ -267,17 +275,20 @@ def test_flaws_are_named(tmp_path):
     for name, place, words in [
         ("key", 700, "key: rows 39 to 67 have changed"),
         ("token", 0, "token: rows 0 to 38 have changed"),
+        ("previous", 182, "previous: rows 39 to 67 have changed"),
+        ("documents", 1, "documents: rows 0 to"),
         (LOG, 3, f"{LOG}: line 1 has changed"),
     ]:
         file = path / "000001" / name
         whole = file.read_bytes()
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        with MatchedStore.open(path, write=False) as store:
-            (problem,) = store.verify()
-            assert words in problem
+        (problem,) = verify(path)[1]
+        assert words in problem
+        if name in ("previous", "documents"):
+            with pytest.raises(UserError, match="entries are damaged; bmojo memory verify"):
+                MatchedStore.open(path, write=False)
         file.write_bytes(whole)
-    with MatchedStore.open(path, write=False) as store:
-        assert not store.verify()
+    assert verify(path) == (68, [])
     (path / "000001" / "gram").write_bytes(b"")
     with pytest.raises(UserError, match="gram: 68 published rows are missing"):
         MatchedStore.open(path, write=False)

@@ -8,6 +8,7 @@ import os
 import resource
 import stat
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -99,6 +100,10 @@ def nothing_is_left_over(monkeypatch, recwarn):
     seen = []
     monkeypatch.setattr(sys, "unraisablehook", lambda found: seen.append(repr(found.exc_value)))
     yield
+    for thread in threading.enumerate():
+        if "_SignalingThread" in type(thread).__name__:  # the process could not end before
+            threading.Thread.join(thread, 20)
+            assert not thread.is_alive()
     gc.collect()
     assert not seen
     assert not [str(w.message) for w in recwarn if issubclass(w.category, RuntimeWarning)]

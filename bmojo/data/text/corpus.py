@@ -371,7 +371,7 @@ def _rows(file: Any, group: int, field: str) -> Iterator[list[Any]]:
             yield values
         values = batch.column(0).to_pylist()
         del batch
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
 
     pyarrow.default_memory_pool().release_unused()
     yield values

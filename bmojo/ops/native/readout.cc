@@ -102,9 +102,9 @@ struct Block {
   int64_t begin(int64_t t) const { return place(t) - reach(t) - from; }
   int64_t end(int64_t t) const { return place(t) - from; }
   const T* q() const { return c.q + (row * c.length + first) * c.width; }
-  const int32_t* hashes(int64_t n) const { return c.hashes + (n * c.rows + row) * c.entries + from; }
+  const int32_t* hashes(int64_t n) const { return c.hashes + (row * c.orders + n) * c.entries + from; }
   int32_t own(int64_t t, int64_t n) const {
-    return c.own[(n * c.rows + row) * c.length + first + t];
+    return c.own[(row * c.orders + n) * c.length + first + t];
   }
   const int32_t* answers() const { return c.answers + row * c.entries + from; }
 

@@ -71,7 +71,7 @@ def read_out(length, entries, orders):
     answers = jnp.asarray(RNG.integers(0, 7, (2, entries)), jnp.int32)
     hashes, own = (
         jnp.asarray(RNG.integers(2, 4, shape), jnp.uint32)
-        for shape in ((orders, 2, entries), (2, length, orders))
+        for shape in ((2, orders, entries), (2, length, orders))
     )
 
     def lookup(q, k, bias):
