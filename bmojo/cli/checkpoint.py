@@ -47,7 +47,8 @@ def list_checkpoints(run: Run) -> None:
         best = best_of(directory, experiment.trainer.best).step
     except RunError as error:
         typer.echo(f"bmojo: warning: {error}", err=True)
-    plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
+    trainer = experiment.trainer
+    plan = Curriculum(experiment.curriculum, trainer.segments_per_document, trainer.extra_steps)
     rows = [
         (
             f"{entry.step:,}" + (" best" if entry.step == best else ""),
@@ -222,7 +223,8 @@ def _write_huggingface(run: "TrainedRun", folder: Path, shard_bytes: int) -> Non
     huggingface.write_weights(folder, model, run.parameters, shard_bytes)
     config = companions.write_config(folder, run.path, config)
     companions.write_tokenizer(folder, run.path, tokenizer)
-    plan = Curriculum(experiment.curriculum, experiment.trainer.segments_per_document)
+    trainer = experiment.trainer
+    plan = Curriculum(experiment.curriculum, trainer.segments_per_document, trainer.extra_steps)
     data = [type(stage.data).__name__.removesuffix("Config") for stage in plan.stages]
     history = read_metrics(RunDir(run.path).metrics)
     rows = [r for r in history if r["step"] == run.step and "evaluation" in r]

@@ -48,6 +48,8 @@ def train(
       bmojo train experiments/mqar.gin models/mamba.gin Optimizer.learning_rate=1e-3 --seed 1
       bmojo train experiments/quickstart.gin runs/smoke.gin    (a tiny trial of any config)
       bmojo train runs/quickstart/config.gin                   (resume that run)
+      bmojo train runs/quickstart/config.gin Trainer.extra_steps=500   (go on with it)
+      bmojo train experiments/text.gin "Trainer.init_from='runs/text/bmojo@400'"
     """
     bindings, overlays = split(overrides)
     if seed is not None:
@@ -81,7 +83,7 @@ def default_run_dir(config: str, overlays: Sequence[str], bindings: Sequence[str
     For a task under ``experiments/`` it is runs/TASK/MODEL, where the model is the last overlay
     in a folder ``models``, or the file that the task itself includes; for any other config
     runs/NAME, or runs/NAME-MODEL. A short hash stands for all other overrides. A run's own
-    config.gin without overrides means that run.
+    config.gin without overrides, or with Trainer.extra_steps alone, means that run.
     """
     from bmojo.config.parse import find, includes
 
@@ -89,10 +91,11 @@ def default_run_dir(config: str, overlays: Sequence[str], bindings: Sequence[str
     if not path.name:
         raise UserError(f"CONFIG: {config!r} names no file; give a gin file")
     models = [overlay for overlay in overlays if Path(overlay).parent.name == "models"]
+    more = [word for word in bindings if word.startswith("Trainer.extra_steps=")]
     rest = [word for word in [*overlays, *bindings] if word not in models[-1:]]
     name = path.with_suffix("").name
     if path.name == "config.gin":
-        if not models and not rest:
+        if not models and rest == more:
             return path.parent
         name = path.resolve().parent.name
     own = []

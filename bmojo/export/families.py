@@ -132,7 +132,7 @@ TRANSFORMER_FIXED: Mapping[str, tuple[Any, ...]] = {
 
 def _rope_theta(config: Config) -> float:
     """The base of the rotation; of ``rope_parameters``, or of older files' ``rope_theta``."""
-    parameters = config.get("rope_parameters") or {}
+    parameters: dict[str, Any] = config.get("rope_parameters") or {}
     for name in ("rope_parameters", "rope_scaling"):
         given = config.get(name) or {}
         kind = given.get("rope_type", given.get("type", "default"))

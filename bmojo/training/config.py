@@ -138,6 +138,14 @@ class TrainerConfig:
       compilation_cache: keep compiled programs under ``~/.cache/bmojo``, or where the
         environment variable BMOJO_CACHE_DIR says.
       plots: draw ``curve.png`` and ``accuracy.png`` at the end.
+      init_from: where the initial parameters come from: 'RUN', 'RUN@STEP' or 'RUN@best', a run's
+        checkpoint, or 'hf:FOLDER', a model of Hugging Face. By name; what it lacks is drawn from
+        the seed. Read once, at the start. None: all are drawn.
+      init_names: pairs of a pattern of names there and the name here, or None to leave them out;
+        the first that fits counts, others stay as they are. One ``*`` stands for any text, as in
+        ``(('blocks.sublayers.0.*', 'blocks.sublayers.2.*'), ('head.*', None))``.
+      extra_steps: steps after the curriculum, on the data of its last stage from where it stopped,
+        with the learning rates that the schedule ended with. A run goes on with more of them.
     """
 
     seed: int = 0
@@ -152,16 +160,38 @@ class TrainerConfig:
     tensorboard: bool = True
     compilation_cache: bool = True
     plots: bool = True
+    init_from: str | None = None
+    init_names: tuple[Any, ...] = ()
+    extra_steps: int = 0
 
     def __post_init__(self):
         check_types(self)
+        _check_names(self.init_names, self.init_from)
         if self.best is not None:
             best_parts(self.best)
-        _at_least(0, self, "seed", "eval_every")
+        _at_least(0, self, "seed", "eval_every", "extra_steps")
         _at_least(1, self, "accumulate", "segments_per_document", "log_every")
         _at_least(1, self, "checkpoint_every", "keep")
         if self.seed > LARGEST_SEED:
             raise ValueError(f"Trainer.seed: {self.seed} is too large; give at most {LARGEST_SEED}")
+
+
+def _check_names(pairs: tuple[Any, ...], init_from: str | None) -> None:
+    """Refuse patterns of names that are no pairs of texts, or that nothing is taken by."""
+    if init_from is not None and not init_from.removeprefix("hf:"):
+        raise ValueError("Trainer.init_from: names nothing; give RUN, RUN@STEP or hf:FOLDER")
+    if pairs and init_from is None:
+        raise ValueError("Trainer.init_names: has no effect without Trainer.init_from; set both")
+    for pair in pairs:
+        good = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        if not good or not isinstance(pair[1], str | None):
+            raise ValueError(
+                f"Trainer.init_names: {pair!r} is no pair; write (PATTERN, NAME) or (PATTERN, None)"
+            )
+        if max(text.count("*") for text in pair if text is not None) > 1:
+            raise ValueError(f"Trainer.init_names: {pair!r} has two *; write one at most")
+        if "*" in (pair[1] or "") and "*" not in pair[0]:
+            raise ValueError(f"Trainer.init_names: {pair!r}: the pattern has no *; write one there")
 
 
 def best_parts(best: str) -> tuple[str, str]:

@@ -104,12 +104,15 @@ class Curriculum:
     """Steps, examples and tokens of stages one after the other; no example is used twice.
 
     A sequence is cut into ``segments`` optimizer steps; ``ends`` are the steps done after each
-    stage, ``total`` those of all.
+    stage, ``total`` those of all, of which the last ``extra`` follow the ``planned`` ones.
     """
 
-    def __init__(self, stages: Sequence[Stage], segments: int = 1):
-        self.stages, self.segments = tuple(stages), segments
-        self.ends = list(itertools.accumulate(stage.steps for stage in stages))
+    def __init__(self, stages: Sequence[Stage], segments: int = 1, extra: int = 0):
+        *before, last = stages
+        self.planned = sum(stage.steps for stage in stages)
+        self.stages = (*before, dataclasses.replace(last, steps=last.steps + extra))
+        self.segments = segments
+        self.ends = list(itertools.accumulate(stage.steps for stage in self.stages))
         self.total = self.ends[-1]
 
     def begin(self, stage: int) -> int:

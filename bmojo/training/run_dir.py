@@ -178,8 +178,8 @@ class RunDir:
 
 
 def without_mesh(config: str) -> list[str]:
-    """The lines of a config but for the mesh, which changes no result."""
-    mesh = ("Mesh.", "Experiment.mesh")
+    """The lines of a config but for the mesh and further steps, which change no step done."""
+    mesh = ("Mesh.", "Experiment.mesh", "Trainer.extra_steps")
     return [line for line in config.splitlines() if line and not line.startswith(mesh)]
 
 

@@ -43,11 +43,12 @@ class RunSetup:
         self.processes, self.config_text = processes, config_text
         self.layout = layout or make_layout(experiment.mesh, processes.count)
         check(experiment, self.layout)
-        self.curriculum = Curriculum(experiment.curriculum, self.trainer.segments_per_document)
+        segments, extra = self.trainer.segments_per_document, self.trainer.extra_steps
+        self.curriculum = Curriculum(experiment.curriculum, segments, extra)
         self.structure, shapes = outline(self.make)
         axes = parameter_axes(nnx.eval_shape(self.make))
         self.shapes = self.layout.parameters(axes, shapes)
-        config, steps = experiment.optimizer, self.curriculum.total
+        config, steps = experiment.optimizer, self.curriculum.planned
         there = {group.rate for group in self.structure.groups.values()}
         for group in sorted(set(GROUPS) - {"other"} - there):
             if getattr(config, f"{group}_learning_rate") is not None:
@@ -128,7 +129,7 @@ class RunSetup:
         facts: dict[str, Any] = {"parameters": count(self.shapes)}
         if not isinstance(self.experiment.model, ModelConfig):
             return facts
-        description, stages = describe(self.experiment.model), self.experiment.curriculum
+        description, stages = describe(self.experiment.model), self.curriculum.stages
         lengths = sorted({stage.data.length for stage in stages})
         per_token = {length: description.flops_per_token(length) for length in lengths}
         facts["embedding_parameters"] = description.embedding_parameters

@@ -37,6 +37,7 @@ from bmojo.training.run_dir import RunDir, RunError
 from bmojo.training.run_setup import RunSetup
 from bmojo.training.train_state import restore_or_begin
 from bmojo.training.train_step import STOP, device_fields
+from bmojo.training.warm_start import WarmStart
 
 SKIPS_IN_A_ROW = 10
 """Updates that may be skipped one after the other before a run gives up."""
@@ -107,6 +108,8 @@ def train(
             held.enter_context(run.lock())
             if fresh and (aside := run.move_aside()) is not None:
                 line(console, f"the run that was here is now in {aside}")
+            if setup.trainer.init_from is not None and not run.checkpoints.exists():
+                WarmStart(setup)  # refuses what does not fit before anything is written
             run.claim(config_text)
             if (summary := run.finished()) is None:
                 keep_tokenizer(run_tokenizer(experiment), run.path)
@@ -114,7 +117,7 @@ def train(
 
         summary = processes.from_main(begin)
         run.see(config_text)
-        if summary is not None:
+        if summary is not None and summary["step"] >= setup.curriculum.total:
             message = (
                 f"{run.path}: this run is finished ({summary['step']} steps); start over with "
                 "--fresh, or choose another directory with --run-dir"
@@ -167,7 +170,7 @@ class _Loop:
             earlier = read_metrics(self.dir.metrics)
             self.best.take(record for record in earlier if record["step"] < self.now.step)
         self.checkpoints.best = self.best.step
-        for text in (f"run directory {self.dir.path}", *self.setup.head()):
+        for text in (f"run directory {self.dir.path}", *self.setup.head(), *self.now.began_with):
             self._say(text)
         if self.now.step:
             self._say(f"going on from step {self.now.step} of {self.curriculum.total}")
@@ -276,7 +279,7 @@ class _Loop:
         return self.programs[key]
 
     def _due(self, every: int) -> bool:
-        last = self.now.step == self.curriculum.total
+        last = self.now.step in (self.curriculum.planned, self.curriculum.total)
         return last or (every > 0 and self.now.step % every == 0)
 
     def _settle(self, in_flight: int) -> None:

@@ -11,6 +11,7 @@ from bmojo.training.checkpoints import Checkpoint, Checkpoints
 from bmojo.training.metrics import AVERAGED
 from bmojo.training.parameters import Parameters, flatten, unflatten
 from bmojo.training.run_setup import RunSetup, implementations
+from bmojo.training.warm_start import WarmStart
 
 META = (
     "stage", "data", "window", "final", "metrics", "best", "updates", "skipped", "compile_seconds"
@@ -26,7 +27,8 @@ class TrainState:
     ``carried`` the model's state between two segments of a sequence, None between sequences;
     ``window`` the metrics of the steps since the last line, None for a skipped one; ``final`` the
     means of that line; ``metrics`` length and hash of ``metrics.jsonl``; ``best`` step and value of
-    the best evaluation; ``updates`` counts those made, ``skipped`` those skipped one after another.
+    the best evaluation; ``updates`` counts those made, ``skipped`` those skipped one after another;
+    ``began_with`` says what a warm start took.
     """
 
     parameters: Parameters
@@ -46,6 +48,7 @@ class TrainState:
     compile_seconds: float = 0.0
     seconds_before: float = 0.0
     began: float = dataclasses.field(default_factory=time.monotonic)
+    began_with: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -62,6 +65,18 @@ class TrainState:
         return Checkpoint(self.step, self.parameters, self.optimizer_state, meta, carried)
 
 
+def _begin(setup: RunSetup, checkpoints: Checkpoints, began: float) -> TrainState:
+    """A new state; that of a warm start is saved at once, so that its source is read once."""
+    parameters, optimizer_state = setup.initialize()
+    if setup.trainer.init_from is None:
+        return TrainState(parameters, optimizer_state, began=began)
+    start = WarmStart(setup)
+    now = TrainState(start.parameters(parameters), optimizer_state, began=began)
+    now.began_with = start.lines()
+    checkpoints.save(now.checkpoint(setup))
+    return now
+
+
 def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:
     """The state of the newest good checkpoint, or a new one; and lines to warn with."""
     began, stages = time.monotonic(), setup.experiment.curriculum
@@ -72,7 +87,7 @@ def restore_or_begin(setup: RunSetup, checkpoints: Checkpoints) -> tuple[TrainSt
 
     found, warnings = checkpoints.restore(setup.shapes, setup.optimizer_shapes(), carried_shapes)
     if found is None:
-        return TrainState(*setup.initialize(), began=began), warnings
+        return _begin(setup, checkpoints, began), warnings
     meta, carried = found.meta, None
     implementations(setup.experiment.model)  # which loads the kernels that the model has
     before, here = (name or "no kernels" for name in (meta.get("kernels"), library.in_use()))

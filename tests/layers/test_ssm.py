@@ -24,6 +24,9 @@ CASES = {
     ),
     "ssd": SSDConfig(d_state=5, n_heads=3, chunk_size=4),
     "ssd-without-conv": SSDConfig(d_state=5, n_heads=2, d_conv=1, d_inner=6, chunk_size=8),
+    "ssd-limited": SSDConfig(
+        d_state=5, n_heads=3, chunk_size=4, conv_bias=False, dt_limit=(0.01, 0.02)
+    ),
 }
 MAIN = ("selective", "ssd")
 each_kind = pytest.mark.parametrize("case", MAIN)
@@ -217,6 +220,8 @@ def test_the_protocol(case):
     [
         (lambda: SelectiveSSMConfig(d_state=0), "d_state: must be at least 1, got 0"),
         (lambda: SelectiveSSMConfig(dt_min=0.2), "dt_min: must be positive and at most dt_max"),
+        (lambda: SSDConfig(dt_limit=(2.0, 1.0)), "dt_limit: must be two rising numbers"),
+        (lambda: SSDConfig(norm_epsilon=0.0), "norm_epsilon: must be positive, got 0.0"),
         (lambda: SSDConfig(chunk_size=0), "chunk_size: must be at least 1, got 0"),
         (lambda: SSDConfig(d_inner=6), "n_heads: must divide d_inner = 6, got 4"),
         (
