@@ -111,7 +111,7 @@ class WarmStart:
                 part = tuple(map(slice, map(min, value.shape, new.shape)))
                 whole[part] = value[part]
                 value = whole
-            pick = functools.partial(operator.getitem, value)
+            pick: Any = functools.partial(operator.getitem, value)
             found[here] = jax.make_array_from_callback(new.shape, new.sharding, pick)
         return found
 
