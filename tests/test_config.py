@@ -18,10 +18,11 @@ MODELS = sorted(path.stem for path in CONFIGS.glob("models/*.gin"))
 TASKS = sorted(
     str(path.relative_to(CONFIGS / "experiments").with_suffix(""))
     for path in CONFIGS.glob("experiments/**/*.gin")
-    if "paper" not in path.parts and path.stem != "quickstart"
+    if "paper" not in path.parts and not path.stem.startswith("quickstart")
 )
 EXPERIMENTS = [  # with every model, and with every task
     ("experiments/quickstart.gin",),
+    ("experiments/quickstart_text.gin",),
     *(("experiments/mqar.gin", f"models/{model}.gin") for model in MODELS),
     *((f"experiments/{task}.gin",) for task in TASKS),
 ]

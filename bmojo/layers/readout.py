@@ -130,7 +130,7 @@ class Store:
 
 
 Tail = tuple[Array, ...]
-"""Keys, tokens and segment_pos of some tokens; there may be fewer keys."""
+"""Keys, hashes, tokens and segment_pos of some tokens; there may be more of the last two."""
 
 
 class Whole(NamedTuple):
@@ -169,6 +169,7 @@ class ReadoutState:
       positions: of the rows.
       k: keys of the last R + C - 1 tokens, or one more if entries are kept beyond the ring; the
         last of them waits for the token after it.
+      hashes: of the n-grams that end at them.
       tokens: those tokens, and before them as many as the longest n-gram at the first key needs.
       segment_pos: tokens of the same document before each.
       kept: the slots at the last edge; those of an earlier document count as vacant.
@@ -177,6 +178,7 @@ class ReadoutState:
 
     positions: Positions
     k: Float[Array, "B T P"]
+    hashes: UInt32[Array, "B T n"]
     tokens: Int[Array, "B S"]
     segment_pos: Int[Array, "B S"]
     kept: Kept
@@ -253,14 +255,16 @@ class Readout(nnx.Module):
         context, before, at, positions = open_context(
             self.init_state, state, h, segment_ids, lengths
         )
-        # 1. Keys and queries of norm 1; the tail of what came before.
+        # 1. Keys and queries of norm 1, and the n-grams that end at the tokens.
         q, k = jnp.split(self.proj(h).astype(number), 2, axis=-1)
         q, k = (x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-12) for x in (q, k))
-        old, new = (before.k, before.tokens, before.segment_pos), (k, tokens, at.segment_pos)
-        tail_k, *tail = context.tail(old, new)
-        # 2. Entries, and the n-grams that end at the tokens of the call.
-        length, held = tokens.shape[1], tail_k.shape[1]
-        recent, own = self._entries((tail_k, *tail), new)
+        words = context.tail((before.tokens, before.segment_pos), (tokens, at.segment_pos))
+        of_entries, own = self._hashes(words, (tokens, at.segment_pos))
+        # 2. The last entries before the call, and its own.
+        old = before.k, before.hashes, before.tokens, before.segment_pos
+        new = k, of_entries, tokens, at.segment_pos
+        tail = *context.tail(old[:2], new[:2]), *words
+        length, held, recent = tokens.shape[1], before.k.shape[1], _entries(tail, new)
         # 3. What each token reads: a stretch of the ring; valid slots of the last edge; matches.
         place = jnp.broadcast_to(held + jnp.arange(length, dtype=jnp.int32), at.position.shape)
         chunk = at.position % config.chunk
@@ -282,28 +286,35 @@ class Readout(nnx.Module):
         count = jnp.log(jnp.maximum(count, 1).astype(number)) / math.log(USUAL_ENTRIES) - 1
         scale = jnp.exp(self.log_scale[...].astype(number))
         scale = scale * (1 + self.length[...].astype(number) * count)
-        query = Query(q, scale, jnp.swapaxes(own, 1, 2), tuple(stretches), matched)
+        query = Query(q, scale, own, tuple(stretches), matched)
         match = self.match[...].astype(number)
         lookup = Lookup(query, match, tuple(bands), stock, tuple(spans))
         gate = self.gate_proj(h)[..., 0].astype(number) + self.gate[...].astype(number)
         # 5. The ring, slots and store after the valid tokens.
-        rings = old if context.size == 1 else (tail_k, *tail)
+        rings = old if context.size == 1 else tail
         kept = before.kept if sets is None else sets.at(whole.last_set(config.chunk))
         store = before.store if stock is None else stored
-        ring, words, places = next_tail(rings, new, lengths)
-        after = ReadoutState(positions, ring, words, places, kept, store)
+        after = ReadoutState(positions, *next_tail(rings, new, lengths)[:4], kept, store)
         look = Look(lookup, gate, self.gate_lse[...].astype(number), config.implementation)
         return look, context.last(after)
 
-    def _entries(self, old: Tail, new: Tail) -> tuple[Entries, UInt32[Array, "B n L"]]:
-        """The last T entries before some tokens, and theirs; and the tokens' own n-grams."""
-        k, words, segment_pos = (
-            jnp.concatenate([x, y.astype(x.dtype)], axis=1) for x, y in zip(old, new, strict=True)
+    def _hashes(
+        self, old: Tail, new: Tail
+    ) -> tuple[UInt32[Array, "B L n"], UInt32[Array, "B L n"]]:
+        """Hashes of the n-grams that end at new tokens, as of entries and as of queries.
+
+        ``old`` and ``new`` are tokens and their segment_pos.
+        """
+        orders = self.config.orders
+        before = max(orders, default=1) - 1
+        words, places = (
+            jnp.concatenate([x[:, x.shape[1] - before :], y], axis=1)
+            for x, y in zip(old, new, strict=True)
         )
-        of_entries, own = ngram_hashes(words, segment_pos, self.config.orders)
-        first, behind = words.shape[1] - k.shape[1], old[1].shape[1]
-        answers = jnp.roll(words[:, first:], -1, axis=1)
-        return Entries(k, answers, of_entries[:, :, first:]), own[:, :, behind:]
+        of_entries, own = (
+            jnp.swapaxes(x[:, :, before:], 1, 2) for x in ngram_hashes(words, places, orders)
+        )
+        return of_entries, own
 
     def _whole(
         self, old: Tail, context: TimeContext, at: TokenPositions, recent: Entries, new: Tail
@@ -311,10 +322,9 @@ class Readout(nnx.Module):
         """The tokens of all devices: what is kept of them is a choice that each makes alike."""
         if context.size > 1 and (self.config.slots or self.config.matches):
             new, position = context.gather((new, at.position))
-            recent, _ = self._entries(old, new)
-            lengths = at.lengths * context.size
-            at = TokenPositions(position, new[2], None, None, lengths)
-        words, behind = (jnp.concatenate(x, axis=1) for x in zip(old[1:], new[1:], strict=True))
+            recent, lengths = _entries(old, new), at.lengths * context.size
+            at = TokenPositions(position, new[3], None, None, lengths)
+        words, behind = (jnp.concatenate(x, axis=1) for x in zip(old[2:], new[2:], strict=True))
         return Whole(at, recent, words, behind)
 
     def _sets(self, before: ReadoutState, whole: Whole) -> Kept:
@@ -405,7 +415,8 @@ class Readout(nnx.Module):
         room = size + ROOM if size else 0
         store = Store(vacant(room), NgramIndex.empty(batch_size, size))
         # Before the first token lies no document.
-        return ReadoutState(Positions.zero(batch_size), k, tokens, tokens - 1, kept, store)
+        hashes = jnp.zeros((*k.shape[:2], len(orders)), jnp.uint32)
+        return ReadoutState(Positions.zero(batch_size), k, hashes, tokens, tokens - 1, kept, store)
 
     def flops_per_token(self, length: int) -> float:
         """Projections, and products and sums over the mean number of entries."""
@@ -414,6 +425,15 @@ class Readout(nnx.Module):
         return self.d_model * (4.0 * self.config.d_key + 2) + read * (
             4 * self.config.d_key + len(self.config.orders)
         )
+
+
+def _entries(old: Tail, new: Tail) -> Entries:
+    """Entries of the last tokens before some, and of these; the last has no answer yet."""
+    k, hashes, words, _ = (
+        jnp.concatenate([x, y.astype(x.dtype)], axis=1) for x, y in zip(old, new, strict=True)
+    )
+    answers = jnp.roll(words[:, words.shape[1] - k.shape[1] :], -1, axis=1)
+    return Entries(k, answers, jnp.swapaxes(hashes, 1, 2))
 
 
 def _among(

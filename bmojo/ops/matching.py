@@ -208,20 +208,20 @@ def match(
       capacity: newest appended entries that are read; None: the size of the index, or all if
         nothing is carried.
     """
-    past, size = tokens.shape[1] - position.shape[1], index.position.shape[1]
-    capacity = capacity or size or tokens.shape[1]
-    keys = ngram.keys(tokens)
+    length, size = position.shape[1], index.position.shape[1]
+    past, capacity = tokens.shape[1] - length, capacity or size or tokens.shape[1]
     # 1. Position of each entry, and whether its document has n tokens up to it.
     entry = jnp.concatenate([position[:, :1] + jnp.arange(-past, 0), position], axis=1)
     whole = jnp.minimum(segment_pos, jnp.arange(tokens.shape[1])) + 1 >= ngram.n
 
     # 2. The index with the entries that are not there yet.
     def add(index: NgramIndex) -> NgramIndex:
-        return index.add(keys, entry, whole & (entry >= appended[:, None]))
+        return index.add(ngram.keys(tokens), entry, whole & (entry >= appended[:, None]))
 
     since = jnp.maximum(position - segment_pos[:, past:], until - capacity)
-    query = (keys[:, :, past:], since, jnp.where(whole[:, past:], until, since))
-    if position.shape[1] == 1 and size:  # most tokens append nothing
+    keys = ngram.keys(tokens[:, max(past - ngram.n + 1, 0) :])[:, :, -length:]
+    query = (keys, since, jnp.where(whole[:, past:], until, since))
+    if length == 1 and size:  # most tokens append nothing
         some = (after > appended).any()
         index = jax.lax.cond(some, lambda x: add(x).newest(size, after), lambda x: x, index)
         return index.find(*query), index

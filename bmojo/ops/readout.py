@@ -227,9 +227,12 @@ def copy_distribution(
     Args:
       lookup: tokens and entries.
       size: V.
-      implementation: see :func:`log_share`; derivatives are by ``xla`` in any case.
+      implementation: see :func:`log_share`; derivatives are by ``xla`` in any case, and by
+        ``auto`` single tokens too, for which the kernel would turn all keys.
     """
-    run = functools.partial(_copied, size)
+    run, single = functools.partial(_copied, size), lookup.query.scale.shape[1] == 1
+    if implementation == "auto" and single:
+        implementation = "xla"
     if IMPLEMENTATIONS.resolve(implementation) == "native":
         run = functools.partial(_copied_by_kernel, size)
     none = jnp.zeros(lookup.query.scale.shape, jnp.int32)

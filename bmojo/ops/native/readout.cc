@@ -91,7 +91,8 @@ struct Block {
         const int32_t *hash = hashes(n), mine = own(t, n);
         const T bias = c.bias[n];
         T* scores = s + t * across;
-        for (int64_t i = begin(t); i < end(t); ++i) scores[i] += hash[i] == mine ? bias : T(0);
+        const int64_t first_read = begin(t), last = end(t);
+        for (int64_t i = first_read; i < last; ++i) scores[i] += hash[i] == mine ? bias : T(0);
       }
     }
   }
