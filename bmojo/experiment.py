@@ -19,6 +19,7 @@ from bmojo.data.pipeline import NamedErrors
 from bmojo.data.text.task import TextConfig
 from bmojo.data.universal.markov import MarkovConfig
 from bmojo.data.universal.programs import ProgramsConfig
+from bmojo.description import describe
 from bmojo.errors import ConfigError, UserError, first_line
 from bmojo.layers.attention import AttentionConfig
 from bmojo.layers.bmojo import BMojoConfig
@@ -29,7 +30,7 @@ from bmojo.layers.protocol import check_config
 from bmojo.layers.readout import ReadoutConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
 from bmojo.layers.ssd import SSDConfig
-from bmojo.model import ModelConfig, describe
+from bmojo.model import ModelConfig
 from bmojo.training.config import Evaluation, OptimizerConfig, Stage, TrainerConfig
 from bmojo.training.experiment import Experiment, check
 from bmojo.training.sharding import MeshConfig

@@ -11,10 +11,11 @@ import functools
 from collections.abc import Callable, Iterable
 
 from bmojo import experiment
+from bmojo.description import describe
 from bmojo.layers.bmojo import BMojoConfig
 from bmojo.layers.mlp import MLPConfig
 from bmojo.layers.selective_ssm import SelectiveSSMConfig
-from bmojo.model import ModelConfig, describe
+from bmojo.model import ModelConfig
 from neuron.checks import attention, convolution, eidetic, innovation, scan
 from neuron.checks.check import Bound, Cost
 from neuron.emulator import RuleError, targets

@@ -9,9 +9,9 @@ import pytest
 
 from bmojo import config
 from bmojo.config.parse import config_folders, find
+from bmojo.description import describe
 from bmojo.errors import ConfigError, type_problem
 from bmojo.experiment import REGISTRY, load
-from bmojo.model import describe
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MODELS = sorted(path.stem for path in CONFIGS.glob("models/*.gin"))

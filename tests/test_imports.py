@@ -16,7 +16,7 @@ FLOORS = {
         "config data",
         "ops",
         "realization layers",
-        "model mixers testing",
+        "model description mixers testing",
         "training generation storage export",
         "session",
         "evaluation experiment runs import_huggingface",

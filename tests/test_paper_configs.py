@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bmojo import config
+from bmojo.description import describe
 from bmojo.experiment import REGISTRY
-from bmojo.model import describe
 from bmojo.sweep.plan import read
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,10 @@ from flax import nnx
 from bmojo import config
 from bmojo.benchmark.cases import Check, compare
 from bmojo.config.parse import Macro, read, values
+from bmojo.description import describe
 from bmojo.errors import UserError
 from bmojo.experiment import REGISTRY
-from bmojo.model import ModelConfig, describe, solve_widths
+from bmojo.model import ModelConfig, solve_widths
 from bmojo.training.parameters import Parameters, Structure, initialize, outline
 
 MODELS = ("transformer", "mamba", "mamba2", "hybrid", "bmojo_f", "bmojo", "bmojo_ssd")

@@ -11,7 +11,7 @@ from bmojo.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bmojo.model import Description
+    from bmojo.description import Description
     from bmojo.runs import TrainedRun
 
 LENGTHS = [2**power for power in range(9, 17)]
@@ -41,8 +41,8 @@ def inspect(
       bmojo inspect runs/text/bmojo --memory chapter.txt --length 8192
     """
     bindings, overlays = split(overrides)
+    from bmojo.description import describe
     from bmojo.experiment import load
-    from bmojo.model import describe
 
     if memory is not None and not Path(config).is_dir():
         raise UserError(f"{config}: --memory needs the directory of a trained run")

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bmojo.description import describe
 from bmojo.layers.protocol import GROUPS, State, parameter_axes
-from bmojo.model import ModelConfig, describe
+from bmojo.model import ModelConfig
 from bmojo.multihost import Processes
 from bmojo.training import machine
 from bmojo.training.config import Stage

@@ -3,8 +3,8 @@
 import matplotlib.pyplot as plt
 from look import Look
 
+from bmojo.description import describe
 from bmojo.experiment import load
-from bmojo.model import describe
 
 LENGTHS = tuple(2**k for k in range(6, 17))
 MODELS = (

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 
-from bmojo.model import Description
+from bmojo.description import Description
 from scripts.performance.chips import CHIPS, Shares
 from scripts.performance.counts import elementwise, mixers, scores
 from scripts.performance.work import SOFTMAX, TOKENS_OF_A_STEP, decoding, training

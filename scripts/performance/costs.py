@@ -17,9 +17,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from bmojo.description import Description, describe
 from bmojo.experiment import load
 from bmojo.files import write_atomically
-from bmojo.model import Description, describe
 from scripts.performance import cost_rows
 from scripts.performance.assumptions import VOCABULARY, assumptions, table
 from scripts.performance.chips import CHIPS, Shares

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 from flax import nnx
 
+from bmojo.description import Description
 from bmojo.layers.bmojo import BMojo
 from bmojo.layers.selective_ssm import SelectiveSSM
 from bmojo.layers.ssd import SSD
-from bmojo.model import Block, Description, ModelConfig
+from bmojo.model import Block, ModelConfig
 
 KEPT = 32
 """Tokens between the states that Mamba's scan keeps."""

@@ -1,6 +1,6 @@
 """Operations and bytes of a step of training and of a decoded token."""
 
-from bmojo.model import Description
+from bmojo.description import Description
 from bmojo.ops.cross_entropy import TOKENS
 from scripts.performance.chips import Work
 from scripts.performance.counts import activation_bytes, elementwise, mixers, scores
