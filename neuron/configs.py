@@ -187,11 +187,13 @@ def stack_config(config: Any) -> StackConfig:
     names = tuple(type(mixer).__name__ for mixer in config.pattern)
     if names != ("BMojoConfig", "MLPConfig"):
         raise ValueError(f"Model.pattern: is {names}, only (BMojo, MLP) is supported")
-    if config.readout is not None and config.readout.ring:
+    if config.readout is not None and config.readout.reads:
         raise ValueError("Model.readout: a verbatim read-out has no kernel; set it to None")
     if config.parameters is not None:
         raise ValueError("Model.parameters: widths are not solved; call bmojo.model.solve_widths")
     mixer, mlp = config.pattern
+    _only(config, "Model", logit_scale=None, norm_epsilon=1e-6)
+    _only(mlp, "MLP", bias=False)
     for name in ("dtype", "param_dtype"):
         if getattr(config, name) not in DTYPES:
             raise ValueError(f"Model.{name}: is {getattr(config, name)!r}, must be in {DTYPES}")

@@ -50,7 +50,7 @@ IN_A_FILE = {
     ),
     "unknown parameter unlike any": (
         "MLP.zzz = 32",
-        "main.gin:2: MLP.zzz: MLP has no parameter 'zzz'; choose one of d_ff",
+        "main.gin:2: MLP.zzz: MLP has no parameter 'zzz'; choose one of bias, d_ff",
     ),
     "unknown reference": (
         "Model.pattern = (@BMojoo(), @MLP())",

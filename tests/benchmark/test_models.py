@@ -78,6 +78,7 @@ def test_forms_agree_and_a_wrong_window_is_seen(tiny, monkeypatch):
     assert not check.passed and check.difference > 1e-3
 
 
+@pytest.mark.slow
 def test_a_step_trains(tiny):
     (model,) = choose(["swa"], tiny)
     (case,), (check,) = steps.step_cases([model], 1, 11, None)

@@ -155,7 +155,7 @@ def test_every_kind_has_its_own_help(bmojo):
     options = {
         "perplexity": "--memory-nearest", "length": "--documents", "ngrams": "--span",
         "recall": "--help", "harness": "--tasks", "needles": "--streams", "drift": "--streams",
-        "rereading": "--documents", "regret": "--sequences",
+        "rereading": "--documents", "regret": "--sequences", "readout": "--times",
     }  # fmt: skip
     for kind, option in options.items():
         assert f"\n  {kind} " in listing

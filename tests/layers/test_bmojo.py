@@ -144,6 +144,7 @@ def test_the_sliding_form_is_its_oracle(dtype):
 
 
 @pytest.mark.parametrize("case", ["bmojo", pytest.param("conv", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_gradients_are_those_of_the_reference(case):
     """Innovation is a constant to both: the choice of tokens carries no gradient."""
     with jax.enable_x64(True):

@@ -118,7 +118,7 @@ MATCHES = SLOTS | {"matches": 3, "match_order": 2, "capacity": 50}
         (MATCHES | {"capacity": 4, "matches": 2}, True),
     ],
 )
-@pytest.mark.one_in(5)
+@pytest.mark.one_in(11)
 def test_the_mixture_is_that_of_the_equations(dtype, packed, options):
     readout = make(dataclasses.replace(CONFIG, **options), dtype=dtype)
     h, tokens, logits, ids = draw(23, dtype=dtype)
@@ -250,6 +250,7 @@ def test_padding_leaves_no_trace(slots):
         assert_close(found[row], run(model, whole)[0][0, -2:], "float32")
 
 
+@pytest.mark.one_in(2)
 def test_documents_are_read_in_segments():
     model = small(readout=dataclasses.replace(CONFIG, **MATCHES))
     leaves = jax.tree.leaves(model.readout.init_state(3))

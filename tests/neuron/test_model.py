@@ -88,7 +88,7 @@ def test_tied_head():
     layer = LayerConfig(8, FadingConfig(8))
     model = Model(StackConfig(11, 1, layer, 8, tie_embeddings=True))
     model.embedding.weight = torch.nn.Parameter(torch.from_numpy(table))
-    config = SimpleNamespace(tie_embeddings=True, d_model=8)
+    config = SimpleNamespace(tie_embeddings=True, tied_scale=8**-0.5)
     embedding = SimpleNamespace(embedding=jax.numpy.asarray(table))
     original = SimpleNamespace(config=config, embedding=embedding)
     original.logit_factors = lambda x: OriginalModel.logit_factors(original, x)

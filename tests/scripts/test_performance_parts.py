@@ -23,6 +23,7 @@ def small_calibration(monkeypatch):
         monkeypatch.setattr(machine, name, size)
 
 
+@pytest.mark.slow
 def test_every_part_is_measured_and_drawn(tmp_path, capsys):
     parts.main(
         [

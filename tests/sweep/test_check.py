@@ -26,6 +26,7 @@ def fabricate(cell, out, finished, change=lambda text: text):
     run.mkdir(parents=True)
     _, text = load(cell.config, [*cell.bindings, f"Trainer.seed={cell.seed}"], cell.overlays)
     (run / "config.gin").write_text(change(text))
+    (run / "metrics.jsonl").touch()
     if finished:
         (run / "summary.json").write_text(
             json.dumps({"status": "finished", "step": 4, "final": {}, "evaluations": []})

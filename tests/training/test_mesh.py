@@ -39,6 +39,7 @@ def test_losses_are_those_of_one_device(alone, mesh):
 
 @pytest.mark.parametrize("implementation", ["xla", "native"])
 @pytest.mark.parametrize("mesh", [pytest.param((2, 2, 2, 1), marks=pytest.mark.slow), (2, 1, 1, 4)])
+@pytest.mark.one_in(3)
 def test_a_read_out_is_that_of_one_device(mesh, implementation):
     beyond = {"slots": 8, "half_life": 30.0, "matches": 3, "match_order": 1, "capacity": 64}
     readout = ReadoutConfig(16, chunk=4, implementation=implementation, **beyond)
