@@ -99,6 +99,7 @@ def test_a_layer_of_a_pattern_of_two_counts_half(tiny):
     case.run()
 
 
+@pytest.mark.slow
 def test_segments_start_from_the_same_state_every_time(tiny):
     cases, checks = length_cases(choose(["swa"], tiny), [16], 8)
     assert all(check.passed for check in checks)
@@ -131,6 +132,7 @@ def test_conclusions_name_growth():
     assert "time of a step is linear (length^1.00), temporary memory constant" in note
 
 
+@pytest.mark.slow
 def test_decoding(tiny):
     transformer, windowed = choose(["transformer", "swa"], tiny)
     checks = decoding.check_decoding(windowed)

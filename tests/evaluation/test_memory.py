@@ -61,6 +61,7 @@ def test_the_model_is_read_as_it_runs():
         ("bmojo_f", (WINDOW, FADING), ["No eidetic slots, and so no innovation, in layers 1, 2."]),
     ],
 )
+@pytest.mark.one_in(3)
 def test_models_without_slots(name, tiers, lines, tmp_path):
     found = read(model(name), TOKENS, segment_length=16)
     assert {layer.tiers for layer in found.layers} == {tiers}

@@ -98,6 +98,7 @@ def weights_of(folder):
 
 
 @FAMILIES
+@pytest.mark.one_in(3)
 def test_there_and_back(case, bmojo, tmp_path):
     theirs = made(case, tmp_path / "a")
     imported(bmojo, tmp_path / "a", tmp_path / "run")

@@ -24,12 +24,14 @@ in_float64 = pytest.mark.parametrize("dtype", ["float64"], indirect=True)
 @pytest.mark.parametrize(
     "case, dtype", [("order-4", "float32"), ("order-3", "float64")], indirect=["dtype"]
 )
+@pytest.mark.one_in(3)
 def test_parallel_is_recurrent_is_segments(case, dtype):
     law.check_forms(CASES[case], dtype, length=17, cuts=(5, 6))
 
 
 @in_float64
 @pytest.mark.parametrize("case", ["order-2", pytest.param("order-3", marks=pytest.mark.slow)])
+@pytest.mark.one_in(3)
 def test_gradients_of_all_forms_agree(case, dtype):
     law.check_gradients(CASES[case], dtype, length=13, cuts=(5,))
 

@@ -408,6 +408,7 @@ print(peak() - before)
         ("tokenizers", 8 * 2**20, 12, "parquet"),
     ],
 )
+@pytest.mark.one_in(3)
 def test_the_memory_of_one_large_document(kind, size, most, ending, tmp_path):
     from bmojo.data.text.tokenizers import train_tokenizer
 
