@@ -58,10 +58,10 @@ def was_asked_to_stop(code: int) -> bool:
 
 
 class StopSignals:
-    """Turns SIGINT, SIGTERM and SIGHUP into a request that a loop polls; ``notice`` gets the name.
+    """Within it SIGINT, SIGTERM and SIGHUP only set a flag, :meth:`requested`, for a loop to read.
 
-    A second SIGINT interrupts at once, as usual. Outside the main thread, where Python sets no
-    handlers, nothing is caught.
+    ``notice`` is called with the signal's name. A second SIGINT interrupts at once, as usual.
+    Outside the main thread, where Python sets no handlers, nothing is caught.
     """
 
     def __init__(self, notice: Callable[[str], None] = lambda name: None):

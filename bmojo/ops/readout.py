@@ -165,9 +165,7 @@ def ngram_hashes(
     They differ only where the document, with ``segment_pos`` tokens before, has fewer than n: such
     an entry equals no query. Hashes have 32 bits; other n-grams are the same with chance 2^-32.
     """
-    x = tokens.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = scrambled(tokens.astype(jnp.uint32) + jnp.uint32(0x9E3779B9))
     total, power, found = jnp.zeros_like(x), 1, []
     for n in range(1, max(orders, default=0) + 1):
         shifted = jnp.pad(x, [(0, 0), (n - 1, 0)])[:, : x.shape[1]]
@@ -181,6 +179,13 @@ def ngram_hashes(
     hashed, whole = (jnp.stack(x, axis=1) for x in zip(*found, strict=True))
     entry, query = jnp.uint32(NO_NGRAM_OF_ENTRY), jnp.uint32(NO_NGRAM_OF_QUERY)
     return jnp.where(whole, hashed, entry), jnp.where(whole, hashed, query)
+
+
+def scrambled(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """Whole numbers, one for one, whose high bits look random."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x
 
 
 def log_share(

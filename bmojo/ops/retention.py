@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from bmojo.ops.positions import TokenPositions
-from bmojo.ops.readout import Entries
+from bmojo.ops.readout import Entries, scrambled
 from bmojo.types import Array, Float, Int
 
 Rule = Literal["redundancy", "random", "recent", "first"]
@@ -184,7 +184,5 @@ def _likest(some: Entries, others: Entries, counts: Array) -> Float[Array, "B M"
 
 def _uniform(position: Int[Array, "..."], seed: int) -> Float[Array, "..."]:
     """Numbers in (0, 1) that look random, of 24 bits."""
-    x = position.astype(jnp.uint32) + jnp.uint32(seed * 0x9E3779B9 % 2**32)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = scrambled(position.astype(jnp.uint32) + jnp.uint32(seed * 0x9E3779B9 % 2**32))
     return ((x ^ (x >> 16)) >> 8).astype(jnp.float32) / 2**24 + 2.0**-25
